@@ -1,0 +1,1 @@
+"""Source files in: folders, files, zips and tars, read one file at a time."""

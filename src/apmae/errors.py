@@ -1,0 +1,29 @@
+"""The errors that a user can cause. A message says what was expected, what came and what to do next."""
+
+
+class ApmaeError(Exception):
+    """Root of every error that apmae raises on purpose; the command line prints it in one line and exits with 2."""
+
+
+class ConfigError(ApmaeError, ValueError):
+    """A setting is out of range, unknown, or does not fit another setting."""
+
+
+class SourceError(ApmaeError):
+    """Source files or prompts cannot be read: missing, empty, not UTF-8, or a malformed line."""
+
+
+class ModelError(ApmaeError):
+    """A language model or an AP-MAE cannot be loaded, or is of a kind that apmae does not support."""
+
+
+class CaptureError(ApmaeError):
+    """Attention cannot be captured from this forward, or does not fit the pattern size."""
+
+
+class ArtifactError(ApmaeError):
+    """An artifact on disk is missing, damaged, or was made from another configuration."""
+
+
+class TrainingError(ApmaeError):
+    """Training stopped itself, for instance because the loss was no longer finite."""

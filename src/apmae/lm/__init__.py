@@ -1,0 +1,1 @@
+"""The language model under study: the only room that imports transformers."""

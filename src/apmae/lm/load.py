@@ -1,0 +1,199 @@
+"""Loading a language model, and the check that what the tap captures is what the model's own eager attention says."""
+
+import inspect
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from apmae import bundled
+from apmae.artifacts import fingerprint
+from apmae.errors import CaptureError, ModelError
+from apmae.lm.tap import capture
+from apmae.prompts.fim import Sentinels, find_sentinels
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference in probability from eager that loading accepts. Half precisions round inside eager itself."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LM:
+    """A language model under study, with what prompts and capture need to know of it."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    """Its transformers tokenizer; None where the folder has none."""
+    source: str
+    """Where it came from: a folder or a hub id."""
+    num_layers: int
+    num_heads: int
+    """Query heads a layer."""
+    sentinels: Sentinels | None
+    """Fill-in-the-middle tokens; None for a model that only continues text."""
+    bos: int | None
+    """The token that its tokenizer puts first, if it does."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.model.device
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest input it has positions for; None where its config does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def pad_id(self) -> int:
+        """A token to fill short prompts with; masked, so any will do."""
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(self.model.config, name, None)
+            if isinstance(value, int):
+                return value
+        return 0
+
+    @property
+    def backend_tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer`` inside.
+
+        Raises:
+            ModelError: if the model came without a fast tokenizer.
+        """
+        if self.tokenizer is None or not getattr(self.tokenizer, "is_fast", False):
+            raise ModelError(f"expected a fast tokenizer (tokenizer.json) in {self.source}, found none; add one")
+        return self.tokenizer.backend_tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's files; for a hub model its commit."""
+        folder = Path(self.source)
+        return fingerprint(folder) if folder.is_dir() else str(getattr(self.model.config, "_commit_hash", self.source))
+
+    @cached_property
+    def keeps_logits(self) -> bool:
+        """Whether its forward can compute the logits of chosen positions only."""
+        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+
+
+def load_lm(source: str | Path = "bundled", *, device: str = "cpu", dtype: str = "float32", check: bool = True) -> LM:
+    """Load a causal language model and check that it can be captured.
+
+    Args:
+        source: folder or hub id of a transformers model, or "bundled".
+        device: where to put it, for instance "cpu" or "cuda:0".
+        dtype: "float32", "bfloat16" or "float16".
+        check: compare a tiny forward's patterns with eager attention, and refuse the model if they differ.
+
+    Raises:
+        ModelError: if there is no such model, it cannot be loaded, or its patterns would be wrong.
+    """
+    path = str(bundled.language_model()) if str(source) == "bundled" else str(source)
+    _expect_source(path)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
+        )
+        tokenizer = _load_tokenizer(path)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"cannot load a language model from {source}: {str(error).splitlines()[0][:300]}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+    model.eval().requires_grad_(False).to(device)
+    text = model.config.get_text_config()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    lm = LM(
+        model=model,
+        tokenizer=tokenizer,
+        source=path,
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        sentinels=find_sentinels(backend) if backend is not None else None,
+        bos=_bos(tokenizer),
+    )
+    if check:
+        check_capture(lm)
+    return lm
+
+
+def _expect_source(source: str) -> None:
+    path = Path(source)
+    looks_like_path = path.is_absolute() or source.startswith(".") or source.count("/") > 1 or "/" in source and path.parent.is_dir()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"expected a transformers model in {source}, it has no config.json; check the folder")
+    elif path.exists() or looks_like_path:
+        raise ModelError(f"expected a model folder or a hub id, found no folder {source}; check the path")
+
+
+def _load_tokenizer(path: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Capture works without a tokenizer; prompts say what is missing when they need one.
+        _log.warning("no tokenizer in %s (%s)", path, str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return None
+
+
+def _bos(tokenizer: Any) -> int | None:
+    if tokenizer is None or tokenizer.bos_token_id is None:
+        return None
+    ids = tokenizer("a").input_ids
+    return tokenizer.bos_token_id if ids and ids[0] == tokenizer.bos_token_id else None
+
+
+@torch.no_grad()
+def check_capture(lm: LM) -> float:
+    """Compare the tap with the model's own eager attention on two short prompts, one of them padded.
+
+    Returns:
+        The largest difference in probability.
+
+    Raises:
+        ModelError: if the model has no eager attention to compare with, is not causal, or differs by more than
+            :data:`TOLERANCE`.
+    """
+    name = type(lm.model).__name__
+    size = min(48, lm.max_length or 48)
+    vocabulary = lm.model.config.get_text_config().vocab_size
+    ids = (torch.arange(2 * size).reshape(2, size) * 7919 + 11) % vocabulary
+    mask = torch.ones_like(ids)
+    mask[1, : size // 4] = 0
+    ids, mask = ids.to(lm.device), mask.to(lm.device)
+    try:
+        with capture(lm.model) as tap:
+            lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        ours = torch.from_numpy(tap.patterns.probabilities()).unflatten(0, (2, lm.num_layers, lm.num_heads))
+        before = lm.model.config._attn_implementation
+        try:
+            lm.model.set_attn_implementation("eager")
+            eager = lm.model(input_ids=ids, attention_mask=mask, use_cache=False, output_attentions=True).attentions
+        finally:
+            lm.model.set_attn_implementation(before)
+    except CaptureError as error:
+        raise ModelError(f"cannot capture {name}: {error}") from error
+    if not eager or any(layer is None or layer.shape[-1] != size for layer in eager):
+        raise ModelError(f"{name} gives no eager attention to check capture against; apmae does not support it")
+    theirs = torch.stack(eager, dim=1).float().cpu()
+    real = mask.bool().cpu()
+    valid = real[:, None, None, :, None] & real[:, None, None, None, :]
+    if float((theirs * valid).triu(1).amax()) > 1e-6:
+        raise ModelError(f"{name} attends to later tokens; apmae reads causal models only")
+    difference = float(((ours - theirs) * valid).abs().amax())
+    limit = TOLERANCE.get(lm.model.dtype, 1e-4)
+    if not difference <= limit:
+        raise ModelError(
+            f"expected captured patterns of {name} within {limit:g} of its eager attention, they differ by "
+            f"{difference:.3g}; apmae does not support this kind of attention"
+        )
+    return difference

@@ -1,0 +1,241 @@
+"""AP-MAE, in the paper's order: embed the patches, mask, encode, decode, loss (paper section 4, Figure 2).
+
+Only patches on or below the diagonal are embedded and decoded. With ``grid="square"`` positions are numbered over the
+whole grid and encoding feeds all of it, zeros above the diagonal included, as the released models expect.
+
+Axes: n patterns, k patches (36 at paper size), p pixels along a patch, q pixels of a patch (p * p), v visible and
+m masked patches, d encoder width, e decoder width.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from apmae import bundled
+from apmae.artifacts import read_json, write_json, write_through
+from apmae.config import APMAEConfig, parse
+from apmae.errors import ConfigError, ModelError
+from apmae.model.blocks import Transformer, init_weights
+from apmae.model.masking import Masking, random_masking
+from apmae.patterns import geometry
+from apmae.patterns.patterns import Patterns
+from apmae.seeding import subseed
+
+MODEL_TYPE = "apmae"
+WEIGHTS = "model.safetensors"
+
+
+class Reconstruction(NamedTuple):
+    """What a training forward returns."""
+
+    loss: Float[Tensor, ""]
+    """Mean squared error over the real pixels of masked patches: what is minimised."""
+    published_loss: Float[Tensor, ""]
+    """The same over all their pixels, the constant upper halves of diagonal patches included: for comparison."""
+    predicted: Float[Tensor, "n m q"]
+    masking: Masking
+
+
+class APMAE(nn.Module):
+    """The attention pattern masked autoencoder."""
+
+    def __init__(self, config: APMAEConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        pixels = c.patch_size**2
+        rows, columns = geometry.triangle(c.grid_size)
+        slots = torch.arange(c.num_patches) if c.grid == "triangle" else rows * c.grid_size + columns
+        num_slots = c.num_patches if c.grid == "triangle" else c.grid_size**2
+        self.slots: Tensor
+        self.real: Tensor
+        self.register_buffer("slots", slots, persistent=False)  # k -> position of the patch
+        real = geometry.real_pixels(c.grid_size, c.patch_size).flatten(1)
+        self.register_buffer("real", real, persistent=False)  # k q
+
+        eps = c.layer_norm_eps
+        self.embed = nn.Sequential(
+            nn.LayerNorm(pixels, eps=eps), nn.Linear(pixels, c.encoder_dim), nn.LayerNorm(c.encoder_dim, eps=eps)
+        )
+        self.cls = nn.Parameter(torch.zeros(1, 1, c.encoder_dim))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + num_slots, c.encoder_dim))
+        self.encoder = Transformer(
+            c.encoder_layers, c.encoder_dim, c.encoder_heads, c.encoder_head_dim, c.encoder_mlp_dim, eps
+        )
+        self.to_decoder = nn.Linear(c.encoder_dim, c.decoder_dim)
+        self.mask_token = nn.Parameter(torch.zeros(c.decoder_dim))
+        self.decoder_positions = nn.Parameter(torch.zeros(1, 1 + num_slots, c.decoder_dim))
+        self.decoder = Transformer(
+            c.decoder_layers, c.decoder_dim, c.decoder_heads, c.decoder_head_dim, c.decoder_mlp_dim, eps
+        )
+        self.to_pixels = nn.Linear(c.decoder_dim, pixels)
+
+        generator = torch.Generator().manual_seed(subseed(seed, "init"))
+        init_weights(self, generator)
+        for parameter in (self.cls, self.positions, self.mask_token, self.decoder_positions):
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    # -- the method, in order ------------------------------------------------------------------------------------------
+
+    def embed_patches(self, patches: Float[Tensor, "n v q"], slots: Int[Tensor, "n v"]) -> Float[Tensor, "n s d"]:
+        """CLS and one token a patch, each with its learned position."""
+        tokens = self.embed(patches) + self.positions[0, 1:][slots]
+        cls = (self.cls + self.positions[:, :1]).expand(len(patches), -1, -1)
+        return torch.cat([cls, tokens], dim=1)
+
+    def encode_patches(self, patches: Float[Tensor, "n k p p"]) -> Float[Tensor, "n d"]:
+        """The CLS vector of unmasked scaled patches."""
+        flat = patches.flatten(2)
+        if self.config.grid == "square":
+            everything = flat.new_zeros(len(flat), self.config.grid_size**2, flat.shape[-1])
+            everything[:, self.slots] = flat
+            slots = torch.arange(everything.shape[1], device=flat.device)
+            return self.encoder(self.embed_patches(everything, slots.expand(len(flat), -1)))[:, 0]
+        return self.encoder(self.embed_patches(flat, self.slots.expand(len(flat), -1)))[:, 0]
+
+    def decode(self, encoded: Float[Tensor, "n s d"], masking: Masking) -> Float[Tensor, "n m q"]:
+        """Predict the pixels of the masked patches from what was encoded (CLS first, then the visible patches)."""
+        projected = self.to_decoder(encoded)
+        num_slots = self.decoder_positions.shape[1] - 1
+        visible, masked = self.slots[masking.visible], self.slots[masking.masked]
+        index = visible[..., None].expand(-1, -1, projected.shape[-1])
+        if self.config.decoder_input == "visible":
+            tokens = self.mask_token.expand(len(encoded), num_slots, -1).scatter(1, index, projected[:, 1:])
+        else:
+            # As published: the mask token marks the *visible* places and no encoded patch is passed on, so that
+            # everything the decoder knows of the pattern comes through CLS.
+            tokens = torch.zeros_like(projected[:, :1]).expand(-1, num_slots, -1)
+            tokens = tokens.scatter(1, index, self.mask_token.to(tokens.dtype).expand_as(index))
+        tokens = torch.cat([projected[:, :1], tokens], dim=1) + self.decoder_positions
+        decoded = self.decoder(tokens)[:, 1:]
+        return self.to_pixels(decoded.gather(1, masked[..., None].expand(-1, -1, decoded.shape[-1])))
+
+    def forward(self, patches: Float[Tensor, "n k p p"], masking: Masking) -> Reconstruction:
+        """Encode the visible patches, predict the masked ones.
+
+        Args:
+            patches: scaled lower-triangle patches.
+            masking: which to hide.
+        """
+        flat = patches.flatten(2)
+        pixels = flat.shape[-1]
+        seen = flat.gather(1, masking.visible[..., None].expand(-1, -1, pixels))
+        encoded = self.encoder(self.embed_patches(seen, self.slots[masking.visible]))
+        predicted = self.decode(encoded, masking)
+        target = flat.gather(1, masking.masked[..., None].expand(-1, -1, pixels))
+        error = (predicted - target).square()
+        real = self.real[masking.masked]
+        return Reconstruction(error.masked_select(real).mean(), error.mean(), predicted, masking)
+
+    # -- what users call -----------------------------------------------------------------------------------------------
+
+    def scale(self, patterns: Patterns) -> Float[Tensor, "n k p p"]:
+        """Patterns as this model's input, on its device.
+
+        Raises:
+            CaptureError: if the patterns are longer than the model's ``pattern_size``.
+        """
+        fitted = patterns.repacked(self.config.patch_size).resized(self.config.pattern_size)
+        return fitted.scaled_patches(self.config.scaling).to(self.cls.device)
+
+    @torch.no_grad()
+    def encode(self, patterns: Patterns, *, batch: int = 128) -> Float[ndarray, "n d"]:
+        """Embed patterns: float32 (n, encoder_dim), the CLS vector of each.
+
+        Args:
+            patterns: at most ``pattern_size`` tokens; shorter ones fill the upper left corner, the rest is empty.
+            batch: patterns a forward.
+
+        Raises:
+            CaptureError: if the patterns are too long.
+        """
+        parts = [self.encode_patches(self.scale(patterns[i : i + batch])) for i in range(0, len(patterns), batch)]
+        if not parts:
+            return np.zeros((0, self.config.encoder_dim), np.float32)
+        return torch.cat(parts).float().cpu().numpy()
+
+    @torch.no_grad()
+    def reconstruct(self, patterns: Patterns, *, seed: int = 0) -> tuple[Float[Tensor, "n k p p"], Reconstruction]:
+        """Mask patterns at random and predict the hidden patches.
+
+        Returns:
+            The scaled patches that were masked, and the reconstruction.
+        """
+        patches = self.scale(patterns)
+        generator = torch.Generator().manual_seed(subseed(seed, "reconstruct"))
+        masking = random_masking(len(patterns), self.config.num_patches, self.config.num_masked, generator)
+        masking = Masking(*(index.to(patches.device) for index in masking))
+        return patches, self(patches, masking)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors``.
+
+        Args:
+            folder: where to; made if missing.
+            dtype: of the stored weights; by default their own.
+        """
+        folder = Path(folder)
+        weights = {name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()}
+        write_through(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+        write_json(folder / "config.json", {"model_type": MODEL_TYPE, **self.config.model_dump(mode="json")})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path = "bundled") -> Self:
+        """Load an AP-MAE, in our layout or the published one.
+
+        Args:
+            source: a folder, a hub id, or "bundled".
+
+        Raises:
+            ModelError: if there is none, or its weights do not fit its config.
+        """
+        folder = bundled.encoder() if str(source) == "bundled" else _find(source)
+        values: dict[str, Any] = read_json(folder / "config.json")
+        try:
+            weights = load_file(folder / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"expected AP-MAE weights in {folder / WEIGHTS}: {error}") from None
+        if values.get("model_type") != MODEL_TYPE:
+            from apmae.model import released
+
+            values, weights = released.convert(values, weights)
+        values = {key: value for key, value in values.items() if key != "model_type"}
+        try:
+            model = cls(parse(APMAEConfig, values, str(folder / "config.json")))
+            model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        except ConfigError as error:
+            raise ModelError(f"{error}; is this an AP-MAE?") from None
+        except RuntimeError as error:
+            reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+            raise ModelError(f"expected weights that fit {folder / 'config.json'}, they do not: {reason}") from None
+        return model.eval()
+
+
+def _find(source: str | Path) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"expected an AP-MAE in {folder}, it has no config.json; was its training finished?")
+        return folder
+    name = str(source)
+    if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise ModelError(f"expected an AP-MAE's folder or hub id, found no folder {source}; check the path")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", WEIGHTS]))
+    except Exception as error:  # the hub client raises many kinds; whatever it says, there is no model
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"expected an AP-MAE at {source}: no such folder, and the hub says: {reason[:200]}") from None

@@ -1,0 +1,67 @@
+"""Import of checkpoints in the published layout (``LaughingLogits/AP-MAE-SC2-*``): rename, nothing else.
+
+They become an :class:`~apmae.model.mae.APMAE` with ``grid="square"`` and ``decoder_input="cls"``.
+"""
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from apmae.errors import ModelError
+
+_CONFIG = {
+    "max_length": "pattern_size",
+    "patch_size": "patch_size",
+    "mask_ratio": "mask_ratio",
+    "layer_norm_eps": "layer_norm_eps",
+    "encoder_layers": "encoder_layers",
+    "encoder_dim": "encoder_dim",
+    "encoder_heads": "encoder_heads",
+    "encoder_dim_head": "encoder_head_dim",
+    "encoder_mlp_dim": "encoder_mlp_dim",
+    "decoder_layers": "decoder_layers",
+    "decoder_dim": "decoder_dim",
+    "decoder_heads": "decoder_heads",
+    "decoder_dim_head": "decoder_head_dim",
+    "decoder_mlp_dim": "decoder_mlp_dim",
+}
+_WEIGHTS = (
+    (r"(encoder|decoder)\.transformer\.norm", r"\1.norm"),
+    (r"(encoder|decoder)\.transformer\.layers\.(\d+)\.0\.to_out\.0", r"\1.attentions.\2.to_out"),
+    (r"(encoder|decoder)\.transformer\.layers\.(\d+)\.0", r"\1.attentions.\2"),
+    (r"(encoder|decoder)\.transformer\.layers\.(\d+)\.1\.net\.0", r"\1.mlps.\2.norm"),
+    (r"(encoder|decoder)\.transformer\.layers\.(\d+)\.1\.net\.1", r"\1.mlps.\2.up"),
+    (r"(encoder|decoder)\.transformer\.layers\.(\d+)\.1\.net\.4", r"\1.mlps.\2.down"),
+    (r"encoder\.patches_to_embedding", "embed"),
+    (r"encoder\.cls_token", "cls"),
+    (r"encoder\.pos_embedding", "positions"),
+    (r"decoder\.pos_embedding", "decoder_positions"),
+    (r"decoder\.enc_to_dec", "to_decoder"),
+    (r"decoder\.mask_token", "mask_token"),
+    (r"decoder\.to_pixels", "to_pixels"),
+)
+
+
+def convert(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A published checkpoint's config and weights under our names.
+
+    Raises:
+        ModelError: if they are not of the published AP-MAE.
+    """
+    missing = sorted(set(_CONFIG) - set(config))
+    if missing:
+        raise ModelError(f"expected an AP-MAE config, ours or the published one; this has no {', '.join(missing[:3])}")
+    if config.get("hidden_act") != "gelu" or config.get("qkv_bias") or config.get("encoder_pool", "cls") != "cls":
+        raise ModelError("expected a published AP-MAE with gelu, no qkv bias and CLS pooling; this one differs")
+    values: dict[str, Any] = {ours: config[theirs] for theirs, ours in _CONFIG.items()}
+    values |= {"grid": "square", "decoder_input": "cls", "scaling": "log_normalize"}
+    renamed = {}
+    for name, tensor in weights.items():
+        new = name
+        for pattern, replacement in _WEIGHTS:
+            new, hits = re.subn(rf"^{pattern}(?=\.|$)", replacement, name)
+            if hits:
+                break
+        renamed[new] = tensor
+    return values, renamed

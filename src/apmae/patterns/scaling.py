@@ -1,0 +1,39 @@
+"""Scalings: from log probabilities to what the encoder sees. Entries that cannot be attended to are -inf, and become 0.
+
+A registry of three; the default is the published code's (DESIGN section 4).
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+Patches = Float[Tensor, "n k p p"]
+
+
+def smallest_finite(log_patches: Patches) -> Float[Tensor, "n 1 1 1"]:
+    """The smallest finite log probability of each pattern, at most 0; 0 when nothing is finite."""
+    return log_patches.masked_fill(log_patches.isneginf(), 0.0).amin(dim=(1, 2, 3), keepdim=True)
+
+
+def log_normalize(log_patches: Patches) -> Patches:
+    """``(log p - m) / (-m)`` with m the pattern's smallest finite log: in [0, 1], 1 means p = 1 (published scaler).
+
+    A pattern with m = 0 (every row on one key) has no scale of its own: its attended entries are 1.
+    """
+    smallest = smallest_finite(log_patches)
+    return (1 - log_patches / smallest.masked_fill(smallest == 0, -1.0)).clamp(min=0.0)
+
+
+def log(log_patches: Patches) -> Patches:
+    """``log p``, unscaled (at most 0); entries that cannot be attended to take the pattern's smallest finite log."""
+    return log_patches.maximum(smallest_finite(log_patches))
+
+
+def raw(log_patches: Patches) -> Patches:
+    """``p`` itself, in [0, 1]: the paper's ablation (section 4, Ablation Study)."""
+    return log_patches.exp()
+
+
+SCALINGS: dict[str, Callable[[Patches], Patches]] = {"log_normalize": log_normalize, "log": log, "raw": raw}
+"""By the name that ``APMAEConfig.scaling`` uses."""

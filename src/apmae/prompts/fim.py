@@ -1,0 +1,181 @@
+"""Windows of tokens: fill-in-the-middle order where the model has sentinels, left context elsewhere. Torch-free.
+
+Prefix, completion and suffix are tokenised each by itself, so that no token crosses the border of the span: the first
+token of the completion is a token of its own, which the model can get right or wrong.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apmae.errors import ConfigError, SourceError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CHARS_PER_TOKEN = 16
+"""Characters of context tokenised for each token of the window at first; source code has 3 to 4 a token."""
+
+_SPARE = 16
+"""Tokens at a cut that are thrown away: there the tokens of a piece can differ from those of the whole text."""
+
+_ANCHOR = "\u263a"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Ids of the tokens that stand before the left context, before the right context and before the completion."""
+
+    prefix: int
+    suffix: int
+    middle: int
+
+
+SENTINEL_NAMES = (
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, StarCoder2, Granite, StableCode
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),  # CodeLlama
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma
+    ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),  # DeepSeek-Coder
+)
+"""Prefix, suffix and middle sentinels by family; all of them put the parts in this order."""
+
+
+def find_sentinels(tokenizer: "Tokenizer") -> Sentinels | None:
+    """The tokenizer's sentinels by their known names, or None if it has none."""
+    for names in SENTINEL_NAMES:
+        ids = [tokenizer.token_to_id(name) for name in names]
+        if None not in ids:
+            return Sentinels(*ids)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a model sees of one prompt."""
+
+    ids: tuple[int, ...]
+    """Token ids, sentinels included."""
+    tokens: tuple[str, ...]
+    """The same tokens for display."""
+    expected: int
+    """Id of the completion's first token."""
+    expected_text: str
+    """The same for display."""
+
+
+def window(
+    tokenizer: "Tokenizer",
+    prefix: str,
+    completion: str,
+    suffix: str | None,
+    *,
+    length: int,
+    sentinels: Sentinels | None,
+    bos: int | None = None,
+) -> Window:
+    """Cut a prompt to a window of tokens.
+
+    The rule is the published one (DESIGN section 5): the sentinels off, the left context is kept whole if it fits half
+    the window and the right context fills the rest; else the right context gets at most half and the left, its last
+    tokens, what is over. Only so much text is tokenised as the window can hold.
+
+    Args:
+        tokenizer: the model's.
+        prefix: text before the completion.
+        completion: the text expected.
+        suffix: text after the completion; None where the prompt has no right context.
+        length: most tokens of the window, sentinels included.
+        sentinels: the model's; without them the suffix is not used.
+        bos: a token to put first, for models that want one.
+
+    Raises:
+        ConfigError: if the window has no room for context.
+        SourceError: if the completion has no token, or the window would have none.
+    """
+    first = [] if bos is None else [bos]
+    infill = sentinels is not None and suffix is not None
+    budget = length - len(first) - 3 * infill
+    if budget < 1:
+        raise ConfigError(f"expected a window with room for context, got {length} tokens: take a larger length")
+    answer = _encode(tokenizer, completion, inner=True)
+    if not answer:
+        raise SourceError(f"expected a completion of at least one token, got {completion[:40]!r}; give another")
+    left = _last_tokens(tokenizer, prefix, budget)
+    if infill:
+        right = _first_tokens(tokenizer, suffix, budget)
+        half = budget // 2
+        right_kept = budget - len(left) if len(left) <= half else min(len(right), half)
+        right = right[:right_kept]
+        left = left[max(len(left) - (budget - len(right)), 0) :]
+        ids = [*first, sentinels.prefix, *left, sentinels.suffix, *right, sentinels.middle]
+    else:
+        ids = [*first, *left]
+    if not ids:
+        raise SourceError("expected a prompt of at least one token, got none; give text before the completion")
+    return Window(tuple(ids), _display(tokenizer, ids), answer[0], _display(tokenizer, answer[:1])[0])
+
+
+def tail(text: str, limit: int) -> str:
+    """The end of a text, at most ``limit`` characters, cut at a line start if there is one."""
+    if len(text) <= limit:
+        return text
+    cut = len(text) - limit
+    line_start = text.find("\n", cut - 1) + 1
+    return text[line_start if 0 < line_start < len(text) else cut :]
+
+
+def head(text: str, limit: int) -> str:
+    """The start of a text, at most ``limit`` characters, cut at a line end if there is one."""
+    if len(text) <= limit:
+        return text
+    line_end = text.rfind("\n", 0, limit) + 1
+    return text[: line_end or limit]
+
+
+def _last_tokens(tokenizer: "Tokenizer", text: str, count: int) -> list[int]:
+    return _bounded(tokenizer, text, count, tail)[-count:]
+
+
+def _first_tokens(tokenizer: "Tokenizer", text: str, count: int) -> list[int]:
+    return _bounded(tokenizer, text, count, head)[:count]
+
+
+def _bounded(tokenizer: "Tokenizer", text: str, count: int, cut: Callable[[str, int], str]) -> list[int]:
+    """Tokens of a piece of a text that holds at least ``count`` and some to spare, or of the whole text."""
+    limit = CHARS_PER_TOKEN * count
+    while True:
+        piece = cut(text, limit)
+        whole = len(piece) == len(text)
+        # the left context opens the model's input, as the tokenizer expects of a text; a right context does not
+        ids = _encode(tokenizer, piece, inner=cut is head or not whole)
+        if whole or len(ids) >= count + _SPARE:
+            return ids
+        limit *= 2
+
+
+def _encode(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
+    """Tokens of a text; ``inner``: as it would be tokenised behind other text.
+
+    Tokenizers of the Llama kind put a space before every text. Behind a prefix that space would be a wrong token: the
+    first expected token of ``foo`` would be that of `` foo``. An anchor takes the space and is cut off again.
+    """
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    if not inner or not text:
+        return ids
+    anchor = tokenizer.encode(_ANCHOR, add_special_tokens=False).ids
+    anchored = tokenizer.encode(_ANCHOR + "a", add_special_tokens=False).ids
+    if anchored == anchor + tokenizer.encode("a", add_special_tokens=False).ids:
+        return ids
+    anchored = tokenizer.encode(_ANCHOR + text, add_special_tokens=False).ids
+    return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else ids
+
+
+def _display(tokenizer: "Tokenizer", ids: list[int]) -> tuple[str, ...]:
+    texts = []
+    for token in ids:
+        text = tokenizer.decode([token], skip_special_tokens=False)
+        # decoders of the Llama kind strip the space of a first token
+        spaced = (tokenizer.id_to_token(token) or "").startswith("\u2581") and not text.startswith((" ", "\u2581"))
+        texts.append(f" {text}" if spaced else text)
+    return tuple(texts)

@@ -1,0 +1,164 @@
+"""The Parquet tables of a study and their columns; ``docs/artifacts.md`` says what each means. Torch-free."""
+
+import pyarrow as pa
+
+FORMAT = 1
+"""Grows when a table or manifest changes shape: artifacts of another format are refused, not misread."""
+
+KINDS = (
+    "sentinel",
+    "word",
+    "keyword",
+    "number",
+    "string",
+    "operator",
+    "open_bracket",
+    "close_bracket",
+    "semicolon",
+    "separator",
+    "newline",
+    "space",
+    "other",
+)
+"""Token kinds, by which scores say what a head looks at and from. Index in this tuple is the kind's code."""
+
+SCORES = (
+    "first_token",
+    "previous",
+    "self",
+    "local",
+    "duplicate",
+    "induction",
+    "columns",
+    "uniform",
+)
+"""Hand-made scores of a pattern, all in [0, 1]; defined in ``patterns/scores.py``."""
+
+PROMPTS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("line", pa.int32(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("prefix", pa.string(), nullable=False),
+        pa.field("completion", pa.string(), nullable=False),
+        pa.field("suffix", pa.string()),
+        pa.field("outcome", pa.string()),
+    ]
+)
+"""Prompts as text: ``line`` counts from 1, ``start`` is the span's first character in its file, ``suffix`` is null
+where the prompt has no right context, ``outcome`` is "correct", "incorrect" or null (no model was asked)."""
+
+ENCODED_PROMPTS = pa.schema(
+    [
+        pa.field("prompt", pa.int32(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("tokens", pa.list_(pa.string()), nullable=False),
+        pa.field("expected", pa.string(), nullable=False),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("max_probability", pa.float32(), nullable=False),
+        pa.field("expected_probability", pa.float32(), nullable=False),
+        pa.field("entropy", pa.float32(), nullable=False),
+    ]
+)
+"""One row a prompt that the model ran on: its tokens and the model's answer at the completion position."""
+
+
+def embeddings(dim: int) -> pa.Schema:
+    """One row a pattern: where it came from, its embedding and its scores.
+
+    Args:
+        dim: length of an embedding.
+    """
+    return pa.schema(
+        [
+            pa.field("prompt", pa.int32(), nullable=False),
+            pa.field("layer", pa.int16(), nullable=False),
+            pa.field("head", pa.int16(), nullable=False),
+            pa.field("task", pa.string(), nullable=False),
+            pa.field("outcome", pa.string(), nullable=False),
+            pa.field("embedding", pa.list_(pa.float16(), dim), nullable=False),
+            *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
+            pa.field("key_kinds", pa.list_(pa.float32(), len(KINDS)), nullable=False),
+            pa.field("query_kinds", pa.list_(pa.float32(), len(KINDS)), nullable=False),
+        ]
+    )
+
+
+EXEMPLARS = pa.schema(
+    [
+        pa.field("prompt", pa.int32(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("head", pa.int16(), nullable=False),
+        pa.field("size", pa.int32(), nullable=False),
+        pa.field("patch", pa.int32(), nullable=False),
+        pa.field("log_pattern", pa.binary(), nullable=False),
+    ]
+)
+"""A seeded sample of whole patterns: little-endian fp16 log probabilities, the patches on or below the diagonal in
+row-major order, ``patch x patch`` each, of a pattern of ``size`` tokens."""
+
+RECONSTRUCTIONS = pa.schema(
+    [
+        pa.field("prompt", pa.int32(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("head", pa.int16(), nullable=False),
+        pa.field("size", pa.int32(), nullable=False),
+        pa.field("patch", pa.int32(), nullable=False),
+        pa.field("original", pa.binary(), nullable=False),
+        pa.field("predicted", pa.binary(), nullable=False),
+        pa.field("masked", pa.binary(), nullable=False),
+        pa.field("loss", pa.float32(), nullable=False),
+    ]
+)
+"""What the encoder's decoder makes of masked exemplars (paper Figure 3): scaled fp16 patches as in EXEMPLARS;
+``masked`` is one byte a patch, 1 where it was hidden."""
+
+POINTS = pa.schema(
+    [
+        pa.field("prompt", pa.int32(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("head", pa.int16(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""One row a pattern of the atlas, in the order of the embeddings: its cluster (-1 noise) and reduced coordinates."""
+
+CLUSTERS = pa.schema(
+    [
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mean_distance", pa.float32(), nullable=False),
+        pa.field("persistence", pa.float32(), nullable=False),
+        pa.field("looks_at", pa.string(), nullable=False),
+        pa.field("looks_from", pa.string(), nullable=False),
+        *[pa.field(f"score_{name}", pa.float32()) for name in SCORES],
+    ]
+)
+"""One row a cluster: its name, members, mean distance of a member to the centre in reduced coordinates, HDBSCAN
+persistence, the token kinds it attends to and from beyond chance, and the members' mean scores (null: not measured)."""
+
+TAGS = pa.schema(
+    [
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("head", pa.int16(), nullable=False),
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("strength", pa.float32(), nullable=False),
+        pa.field("measured", pa.string(), nullable=False),
+        pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
+        *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
+    ]
+)
+"""One row a head: what the atlas says of it on one prompt, and ``measured``, the name its own scores would give."""
