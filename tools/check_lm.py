@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 HALF = 64
 ROWS = 16
@@ -101,7 +101,9 @@ def best_heads(scores: dict[str, Tensor]) -> dict[str, dict[str, float | int]]:
     return best
 
 
-def java_rows(folder: Path, tokenizer: Any, lead: list[int], length: int, rows: int = ROWS) -> Tensor:
+def java_rows(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, lead: list[int], length: int, rows: int = ROWS
+) -> Tensor:
     """``lead`` and the opening tokens of the first ``rows`` long enough Java files: ``[rows, length]`` token ids.
 
     Raises:
@@ -109,7 +111,9 @@ def java_rows(folder: Path, tokenizer: Any, lead: list[int], length: int, rows: 
     """
     found: list[list[int]] = []
     for path in sorted(folder.rglob("*.java")):
-        tokens = (lead + tokenizer(path.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"])[:length]
+        text = path.read_text(encoding="utf-8")
+        body = tokenizer(text, add_special_tokens=False, truncation=True, max_length=length - len(lead))["input_ids"]
+        tokens = lead + body
         if len(tokens) == length and len(found) < rows:
             found.append(tokens)
     if not found:

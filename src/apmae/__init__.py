@@ -1,1 +1,40 @@
-"""Find, name and tag the attention patterns of a language model's heads."""
+"""Find, name and tag the attention patterns of a language model's heads.
+
+The public names below load their room on first use, so that ``import apmae`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apmae.analyze.tag import tag as tag
+    from apmae.atlas.atlas import Atlas as Atlas
+    from apmae.errors import ApmaeError as ApmaeError
+    from apmae.lm.load import load_lm as load_lm
+    from apmae.lm.tap import capture as capture
+    from apmae.model.mae import APMAE as APMAE
+    from apmae.patterns.patterns import Patterns as Patterns
+    from apmae.train.loop import train as train
+
+_ROOMS = {
+    "APMAE": "model.mae",
+    "ApmaeError": "errors",
+    "Atlas": "atlas.atlas",
+    "Patterns": "patterns.patterns",
+    "capture": "lm.tap",
+    "load_lm": "lm.load",
+    "tag": "analyze.tag",
+}
+__all__ = ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "load_lm", "tag", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":  # a room that can be called
+        return import_module("apmae.train")
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'apmae' has no attribute {name!r}")
+    return getattr(import_module(f"apmae.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

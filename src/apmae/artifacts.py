@@ -1,4 +1,4 @@
-"""Artifacts: what a stage leaves on disk. Shards first, ``manifest.json`` last and atomically; reuse is decided by hash.
+"""Artifacts: what a stage leaves on disk. Shards first, ``manifest.json`` last and atomically; reused by hash.
 
 A stage that was killed finds its journal and goes on after the last whole shard. Nothing here knows what a table means.
 """
@@ -22,7 +22,17 @@ from apmae.errors import ArtifactError
 from apmae.schema import FORMAT
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_LIBRARIES = ("apmae", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "umap-learn", "hdbscan", "tree-sitter")
+_LIBRARIES = (
+    "apmae",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pyarrow",
+    "umap-learn",
+    "hdbscan",
+    "tree-sitter",
+)
 
 
 def sha256_file(path: Path) -> str:
@@ -170,7 +180,7 @@ def read_manifest(out: Path, stage: str) -> Manifest:
         if actual != file["bytes"]:
             found = "it is missing" if actual is None else f"it has {actual}"
             raise ArtifactError(
-                f"expected {file['bytes']} bytes in {root / name}, {found}; run the {stage} stage again with --overwrite"
+                f"expected {file['bytes']} bytes in {root / name}, {found}; run {stage} again with --overwrite"
             )
     return Manifest(**{key: record[key] for key in ("stage", "config", "inputs", "files", "counts")})
 
@@ -193,7 +203,9 @@ class Stage:
     Use as a context manager: ``with Stage.open(...) as stage: if not stage.finished: ...; stage.finish(...)``.
     """
 
-    def __init__(self, out: Path, head: dict[str, Any], files: dict[str, dict[str, Any]], lock: BinaryIO | None) -> None:
+    def __init__(
+        self, out: Path, head: dict[str, Any], files: dict[str, dict[str, Any]], lock: BinaryIO | None
+    ) -> None:
         self.out = out
         self.root = manifest_path(out).parent
         self._head = head
@@ -228,7 +240,9 @@ class Stage:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            raise ArtifactError(f"another apmae process is writing {out}; wait for it or choose another --out") from None
+            raise ArtifactError(
+                f"another apmae process is writing {out}; wait for it or choose another --out"
+            ) from None
         try:
             return cls._resume(out, head, manifest, journal, lock, overwrite)
         except BaseException:
@@ -273,6 +287,11 @@ class Stage:
     def finished(self) -> bool:
         """Whether the artifact was already complete: there is nothing to do."""
         return self._lock is None
+
+    @property
+    def files(self) -> list[str]:
+        """Files written whole so far, by this run or an interrupted one."""
+        return sorted(self._files)
 
     def has(self, *names: str) -> bool:
         """Whether these files were written whole, now or by an interrupted run."""
@@ -363,7 +382,9 @@ def _differences(found: Any, wanted: Any, where: str = "") -> Iterator[str]:
         for key in keys:
             yield from _differences(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
     elif found != wanted:
-        short = [value[:12] if where.startswith("inputs.") and isinstance(value, str) else value for value in (found, wanted)]
+        short = [
+            value[:12] if where.startswith("inputs.") and isinstance(value, str) else value for value in (found, wanted)
+        ]
         yield f"{where} was {short[0]!r}, now {short[1]!r}"
 
 

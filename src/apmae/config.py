@@ -224,6 +224,9 @@ class AtlasConfig(Config):
     """A cluster with fewer members than this times the model's heads is dropped (paper: 100 / 160 / 267 members for
     720 / 1 152 / 1 920 heads)."""
 
+    reference_points: int = Field(default=20_000, ge=100)
+    """Fitted points kept in the saved atlas, by which new patterns are placed."""
+
     seed: int = 0
 
 

@@ -9,7 +9,9 @@ from typing import Protocol
 class Advance(Protocol):
     """What a stage calls as it goes on."""
 
-    def __call__(self, amount: int = 1, *, note: str = "", total: int | None = None) -> None: ...
+    def __call__(self, amount: int = 1, *, note: str = "", total: int | None = None) -> None:
+        """Go on by ``amount`` steps."""
+        ...
 
 
 @contextmanager
@@ -25,8 +27,15 @@ def progress(title: str, total: int | None, *, done: int = 0) -> Iterator[Advanc
         A function ``advance(amount=1, note="", total=None)``; ``note`` is shown behind the bar.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal:

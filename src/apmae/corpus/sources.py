@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from apmae.errors import SourceError
 
@@ -27,7 +27,7 @@ LARGEST = 1_000_000
 
 _ZIPS = (".zip", ".jar")
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_INFLATE: dict[str, Callable[..., IO[bytes]]] = {
+_INFLATE: dict[str, Callable[..., Any]] = {
     **dict.fromkeys((".gz", ".tgz"), gzip.open),
     **dict.fromkeys((".bz2", ".tbz2"), bz2.open),
     **dict.fromkeys((".xz", ".txz"), lzma.open),
@@ -92,7 +92,7 @@ class SourceHandle:
             return "", "too_large"
         try:
             with self._open() as file:
-                data = file.read(LARGEST + 1)  # an archive may lie about sizes: never inflate more than this
+                data = file.read(LARGEST + 1)  # it may have grown since it was listed
         except _UNREADABLE:
             return "", "unreadable"
         if len(data) > LARGEST:
@@ -114,7 +114,7 @@ def list_sources(paths: Sequence[str | os.PathLike[str]], *, suffixes: Sequence[
     temporary file, because its members could not be read in another order; no member becomes a file.
 
     Args:
-        paths: folders, files, ``.zip``, ``.jar``, ``.tar`` or compressed ``.tar``; one that is named twice is read once.
+        paths: folders, files, ``.zip``, ``.jar``, ``.tar`` or compressed ``.tar``; what is named twice is read once.
         suffixes: how the wanted files' names end, for instance ``(".java",)``.
 
     Returns:
@@ -229,7 +229,7 @@ def _list_folder(
 
 
 def _refuse_folder(error: OSError) -> NoReturn:
-    raise SourceError(f"expected to list the folder {error.filename}: {error.strerror}; check its permissions") from None
+    raise SourceError(f"expected to list the folder {error.filename}: {error.strerror}; check permissions") from None
 
 
 def _opener(file: str) -> _Opener:
@@ -238,7 +238,7 @@ def _opener(file: str) -> _Opener:
 
 def _safe(name: str) -> bool:
     path = PurePosixPath(name.replace("\\", "/"))
-    return not path.is_absolute() and ".." not in path.parts and not path.parts[0].endswith(":")
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not path.parts[0].endswith(":")
 
 
 def _zip_members(path: Path, real: Path) -> Iterator[tuple[str, int, _Opener]]:

@@ -128,7 +128,9 @@ def load_lm(source: str | Path = "bundled", *, device: str = "cpu", dtype: str =
 
 def _expect_source(source: str) -> None:
     path = Path(source)
-    looks_like_path = path.is_absolute() or source.startswith(".") or source.count("/") > 1 or "/" in source and path.parent.is_dir()
+    looks_like_path = (
+        path.is_absolute() or source.startswith(".") or source.count("/") > 1 or "/" in source and path.parent.is_dir()
+    )
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"expected a transformers model in {source}, it has no config.json; check the folder")
@@ -141,7 +143,9 @@ def _load_tokenizer(path: str) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         # Capture works without a tokenizer; prompts say what is missing when they need one.
-        _log.warning("no tokenizer in %s (%s)", path, str(error).splitlines()[0] if str(error) else type(error).__name__)
+        _log.warning(
+            "no tokenizer in %s (%s)", path, str(error).splitlines()[0] if str(error) else type(error).__name__
+        )
         return None
 
 

@@ -72,29 +72,25 @@ class _Forward:
 class Tap:
     """Collects the patterns of every forward inside :func:`capture`."""
 
-    def __init__(self, layers: Sequence[int], num_heads: int, heads: Heads, seed: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, layers: Sequence[int], num_heads: int, heads: Heads, seed: int, dtype: torch.dtype, first_prompt: int
+    ) -> None:
         self._layers = tuple(layers)
         self._num_heads = num_heads
         self._wanted = _wanted(heads, self._layers, num_heads)
         self._seed = seed
         self._dtype = dtype
         self._forwards: list[_Forward] = []
-        self._prompts = 0
+        self._prompts = first_prompt
 
     @property
     def patterns(self) -> Patterns:
-        """Everything captured so far, ordered by prompt, layer, head; prompts are numbered from 0 over all forwards.
+        """Everything captured so far, ordered by prompt, layer, head; prompts are numbered over all forwards.
 
         Raises:
             CaptureError: if no forward ran, or one did not reach all layers.
         """
         return Patterns.concatenate([self._patterns(forward) for forward in self._forwards])
-
-    def take(self) -> Patterns:
-        """The patterns so far, and forget them; prompt numbers go on."""
-        patterns = self.patterns
-        self._forwards.clear()
-        return patterns
 
     def _patterns(self, forward: _Forward) -> Patterns:
         if len(forward.filled) < len(self._layers):
@@ -199,7 +195,12 @@ def _write_log_pattern(query: Tensor, key: Tensor, mask: Tensor | None, out: Ten
 
 @contextmanager
 def capture(
-    model: PreTrainedModel, *, heads: Heads = "all", seed: int = 0, dtype: torch.dtype = torch.float32
+    model: PreTrainedModel,
+    *,
+    heads: Heads = "all",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    first_prompt: int = 0,
 ) -> Iterator[Tap]:
     """Capture the patterns of every forward in the block.
 
@@ -209,6 +210,7 @@ def capture(
         seed: decides the draw.
         dtype: of the kept log probabilities; they are formed in float32. float16 halves the memory and costs about
             1e-4 relative on an embedding (DESIGN section 3).
+        first_prompt: number of the first prompt; a draw of heads depends on the number of its batch's first prompt.
 
     Yields:
         A :class:`Tap`; its ``patterns`` may be read inside the block or after it.
@@ -218,7 +220,7 @@ def capture(
             or a forward cannot be captured (a cache, soft-caps).
     """
     modules = attention_modules(model)
-    tap = Tap(list(modules), model.config.get_text_config().num_attention_heads, heads, seed, dtype)
+    tap = Tap(list(modules), model.config.get_text_config().num_attention_heads, heads, seed, dtype, first_prompt)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
@@ -264,12 +266,16 @@ def _wanted(heads: Heads, layers: tuple[int, ...], num_heads: int) -> float | di
         return {layer: list(range(num_heads)) for layer in layers}
     if isinstance(heads, int | float):
         if not 0 < heads <= 1:
-            raise CaptureError(f"expected a share of heads in (0, 1], got {heads}; 0.25 takes a quarter of each layer's")
+            raise CaptureError(
+                f"expected a share of heads in (0, 1], got {heads}; 0.25 takes a quarter of each layer's"
+            )
         return float(heads)
     wanted: dict[int, list[int]] = {}
     for layer, head in sorted({(int(layer), int(head)) for layer, head in heads}):
         if layer not in layers or not 0 <= head < num_heads:
-            raise CaptureError(f"expected layers 0-{len(layers) - 1} and heads 0-{num_heads - 1}, got ({layer}, {head})")
+            raise CaptureError(
+                f"expected layers 0-{len(layers) - 1} and heads 0-{num_heads - 1}, got ({layer}, {head})"
+            )
         wanted.setdefault(layer, []).append(head)
     if not wanted:
         raise CaptureError("expected at least one (layer, head) pair, got none; heads='all' takes every head")

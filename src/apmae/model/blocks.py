@@ -1,4 +1,7 @@
-"""Pre-norm transformer blocks (ViT, Dosovitskiy et al. 2021). Axes: n patterns, s tokens, d width, h heads, w head width."""
+"""Pre-norm transformer blocks (ViT, Dosovitskiy et al. 2021).
+
+Axes: n patterns, s tokens, d width, h heads, w head width.
+"""
 
 import torch
 from jaxtyping import Float
@@ -17,6 +20,7 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(heads * head_dim, dim)
 
     def forward(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
+        """What every token takes from the others."""
         qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))  # n s 3 h w
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # n h s w
         mixed = F.scaled_dot_product_attention(query, key, value)
@@ -33,6 +37,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
+        """What every token makes of itself."""
         return self.down(F.gelu(self.up(self.norm(x))))
 
 
@@ -46,6 +51,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=eps)
 
     def forward(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
+        """All blocks, residuals added, then the norm."""
         for attention, mlp in zip(self.attentions, self.mlps, strict=True):
             x = x + attention(x)
             x = x + mlp(x)

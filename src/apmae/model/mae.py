@@ -95,15 +95,14 @@ class APMAE(nn.Module):
         cls = (self.cls + self.positions[:, :1]).expand(len(patches), -1, -1)
         return torch.cat([cls, tokens], dim=1)
 
-    def encode_patches(self, patches: Float[Tensor, "n k p p"]) -> Float[Tensor, "n d"]:
-        """The CLS vector of unmasked scaled patches."""
-        flat = patches.flatten(2)
+    def encode_tokens(self, patches: Float[Tensor, "n k p p"]) -> Float[Tensor, "n s d"]:
+        """Encode unmasked scaled patches: CLS, then a token a patch (of the whole grid for ``grid="square"``)."""
+        flat, slots = patches.flatten(2), self.slots
         if self.config.grid == "square":
             everything = flat.new_zeros(len(flat), self.config.grid_size**2, flat.shape[-1])
-            everything[:, self.slots] = flat
-            slots = torch.arange(everything.shape[1], device=flat.device)
-            return self.encoder(self.embed_patches(everything, slots.expand(len(flat), -1)))[:, 0]
-        return self.encoder(self.embed_patches(flat, self.slots.expand(len(flat), -1)))[:, 0]
+            everything[:, slots] = flat
+            flat, slots = everything, torch.arange(everything.shape[1], device=flat.device)
+        return self.encoder(self.embed_patches(flat, slots.expand(len(flat), -1)))
 
     def decode(self, encoded: Float[Tensor, "n s d"], masking: Masking) -> Float[Tensor, "n m q"]:
         """Predict the pixels of the masked patches from what was encoded (CLS first, then the visible patches)."""
@@ -161,7 +160,7 @@ class APMAE(nn.Module):
         Raises:
             CaptureError: if the patterns are too long.
         """
-        parts = [self.encode_patches(self.scale(patterns[i : i + batch])) for i in range(0, len(patterns), batch)]
+        parts = [self.encode_tokens(self.scale(patterns[i : i + batch]))[:, 0] for i in range(0, len(patterns), batch)]
         if not parts:
             return np.zeros((0, self.config.encoder_dim), np.float32)
         return torch.cat(parts).float().cpu().numpy()

@@ -65,7 +65,9 @@ class Patterns:
             array: (n, length, length) probabilities, array or tensor; rows sum to 1 (or to 0 for padding), nothing
                 above the diagonal.
             patch: side of a patch, tokens.
-            prompt, layer, head: (n,) where each came from; by default pattern i is prompt i, layer 0, head 0.
+            prompt: (n,) which prompt each is of; by default pattern i is prompt i.
+            layer: (n,) which layer made it; by default 0.
+            head: (n,) which head of the layer; by default 0.
 
         Raises:
             CaptureError: if the array is of another shape, is not finite, or holds no causal probabilities.
@@ -185,7 +187,9 @@ def _check_probabilities(dense: Float[Tensor, "n t t"]) -> None:
         raise CaptureError("expected finite probabilities in [0, 1], got others; pass attention after its softmax")
     above = float(dense.triu(1).abs().amax()) if dense.shape[0] else 0.0
     if above > 1e-6:
-        raise CaptureError(f"expected causal patterns, got {above:.3g} above the diagonal; apmae reads decoder attention")
+        raise CaptureError(
+            f"expected causal patterns, got {above:.3g} above the diagonal; apmae reads decoder attention"
+        )
     sums = dense.sum(-1)
     worst = float(torch.minimum((sums - 1).abs(), sums.abs()).amax()) if dense.shape[0] else 0.0
     if worst > _ROW_TOLERANCE:

@@ -12,7 +12,7 @@ from apmae.schema import KINDS
 _CODE = {kind: code for code, kind in enumerate(KINDS)}
 _SENTINEL = re.compile(r"<[^\s<>]{2,}>|\[(PAD|CLS|SEP|UNK|BOS|EOS)\]")
 _KEYWORDS = frozenset(
-    "abstract and as assert async await boolean break byte case catch char class const continue def default del do "
+    "abstract and as assert async await boolean break byte case catch char class const continue def default del do "  # noqa: SIM905
     "double elif else enum except extends false final finally float fn for from func function if impl implements "
     "import in instanceof int interface is lambda let long match mod mut native new nil none not null or package pass "
     "pub private protected public raise record return self short static string struct super switch synchronized this "

@@ -13,7 +13,7 @@ from apmae.errors import ConfigError, SourceError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CHARS_PER_TOKEN = 16
+CHARS_PER_TOKEN = 8
 """Characters of context tokenised for each token of the window at first; source code has 3 to 4 a token."""
 
 _SPARE = 16
@@ -44,9 +44,9 @@ SENTINEL_NAMES = (
 def find_sentinels(tokenizer: "Tokenizer") -> Sentinels | None:
     """The tokenizer's sentinels by their known names, or None if it has none."""
     for names in SENTINEL_NAMES:
-        ids = [tokenizer.token_to_id(name) for name in names]
-        if None not in ids:
-            return Sentinels(*ids)
+        prefix, suffix, middle = (tokenizer.token_to_id(name) for name in names)
+        if prefix is not None and suffix is not None and middle is not None:
+            return Sentinels(prefix, suffix, middle)
     return None
 
 
@@ -90,46 +90,61 @@ def window(
         bos: a token to put first, for models that want one.
 
     Raises:
-        ConfigError: if the window has no room for context.
+        ConfigError: if the window has no room for context, or the tokenizer truncates or pads.
         SourceError: if the completion has no token, or the window would have none.
     """
+    check_plain(tokenizer)
     first = [] if bos is None else [bos]
-    infill = sentinels is not None and suffix is not None
-    budget = length - len(first) - 3 * infill
+    infill = None if sentinels is None or suffix is None else (sentinels, suffix)
+    budget = length - len(first) - (0 if infill is None else 3)
     if budget < 1:
         raise ConfigError(f"expected a window with room for context, got {length} tokens: take a larger length")
     answer = _encode(tokenizer, completion, inner=True)
     if not answer:
         raise SourceError(f"expected a completion of at least one token, got {completion[:40]!r}; give another")
     left = _last_tokens(tokenizer, prefix, budget)
-    if infill:
-        right = _first_tokens(tokenizer, suffix, budget)
+    if infill is None:
+        ids = [*first, *left]
+    else:
+        marks, after = infill
+        right = _first_tokens(tokenizer, after, budget)
         half = budget // 2
-        right_kept = budget - len(left) if len(left) <= half else min(len(right), half)
+        right_kept = budget - len(left) if len(left) <= half else half
         right = right[:right_kept]
         left = left[max(len(left) - (budget - len(right)), 0) :]
-        ids = [*first, sentinels.prefix, *left, sentinels.suffix, *right, sentinels.middle]
-    else:
-        ids = [*first, *left]
+        ids = [*first, marks.prefix, *left, marks.suffix, *right, marks.middle]
     if not ids:
         raise SourceError("expected a prompt of at least one token, got none; give text before the completion")
     return Window(tuple(ids), _display(tokenizer, ids), answer[0], _display(tokenizer, answer[:1])[0])
 
 
+def check_plain(tokenizer: "Tokenizer") -> None:
+    """Refuse a tokenizer that cuts or fills up what it encodes: contexts would lose their end without a word.
+
+    Raises:
+        ConfigError: if truncation or padding is on, as a call of a transformers tokenizer can leave it.
+    """
+    if tokenizer.truncation is not None or tokenizer.padding is not None:
+        raise ConfigError(
+            "expected a tokenizer that neither truncates nor pads, got one that does: "
+            "call its no_truncation() and no_padding(), on a copy if others use it"
+        )
+
+
 def tail(text: str, limit: int) -> str:
-    """The end of a text, at most ``limit`` characters, cut at a line start if there is one."""
+    """The end of a text, at most ``limit`` characters, cut at a line start if that keeps half of them."""
     if len(text) <= limit:
         return text
     cut = len(text) - limit
-    line_start = text.find("\n", cut - 1) + 1
-    return text[line_start if 0 < line_start < len(text) else cut :]
+    line_start = text.find("\n", cut - 1, cut + limit // 2) + 1
+    return text[line_start or cut :]
 
 
 def head(text: str, limit: int) -> str:
-    """The start of a text, at most ``limit`` characters, cut at a line end if there is one."""
+    """The start of a text, at most ``limit`` characters, cut at a line end if that keeps half of them."""
     if len(text) <= limit:
         return text
-    line_end = text.rfind("\n", 0, limit) + 1
+    line_end = text.rfind("\n", limit // 2, limit) + 1
     return text[: line_end or limit]
 
 
@@ -148,7 +163,7 @@ def _bounded(tokenizer: "Tokenizer", text: str, count: int, cut: Callable[[str, 
         piece = cut(text, limit)
         whole = len(piece) == len(text)
         # the left context opens the model's input, as the tokenizer expects of a text; a right context does not
-        ids = _encode(tokenizer, piece, inner=cut is head or not whole)
+        ids = _encode(tokenizer, piece, inner=cut is head)
         if whole or len(ids) >= count + _SPARE:
             return ids
         limit *= 2

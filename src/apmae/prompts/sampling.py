@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy as np
 from apmae.config import PromptsConfig
 from apmae.corpus.sources import SourceFile, SourceHandle, list_sources
 from apmae.errors import ConfigError, SourceError
-from apmae.prompts.fim import head, tail
-from apmae.prompts.tasks import Span, language_of, lexemes, parse_spans, random_spans
+from apmae.prompts.fim import check_plain, head, tail
+from apmae.prompts.tasks import Span, iter_random_spans, language_of, lexemes, parse_spans
 from apmae.seeding import generator, unit_hash
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ HELD_OUT = 0.2
 CONTEXT_CHARS_PER_TOKEN = 32
 """Characters of context kept on each side for each token of the window; no source code has so few tokens."""
 
-REGION = 16_384
+REGION = 8_192
 """Characters of a file that are tokenised to draw ``random`` spans; a longer file gives a region drawn from it."""
 
 
@@ -69,11 +70,12 @@ class Quota:
 
     def __init__(self, config: PromptsConfig) -> None:
         n = config.per_task
-        self._targets = {
+        targets: dict[str, dict[tuple[str, ...], int]] = {
             "any": {("correct", "incorrect", "unknown"): n},
             "correct": {("correct",): n},
             "balanced": {("correct",): n - n // 2, ("incorrect",): n // 2},
-        }[config.outcome]
+        }
+        self._targets = targets[config.outcome]
         self._counts = {task: {"correct": 0, "incorrect": 0, "unknown": 0} for task in config.tasks}
 
     def wants(self, task: str) -> bool:
@@ -129,12 +131,13 @@ def candidates(
         wants: whether a task still needs prompts (:meth:`Quota.wants`); once False, it must stay so.
 
     Raises:
-        ConfigError: if the language is unknown.
+        ConfigError: if the language is unknown, or the tokenizer truncates or pads.
         SourceError: if a file that was named by itself cannot be used.
     """
+    if tokenizer is not None:
+        check_plain(tokenizer)
     chosen = [handle for handle in files if config.split in ("all", split_of(handle.path, config.seed))]
-    order = generator(config.seed, "files").permutation(len(chosen))
-    waiting = [chosen[index] for index in order]
+    waiting = sorted(chosen, key=lambda handle: unit_hash(config.seed, "order", handle.path))
     number = 0
     while waiting:
         again = []
@@ -164,7 +167,8 @@ def _from_file(
     if file is None:
         return False
     parsed = parse_spans(file.text, config.language, tasks)
-    first["parse_error"] += parsed.has_error
+    if parsed.has_error:
+        first["parse_error"] += 1
     more = False
     for task in tasks:
         draw = generator(config.seed, "prompts", file.path, task)
@@ -174,7 +178,8 @@ def _from_file(
             # a prompt needs a character to its left
             found = [span for span in parsed.spans[task] if span.start > 0]
             spans = [found[index] for index in draw.permutation(len(found))[: number + 2]]
-        first["no_span"] += not spans
+        if not spans:
+            first["no_span"] += 1
         more |= len(spans) > number + 1
         if len(spans) > number:
             yield _prompt(file, spans[number], task, config)
@@ -186,15 +191,14 @@ def _random(text: str, count: int, draw: np.random.Generator, tokenizer: "Tokeni
     start = 0
     if len(text) > REGION:
         start = text.find("\n", int(draw.integers(len(text) - REGION))) + 1
-    region = text[start : start + REGION]
+    region = head(text[start:], REGION)
     offsets = lexemes(region) if tokenizer is None else tokenizer.encode(region, add_special_tokens=False).offsets
-    spans = []
-    for span in random_spans(offsets, len(offsets), draw):
-        if len(spans) == count:
-            break
-        if start + span.start > 0 and region[span.start : span.end].strip():
-            spans.append(Span(start + span.start, start + span.end))
-    return spans
+    usable = (
+        Span(start + span.start, start + span.end)
+        for span in iter_random_spans(offsets, draw)
+        if start + span.start > 0 and region[span.start : span.end].strip()
+    )
+    return list(islice(usable, count))
 
 
 def _prompt(file: SourceFile, span: Span, task: str, config: PromptsConfig) -> Prompt:

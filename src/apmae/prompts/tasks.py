@@ -5,10 +5,11 @@ text, ``random`` among tokens. All spans are in characters, not bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -106,11 +107,13 @@ def parse_spans(text: str, language: str, tasks: Iterable[str] = TASKS) -> Parse
         if task not in wanted:
             continue
         if task == "eol":
-            ends = _line_ends(text, found.get("_comment", none), found.get("_text", none))
+            pieces = _line_ends(text, _merge(found.get("_comment", none)), _merge(found.get("_text", none)))
         else:
-            ends = found.get(task, none)
-        keep = (ends[:, 1] > ends[:, 0]) & ~_within(error, ends[:, 0]) & ~_within(error, ends[:, 1] - 1)
-        spans[task] = [Span(start, end) for start, end in ends[keep].tolist()]
+            pieces = found.get(task, none)
+        starts, ends = pieces.T
+        # a MISSING node, which the parser made up, has no characters
+        keep = (ends > starts) & ~_within(error, starts) & ~_within(error, ends - 1)
+        spans[task] = [Span(start, end) for start, end in pieces[keep].tolist()]
     return ParsedSpans(spans, tree.root_node.has_error)
 
 
@@ -119,11 +122,11 @@ def _query(language: str, tasks: frozenset[str]) -> tuple[tree_sitter.Language, 
     grammar = tree_sitter.Language(language_of(language).grammar())
     source = resources.files("apmae.prompts").joinpath("queries", f"{language}.scm").read_text("utf-8")
     query = tree_sitter.Query(grammar, source)
-    for task in set(TASKS) - tasks - {"eol", "random"}:
-        query.disable_capture(task)
-    if "eol" not in tasks:
-        query.disable_capture("_comment")
-        query.disable_capture("_text")
+    kept = {*tasks, "_error"} | ({"_comment", "_text"} if "eol" in tasks else set())
+    for pattern in range(query.pattern_count):
+        text = source[query.start_byte_for_pattern(pattern) : query.end_byte_for_pattern(pattern)]
+        if kept.isdisjoint(re.findall(r"@(\w+)", text)):
+            query.disable_pattern(pattern)
     return grammar, query
 
 
@@ -145,7 +148,7 @@ def _intervals(nodes: Sequence[tree_sitter.Node], offsets: np.ndarray | None) ->
 
 
 def _merge(intervals: np.ndarray) -> np.ndarray:
-    """Sorted intervals made disjoint: an ERROR can hold another."""
+    """Sorted intervals made disjoint: such nodes can hold others of their kind."""
     merged: list[list[int]] = []
     for start, end in intervals.tolist():
         if merged and start <= merged[-1][1]:
@@ -164,22 +167,21 @@ def _within(intervals: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def _line_ends(text: str, comments: np.ndarray, literals: np.ndarray) -> np.ndarray:
-    r"""The ``\n`` or ``\r\n`` that ends each line of code, shape (lines, 2).
+    r"""The last lexeme of each line of code with the ``\n`` or ``\r\n`` behind it, shape (lines, 2).
 
-    Left out, because nothing there says that the line is over: lines that are blank, end in a comment or in blanks, and
-    line ends within a text block.
+    Not the line break alone: it follows ``;`` and ``{`` so surely that a model learns to leave it out of the middle,
+    and nothing would be asked. Left out, because nothing there says that the line is over: lines that are blank, end in
+    a comment or in blanks, and line ends within a text block.
     """
-    pairs = [match.span() for match in re.finditer(r"(?<=\S)\r?\n", text)]
+    # a word is tried from its start only, and whole: else a long one takes time quadratic in its length
+    pairs = [match.span() for match in re.finditer(r"(?:(?<![\w$])[\w$]++|[^\w\s$])\r?\n", text)]
     ends = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    # a line end right behind a comment belongs to it: hence its last character is asked, not the line end's first
-    last = ends[:, 0] - 1
-    in_literal = _within(literals, ends[:, 0])
-    return ends[~_within(comments, last) & ~in_literal]
+    # a line comment stops where the line ends, so the last character of code is asked
+    code = ends[:, 1] - 2 - np.array([text[end - 2] == "\r" for end in ends[:, 1]], dtype=np.int64)
+    return ends[~_within(comments, code) & ~_within(literals, code + 1)]
 
 
-def random_spans(
-    token_offsets: Sequence[tuple[int, int]], count: int, generator: np.random.Generator
-) -> list[Span]:
+def random_spans(token_offsets: Sequence[tuple[int, int]], count: int, generator: np.random.Generator) -> list[Span]:
     """Draw spans of 3 to 10 consecutive tokens, no two with the same start.
 
     Args:
@@ -190,24 +192,26 @@ def random_spans(
     Returns:
         Spans in the order drawn.
     """
-    spans: dict[int, Span] = {}
-    last_start = len(token_offsets) - SHORTEST
-    for first in generator.permutation(max(last_start + 1, 0)).tolist():
-        if len(spans) >= count:
-            break
+    return list(islice(iter_random_spans(token_offsets, generator), count))
+
+
+def iter_random_spans(token_offsets: Sequence[tuple[int, int]], generator: np.random.Generator) -> Iterator[Span]:
+    """The spans of :func:`random_spans` one at a time, until every token but the last two has started one."""
+    seen = set()
+    for first in generator.permutation(max(len(token_offsets) - SHORTEST + 1, 0)).tolist():
         length = min(int(generator.integers(SHORTEST, LONGEST + 1)), len(token_offsets) - first)
         start, end = token_offsets[first][0], token_offsets[first + length - 1][1]
-        if end > start:  # the tokens of one character's bytes share its offsets
-            spans.setdefault(start, Span(start, end))
-    return list(spans.values())
+        if end > start and start not in seen:  # the tokens of one character's bytes share its offsets
+            seen.add(start)
+            yield Span(start, end)
 
 
 _LEXEME = re.compile(r"\s*(?:\d[\w.]*|[\w$]+|[^\w\s])|\s+\Z")
 
 
-def lexemes(text: str) -> list[Span]:
+def lexemes(text: str) -> list[tuple[int, int]]:
     """Cut a text into words, numbers and single signs: stands in for tokens where there is no tokenizer.
 
     Blanks belong to the lexeme behind them; together the lexemes cover the whole text.
     """
-    return [Span(*match.span()) for match in _LEXEME.finditer(text)]
+    return [match.span() for match in _LEXEME.finditer(text)]

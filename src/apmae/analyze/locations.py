@@ -1,0 +1,119 @@
+"""Pattern locations: (cluster, layer, head), how often each occurs, in which tasks and outcomes (paper section 6.2).
+
+Works on ``schema.POINTS``. Axes: l layers, h heads of a layer.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from apmae.atlas.cluster import NOISE
+
+
+class Clustering(NamedTuple):
+    """The paper's Table 4."""
+
+    clusters: int
+    clustered: int
+    """Patterns in some cluster."""
+    total: int
+    """All patterns."""
+
+    @property
+    def share(self) -> float:
+        """Clustered over total, in [0, 1]."""
+        return self.clustered / max(self.total, 1)
+
+
+class TaskLocations(NamedTuple):
+    """One column of the paper's Table 5. ``correct + incorrect + overlap == unique``, as in the paper's figures."""
+
+    task: str
+    total: int
+    """Locations that occur in the task."""
+    unique: int
+    """Those that occur in no other task."""
+    correct: int
+    """Unique ones that occur in correct prompts only."""
+    incorrect: int
+    """Unique ones that occur in incorrect prompts only."""
+    overlap: int
+    """Unique ones that occur in both."""
+
+
+class HeadGrid(NamedTuple):
+    """What each head does over all prompts (paper Figure 10 B and C); NaN and 0 where a head was never captured."""
+
+    clustered: Float[ndarray, "l h"]
+    """Share of the head's patterns that belong to any cluster, in [0, 1]."""
+    distinct: Int[ndarray, "l h"]
+    """Different clusters that its patterns belong to."""
+    main_cluster: Int[ndarray, "l h"]
+    """The cluster of most of its patterns; -1 where that is noise or nothing."""
+
+
+def clustering(points: pa.Table) -> Clustering:
+    """Clusters and how many patterns they hold (Table 4)."""
+    labels = points["cluster"].to_numpy()
+    return Clustering(len(np.unique(labels[labels != NOISE])), int((labels != NOISE).sum()), len(labels))
+
+
+def task_locations(points: pa.Table) -> list[TaskLocations]:
+    """Locations by task and outcome (Table 5), tasks in the order they occur."""
+    labels = points["cluster"].to_numpy()
+    known = labels != NOISE
+    layer, head = points["layer"].to_numpy()[known].astype(np.int64), points["head"].to_numpy()[known].astype(np.int64)
+    location = (labels[known].astype(np.int64) << 32) | (layer << 16) | head
+    task, correct = _codes(points["task"], known), _codes(points["outcome"], known, "correct")
+    names = points["task"].unique().to_pylist()
+    seen = [set(location[task == number].tolist()) for number in range(len(names))]
+    rows = []
+    for number, name in enumerate(names):
+        others = set().union(*(seen[i] for i in range(len(names)) if i != number))
+        unique = seen[number] - others
+        right = unique & set(location[(task == number) & correct].tolist())
+        wrong = unique & set(location[(task == number) & ~correct].tolist())
+        both = len(right & wrong)
+        rows.append(TaskLocations(name, len(seen[number]), len(unique), len(right) - both, len(wrong) - both, both))
+    return rows
+
+
+def _codes(column: pa.ChunkedArray, kept: ndarray, equals: str | None = None) -> ndarray:
+    """Numbers of a text column's values in order of occurrence, or where it equals one value."""
+    encoded = column.combine_chunks().dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)[kept]
+    if equals is None:
+        return codes
+    values = encoded.dictionary.to_pylist()
+    return codes == values.index(equals) if equals in values else np.zeros(len(codes), dtype=bool)
+
+
+def head_grid(points: pa.Table, layers: int, heads: int) -> HeadGrid:
+    """Summary of every head over all prompts (Figure 10 B, C).
+
+    Args:
+        points: ``schema.POINTS``.
+        layers: of the language model.
+        heads: query heads a layer.
+    """
+    labels = points["cluster"].to_numpy().astype(np.int64)
+    place = points["layer"].to_numpy().astype(np.int64) * heads + points["head"].to_numpy()
+    counts = np.zeros((layers * heads, int(labels.max(initial=NOISE)) + 2), dtype=np.int64)
+    np.add.at(counts, (place, labels + 1), 1)
+    total = counts.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        clustered = 1 - counts[:, 0] / total
+    distinct = (counts[:, 1:] > 0).sum(1)
+    main = np.where(total > 0, counts.argmax(1) - 1, NOISE)
+    return HeadGrid(*(grid.reshape(layers, heads) for grid in (clustered, distinct, main)))
+
+
+def prompt_grid(points: pa.Table, prompt: int, layers: int, heads: int) -> Int[ndarray, "l h"]:
+    """The cluster of every head on one prompt (Figure 10 A); -1 noise, -2 not captured."""
+    grid = np.full((layers, heads), -2, dtype=np.int64)
+    own = points["prompt"].to_numpy() == prompt
+    grid[points["layer"].to_numpy()[own], points["head"].to_numpy()[own]] = points["cluster"].to_numpy()[own]
+    return grid

@@ -1,0 +1,249 @@
+"""``Atlas``: fit clusters over embeddings, name them, place new patterns among them, save without pickle."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from numpy import ndarray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from apmae import bundled
+from apmae.artifacts import read_json, read_table, write_json, write_table, write_through
+from apmae.atlas.cluster import NOISE, cluster
+from apmae.atlas.names import kind_word, name_of
+from apmae.atlas.reduce import merge_duplicates, reduce
+from apmae.config import AtlasConfig, parse
+from apmae.errors import ArtifactError, ConfigError
+from apmae.schema import CLUSTERS, KINDS, SCORES
+from apmae.seeding import generator
+
+VOTERS = 15
+"""Fitted points that vote on where a new pattern belongs."""
+_REFERENCE = "reference.safetensors"
+_MIN_STRENGTH = 0.5
+
+
+class Placement(NamedTuple):
+    """Where new patterns fall in an atlas."""
+
+    cluster: Int[ndarray, " n"]
+    """-1 where the atlas does not know the pattern."""
+    strength: Float[ndarray, " n"]
+    """Share of the nearest fitted points, weighted by nearness, that belong to the cluster; in [0, 1]."""
+    coordinates: Float[ndarray, "n r"]
+    """Weighted mean of those points' reduced coordinates."""
+
+
+class Measured(NamedTuple):
+    """Hand-made scores of the fitted patterns, from which clusters get names; rows as the embeddings'."""
+
+    values: Float[ndarray, "n s"]
+    key_kinds: Float[ndarray, "n c"]
+    query_kinds: Float[ndarray, "n c"]
+
+
+class Atlas:
+    """Clusters over embeddings.
+
+    Attributes:
+        labels_: (n,) cluster of each fitted row, -1 noise.
+        coordinates_: (n, r) reduced coordinates of each fitted row.
+        clusters: a pyarrow table, ``schema.CLUSTERS``, one row a cluster, largest first.
+        dropped: clusters that the filters left out, by reason.
+    """
+
+    def __init__(self, config: AtlasConfig, clusters: pa.Table, reference: dict[str, ndarray]) -> None:
+        self.config = config
+        self.clusters = clusters
+        self._reference = reference
+        self.labels_: Int[ndarray, " n"] = np.zeros(0, np.int64)
+        self.coordinates_: Float[ndarray, "n r"] = np.zeros((0, config.dimensions), np.float32)
+        self.dropped: dict[str, int] = {}
+
+    @classmethod
+    def fit(
+        cls,
+        z: Any,
+        *,
+        seed: int | None = None,
+        config: AtlasConfig | None = None,
+        num_heads: int | None = None,
+        measured: Measured | None = None,
+    ) -> Self:
+        """Reduce, cluster, filter, name (paper section 5).
+
+        Args:
+            z: (n, d) embeddings, array or CPU tensor.
+            seed: of UMAP and of the choice of reference points; None takes the configuration's.
+            config: settings; the paper's by default.
+            num_heads: heads of the whole language model, which scale the smallest cluster; None takes 5 members.
+            measured: scores of the same rows; without them clusters are called "cluster 0", "cluster 1", ...
+
+        Raises:
+            ConfigError: if there are fewer than two rows, or some are not finite.
+        """
+        config = config or AtlasConfig()
+        if seed is not None:
+            config = config.model_copy(update={"seed": seed})
+        z = _embeddings(z)
+        if len(z) < 2:
+            raise ConfigError(f"expected at least 2 embeddings to fit an atlas, got {len(z)}; encode more prompts")
+        first, group, counts = merge_duplicates(z)
+        if len(first) == 1:
+            raise ConfigError(f"expected different embeddings, all {len(z)} are equal; is the encoder trained?")
+        reduced = reduce(z[first], config)
+        found = cluster(reduced.coordinates, counts, config, num_heads)
+        names = _table(found.labels[group], found, measured)
+        atlas = cls(config, names, _reference(z[first], reduced, found.labels, config))
+        atlas.labels_ = found.labels[group]
+        atlas.coordinates_ = reduced.coordinates[group]
+        atlas.dropped = found.dropped
+        return atlas
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Name of each cluster; -1 is "unknown"."""
+        found = dict(zip(self.clusters["cluster"].to_pylist(), self.clusters["name"].to_pylist(), strict=True))
+        return {**found, NOISE: "unknown"}
+
+    def place(self, z: Any) -> Placement:
+        """Place new patterns by their nearest fitted points in embedding space.
+
+        A pattern is unknown (-1) if noise or no single cluster wins half of the vote, or if it lies further from the
+        winner's nearest member than that cluster's own members do from one another.
+
+        Args:
+            z: (n, d) embeddings of the same encoder.
+
+        Raises:
+            ConfigError: if d differs from the fitted rows'.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        z = _embeddings(z)
+        points = self._reference["embeddings"].astype(np.float32)
+        if z.shape[1] != points.shape[1]:
+            raise ConfigError(
+                f"expected embeddings of {points.shape[1]} dimensions, as the atlas was fitted on, got {z.shape[1]}; "
+                "use the encoder of the atlas"
+            )
+        if not len(z):
+            return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, self.config.dimensions)))
+        labels, coordinates = self._reference["labels"], self._reference["coordinates"]
+        search = NearestNeighbors(n_neighbors=min(VOTERS, len(points)), metric=self.config.metric, algorithm="brute")
+        distances, nearest = search.fit(points).kneighbors(z)
+        weights = 1 / (distances + float(self._reference["scale"][0]))
+        weights /= weights.sum(1, keepdims=True)
+        voters = labels[nearest]
+        share = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
+        best = share.argmax(1)
+        rows = np.arange(len(z))
+        winner, strength = voters[rows, best], share[rows, best]
+        closest = np.where(voters == winner[:, None], distances, np.inf).min(1)
+        radius = np.append(self._reference["radii"], -1.0)[winner]  # noise is label -1: no radius is small enough
+        known = (strength >= _MIN_STRENGTH) & (closest <= radius)
+        placed = (weights[:, :, None] * coordinates[nearest]).sum(1)
+        return Placement(
+            np.where(known, winner, NOISE).astype(np.int64), strength.astype(np.float32), placed.astype(np.float32)
+        )
+
+    def save(self, folder: str | Path) -> list[str]:
+        """Write ``clusters.parquet``, ``reference.safetensors`` and, last, ``atlas.json``.
+
+        Returns:
+            The files' names.
+        """
+        folder = Path(folder)
+        write_table(folder / "clusters.parquet", self.clusters)
+        write_through(folder / _REFERENCE, lambda path: save_file(self._reference, path))
+        write_json(folder / "atlas.json", {"config": self.config.model_dump(mode="json"), "dropped": self.dropped})
+        return ["clusters.parquet", _REFERENCE, "atlas.json"]
+
+    @classmethod
+    def load(cls, folder: str | Path = "bundled") -> Self:
+        """Read a saved atlas; ``labels_`` and ``coordinates_`` of the fitted rows are not kept in it.
+
+        Args:
+            folder: where it was saved, or "bundled".
+
+        Raises:
+            ArtifactError: if it is missing or damaged.
+        """
+        folder = bundled.atlas() if str(folder) == "bundled" else Path(folder)
+        record = read_json(folder / "atlas.json")
+        try:
+            reference = load_file(folder / _REFERENCE)
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"expected an atlas in {folder}: {error}; fit it again") from None
+        atlas = cls(
+            parse(AtlasConfig, record["config"], str(folder)), read_table(folder / "clusters.parquet"), reference
+        )
+        atlas.dropped = record["dropped"]
+        return atlas
+
+
+def _embeddings(z: Any) -> Float[ndarray, "n d"]:
+    array = np.ascontiguousarray(np.asarray(z), dtype=np.float32)
+    if array.ndim != 2:
+        raise ConfigError(f"expected embeddings of shape (n, dim), got {array.shape}")
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array).all(1)).sum())
+        raise ConfigError(f"expected finite embeddings, {bad} of {len(array)} rows are not; check the encoder")
+    return array
+
+
+def _table(labels: Int[ndarray, " n"], found: Any, measured: Measured | None) -> pa.Table:
+    rows = []
+    for number in range(len(found.sizes)):
+        members = labels == number
+        row: dict[str, Any] = {
+            "cluster": number,
+            "name": f"cluster {number}",
+            "size": int(found.sizes[number]),
+            "mean_distance": float(found.mean_distances[number]),
+            "persistence": float(found.persistence[number]),
+            "looks_at": "",
+            "looks_from": "",
+        }
+        if measured is not None:
+            with np.errstate(invalid="ignore"):
+                values = measured.values[members]
+                measurable = ~np.isnan(values)
+                means = np.where(measurable, values, 0).sum(0) / measurable.sum(0)
+            scores = dict(zip(SCORES, means.tolist(), strict=True))
+            looks_at = kind_word(dict(zip(KINDS, measured.key_kinds[members].mean(0).tolist(), strict=True)))
+            row |= {
+                "name": name_of(scores, looks_at),
+                "looks_at": looks_at,
+                "looks_from": kind_word(dict(zip(KINDS, measured.query_kinds[members].mean(0).tolist(), strict=True))),
+                **{f"score_{score}": value for score, value in scores.items() if value == value},
+            }
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=CLUSTERS)
+
+
+def _reference(
+    z: Float[ndarray, "n d"], reduced: Any, labels: Int[ndarray, " n"], config: AtlasConfig
+) -> dict[str, ndarray]:
+    """What placing needs: a seeded sample of the fitted rows, and how far apart the members of each cluster lie."""
+    same = labels[reduced.neighbors] == labels[:, None]
+    same[:, 0] = False  # a row is its own nearest
+    apart = np.where(same, reduced.distances, np.inf).min(1)
+    apart = np.where(np.isfinite(apart), apart, reduced.distances[:, -1])
+    scale = float(np.median(apart)) or 1.0
+    num_clusters = int(labels.max()) + 1
+    radii = np.array([2 * np.quantile(apart[labels == label], 0.95) for label in range(num_clusters)])
+    kept = np.arange(len(z))
+    if len(z) > config.reference_points:
+        draw = generator(config.seed, "reference")
+        kept = np.sort(draw.permutation(len(z))[: config.reference_points])
+    return {
+        "embeddings": z[kept].astype(np.float16),
+        "labels": labels[kept].astype(np.int32),
+        "coordinates": reduced.coordinates[kept].astype(np.float32),
+        "radii": np.maximum(radii, scale / 2).astype(np.float32),
+        "scale": np.array([scale], np.float32),
+    }

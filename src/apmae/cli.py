@@ -1,0 +1,298 @@
+"""The command line: one command a stage, each a shim from options to ``engine.local``. Heavy imports wait."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apmae.errors import ApmaeError, ConfigError
+
+app = typer.Typer(
+    name="apmae",
+    help="Find, name and tag the attention patterns of a language model's heads.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+LMOption = Annotated[str, typer.Option("--lm", help="Folder or hub id of a transformers model, or 'bundled'.")]
+EncoderOption = Annotated[str, typer.Option(help="Folder or hub id of an AP-MAE, or 'bundled'.")]
+AtlasOption = Annotated[str, typer.Option(help="Folder of an atlas, or 'bundled'.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
+DeviceOption = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[str, typer.Option(help="Precision of the language model: float32, bfloat16, float16.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact made from something else.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the stage, for instance mask_ratio=0.75."),
+]
+
+
+@app.command(rich_help_panel="Start here")
+def demo(
+    out: Annotated[Path, typer.Option(help="The study's folder.")] = Path("demo-study"),
+    train: Annotated[
+        bool, typer.Option("--train", help="Train the encoder now instead of taking the bundled one.")
+    ] = False,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Discover the patterns of the bundled model on the bundled Java, and open a report of them."""
+    from apmae import recipes
+
+    _study(recipes.demo(out, train=train, seed=seed), overwrite)
+
+
+@app.command(rich_help_panel="Start here")
+def run(
+    study: Annotated[Path, typer.Argument(help="STUDY.yaml: the fields of StudyConfig (docs/pipeline.md).")],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Run every stage of a study described in one file."""
+    import yaml
+
+    from apmae.config import StudyConfig, parse
+
+    try:
+        values = yaml.safe_load(study.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"expected a study file at {study}: {error.strerror}; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected YAML in {study}: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected fields of a study in {study}, got {type(values).__name__}; see docs/pipeline.md")
+    _study(parse(StudyConfig, {"out": str(study.with_suffix("")), **values}, str(study)), overwrite)
+
+
+@app.command(rich_help_panel="Stages")
+def prompts(
+    sources: Annotated[list[str], typer.Argument(help="Folders, files, zips or tars of source code, or 'bundled'.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    language: Annotated[str, typer.Option(help="Programming language of the sources.")] = "java",
+    per_task: Annotated[int, typer.Option(help="Prompts a task.")] = 100,
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks; 'all' for the ten.")] = "all",
+    lm: Annotated[str | None, typer.Option("--lm", help="Ask this model for each prompt's outcome.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="With --lm: balanced (default), correct, or any.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Build completion prompts from source files."""
+    from apmae.config import TASKS, PromptsConfig, parse
+
+    values: dict[str, Any] = {
+        "language": language,
+        "per_task": per_task,
+        "tasks": TASKS if tasks == "all" else tuple(tasks.split(",")),
+        "outcome": outcome or ("balanced" if lm else "any"),
+        "seed": seed,
+        **_settings(set_),
+    }
+    config = parse(PromptsConfig, values, "prompts")
+    from apmae.engine.local import make_prompts
+
+    counts = make_prompts(sources, out, config, lm=_lm(lm, device, dtype) if lm else None, overwrite=overwrite)
+    _say(f"{sum(sum(found.values()) for found in counts['prompts'].values())} prompts in {out}")
+    for line in counts["short"]:
+        _say(f"  short: {line}")
+    if counts["rejected"]:
+        _say("  not used: " + ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items()))
+
+
+@app.command(rich_help_panel="Stages")
+def train(
+    prompts: Annotated[Path, typer.Option(help="Prompts to train on, Parquet or JSONL.")],
+    out: Annotated[Path, typer.Option(help="Folder of the encoder.")],
+    lm: LMOption = "bundled",
+    recipe: Annotated[str, typer.Option(help="debug, nano, small or paper.")] = "nano",
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; by default the recipe's.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Train an AP-MAE on the patterns that a model makes. A killed run goes on from its checkpoint."""
+    from apmae.config import TrainConfig, parse
+    from apmae.recipes import train_recipe
+
+    values = train_recipe(recipe).model_dump()
+    for key, value in {**_settings(set_), "seed": seed, **({"steps": steps} if steps else {})}.items():
+        target = values["model"] if key in values["model"] else values
+        target[key] = value
+    config = parse(TrainConfig, values, "train")
+    from apmae.engine.local import train_encoder
+
+    folder = train_encoder(_lm(lm, device, dtype), prompts, out, config, device=device, overwrite=overwrite)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    _say(
+        f"encoder in {folder}: loss {last['loss']:.5f} after {config.steps} steps; see {folder / 'reconstruction.png'}"
+    )
+
+
+@app.command(rich_help_panel="Stages")
+def encode(
+    prompts: Annotated[Path, typer.Option(help="Prompts, Parquet or JSONL.")],
+    out: Annotated[Path, typer.Option(help="Folder of the embeddings.")],
+    lm: LMOption = "bundled",
+    encoder: EncoderOption = "bundled",
+    heads: Annotated[str, typer.Option(help="'all', or a share of each layer's heads such as 0.25.")] = "all",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Run the model, capture its heads and encode every pattern. A killed run goes on after its last shard."""
+    from apmae.config import EncodeConfig, parse
+
+    values = {"heads": heads if heads == "all" else _number(heads, "--heads"), "seed": seed, **_settings(set_)}
+    config = parse(EncodeConfig, values, "encode")
+    from apmae.engine import local
+
+    counts = local.encode(_lm(lm, device, dtype), encoder, prompts, out, config, overwrite=overwrite)
+    _say(f"{counts['patterns']} patterns of {counts['prompts']} prompts in {out}")
+
+
+@app.command(rich_help_panel="Stages")
+def cluster(
+    embeddings: Annotated[Path, typer.Argument(help="Folder that apmae encode made.")],
+    out: Annotated[Path, typer.Option(help="Folder of the atlas.")],
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Reduce and cluster embeddings, and name the clusters."""
+    from apmae.config import AtlasConfig, parse
+
+    config = parse(AtlasConfig, {"seed": seed, **_settings(set_)}, "cluster")
+    from apmae.engine.local import fit_atlas
+
+    counts = fit_atlas(embeddings, out, config, overwrite=overwrite)
+    share = counts["clustered"] / max(counts["patterns"], 1)
+    _say(f"{counts['clusters']} clusters hold {share:.1%} of {counts['patterns']} patterns; atlas in {out}")
+
+
+@app.command(rich_help_panel="Stages")
+def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:
+    """Write the tables, pictures and page of a study."""
+    from apmae.report.page import write_report
+    from apmae.report.terminal import summarize
+
+    page = write_report(study)
+    summarize(study, page)
+
+
+@app.command(rich_help_panel="Use an atlas")
+def tag(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of a transformers model, or 'bundled'.")],
+    file: Annotated[Path, typer.Argument(help="Source file with the line to complete.")],
+    line: Annotated[int, typer.Option(help="Line whose completion is tagged, from 1.")],
+    column: Annotated[
+        int | None, typer.Option(help="Where in the line, from 1; by default its first character.")
+    ] = None,
+    encoder: EncoderOption = "bundled",
+    atlas: AtlasOption = "bundled",
+    json_: Annotated[Path | None, typer.Option("--json", help="Write every head's tag as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page.")] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Tag every head of a model on one completion, in one forward pass."""
+    from apmae.analyze.tag import line_prompt, tag_prompt
+    from apmae.artifacts import write_json
+    from apmae.atlas.atlas import Atlas
+    from apmae.model.mae import APMAE
+    from apmae.report.page import write_tag_page
+    from apmae.report.terminal import show_tags
+
+    prompt = line_prompt(file, line, column)
+    lm = _lm(model, device, dtype)
+    tagged = tag_prompt(lm, prompt, mae=APMAE.from_pretrained(encoder), atlas=Atlas.load(atlas))
+    rows = tagged.tags.to_pylist()
+    predicted = lm.tokenizer.decode([tagged.answer.predicted])
+    show_tags(rows, lm.num_layers, lm.num_heads, predicted=predicted, expected=tagged.window.expected_text)
+    if json_:
+        write_json(
+            json_,
+            {
+                "model": model,
+                "file": str(file),
+                "line": line,
+                "expected": tagged.window.expected_text,
+                "predicted": predicted,
+                "outcome": tagged.answer.outcome,
+                "layers": lm.num_layers,
+                "heads_per_layer": lm.num_heads,
+                "heads": rows,
+            },
+        )
+        _say(f"JSON in {json_}")
+    if html:
+        write_tag_page(
+            html,
+            title=f"{model}: {file.name}, line {line}",
+            tokens=list(tagged.window.tokens),
+            rows=rows,
+            layers=lm.num_layers,
+            heads=lm.num_heads,
+            predicted=predicted,
+            expected=tagged.window.expected_text,
+        )
+        _say(f"page in {html}")
+
+
+def _study(config: Any, overwrite: bool) -> None:
+    from apmae.engine.local import run_study
+    from apmae.report.terminal import summarize
+
+    page = run_study(config, overwrite=overwrite)
+    summarize(config.out, page)
+
+
+def _lm(source: str, device: str, dtype: str) -> Any:
+    from apmae.lm.load import load_lm
+
+    return load_lm(source, device=device, dtype=dtype)
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    """``--set key=value``: values are YAML scalars, checked by the stage's configuration."""
+    import yaml
+
+    values = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"expected --set KEY=VALUE, got {pair!r}")
+        values[key] = yaml.safe_load(value)
+    return values
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"expected 'all' or a share in (0, 1] for {option}, got {text!r}") from None
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except ApmaeError as error:
+        typer.echo(f"apmae: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

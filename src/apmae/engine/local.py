@@ -1,0 +1,264 @@
+"""The stages on one machine: config -> run -> artifact. Each reuses, resumes or refuses by hash (``artifacts``)."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from apmae import bundled
+from apmae.artifacts import (
+    Stage,
+    fingerprint,
+    manifest_path,
+    read_manifest,
+    read_table,
+    read_tables,
+    write_json,
+    write_table,
+)
+from apmae.atlas.atlas import Atlas, Measured
+from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
+from apmae.corpus.sources import list_sources
+from apmae.encode import encode_prompts, reconstructions, unpack_exemplars
+from apmae.errors import ConfigError, SourceError
+from apmae.lm.load import LM, load_lm
+from apmae.lm.outcome import draw_prompts, shortfalls
+from apmae.model.mae import APMAE
+from apmae.progress import progress
+from apmae.prompts.files import from_table, read_prompts, to_table
+from apmae.prompts.sampling import Prompt, build_prompts
+from apmae.prompts.tasks import language_of
+from apmae.report.page import write_report
+from apmae.schema import POINTS, SCORES
+from apmae.train import checkpoint
+from apmae.train.loop import METRICS, fit
+from apmae.train.source import LMSource
+
+
+def make_prompts(
+    sources: Sequence[str], out: Path, config: PromptsConfig, *, lm: LM | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """The prompts stage: source files to one Parquet file.
+
+    Args:
+        sources: folders, files, zips, tars, or "bundled".
+        out: a ``.parquet`` file.
+        config: tasks, numbers, outcomes.
+        lm: decides outcomes; without it they stay unknown.
+        overwrite: replace an artifact made from something else.
+
+    Returns:
+        The manifest's counts.
+    """
+    if out.suffix != ".parquet":
+        raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")
+    paths = [bundled.java() if source == "bundled" else Path(source) for source in sources]
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise SourceError(f"expected source files at {missing[0]}, found nothing there; check the path")
+    inputs = {f"source-{number}": fingerprint(path) for number, path in enumerate(paths)}
+    inputs |= {"lm": lm.fingerprint} if lm else {}
+    with Stage.open(out, "prompts", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
+        if stage.finished:
+            return read_manifest(out, "prompts").counts
+        if lm is None:
+            prompts, counts = build_prompts(paths, config)
+        else:
+            files = list_sources(paths, suffixes=language_of(config.language).suffixes)
+            with progress("prompts", config.per_task * len(config.tasks)) as advance:
+                prompts, counts = draw_prompts(lm, files, config, rejected=Counter(), advance=advance)
+        counts = {**counts, "short": shortfalls(prompts, config)}
+        stage.write_shard({out.name: to_table(prompts)})
+        return stage.finish(counts).counts
+
+
+def load_prompts(path: Path) -> list[Prompt]:
+    """Prompts of a stage (its manifest checked where there is one), or of anyone's JSONL or Parquet."""
+    if path.suffix == ".parquet" and manifest_path(path).is_file():
+        read_manifest(path, "prompts")
+        return from_table(read_table(path))
+    return read_prompts(path)
+
+
+def train_encoder(
+    lm: LM, prompts_path: Path, out: Path, config: TrainConfig, *, device: str = "cpu", overwrite: bool = False
+) -> Path:
+    """The train stage: an AP-MAE on the patterns that the model makes of prompts.
+
+    Args:
+        lm: the language model.
+        prompts_path: prompts to train on; those known to be incorrect are left out (paper section 4).
+        out: the encoder's folder.
+        config: model and training.
+        device: where the encoder trains.
+        overwrite: replace an artifact made from something else.
+
+    Returns:
+        The encoder's folder.
+    """
+    inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
+    with Stage.open(out, "train", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
+        if stage.finished:
+            return out
+        if overwrite:
+            (out / checkpoint.NAME).unlink(missing_ok=True)
+        prompts = [prompt for prompt in load_prompts(prompts_path) if prompt.outcome != "incorrect"]
+        source = LMSource(
+            lm,
+            prompts,
+            heads=config.heads,
+            length=config.model.pattern_size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        mae = fit(config, source, folder=out, device=device)
+        mae.save_pretrained(out)
+        write_table(out / "reconstructions.parquet", reconstructions(mae, source.batch(config.steps), seed=config.seed))
+        _reconstruction_picture(out)
+        files = ["config.json", "model.safetensors", METRICS, "reconstructions.parquet", "reconstruction.png"]
+        stage.add_files(files)
+        stage.finish({"steps": config.steps, "prompts": len(prompts), "parameters": mae.num_parameters})
+        (out / checkpoint.NAME).unlink(missing_ok=True)
+    return out
+
+
+def encode(
+    lm: LM, encoder: str, prompts_path: Path, out: Path, config: EncodeConfig, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """The encode stage: prompts to embeddings.
+
+    Args:
+        lm: the language model.
+        encoder: folder or hub id of an AP-MAE, or "bundled".
+        prompts_path: prompts, Parquet or JSONL.
+        out: the embeddings' folder.
+        config: heads, shards, exemplars.
+        overwrite: replace an artifact made from something else.
+
+    Returns:
+        The manifest's counts.
+    """
+    mae = APMAE.from_pretrained(encoder).to(lm.device)
+    folder = bundled.encoder() if encoder == "bundled" else Path(encoder)
+    inputs = {
+        "lm": lm.fingerprint,
+        "encoder": fingerprint(folder) if folder.is_dir() else encoder,
+        "prompts": fingerprint(prompts_path),
+    }
+    with Stage.open(out, "encode", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
+        if stage.finished:
+            return read_manifest(out, "encode").counts
+        prompts = load_prompts(prompts_path)
+        counts = encode_prompts(lm, mae, prompts, config, stage)
+        exemplars = pa.concat_tables(
+            [read_table(out / name) for name in sorted(stage.files) if name.startswith("exemplars-")]
+        )
+        if exemplars.num_rows:
+            table = reconstructions(mae, unpack_exemplars(exemplars), seed=config.seed)
+            stage.write_shard({"reconstructions.parquet": table})
+        name = lm.source if lm.source != str(bundled.language_model()) else "bundled"
+        return stage.finish({**counts, "lm": Path(name).name, "encoder": Path(encoder).name}).counts
+
+
+def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """The cluster stage: embeddings to an atlas.
+
+    Args:
+        embeddings: the encode stage's folder.
+        out: the atlas' folder.
+        config: UMAP, HDBSCAN, filters.
+        overwrite: replace an artifact made from something else.
+
+    Returns:
+        The manifest's counts.
+    """
+    encoded = read_manifest(embeddings, "encode").counts
+    inputs = {"encode": fingerprint(embeddings)}
+    with Stage.open(out, "cluster", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
+        if stage.finished:
+            return read_manifest(out, "cluster").counts
+        with progress("cluster", 3) as advance:
+            table = read_tables(embeddings, "encode", "embeddings")
+            advance(note=f"UMAP of {table.num_rows} patterns")
+            measured = Measured(
+                np.stack([table[f"score_{name}"].to_numpy() for name in SCORES], axis=1),
+                matrix(table["key_kinds"]),
+                matrix(table["query_kinds"]),
+            )
+            atlas = Atlas.fit(
+                matrix(table["embedding"]),
+                config=config,
+                num_heads=encoded["layers"] * encoded["heads"],
+                measured=measured,
+            )
+            advance(note=f"{len(atlas.clusters)} clusters")
+            points = table.select(["prompt", "layer", "head", "task", "outcome"])
+            points = points.append_column(POINTS.field("cluster"), pa.array(atlas.labels_.astype(np.int32)))
+            points = points.append_column(
+                POINTS.field("coordinates"), pa.array(list(atlas.coordinates_), type=POINTS.field("coordinates").type)
+            )
+            stage.write_shard({"points.parquet": points.cast(POINTS)})
+            stage.add_files(atlas.save(out))
+            advance()
+        clustered = int((atlas.labels_ >= 0).sum())
+        return stage.finish(
+            {
+                "patterns": len(atlas.labels_),
+                "clusters": len(atlas.clusters),
+                "clustered": clustered,
+                "dropped": atlas.dropped,
+                "layers": encoded["layers"],
+                "heads": encoded["heads"],
+            }
+        ).counts
+
+
+def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
+    """All stages of a study, each reused, resumed or made.
+
+    Args:
+        config: the study.
+        overwrite: replace artifacts made from something else.
+
+    Returns:
+        The report's page.
+    """
+    out = config.out
+    lm = load_lm(config.lm, device=config.device, dtype=config.dtype)
+    if len(config.sources) == 1 and Path(config.sources[0]).suffix in (".jsonl", ".parquet"):
+        prompts_path = Path(config.sources[0])
+    else:
+        prompts_path = out / "prompts.parquet"
+        make_prompts(config.sources, prompts_path, config.prompts, lm=lm, overwrite=overwrite)
+    encoder = config.encoder
+    if config.train is not None and config.train_prompts is not None and encoder == "train":
+        train_prompts = out / "train-prompts.parquet"
+        make_prompts(config.sources, train_prompts, config.train_prompts, lm=lm, overwrite=overwrite)
+        encoder = str(
+            train_encoder(lm, train_prompts, out / "encoder", config.train, device=config.device, overwrite=overwrite)
+        )
+    encode(lm, encoder, prompts_path, out / "embeddings", config.encode, overwrite=overwrite)
+    fit_atlas(out / "embeddings", out / "atlas", config.atlas, overwrite=overwrite)
+    write_json(out / "study.json", config.model_dump(mode="json"))
+    with progress("report", 1) as advance:
+        page = write_report(out)
+        advance()
+    return page
+
+
+def matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of fixed-size lists as a (n, d) array."""
+    array = column.combine_chunks()
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+
+
+def _reconstruction_picture(out: Path) -> None:
+    from apmae.artifacts import replacing
+    from apmae.report.figures import reconstruction
+
+    figure = reconstruction(read_table(out / "reconstructions.parquet").to_pylist())
+    with replacing(out / "reconstruction.png") as file:
+        figure.savefig(file, format="png", metadata={"Software": None})

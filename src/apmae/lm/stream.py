@@ -1,0 +1,55 @@
+"""The stream LM -> tap: prompts in, patterns and answers out, one batch at a time; nothing is kept."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from apmae.lm.load import LM
+from apmae.lm.outcome import Answer, answer, window_of
+from apmae.lm.tap import Heads, capture
+from apmae.patterns.patterns import Patterns
+from apmae.prompts.fim import Window
+from apmae.prompts.sampling import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One batch of prompts."""
+
+    prompts: Sequence[Prompt]
+    windows: Sequence[Window]
+    answers: Sequence[Answer]
+    patterns: Patterns
+    """``prompt`` counts from ``first`` over the prompts given to :func:`capture_prompts`."""
+
+
+def capture_prompts(
+    lm: LM,
+    prompts: Sequence[Prompt],
+    *,
+    length: int,
+    batch: int,
+    heads: Heads = "all",
+    seed: int = 0,
+    first: int = 0,
+    dtype: torch.dtype = torch.float16,
+) -> Iterator[Captured]:
+    """Run prompts through the model and capture their patterns.
+
+    Args:
+        lm: the model.
+        prompts: any number.
+        length: most tokens of a prompt, sentinels included.
+        batch: prompts a forward.
+        heads: which heads (:func:`apmae.lm.tap.capture`).
+        seed: decides the draw of heads.
+        first: number of the first prompt; the draw of heads depends on it, so that a resumed run draws the same.
+        dtype: of the log patterns.
+    """
+    for start in range(0, len(prompts), batch):
+        chunk = prompts[start : start + batch]
+        windows = [window_of(lm, prompt, length) for prompt in chunk]
+        with capture(lm.model, heads=heads, seed=seed, dtype=dtype, first_prompt=first + start) as tap:
+            answers = answer(lm, windows)
+        yield Captured(chunk, windows, answers, tap.patterns)

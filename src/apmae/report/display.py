@@ -1,0 +1,76 @@
+"""Values as the pages print them: table cells, the layers x heads grid, a prompt's tokens, pictures as data URIs."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apmae.atlas.cluster import NOISE
+from apmae.patterns.tokens import token_kind
+from apmae.report.palette import cluster_color, ink_on
+from apmae.report.tables import Cell, Table
+
+_SHARES = {"share", "main share", "share clustered", "accuracy", "strength"}
+_TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured"}
+_NAMED_CELLS = 8
+"""Heads a layer up to which a grid's cells carry names; wider ones carry cluster numbers."""
+_DENSE = 30
+"""Heads a layer from which cells shrink."""
+_MARKS = ("suf", "hole")
+"""In the name of the sentinel that stands where the completion was cut out (``prompts/fim.py``)."""
+
+
+def grid_cell(cluster: int, name: str, title: str, heads: int, *, link: bool = False) -> dict[str, Any]:
+    """What the page shows of one head.
+
+    Args:
+        cluster: decides the colour, -1 for noise.
+        name: of the cluster.
+        title: what hovering says.
+        heads: of a layer: in a narrow grid a cell carries the name, in a wide one the number.
+        link: lead to the cluster's row.
+    """
+    color = cluster_color(cluster)
+    text = name if heads <= _NAMED_CELLS else ("" if cluster == NOISE else str(cluster))
+    href = f"#cluster-{cluster}" if link and cluster != NOISE else None
+    return {"text": text, "title": title, "color": color, "ink": ink_on(color), "link": href}
+
+
+def cells_in_a_grid(cells: Mapping[tuple[int, int], dict[str, Any]], layers: int, heads: int) -> dict[str, Any]:
+    """Cells by (layer, head) as rows of a grid; the missing ones are heads that were not captured."""
+    empty = {"text": "", "title": "not captured", "color": None, "ink": None, "link": None}
+    rows = [[cells.get((layer, head), empty) for head in range(heads)] for layer in range(layers)]
+    return {"rows": rows, "heads": heads, "style": "named" if heads <= _NAMED_CELLS else "dense" if heads > _DENSE else "numbered"}
+
+
+def listing(table: Table, label: str) -> dict[str, Any]:
+    """A table as the page prints it: texts, and which columns are numbers."""
+    shares = [name in _SHARES for name in table.header]
+    header = [(name.replace("_", " "), name not in _TEXTS) for name in table.header]
+    rows = [[_display(*entry) for entry in zip(row, shares, strict=True)] for row in table.rows]
+    return {"label": label, "header": header, "rows": rows}
+
+
+def _display(cell: Cell, share: bool) -> str:
+    if cell is None or cell == "":
+        return "\u2013"
+    if isinstance(cell, float):
+        return f"{cell:.1%}" if share else f"{cell:.3g}" if abs(cell) < 1 else f"{cell:.2f}"
+    return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def prompt_pieces(tokens: Sequence[str]) -> list[dict[str, str]]:
+    """A prompt's tokens with the completion position among them: at the suffix sentinel, else at the end."""
+    kinds = ["sentinel" if token_kind(token) == "sentinel" else "text" for token in tokens]
+    pieces = [{"kind": kind, "text": token} for kind, token in zip(kinds, tokens, strict=True)]
+    cuts = [i for i, piece in enumerate(pieces) if piece["kind"] == "sentinel" and _is_cut(piece["text"])]
+    pieces.insert(cuts[0] + 1 if cuts else len(pieces), {"kind": "hole", "text": ""})
+    return pieces
+
+
+def _is_cut(sentinel: str) -> bool:
+    return any(mark in sentinel.lower() for mark in _MARKS)
+
+
+def data_uri(picture: bytes) -> str:
+    """A PNG inside the page."""
+    return f"data:image/png;base64,{b64encode(picture).decode()}"

@@ -1,0 +1,234 @@
+"""The report of a study and the page of one tagged prompt: each one self-contained HTML file, nothing fetched.
+
+Tokens, paths and names come from files of strangers; autoescape and a content security policy keep them text.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from apmae.artifacts import Stage, fingerprint, manifest_path, read_json, replacing
+from apmae.atlas.cluster import NOISE
+from apmae.report import figures, tables
+from apmae.report.display import (
+    cells_in_a_grid,
+    data_uri,
+    grid_cell,
+    listing,
+    prompt_pieces,
+)
+from apmae.report.examples import one_per_cluster, typical_prompt
+from apmae.report.palette import cluster_color
+from apmae.report.pictures import Picture, pictures_of
+from apmae.report.study import Study
+from apmae.report.summary import STEADY, Summary, summarize
+from apmae.report.tables import Table, head_name
+from apmae.report.thumbnails import thumbnail
+
+
+def write_report(study: Path, out: Path | None = None) -> Path:
+    """Write a study's page, pictures and tables; an earlier report is replaced.
+
+    Args:
+        study: folder with ``embeddings/`` and ``atlas/``.
+        out: the report's folder; None takes ``report/`` in the study.
+
+    Returns:
+        The page, ``index.html``.
+
+    Raises:
+        ArtifactError: if the study is unfinished or damaged, or the report cannot be written.
+    """
+    opened = Study(study)
+    out = Path(out) if out is not None else opened.folder / "report"
+    # Everything is made before anything is written, so that a damaged study leaves the earlier report as it was.
+    made = {table.name: table for table in _tables(opened)}
+    pictures = pictures_of(opened)
+    files = {f"tables/{name}.csv": table.csv() for name, table in made.items()}
+    files |= {f"figures/{picture.name}.png": figures.png(picture.figure) for picture in pictures}
+    files["index.html"] = _report_page(opened, made, pictures, files)
+    inputs = {"encode": fingerprint(opened.embeddings_folder), "cluster": fingerprint(opened.atlas_folder)}
+    # Nobody edits a report: it is made again whenever it is asked for, by whichever version asks.
+    with Stage.open(out, "report", {}, inputs, overwrite=True) as stage:
+        for name, content in files.items():
+            with replacing(out / name) as file:
+                file.write(content)
+        stage.add_files(files)
+        stage.finish({"figures": len(pictures), "tables": len(made)})
+    return out / "index.html"
+
+
+def write_tag_page(
+    path: str | Path,
+    *,
+    title: str,
+    tokens: list[str],
+    rows: list[dict[str, Any]],
+    layers: int,
+    heads: int,
+    predicted: str,
+    expected: str,
+) -> None:
+    """Write the page of one prompt: its text, and what the atlas says of every head.
+
+    Args:
+        path: the HTML file.
+        title: heading, for instance the source file and line.
+        tokens: of the prompt, as the model read them.
+        rows: ``schema.TAGS`` rows as dicts.
+        layers: of the language model.
+        heads: heads of one layer.
+        predicted: what the model puts at the completion position.
+        expected: the completion's first token.
+
+    Raises:
+        ArtifactError: if the file cannot be written.
+    """
+    ordered = sorted(rows, key=lambda row: (row["layer"], row["head"]))
+    cells = {
+        (row["layer"], row["head"]): grid_cell(
+            row["cluster"],
+            row["name"],
+            f"{head_name(row['layer'], row['head'])}: {row['name']} (strength {row['strength']:.2f})",
+            heads,
+        )
+        for row in ordered
+    }
+    listed = [
+        (head_name(row["layer"], row["head"]), row["cluster"], row["name"], float(row["strength"]), row["measured"])
+        for row in ordered
+    ]
+    header = ("head", "cluster", "name", "strength", "measured")
+    count: dict[tuple[int, str], list[str]] = {}
+    for row in ordered:
+        count.setdefault((row["cluster"], row["name"]), []).append(head_name(row["layer"], row["head"]))
+    by_size = sorted(count.items(), key=lambda entry: (entry[0][0] == NOISE, -len(entry[1]), entry[0]))
+    names = [(cluster, name, len(places), ", ".join(places)) for (cluster, name), places in by_size]
+    page = _environment().get_template("tag.html.j2").render(
+        title=title,
+        layers=layers,
+        heads=heads,
+        predicted=predicted,
+        expected=expected,
+        known=sum(row["cluster"] != NOISE for row in rows),
+        tagged=len(rows),
+        count=len(tokens),
+        pieces=prompt_pieces(tokens),
+        grid=cells_in_a_grid(cells, layers, heads),
+        names=listing(Table(name="names", header=("cluster", "name", "heads", "where"), rows=tuple(names)), "names"),
+        listing=listing(Table(name="heads", header=header, rows=tuple(listed)), "heads"),
+        version=_version(),
+    )
+    with replacing(Path(path)) as file:
+        file.write(page.encode("utf-8", "backslashreplace"))
+
+
+def _tables(study: Study) -> list[Table]:
+    return [
+        tables.clustering_table(study),
+        tables.locations_table(study),
+        tables.clusters_table(study),
+        tables.heads_table(study),
+        tables.outcomes_table(study),
+    ]
+
+
+def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], files: Mapping[str, bytes]) -> bytes:
+    prompt = typical_prompt(study)
+    about = next((row for row in study.prompts.to_pylist() if row["prompt"] == prompt), None)
+    summary = summarize(study, made)
+    page = _environment().get_template("report.html.j2").render(
+        summary=summary,
+        steady=STEADY,
+        facts=_facts(study, made, summary),
+        grid=_study_grid(study, made["heads"]),
+        clusters=_cluster_rows(study, made["clusters"]),
+        clustering=listing(made["clustering"], "Table 4"),
+        locations=listing(made["locations"], "Table 5"),
+        outcomes=listing(made["outcomes"], "outcomes"),
+        heads=listing(made["heads"], "heads"),
+        pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
+        about=about,
+        pieces=prompt_pieces(study.tokens(prompt)),
+        sources=_sources(study),
+        tables=sorted(made),
+        version=_version(),
+    )
+    return page.encode("utf-8", "backslashreplace")
+
+
+def _facts(study: Study, made: dict[str, Table], summary: Summary) -> list[tuple[str, str]]:
+    clusters, _, total, percentage = made["clustering"].rows[0]
+    return [
+        ("prompts", f"{study.prompts.num_rows:,}"),
+        ("layers \u00d7 heads", f"{study.layers} \u00d7 {study.heads}"),
+        ("patterns", f"{total:,}"),
+        ("clusters", f"{clusters:,}"),
+        ("in a cluster", f"{percentage:.1f}%"),
+        ("steady heads", str(summary.steady_heads)),
+    ]
+
+
+def _study_grid(study: Study, heads: Table) -> dict[str, Any]:
+    cells = {}
+    for layer, head, patterns, cluster, name, main, share, distinct in heads.rows:
+        does = f"{head_name(layer, head)}: {name} in {main:.0%} of {patterns:,} patterns"
+        title = f"{does}; {share:.0%} in any of {distinct} cluster{'' if distinct == 1 else 's'}"
+        cells[layer, head] = grid_cell(NOISE if cluster is None else cluster, name, title, study.heads, link=True)
+    return cells_in_a_grid(cells, study.layers, study.heads)
+
+
+def _cluster_rows(study: Study, clusters: Table) -> dict[str, Any]:
+    pictures = {example.cluster: data_uri(thumbnail(example.log_pattern)) for example in one_per_cluster(study)}
+    listed = listing(clusters, "clusters")
+    rows = [
+        {"cluster": row[0], "cells": cells, "color": cluster_color(row[0]), "picture": pictures.get(row[0])}
+        for row, cells in zip(clusters.rows, listed["rows"], strict=True)
+    ]
+    return {"header": listed["header"], "rows": rows}
+
+
+def _sources(study: Study) -> list[dict[str, str]]:
+    """Where the numbers come from: hash, inputs, settings and versions of each artifact."""
+    described = []
+    for stage, folder, manifest in (
+        ("encode", study.embeddings_folder, study.encoded),
+        ("cluster", study.atlas_folder, study.clustered),
+    ):
+        versions = read_json(manifest_path(folder)).get("versions", {})
+        described.append(
+            {
+                "stage": stage,
+                "folder": folder.name,
+                "sha256": fingerprint(folder),
+                "seed": str(manifest.config.get("seed", "not noted")),
+                "versions": ", ".join(f"{name} {number}" for name, number in sorted(versions.items())),
+                "inputs": json.dumps(manifest.inputs, indent=2, sort_keys=True),
+                "config": json.dumps(manifest.config, indent=2, sort_keys=True),
+                "counts": json.dumps(manifest.counts, indent=2, sort_keys=True),
+            }
+        )
+    return described
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("apmae.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _version() -> str:
+    try:
+        return version("apmae")
+    except PackageNotFoundError:
+        return "(not installed)"

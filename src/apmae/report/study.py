@@ -1,0 +1,277 @@
+"""``Study``: a study's folder, opened for reading. Tables are read when asked for, embeddings only for a sample.
+
+Axes: n patterns, s sampled rows, t tokens (query_pos, key_pos), r reduced dimensions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from apmae.artifacts import fingerprint, read_manifest, read_table, read_tables
+from apmae.atlas.cluster import NOISE
+from apmae.errors import ArtifactError
+from apmae.schema import EXEMPLARS, RECONSTRUCTIONS
+from apmae.seeding import generator
+
+SAMPLE_ROWS = 20_000
+"""Most embeddings that a picture reads."""
+_POINT_COLUMNS = ["prompt", "layer", "head", "task", "outcome", "cluster"]
+_PROMPT_COLUMNS = ["prompt", "id", "task", "path", "expected", "predicted", "outcome", "max_probability"]
+_BATCH = 1 << 16
+
+
+class Sample(NamedTuple):
+    """A seeded sample of the study's patterns, in the order of the embeddings."""
+
+    layer: Int[ndarray, " s"]
+    head: Int[ndarray, " s"]
+    cluster: Int[ndarray, " s"]
+    raw: Float[ndarray, "s 2"]
+    """First two dimensions of the embedding."""
+    coordinates: Float[ndarray, "s 2"]
+    """First two reduced coordinates."""
+
+
+class Exemplars(NamedTuple):
+    """Where the whole patterns that were kept come from and where the atlas puts them; the patterns stay on disk."""
+
+    prompt: Int[ndarray, " n"]
+    layer: Int[ndarray, " n"]
+    head: Int[ndarray, " n"]
+    cluster: Int[ndarray, " n"]
+    coordinates: Float[ndarray, "n r"]
+
+
+class Study:
+    """A finished study: its embeddings and the atlas over them.
+
+    Attributes:
+        folder: the study.
+        layers, heads: of the language model; ``heads`` are those of one layer.
+        encoded, clustered: manifests of the two artifacts.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Check both artifacts; nothing else is read yet.
+
+        Raises:
+            ArtifactError: if one is missing, unfinished or damaged, or the atlas is of other embeddings.
+        """
+        self.folder = Path(folder)
+        self.embeddings_folder, self.atlas_folder = self.folder / "embeddings", self.folder / "atlas"
+        self.encoded = read_manifest(self.embeddings_folder, "encode")
+        self.clustered = read_manifest(self.atlas_folder, "cluster")
+        if fingerprint(self.embeddings_folder) not in self.clustered.inputs.values():
+            raise ArtifactError(
+                f"expected an atlas of {self.embeddings_folder}, {self.atlas_folder} was made from other embeddings; "
+                "run cluster again"
+            )
+        try:
+            self.layers, self.heads = int(self.encoded.counts["layers"]), int(self.encoded.counts["heads"])
+        except KeyError as error:
+            raise ArtifactError(
+                f"expected a count of {error} in the manifest of {self.embeddings_folder}, found none; run encode again"
+            ) from None
+
+    @cached_property
+    def points(self) -> pa.Table:
+        """``schema.POINTS`` without the coordinates, one row a pattern."""
+        table = read_table(self.atlas_folder / "points.parquet", _POINT_COLUMNS)
+        encoded = sum(file["rows"] for _, file in self._shards("embeddings"))
+        if table.num_rows != encoded:
+            raise ArtifactError(
+                f"expected {encoded} points in {self.atlas_folder}, one an embedding, found {table.num_rows}; "
+                "run cluster again"
+            )
+        return table
+
+    @cached_property
+    def clusters(self) -> pa.Table:
+        """``schema.CLUSTERS``, largest first."""
+        return read_table(self.atlas_folder / "clusters.parquet")
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Name of each cluster; -1 is "unknown"."""
+        found = dict(zip(self.clusters["cluster"].to_pylist(), self.clusters["name"].to_pylist(), strict=True))
+        return {**found, NOISE: "unknown"}
+
+    @cached_property
+    def prompts(self) -> pa.Table:
+        """``schema.ENCODED_PROMPTS`` without the tokens."""
+        return read_tables(self.embeddings_folder, "encode", "prompts", _PROMPT_COLUMNS)
+
+    def tokens(self, prompt: int) -> list[str]:
+        """The tokens of one prompt, as the model read them; empty where there is no such prompt."""
+        for name, _ in self._shards("prompts"):
+            table = read_table(self.embeddings_folder / name, ["prompt", "tokens"])
+            rows = np.flatnonzero(table["prompt"].to_numpy() == prompt)
+            if len(rows):
+                return table["tokens"][int(rows[0])].as_py()
+        return []
+
+    @cached_property
+    def reconstructions(self) -> list[dict[str, Any]]:
+        """Rows of ``schema.RECONSTRUCTIONS``; none where the encoder has no decoder."""
+        if "reconstructions.parquet" not in self.encoded.files:
+            return []
+        columns = list(RECONSTRUCTIONS.names)
+        return read_table(self.embeddings_folder / "reconstructions.parquet", columns).to_pylist()
+
+    @cached_property
+    def exemplars(self) -> Exemplars:
+        """Every exemplar's place in the atlas, in the order of the shards; see :meth:`read_exemplars`.
+
+        Raises:
+            ArtifactError: if an exemplar has no point in the atlas.
+        """
+        table = read_tables(self.embeddings_folder, "encode", "exemplars", ["prompt", "layer", "head"])
+        prompt, layer, head = (table[name].to_numpy().astype(np.int64) for name in ("prompt", "layer", "head"))
+        wanted = _key(prompt, layer, head)
+        order = np.argsort(wanted)
+        cluster, places = np.full(len(wanted), NOISE - 1, dtype=np.int64), np.zeros((len(wanted), 0), dtype=np.float32)
+        for batch in self._point_batches(["prompt", "layer", "head", "cluster", "coordinates"]) if len(wanted) else ():
+            found = _key(*(batch[name].to_numpy().astype(np.int64) for name in ("prompt", "layer", "head")))
+            rank = np.minimum(np.searchsorted(wanted, found, sorter=order), len(wanted) - 1)
+            own = np.flatnonzero(wanted[order[rank]] == found)
+            coordinates = _rows(batch["coordinates"].take(pa.array(own)))
+            if not places.shape[1] and len(own):
+                places = np.zeros((len(wanted), coordinates.shape[1]), dtype=np.float32)
+            target = order[rank[own]]
+            cluster[target] = batch["cluster"].to_numpy()[own]
+            if len(own):
+                places[target] = coordinates
+        if (cluster < NOISE).any():
+            raise ArtifactError(
+                f"expected a point for each exemplar in {self.atlas_folder}, {(cluster < NOISE).sum()} of "
+                f"{len(cluster)} have none; run cluster again"
+            )
+        return Exemplars(prompt, layer, head, cluster, places)
+
+    def read_exemplars(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows of ``schema.EXEMPLARS``, each shard read once.
+
+        Args:
+            numbers: rows of :attr:`exemplars`, any order; the result is in theirs.
+        """
+        found: dict[int, dict[str, Any]] = {}
+        first = 0
+        for name, file in self._shards("exemplars"):
+            own = sorted({number for number in numbers if first <= number < first + file["rows"]})
+            if own:
+                table = read_table(self.embeddings_folder / name, list(EXEMPLARS.names))
+                rows = table.take(pa.array([number - first for number in own])).to_pylist()
+                found |= zip(own, rows, strict=True)
+            first += file["rows"]
+        return [found[number] for number in numbers]
+
+    def sample(self, rows: int = SAMPLE_ROWS, seed: int = 0) -> Sample:
+        """Some of the patterns, with what a scatter plot needs; shards are read one at a time.
+
+        Args:
+            rows: at most so many.
+            seed: which ones.
+        """
+        total = self.points.num_rows
+        draw = generator(seed, "report", "sample")
+        picked = np.sort(draw.choice(total, min(rows, total), replace=False, shuffle=False))
+        table = self.points.select(["layer", "head", "cluster"]).take(pa.array(picked))
+        layer, head, cluster = (table[name].to_numpy().astype(np.int64) for name in table.column_names)
+        return Sample(layer, head, cluster, self._raw(picked), self._coordinates(picked))
+
+    def _raw(self, picked: Int[ndarray, " s"]) -> Float[ndarray, "s 2"]:
+        parts, first = [np.zeros((0, 2), np.float32)], 0
+        for name, file in self._shards("embeddings"):
+            own = picked[(picked >= first) & (picked < first + file["rows"])] - first
+            if len(own):
+                column = read_table(self.embeddings_folder / name, ["embedding"])["embedding"]
+                parts.append(_plane(_rows(column.take(pa.array(own)).combine_chunks())))
+            first += file["rows"]
+        return np.concatenate(parts)
+
+    def _coordinates(self, picked: Int[ndarray, " s"]) -> Float[ndarray, "s 2"]:
+        parts, first = [np.zeros((0, 2), np.float32)], 0
+        for batch in self._point_batches(["coordinates"]):
+            own = picked[(picked >= first) & (picked < first + batch.num_rows)] - first
+            if len(own):
+                parts.append(_plane(_rows(batch["coordinates"].take(pa.array(own)))))
+            first += batch.num_rows
+        return np.concatenate(parts)
+
+    def _shards(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
+        return sorted((name, file) for name, file in self.encoded.files.items() if name.startswith(f"{prefix}-"))
+
+    def _point_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Points a few at a time: the coordinates of a whole study need not fit in memory."""
+        path = self.atlas_folder / "points.parquet"
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                yield from file.iter_batches(batch_size=_BATCH, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(f"expected points in {path}, it is damaged ({reason}); run cluster again") from None
+
+
+def unpack(row: Mapping[str, Any]) -> Float[ndarray, "t t"]:
+    """A row of ``schema.EXEMPLARS`` as a float32 log pattern; -inf above the diagonal and where masked.
+
+    Raises:
+        ArtifactError: if its bytes are not those of a pattern of its size.
+    """
+    return dense(row["log_pattern"], row["size"], row["patch"], -np.inf)
+
+
+def dense(packed: bytes, size: int, patch: int, fill: float) -> Float[ndarray, "t t"]:
+    """Lower-triangle fp16 patches as one float32 square.
+
+    Args:
+        packed: little-endian fp16, patches on or below the diagonal in row-major order.
+        size: tokens along a side.
+        patch: side of a patch, tokens.
+        fill: value above the diagonal.
+
+    Raises:
+        ArtifactError: if there are more or fewer bytes than that takes.
+    """
+    grid = -(-size // patch)
+    rows, columns = np.tril_indices(grid)
+    if len(packed) != 2 * len(rows) * patch * patch:
+        raise ArtifactError(
+            f"expected {2 * len(rows) * patch * patch} bytes for a pattern of {size} tokens in patches of {patch}, "
+            f"got {len(packed)}; run encode again"
+        )
+    tiles = np.full((grid, grid, patch, patch), fill, dtype=np.float32)
+    tiles[rows, columns] = np.frombuffer(packed, dtype="<f2").reshape(-1, patch, patch)
+    whole = tiles.transpose(0, 2, 1, 3).reshape(grid * patch, grid * patch)[:size, :size]
+    return np.where(np.tri(size, dtype=bool), whole, np.float32(fill))
+
+
+def scaled(log_pattern: Float[ndarray, "t t"]) -> Float[ndarray, "t t"]:
+    """``(log p - m) / (-m)`` with m the smallest finite log, in [0, 1]; 0 where nothing can be attended to.
+
+    The formula of ``patterns/scaling.py``'s ``log_normalize``; m = 0 (every row on one key) makes attended entries 1.
+    """
+    smallest = min(float(np.min(log_pattern, where=np.isfinite(log_pattern), initial=0.0)), 0.0)
+    return np.maximum(1 - log_pattern / (smallest or -1.0), 0.0).astype(np.float32)
+
+
+def _key(prompt: ndarray, layer: ndarray, head: ndarray) -> Int[ndarray, " n"]:
+    return (prompt << 32) | (layer << 16) | head
+
+
+def _rows(column: pa.Array) -> Float[ndarray, "n d"]:
+    """A column of equally long lists as an array."""
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1).astype(np.float32) if len(column) else np.zeros((0, 2), np.float32)
+
+
+def _plane(values: Float[ndarray, "n d"]) -> Float[ndarray, "n 2"]:
+    """The first two columns; a missing second one is 0."""
+    return np.pad(values[:, :2], ((0, 0), (0, max(0, 2 - values.shape[1]))))

@@ -1,0 +1,127 @@
+"""What a study found, in plain words: numbers out of its tables, no judgement beyond them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apmae.report.study import Study
+from apmae.report.tables import Table, head_name, shares_of_names
+
+STEADY = 0.9
+"""Share of a head's patterns in one cluster from which it is said to do one thing almost always."""
+_NAMES = 6
+_HEADS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """Sentences for the top of the page, in the order they are read."""
+
+    model: str
+    opening: str
+    clusters: str
+    names: tuple[str, ...]
+    """The most common names, with how much they hold."""
+    steady: tuple[str, ...]
+    """Heads that do one thing almost always, by what they do."""
+    steady_heads: int
+    next: tuple[str, ...]
+    """Where to look next."""
+
+
+def model_name(study: Study) -> str:
+    """The language model, by the name in the manifest; "a language model" where that is not noted."""
+    noted = study.encoded.counts.get("lm") or study.encoded.config.get("lm")
+    return str(noted) if noted else "a language model"
+
+
+def summarize(study: Study, tables: dict[str, Table]) -> Summary:
+    """Put the study's main numbers into sentences.
+
+    Args:
+        study: for the counts of its manifests.
+        tables: by name: clustering, locations, clusters, heads, outcomes.
+    """
+    clusters, clustered, total, percentage = tables["clustering"].rows[0]
+    prompts = study.prompts.num_rows
+    opening = (
+        f"{total:,} patterns of {_count(prompts, 'prompt')} over {study.layers} \u00d7 {study.heads} heads of "
+        f"{model_name(study)}."
+    )
+    if clusters:
+        hold = "holds" if clusters == 1 else "hold"
+        held = f"{_count(clusters, 'named cluster')} {hold} {percentage:.1f}% of the patterns."
+    else:
+        held = "No cluster was found, so there is nothing to name. More prompts give denser embeddings."
+    steady, count = _steady(tables["heads"])
+    return Summary(
+        model=model_name(study),
+        opening=opening,
+        clusters=held + _dropped(study.clustered.counts.get("dropped") or {}),
+        names=tuple(
+            f"{name}: {share:.1%} of all patterns, in {_count(number, 'cluster')}"
+            for name, number, share in shares_of_names(tables["clusters"])[:_NAMES]
+        ),
+        steady=steady,
+        steady_heads=count,
+        next=_next(study, tables) if clustered else (),
+    )
+
+
+def _dropped(dropped: dict[str, Any]) -> str:
+    wide, small = int(dropped.get("wide", 0)), int(dropped.get("small", 0))
+    if not wide + small:
+        return ""
+    were = "was" if wide + small == 1 else "were"
+    return f" {_count(wide + small, 'more')} {were} left out: {wide} too wide, {small} too small."
+
+
+def _steady(heads: Table) -> tuple[tuple[str, ...], int]:
+    found: dict[str, list[str]] = {}
+    columns = ("layer", "head", "main cluster", "main name", "main share")
+    for layer, head, cluster, name, share in zip(*map(heads.column, columns), strict=True):
+        if cluster is not None and share >= STEADY:
+            found.setdefault(name, []).append(head_name(layer, head))
+    ranked = sorted(found.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    return tuple(f"{name}: {_some(places)}" for name, places in ranked[:_NAMES]), sum(map(len, found.values()))
+
+
+def _next(study: Study, tables: dict[str, Table]) -> tuple[str, ...]:
+    heads, locations = tables["heads"], tables["locations"]
+    said = []
+    busiest = sorted(heads.rows, key=lambda row: (-row[7], row[:2]))
+    if busiest and busiest[0][7] > 1:
+        named = [f"{head_name(*row[:2])}\u00a0({row[7]})" for row in busiest[:5] if row[7] > 1]
+        said.append(f"Heads whose pattern depends most on the prompt, by distinct clusters: {', '.join(named)}.")
+    share = np.full(study.layers, np.nan)
+    for layer in range(study.layers):
+        own = [row[6] for row in heads.rows if row[0] == layer]
+        if own:
+            share[layer] = np.mean(own)
+    if study.layers > 1 and not np.isnan(share).all():
+        least, most = int(np.nanargmin(share)), int(np.nanargmax(share))
+        if share[most] > share[least]:
+            said.append(
+                f"Layer {least} is the least understood ({share[least]:.0%} of its patterns are in a cluster), "
+                f"layer {most} the most ({share[most]:.0%})."
+            )
+    unique = dict(zip(locations.header[1:], locations.rows[1][1:], strict=True))
+    if len(unique) > 1:
+        task = max(unique, key=lambda name: unique[name])
+        if unique[task]:
+            said.append(
+                f"The task with most pattern locations of its own is {task.replace('_', ' ')}: {unique[task]} that no "
+                "other task shows (Table 5)."
+            )
+    return tuple(said)
+
+
+def _some(places: list[str]) -> str:
+    shown = ", ".join(places[:_HEADS])
+    return shown if len(places) <= _HEADS else f"{shown} and {len(places) - _HEADS} more"
+
+
+def _count(number: Any, noun: str) -> str:
+    plural = noun if number == 1 or noun == "more" else f"{noun}s"
+    return f"{number:,} {plural}"

@@ -1,0 +1,164 @@
+"""The study's numbers as tables: the paper's Table 4 and Table 5, and one each of clusters, heads and outcomes."""
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from apmae.analyze.locations import clustering, head_grid, task_locations
+from apmae.artifacts import replacing
+from apmae.atlas.cluster import NOISE
+from apmae.config import TASKS
+from apmae.report.study import Study
+
+Cell = str | int | float | None
+_WHERE = 3
+"""Heads named of each cluster."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A small table of plain values; shares are in [0, 1] and percentages in [0, 100], as the header says."""
+
+    name: str
+    """File name without its ending."""
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def column(self, name: str) -> list[Cell]:
+        """The values of one column."""
+        place = self.header.index(name)
+        return [row[place] for row in self.rows]
+
+    def csv(self) -> bytes:
+        r"""UTF-8 CSV: a header, ``\n`` line ends, full precision, an empty cell for None."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows(self.rows)
+        return text.getvalue().encode("utf-8", "backslashreplace")
+
+    def write_csv(self, path: Path) -> None:
+        """Write :meth:`csv` atomically.
+
+        Raises:
+            ArtifactError: if the file cannot be written.
+        """
+        with replacing(path) as file:
+            file.write(self.csv())
+
+
+def clustering_table(study: Study) -> Table:
+    """How many patterns belong to clusters (paper Table 4)."""
+    found = clustering(study.points)
+    return Table(
+        name="clustering",
+        header=("clusters", "clustered patterns", "total patterns", "percentage clustered"),
+        rows=((found.clusters, found.clustered, found.total, 100 * found.share),),
+    )
+
+
+def locations_table(study: Study) -> Table:
+    """Pattern locations by task (paper Table 5): one row a count, one column a task, in the paper's order."""
+    columns = sorted(task_locations(study.points), key=lambda column: _task_order(column.task))
+    counts = ("total", "unique", "correct", "incorrect", "overlap")
+    return Table(
+        name="locations",
+        header=("count", *(column.task for column in columns)),
+        rows=tuple((count, *(getattr(column, count) for column in columns)) for count in counts),
+    )
+
+
+def clusters_table(study: Study) -> Table:
+    """One row a cluster, largest first; ``where`` names the heads that make most of it, as layer.head."""
+    points = study.points
+    label = points["cluster"].to_numpy().astype(np.int64)
+    place = points["layer"].to_numpy().astype(np.int64) * study.heads + points["head"].to_numpy()
+    member = label != NOISE
+    pairs, counts = np.unique(label[member] * (study.layers * study.heads) + place[member], return_counts=True)
+    made: dict[int, list[tuple[int, int]]] = {}
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        cluster, head = divmod(pair, study.layers * study.heads)
+        made.setdefault(cluster, []).append((count, head))
+    rows = []
+    for row in study.clusters.to_pylist():
+        heads = sorted(made.get(row["cluster"], []), key=lambda entry: (-entry[0], entry[1]))[:_WHERE]
+        named = [(head_name(*divmod(head, study.heads)), count / row["size"]) for count, head in heads]
+        where = ", ".join(f"{head} ({part:.0%})" for head, part in named)
+        share = row["size"] / max(points.num_rows, 1)
+        measured = (row["mean_distance"], row["persistence"], row["looks_at"], row["looks_from"])
+        rows.append((row["cluster"], row["name"], row["size"], share, *measured, where))
+    return Table(
+        name="clusters",
+        header=(
+            "cluster", "name", "size", "share", "mean distance", "persistence", "looks at", "looks from", "where",
+        ),
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def outcomes_table(study: Study) -> Table:
+    """How the language model did on the study's prompts, by task, and over all of them in the last row."""
+    prompts = study.prompts
+    tasks = np.array(prompts["task"].to_pylist(), dtype=object)
+    correct = np.array(prompts["outcome"].to_pylist(), dtype=object) == "correct"
+    probability = prompts["max_probability"].to_numpy().astype(np.float64)
+    groups = [(task, tasks == task) for task in sorted(set(tasks.tolist()), key=_task_order)]
+    rows = []
+    for task, own in [*groups, ("all", np.ones(len(tasks), dtype=bool))]:
+        count, right = int(own.sum()), int(correct[own].sum())
+        mean = float(probability[own].mean()) if count else None
+        rows.append((task, count, right, count - right, right / count if count else None, mean))
+    return Table(
+        name="outcomes",
+        header=("task", "prompts", "correct", "incorrect", "accuracy", "mean max-probability"),
+        rows=tuple(rows),
+    )
+
+
+def heads_table(study: Study) -> Table:
+    """One row a captured head: what it does most, how often that, and how often anything that the atlas knows.
+
+    ``main cluster`` is empty, and ``main name`` "unknown", where most of the head's patterns are noise.
+    """
+    points = study.points
+    grid = head_grid(points, study.layers, study.heads)
+    place = points["layer"].to_numpy().astype(np.int64) * study.heads + points["head"].to_numpy()
+    total = np.bincount(place, minlength=study.layers * study.heads)
+    main = grid.main_cluster.ravel()
+    often = np.bincount(place, points["cluster"].to_numpy() == main[place], minlength=len(total))
+    names = study.names
+    rows = []
+    for number in np.flatnonzero(total).tolist():
+        layer, head = divmod(number, study.heads)
+        cluster, patterns = int(main[number]), int(total[number])
+        known = (float(grid.clustered[layer, head]), int(grid.distinct[layer, head]))
+        does = (cluster if cluster != NOISE else None, names[cluster], float(often[number]) / patterns)
+        rows.append((layer, head, patterns, *does, *known))
+    return Table(
+        name="heads",
+        header=("layer", "head", "patterns", "main cluster", "main name", "main share", "share clustered", "distinct"),
+        rows=tuple(rows),
+    )
+
+
+def shares_of_names(clusters: Table) -> list[tuple[str, int, float]]:
+    """Clusters of one name taken together: name, how many, their share of all patterns; largest share first."""
+    number: Counter[str] = Counter()
+    share: Counter[str] = Counter()
+    for name, part in zip(clusters.column("name"), clusters.column("share"), strict=True):
+        number[str(name)] += 1
+        share[str(name)] += float(part or 0)
+    return sorted(((name, number[name], share[name]) for name in number), key=lambda entry: (-entry[2], entry[0]))
+
+
+def head_name(layer: int, head: int) -> str:
+    """How a head is written in tables and titles: "3.5" is head 5 of layer 3, both counted from 0."""
+    return f"{layer}.{head}"
+
+
+def _task_order(task: str) -> tuple[int, str]:
+    return (TASKS.index(task) if task in TASKS else len(TASKS), task)

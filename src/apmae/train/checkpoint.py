@@ -1,0 +1,53 @@
+"""Checkpoints: weights, optimizer state and step in one safetensors file, replaced atomically. Never pickled."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from apmae.artifacts import write_through
+from apmae.errors import ArtifactError
+
+NAME = "checkpoint.safetensors"
+
+
+def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write the state after ``step`` finished steps."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"step": json.dumps(step)}
+    write_through(folder / NAME, lambda path: save_file(cpu, path, metadata=metadata))
+
+
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Restore a run.
+
+    Returns:
+        How many steps were finished; 0 if there is no checkpoint.
+
+    Raises:
+        ArtifactError: if the checkpoint is damaged or of another model.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            step = json.loads(file.metadata()["step"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                state.setdefault(int(number), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ArtifactError(f"cannot resume from {path}: {reason}; delete it to train from the start") from None
+    return step

@@ -1,0 +1,175 @@
+"""Prompts go to disk and come back; what is no prompt is refused by file, line and field."""
+
+import json
+from importlib import resources
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apmae.artifacts import write_table
+from apmae.config import PromptsConfig
+from apmae.errors import ArtifactError, SourceError
+from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
+from apmae.prompts.sampling import Prompt, build_prompts
+from apmae.schema import PROMPTS
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)
+ROWS = st.lists(
+    st.builds(
+        Prompt,
+        id=TEXT,
+        task=TEXT,
+        language=TEXT,
+        path=TEXT,
+        split=st.sampled_from(["train", "held_out"]),
+        line=st.integers(1, 2**31 - 1),
+        start=st.integers(0, 2**31 - 1),
+        prefix=TEXT,
+        completion=TEXT.filter(bool),
+        suffix=st.none() | TEXT,
+        outcome=st.sampled_from([None, "correct", "incorrect"]),
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda prompt: prompt.id,
+)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return build_prompts([resources.files("apmae") / "bundled" / "java"], PromptsConfig(per_task=5))[0]
+
+
+@given(rows=ROWS)
+def test_any_prompts_come_back_from_a_table(rows):
+    table = to_table(rows)
+    assert table.schema == PROMPTS
+    assert from_table(table) == rows
+
+
+@given(rows=ROWS)
+def test_any_prompts_come_back_from_jsonl(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("jsonl") / "prompts.jsonl"
+    write_jsonl(path, rows)
+    assert read_prompts(path) == rows
+
+
+def test_drawn_prompts_come_back_from_parquet(tmp_path, prompts):
+    write_table(tmp_path / "prompts.parquet", to_table(prompts))
+    assert read_prompts(tmp_path / "prompts.parquet") == prompts
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    assert read_prompts(tmp_path / "prompts.jsonl") == prompts
+
+
+def test_columns_in_another_order_and_further_ones_do_not_matter(tmp_path, prompts):
+    table = to_table(prompts)
+    table = table.select(table.column_names[::-1]).append_column("score", pa.array([0.5] * len(prompts)))
+    write_table(tmp_path / "prompts.parquet", table)
+    assert read_prompts(tmp_path / "prompts.parquet") == prompts
+
+
+def lines(tmp_path, *rows):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows))
+    return path
+
+
+def test_a_line_needs_a_prompt_and_a_completion_only(tmp_path):
+    path = lines(
+        tmp_path, {"prompt": "int x =\n ", "completion": "1"}, b"", {"prompt": "", "completion": "b", "mine": 3}
+    )
+    first, second = read_prompts(path)
+    assert first == Prompt(
+        id="line-1",
+        task="custom",
+        language="unknown",
+        path="mine.jsonl:1",
+        split=first.split,
+        line=2,
+        start=9,
+        prefix="int x =\n ",
+        completion="1",
+        suffix=None,
+        outcome=None,
+    )
+    assert (second.id, second.path) == ("line-3", "mine.jsonl:3")
+
+
+def test_a_line_may_say_more(tmp_path):
+    row = {"prompt": "a", "completion": "b", "suffix": "", "task": "my own", "id": "é", "path": "x/Y.java", "line": 7}
+    others = [{**row, "id": str(number), "suffix": None} for number in range(20)]
+    first, second, *rest = read_prompts(lines(tmp_path, b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r", *others))
+    assert (first.suffix, first.task, first.id, first.path, first.line) == ("", "my own", "é", "x/Y.java", 7)
+    assert second.suffix is None
+    assert {prompt.split for prompt in rest} == {first.split}, "prompts of one file share its split"
+
+
+GOOD = {"prompt": "a", "completion": "b"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a"}, r"line 2: expected a string in field 'completion', it is missing"),
+        ({"completion": "a"}, r"line 2: expected a string in field 'prompt', it is missing"),
+        ({**GOOD, "completion": ""}, r"line 2: expected text in field 'completion', it is empty"),
+        ({**GOOD, "completion": None}, r"line 2: expected a string in field 'completion', got None"),
+        ({**GOOD, "suffix": 3}, r"line 2: expected a string in field 'suffix', got 3"),
+        ({**GOOD, "id": 3}, r"line 2: expected a string in field 'id', got 3"),
+        ({**GOOD, "line": -1}, r"line 2: expected a count in field 'line', got -1"),
+        ({**GOOD, "line": True}, r"line 2: expected a count in field 'line', got True"),
+        ({**GOOD, "start": 2**31}, r"line 2: expected a count in field 'start'"),
+        ({**GOOD, "split": "test"}, r"line 2: expected train or held_out in field 'split', got 'test'"),
+        ({**GOOD, "outcome": "yes"}, r"line 2: expected correct or incorrect in field 'outcome', got 'yes'"),
+        ({**GOOD, "prompt": "\ud800"}, r"line 2: expected Unicode text in field 'prompt'"),
+        ({**GOOD, "id": "line-1"}, r"line 2: expected an id of its own, 'line-1' is that of line 1"),
+        (b'{"prompt": "a", "completion"', r"line 2: expected a JSON object"),
+        (b"[1, 2]", r"line 2: expected a JSON object, got b'\[1, 2\]"),
+        (b'{"prompt": "\xff"}', r"line 2: expected UTF-8"),
+        (b"[" * 100_000, r"line 2: expected a JSON object"),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_refused_by_line_and_field(tmp_path, row, message):
+    path = lines(tmp_path, GOOD, row)
+    with pytest.raises(SourceError, match=r"mine\.jsonl: " + message) as caught:
+        read_prompts(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_empty_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(SourceError, match="expected a file of prompts at .*, found none"):
+        read_prompts(tmp_path / "gone.jsonl")
+    with pytest.raises(SourceError, match=r"expected prompts in a \.parquet or \.jsonl file"):
+        read_prompts(tmp_path / "prompts.csv")
+    (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
+    with pytest.raises(SourceError, match=r"empty\.jsonl: expected at least one prompt"):
+        read_prompts(tmp_path / "empty.jsonl")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 not a table")
+    with pytest.raises(ArtifactError, match="damaged"):
+        read_prompts(tmp_path / "bad.parquet")
+
+
+def change(table, name, values):
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.drop_columns(["suffix", "completion"]), "missing completion, suffix"),
+        (lambda t: change(t, "completion", [None] * len(t)), "column completion, found nulls"),
+        (lambda t: change(t, "line", ["x"] * len(t)), "column types"),
+        (lambda t: change(t, "start", [2**40] * len(t)), "column types"),
+        (lambda t: change(t, "completion", [""] * len(t)), "row 0: expected a completion"),
+        (lambda t: change(t, "id", ["same"] * len(t)), "row 1: expected an id of its own, 'same' is that of row 0"),
+        (lambda t: t.slice(0, 0), "expected at least one prompt"),
+    ],
+)
+def test_a_table_that_is_no_prompts_is_refused_in_one_line(tmp_path, prompts, edit, message):
+    pq.write_table(edit(to_table(prompts)), tmp_path / "bad.parquet")
+    with pytest.raises(SourceError, match=r"bad\.parquet: .*" + message) as caught:
+        read_prompts(tmp_path / "bad.parquet")
+    assert "\n" not in str(caught.value)

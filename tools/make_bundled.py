@@ -1,0 +1,133 @@
+"""Make the encoder and the atlas that the package carries, from Java sources such as a JDK's ``lib/src.zip``.
+
+    python tools/make_bundled.py encoder SRC_ZIP --work WORK     (about 25 minutes on two cores; resumes after a kill)
+    python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 5 minutes)
+
+The encoder is the recipe "small", trained on the bundled language model's patterns of random spans that the model gets
+right (paper section 4), with a share of planted patterns in every batch: the small model lacks some behaviours that
+larger ones have. The atlas is fitted on prompts of all ten tasks from held-out files, a quarter of them cut to short
+windows, so that short prompts can be placed.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from apmae import bundled, recipes
+from apmae.artifacts import read_tables, write_json, write_table
+from apmae.atlas.atlas import Atlas, Measured
+from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig, TrainConfig
+from apmae.engine.local import encode, load_prompts, make_prompts, matrix
+from apmae.lm.load import load_lm
+from apmae.patterns.patterns import Patterns
+from apmae.patterns.planted import FAMILIES, planted
+from apmae.prompts.files import to_table
+from apmae.schema import SCORES
+from apmae.seeding import generator
+from apmae.train.loop import METRICS, fit
+from apmae.train.source import ArraySource, LMSource
+
+_PLANTED_SHARE = 0.1875  # 12 of a batch of 64
+_NOISES = (0.1, 0.5, 1.0, 1.5, 2.0)
+
+
+class MixedSource:
+    """Batches of which a fixed share is planted."""
+
+    def __init__(self, real: LMSource, made: ArraySource) -> None:
+        self._real, self._made = real, made
+
+    def batch(self, step: int) -> Patterns:
+        """The patterns of a step."""
+        return Patterns.concatenate([self._real.batch(step), self._made.batch(step)])
+
+
+def planted_patterns(per_family: int, seed: int) -> Patterns:
+    """Planted patterns of every family at several noise levels, float16."""
+    parts = [planted(per_family // len(_NOISES), noise=noise, seed=seed + i)[0] for i, noise in enumerate(_NOISES)]
+    for part in parts:
+        part.log_patches = part.log_patches.half()
+    return Patterns.concatenate(parts)
+
+
+def make_encoder(source: str, work: Path, config: TrainConfig, count: int) -> None:
+    lm = load_lm()
+    path = work / "train-prompts.parquet"
+    drawn = PromptsConfig(per_task=count, tasks=("random",), outcome="correct", split="train")
+    make_prompts([source], path, drawn, lm=lm)
+    made = round(config.batch_size * _PLANTED_SHARE)
+    real = LMSource(
+        lm,
+        load_prompts(path),
+        heads=config.heads,
+        length=config.model.pattern_size,
+        batch_size=config.batch_size - made,
+        seed=config.seed,
+    )
+    source_ = MixedSource(real, ArraySource(planted_patterns(100, config.seed), made, config.seed))
+    mae = fit(config, source_, folder=work)
+    mae.save_pretrained(bundled.encoder(), dtype=torch.float16)
+    write_json(bundled.encoder() / "training.json", {**config.model_dump(mode="json"), "planted": sorted(FAMILIES)})
+    (bundled.encoder() / METRICS).write_bytes((work / METRICS).read_bytes())
+
+
+def make_atlas(source: str, work: Path, per_task: int) -> None:
+    lm = load_lm()
+    path = work / "atlas-prompts.parquet"
+    config = PromptsConfig(per_task=per_task, outcome="balanced", split="held_out")
+    make_prompts([source], path, config, lm=lm)
+    prompts = load_prompts(path)
+    draw = generator(0, "short")
+    short = [
+        replace(prompt, prefix=prompt.prefix[-int(chars) :], suffix=(prompt.suffix or "")[: int(chars)])
+        if cut
+        else prompt
+        for prompt, cut, chars in zip(
+            prompts, draw.random(len(prompts)) < 0.25, 2 ** draw.uniform(3, 8, len(prompts)), strict=True
+        )
+    ]
+    write_table(work / "mixed-prompts.parquet", to_table(short))
+    counts = encode(
+        lm,
+        "bundled",
+        work / "mixed-prompts.parquet",
+        work / "embeddings",
+        EncodeConfig(exemplars_per_head=0),
+        overwrite=True,
+    )
+    table = read_tables(work / "embeddings", "encode", "embeddings")
+    measured = Measured(
+        np.stack([table[f"score_{name}"].to_numpy() for name in SCORES], axis=1),
+        matrix(table["key_kinds"]),
+        matrix(table["query_kinds"]),
+    )
+    atlas = Atlas.fit(
+        matrix(table["embedding"]),
+        config=AtlasConfig(),
+        num_heads=counts["layers"] * counts["heads"],
+        measured=measured,
+    )
+    atlas.save(bundled.atlas())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("encoder", "atlas"))
+    parser.add_argument("source", help="folder, zip or tar of Java that the sample does not contain")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and intermediate tables")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--prompts", type=int, default=1500, help="prompts to train on")
+    parser.add_argument("--per-task", type=int, default=30, help="prompts a task in the atlas")
+    arguments = parser.parse_args()
+    if arguments.what == "encoder":
+        config = recipes.TRAIN["small"].model_copy(update={"steps": arguments.steps})
+        make_encoder(arguments.source, arguments.work, config, arguments.prompts)
+    else:
+        make_atlas(arguments.source, arguments.work, arguments.per_task)
+
+
+if __name__ == "__main__":
+    main()
