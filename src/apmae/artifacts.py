@@ -8,19 +8,23 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from io import FileIO
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
 from apmae.errors import ArtifactError
 from apmae.schema import FORMAT
 
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LIBRARIES = (
     "apmae",
@@ -61,24 +65,45 @@ def fingerprint(path: Path) -> str:
 
 
 @contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of ``path`` to write; synced and renamed to it at the end, or else removed."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    except SafetensorError as error:  # which has no errno, but says it
+        number = re.search(r"os error (\d+)", str(error))
+        cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+        raise _write_error(path, cause) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Write a file so that it is either whole or not there: a temporary neighbour, synced, then renamed.
 
     Raises:
         ArtifactError: if the disk is full or the folder cannot be written; an earlier file at ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise _write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _renamed(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+def write_through(path: Path, write: Callable[[Path], None]) -> None:
+    """For libraries that write to a path by themselves: let them write a neighbour, then rename it.
+
+    Raises:
+        ArtifactError: as :func:`replacing`.
+    """
+    with _renamed(path) as temporary:
+        write(temporary)
 
 
 def _write_error(path: Path, error: OSError) -> ArtifactError:
@@ -92,8 +117,9 @@ def _write_error(path: Path, error: OSError) -> ArtifactError:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, keys sorted, so that equal values are equal bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing(path) as file:
-        file.write((json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        file.write(text.encode())
 
 
 def read_json(path: Path) -> Any:
@@ -169,10 +195,11 @@ def read_manifest(out: Path, stage: str) -> Manifest:
         state = "it is unfinished: run its command again to go on" if unfinished else f"found none; run {stage} first"
         raise ArtifactError(f"expected a finished {stage} artifact at {out}, {state}")
     record = read_json(path)
-    if record.get("format") != FORMAT or record.get("stage") != stage:
+    found = record if isinstance(record, dict) else {}
+    if found.get("format") != FORMAT or found.get("stage") != stage:
         raise ArtifactError(
-            f"expected a {stage} artifact of format {FORMAT} at {out}, found stage {record.get('stage')!r} of format "
-            f"{record.get('format')!r}; give the right folder or make it again with this version"
+            f"expected a {stage} artifact of format {FORMAT} at {out}, found stage {found.get('stage')!r} of format "
+            f"{found.get('format')!r}; give the right folder or make it again with this version"
         )
     root = path.parent
     for name, file in record["files"].items():
@@ -204,10 +231,18 @@ class Stage:
     """
 
     def __init__(
-        self, out: Path, head: dict[str, Any], files: dict[str, dict[str, Any]], lock: BinaryIO | None
+        self,
+        out: Path,
+        head: dict[str, Any],
+        files: dict[str, dict[str, Any]],
+        lock: FileIO | None,
+        *,
+        resumed: bool = False,
     ) -> None:
         self.out = out
         self.root = manifest_path(out).parent
+        self.resumed = resumed
+        """Whether an interrupted run of the same configuration is continued."""
         self._head = head
         self._files = files
         self._lock = lock
@@ -233,7 +268,7 @@ class Stage:
         manifest, journal = manifest_path(out), _journal_path(out)
         try:
             manifest.parent.mkdir(parents=True, exist_ok=True)
-            lock = journal.open("ab")
+            lock = journal.open("a+b", buffering=0)
         except OSError as error:
             raise _write_error(journal, error) from error
         try:
@@ -246,39 +281,40 @@ class Stage:
         try:
             return cls._resume(out, head, manifest, journal, lock, overwrite)
         except BaseException:
-            empty = journal.stat().st_size == 0
-            lock.close()
-            if empty:
-                journal.unlink()
+            _leave(out, lock)
             raise
 
     @classmethod
     def _resume(
-        cls, out: Path, head: dict[str, Any], manifest: Path, journal: Path, lock: BinaryIO, overwrite: bool
+        cls, out: Path, head: dict[str, Any], manifest: Path, journal: Path, lock: FileIO, overwrite: bool
     ) -> Self:
+        root = manifest.parent
         if manifest.is_file():
-            record = read_json(manifest)
+            record = _record(manifest, damaged_too=overwrite)
             if all(record.get(key) == head[key] for key in head) and not overwrite:
                 read_manifest(out, head["stage"])
-                journal.unlink()
+                journal.unlink(missing_ok=True)
                 lock.close()
                 return cls(out, head, record["files"], None)
             _refuse(out, "was made from", record, head, overwrite)
             manifest.unlink()
-            _remove(manifest.parent, record.get("files", {}))
-        lines = _journal_lines(journal)
-        if lines:
-            same = all(lines[0].get(key) == head[key] for key in head)
-            if not same or overwrite:
+            _remove(root, record.get("files", {}))
+        lines = _journal_lines(journal, lock)
+        if lines and any(lines[0].get(key) != head[key] for key in head):
+            written = [name for line in lines[1:] for name in line["files"]]
+            if written or _others(out):  # else the other run left nothing that could be lost
                 _refuse(out, "is half-way through", lines[0], head, overwrite)
-                _remove(manifest.parent, {name: {} for line in lines[1:] for name in line["files"]})
-                lock.truncate(0)
-                lines = []
+            _remove(root, written)
+            lock.truncate(0)
+            lines = []
         files: dict[str, dict[str, Any]] = {}
         for line in lines[1:]:
-            if all(_whole(manifest.parent / name, file) for name, file in line["files"].items()):
+            if all(_whole(root / name, file) for name, file in line["files"].items()):
                 files |= line["files"]
-        stage = cls(out, head, files, lock)
+        for leftover in root.glob(f".{out.stem}.*" if out.suffix == ".parquet" else ".*"):
+            if _TEMPORARY.fullmatch(leftover.name):  # of a killed run: nobody else writes here
+                leftover.unlink(missing_ok=True)
+        stage = cls(out, head, files, lock, resumed=bool(lines))
         if not lines:
             stage._log(head)
         return stage
@@ -296,6 +332,10 @@ class Stage:
     def has(self, *names: str) -> bool:
         """Whether these files were written whole, now or by an interrupted run."""
         return all(name in self._files for name in names)
+
+    def rows(self, prefix: str) -> int:
+        """Rows of all shards of one table."""
+        return sum(file["rows"] for name, file in self._files.items() if name.startswith(f"{prefix}-"))
 
     def write_shard(self, tables: Mapping[str, pa.Table]) -> None:
         """Write the files of one shard, then note in the journal that they are whole."""
@@ -332,28 +372,73 @@ class Stage:
 
     def _log(self, line: dict[str, Any]) -> None:
         assert self._lock is not None, "a finished stage writes nothing"
+        size = self._lock.seek(0, os.SEEK_END)
+        left = json.dumps(line).encode() + b"\n"
         try:
-            self._lock.write(json.dumps(line).encode() + b"\n")
-            self._lock.flush()
+            while left:
+                left = left[self._lock.write(left) :]
             os.fsync(self._lock.fileno())
         except OSError as error:
+            self._lock.truncate(size)
             raise _write_error(_journal_path(self.out), error) from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._lock is not None and kind is not None and not self._files and not _others(self.out):
+            self._lock.truncate(0)  # what could not start is not half-way
         if self._lock is not None:
-            self._lock.close()
+            _leave(self.out, self._lock)
 
 
-def _journal_lines(journal: Path) -> list[dict[str, Any]]:
-    lines = []
-    for line in journal.read_bytes().splitlines():
+def _leave(out: Path, lock: FileIO) -> None:
+    """Give the lock up, and leave nothing behind where nothing was begun."""
+    journal = _journal_path(out)
+    if os.fstat(lock.fileno()).st_size == 0:
+        journal.unlink(missing_ok=True)
+        if out.suffix != ".parquet":
+            with suppress(OSError):  # not empty
+                out.rmdir()
+    lock.close()
+
+
+def _others(out: Path) -> list[Path]:
+    """What an artifact's folder holds beside journal and leftovers, for instance a checkpoint."""
+    if out.suffix == ".parquet":
+        return []
+    ours = _journal_path(out)
+    return [path for path in out.iterdir() if path != ours and not _TEMPORARY.fullmatch(path.name)]
+
+
+def _record(manifest: Path, *, damaged_too: bool) -> dict[str, Any]:
+    try:
+        record = read_json(manifest)
+    except ArtifactError:
+        if not damaged_too:
+            raise
+        record = {}
+    return record if isinstance(record, dict) else {}
+
+
+def _journal_lines(journal: Path, lock: FileIO) -> list[dict[str, Any]]:
+    """The journal's whole lines; a line that a kill cut short is cut off, and its shard is made again."""
+    lock.seek(0)
+    content = lock.readall()
+    lines: list[dict[str, Any]] = []
+    end = 0
+    for text in content.splitlines(keepends=True):
         try:
-            lines.append(json.loads(line))
-        except ValueError:  # the line that a kill cut short: its shard is made again
-            continue
+            line = json.loads(text) if text.endswith(b"\n") else None
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or ("files" if lines else "stage") not in line:
+            break
+        lines.append(line)
+        end += len(text)
+    if content and not lines and not content.startswith(b'{"format": '):
+        raise ArtifactError(f"expected no file or a journal of apmae at {journal}, found another; choose another --out")
+    lock.truncate(end)
     return lines
 
 
@@ -363,7 +448,8 @@ def _whole(path: Path, file: dict[str, Any]) -> bool:
 
 def _remove(root: Path, files: Iterable[str]) -> None:
     for name in files:
-        (root / name).unlink(missing_ok=True)
+        if not PurePath(name).is_absolute() and ".." not in PurePath(name).parts:  # a manifest may be a stranger's
+            (root / name).unlink(missing_ok=True)
 
 
 def _refuse(out: Path, what: str, found: dict[str, Any], wanted: dict[str, Any], overwrite: bool) -> None:
@@ -396,20 +482,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def write_through(path: Path, write: Callable[[Path], None]) -> None:
-    """For libraries that write to a path by themselves: let them write a neighbour, then rename it.
-
-    Raises:
-        ArtifactError: as :func:`replacing`.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise _write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -88,7 +88,7 @@ def prompts(
     values: dict[str, Any] = {
         "language": language,
         "per_task": per_task,
-        "tasks": TASKS if tasks == "all" else tuple(tasks.split(",")),
+        "tasks": TASKS if tasks == "all" else tuple(task.strip() for task in tasks.split(",")),
         "outcome": outcome or ("balanced" if lm else "any"),
         "seed": seed,
         **_settings(set_),
@@ -118,12 +118,12 @@ def train(
     set_: SetOption = None,
 ) -> None:
     """Train an AP-MAE on the patterns that a model makes. A killed run goes on from its checkpoint."""
-    from apmae.config import TrainConfig, parse
+    from apmae.config import APMAEConfig, TrainConfig, parse
     from apmae.recipes import train_recipe
 
     values = train_recipe(recipe).model_dump()
-    for key, value in {**_settings(set_), "seed": seed, **({"steps": steps} if steps else {})}.items():
-        target = values["model"] if key in values["model"] else values
+    for key, value in {"seed": seed, **({} if steps is None else {"steps": steps}), **_settings(set_)}.items():
+        target = values["model"] if key in APMAEConfig.model_fields else values
         target[key] = value
     config = parse(TrainConfig, values, "train")
     from apmae.engine.local import train_encoder
@@ -182,10 +182,10 @@ def cluster(
 def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:
     """Write the tables, pictures and page of a study."""
     from apmae.report.page import write_report
-    from apmae.report.terminal import summarize
+    from apmae.report.terminal import print_study
 
     page = write_report(study)
-    summarize(study, page)
+    print_study(study, page)
 
 
 @app.command(rich_help_panel="Use an atlas")
@@ -209,15 +209,17 @@ def tag(
     from apmae.atlas.atlas import Atlas
     from apmae.model.mae import APMAE
     from apmae.report.page import write_tag_page
-    from apmae.report.terminal import show_tags
+    from apmae.report.terminal import print_tags
 
     prompt = line_prompt(file, line, column)
     lm = _lm(model, device, dtype)
     tagged = tag_prompt(lm, prompt, mae=APMAE.from_pretrained(encoder), atlas=Atlas.load(atlas))
     rows = tagged.tags.to_pylist()
     predicted = lm.tokenizer.decode([tagged.answer.predicted])
-    show_tags(rows, lm.num_layers, lm.num_heads, predicted=predicted, expected=tagged.window.expected_text)
+    print_tags(rows, lm.num_layers, lm.num_heads, predicted=predicted, expected=tagged.window.expected_text)
     if json_:
+        # JSON knows no NaN, which a score is where the prompt has no row to measure it on.
+        finite = [{key: None if value != value else value for key, value in row.items()} for row in rows]
         write_json(
             json_,
             {
@@ -229,7 +231,7 @@ def tag(
                 "outcome": tagged.answer.outcome,
                 "layers": lm.num_layers,
                 "heads_per_layer": lm.num_heads,
-                "heads": rows,
+                "heads": finite,
             },
         )
         _say(f"JSON in {json_}")
@@ -249,10 +251,10 @@ def tag(
 
 def _study(config: Any, overwrite: bool) -> None:
     from apmae.engine.local import run_study
-    from apmae.report.terminal import summarize
+    from apmae.report.terminal import print_study
 
     page = run_study(config, overwrite=overwrite)
-    summarize(config.out, page)
+    print_study(config.out, page)
 
 
 def _lm(source: str, device: str, dtype: str) -> Any:
@@ -270,7 +272,10 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"expected --set KEY=VALUE, got {pair!r}")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"expected YAML in --set {pair}: {' '.join(str(error).split())[:200]}") from None
     return values
 
 
@@ -290,8 +295,15 @@ def main() -> None:
     try:
         app()
     except ApmaeError as error:
-        typer.echo(f"apmae: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        where = "" if error.filename is None else f" {error.filename}"
+        _fail(f"cannot read or write{where}: {error.strerror or error}; check the path, its permissions and the disk")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"apmae: {' '.join(message.splitlines())}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

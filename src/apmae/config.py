@@ -4,7 +4,7 @@ Defaults are the paper's unless the field says otherwise; whole configurations l
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -38,10 +38,13 @@ Task = Literal[
 ]
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Config(BaseModel):
     """Base: immutable, unknown keys refused, field docstrings kept for ``--help`` and error messages."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class PromptsConfig(Config):
@@ -149,7 +152,7 @@ class TrainConfig(Config):
     warmup_steps: int = Field(default=0, ge=0)
     """Linear warm-up before the cosine; the paper names none."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
 
     clip_norm: float | None = Field(default=None, gt=0)
@@ -204,7 +207,7 @@ class AtlasConfig(Config):
 
     neighbors: int = Field(default=15, ge=2)
     """UMAP neighbours."""
-    min_dist: float = Field(default=0.1, ge=0)
+    min_dist: float = Field(default=0.1, ge=0, le=1)
     """UMAP minimum distance."""
     metric: Literal["manhattan", "euclidean", "cosine"] = "manhattan"
     """Distance between embeddings, for UMAP and for placing."""
@@ -212,11 +215,15 @@ class AtlasConfig(Config):
     """UMAP dimensions (paper Figure 7)."""
 
     min_cluster_size: int | None = Field(default=None, ge=2)
-    """HDBSCAN's; the paper gives none. None: see ``atlas.cluster.default_min_cluster_size``."""
+    """HDBSCAN's; the paper gives none. None: see ``atlas.cluster.smallest_cluster``."""
     min_samples: int | None = Field(default=None, ge=1)
     """HDBSCAN's; None: as ``min_cluster_size``, at most 10."""
     epsilon: float = Field(default=0.5, ge=0)
-    """HDBSCAN's cluster selection epsilon (paper: minimum separation 0.5)."""
+    """HDBSCAN's cluster selection epsilon (paper: minimum separation 0.5); less where the points lie denser than that,
+    see ``atlas.cluster.separation``."""
+    selection: Literal["leaf", "eom"] = "leaf"
+    """HDBSCAN's selection: the finest clusters ("leaf"), or the most persistent ("eom", the library's default, which in
+    small studies is one mass that the width filter then drops whole)."""
 
     max_mean_distance: float = Field(default=1.0, gt=0)
     """A cluster whose members lie further than this from its centre on average, in reduced coordinates, is dropped."""
@@ -246,20 +253,41 @@ class StudyConfig(Config):
     """The study's folder."""
 
     prompts: PromptsConfig = PromptsConfig(per_task=100, outcome="balanced")
+    """Prompts of the atlas; fields that a file leaves out are those of this default."""
     train: TrainConfig | None = None
     """Used when ``encoder`` is "train"."""
     train_prompts: PromptsConfig | None = None
-    """Prompts to train on; their files and the atlas prompts' files are split."""
+    """Prompts to train on. In a file, fields left out are tasks ["random"], outcome "correct" and split "train"; the
+    atlas prompts are then held out."""
     encode: EncodeConfig = EncodeConfig()
     atlas: AtlasConfig = AtlasConfig()
 
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_prompts(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        trained = values.get("encoder") == "train"
+        defaults = {
+            "prompts": {"per_task": 100, "outcome": "balanced", "split": "held_out" if trained else "all"},
+            "train_prompts": {"tasks": ("random",), "outcome": "correct", "split": "train"},
+        }
+        given = {key: values[key] for key in defaults if isinstance(values.get(key), dict)}
+        if trained:
+            given.setdefault("prompts", values.get("prompts", {}))
+        return values | {key: defaults[key] | value for key, value in given.items() if isinstance(value, dict)}
+
     @model_validator(mode="after")
     def _train_is_configured(self) -> Self:
         if self.encoder == "train" and (self.train is None or self.train_prompts is None):
             raise ValueError("encoder is 'train', so train and train_prompts must be given (see recipes.demo)")
+        if self.encoder != "train" and (self.train is not None or self.train_prompts is not None):
+            raise ValueError(
+                f"train is given, but encoder is {self.encoder!r}: set encoder to 'train', or leave it out"
+            )
         return self
 
 

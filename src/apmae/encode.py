@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from apmae.artifacts import Stage
+from apmae.artifacts import Stage, read_table
 from apmae.config import EncodeConfig
+from apmae.errors import CaptureError
 from apmae.lm.load import LM
 from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
@@ -38,12 +39,13 @@ def encode_prompts(lm: LM, mae: APMAE, prompts: Sequence[Prompt], config: Encode
         stage: where the shards go; whole ones that it already has are not made again.
 
     Returns:
-        Counts for the manifest: prompts, patterns, correct, layers, heads, dim.
+        Counts for the manifest: prompts, patterns, correct, layers, heads, dim, pattern_size.
 
     Raises:
         CaptureError: if the encoder's pattern size does not fit the model.
     """
     length = mae.config.pattern_size
+    check_length(lm, length)
     shards = range(0, len(prompts), config.shard_prompts)
     names = [f"{number:05d}.parquet" for number in range(len(shards))]
     done = sum(
@@ -71,13 +73,29 @@ def encode_prompts(lm: LM, mae: APMAE, prompts: Sequence[Prompt], config: Encode
             stage.write_shard(
                 {file: pa.concat_tables([batch[i] for batch in batches]) for i, file in enumerate(_files(name))}
             )
+    answered = [read_table(stage.root / _files(name)[1], ["outcome"])["outcome"].to_pylist() for name in names]
     return {
         "prompts": len(prompts),
+        "patterns": stage.rows("embeddings"),
+        "correct": sum(outcomes.count("correct") for outcomes in answered),
         "layers": lm.num_layers,
         "heads": lm.num_heads,
         "dim": mae.config.encoder_dim,
         "pattern_size": length,
     }
+
+
+def check_length(lm: LM, length: int) -> None:
+    """Refuse an encoder whose patterns are longer than the model's inputs.
+
+    Raises:
+        CaptureError: saying both lengths.
+    """
+    if lm.max_length is not None and length > lm.max_length:
+        raise CaptureError(
+            f"expected an encoder with a pattern_size of at most {lm.max_length}, the positions of the language model, "
+            f"got {length}; use or train an encoder with a smaller pattern_size"
+        )
 
 
 def reconstructions(mae: APMAE, patterns: Patterns, *, seed: int = 0) -> pa.Table:

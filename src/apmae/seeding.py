@@ -29,4 +29,4 @@ def unit_hash(seed: int, *names: object) -> float:
 
     Used where a choice must come out the same whichever shard makes it first.
     """
-    return subseed(seed, *names) / 2**63
+    return (subseed(seed, *names) >> 10) / 2**53  # 53 bits: more would round up to 1

@@ -1,5 +1,6 @@
 """Tagging: what every head of a model does on one prompt, in one forward pass (paper section 1, DESIGN section 1)."""
 
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     names = atlas.names
     rows = []
     for i in range(len(patterns)):
-        values = dict(zip(SCORES, scores.values[i].tolist(), strict=True))
+        values: dict[str, float] = dict(zip(SCORES, scores.values[i].tolist(), strict=True))
         looks_at = kind_word(dict(zip(KINDS, scores.key_kinds[i].tolist(), strict=True)))
         rows.append(
             {
@@ -114,7 +115,7 @@ def line_prompt(path: Path, line: int, column: int | None = None) -> Prompt:
         raise SourceError(f"expected a source file at {path}: {error.strerror}; check the path") from None
     except UnicodeDecodeError as error:
         raise SourceError(f"expected UTF-8 in {path}, byte {error.start} is not; convert the file") from None
-    lines = text.splitlines(keepends=True)
+    lines = list(StringIO(text, newline=""))  # lines as editors count them: splitlines() also splits at form feeds
     if not 1 <= line <= len(lines):
         raise SourceError(f"expected a line of {path} in 1-{len(lines)}, got {line}; check --line")
     own = lines[line - 1]

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from apmae import bundled
 from apmae.artifacts import read_json, read_table, write_json, write_table, write_through
-from apmae.atlas.cluster import NOISE, cluster
+from apmae.atlas.cluster import NOISE, Clusters, cluster, members_of
 from apmae.atlas.names import kind_word, name_of
-from apmae.atlas.reduce import merge_duplicates, reduce
+from apmae.atlas.reduce import Reduced, merge_duplicates, reduce
 from apmae.config import AtlasConfig, parse
 from apmae.errors import ArtifactError, ConfigError
 from apmae.schema import CLUSTERS, KINDS, SCORES
@@ -24,6 +24,11 @@ VOTERS = 15
 """Fitted points that vote on where a new pattern belongs."""
 _REFERENCE = "reference.safetensors"
 _MIN_STRENGTH = 0.5
+_FP16 = float(np.finfo(np.float16).max)
+_PROBES = 200
+"""Members of a cluster outside the reference whose distance to it is measured."""
+_BLOCK = 4096
+"""Rows placed at once."""
 
 
 class Placement(NamedTuple):
@@ -32,7 +37,8 @@ class Placement(NamedTuple):
     cluster: Int[ndarray, " n"]
     """-1 where the atlas does not know the pattern."""
     strength: Float[ndarray, " n"]
-    """Share of the nearest fitted points, weighted by nearness, that belong to the cluster; in [0, 1]."""
+    """Share of the nearest fitted points, weighted by nearness, that belong to the cluster; in [0, 1]. Points that were
+    merged vote each for itself."""
     coordinates: Float[ndarray, "n r"]
     """Weighted mean of those points' reduced coordinates."""
 
@@ -83,21 +89,24 @@ class Atlas:
             measured: scores of the same rows; without them clusters are called "cluster 0", "cluster 1", ...
 
         Raises:
-            ConfigError: if there are fewer than two rows, or some are not finite.
+            ConfigError: if there are fewer than two rows, or some are not finite or beyond fp16's range.
         """
         config = config or AtlasConfig()
         if seed is not None:
-            config = config.model_copy(update={"seed": seed})
+            config = config.model_copy(update={"seed": int(seed)})
         z = _embeddings(z)
+        if np.abs(z).max(initial=0) > _FP16:
+            raise ConfigError(
+                f"expected embeddings within {_FP16:g}, fp16's range, got {np.abs(z).max():g}; scale them"
+            )
+        z = _stored(z)
         if len(z) < 2:
             raise ConfigError(f"expected at least 2 embeddings to fit an atlas, got {len(z)}; encode more prompts")
         first, group, counts = merge_duplicates(z)
-        if len(first) == 1:
-            raise ConfigError(f"expected different embeddings, all {len(z)} are equal; is the encoder trained?")
         reduced = reduce(z[first], config)
         found = cluster(reduced.coordinates, counts, config, num_heads)
         names = _table(found.labels[group], found, measured)
-        atlas = cls(config, names, _reference(z[first], reduced, found.labels, config))
+        atlas = cls(config, names, _reference(z[first], reduced, found.labels, counts, config))
         atlas.labels_ = found.labels[group]
         atlas.coordinates_ = reduced.coordinates[group]
         atlas.dropped = found.dropped
@@ -123,7 +132,7 @@ class Atlas:
         """
         from sklearn.neighbors import NearestNeighbors
 
-        z = _embeddings(z)
+        z = _stored(_embeddings(z))
         points = self._reference["embeddings"].astype(np.float32)
         if z.shape[1] != points.shape[1]:
             raise ConfigError(
@@ -131,16 +140,23 @@ class Atlas:
                 "use the encoder of the atlas"
             )
         if not len(z):
-            return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, self.config.dimensions)))
-        labels, coordinates = self._reference["labels"], self._reference["coordinates"]
+            nowhere = np.zeros((0, self.config.dimensions), np.float32)
+            return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), nowhere)
         search = NearestNeighbors(n_neighbors=min(VOTERS, len(points)), metric=self.config.metric, algorithm="brute")
-        distances, nearest = search.fit(points).kneighbors(z)
-        weights = 1 / (distances + float(self._reference["scale"][0]))
+        search.fit(points)
+        blocks = [self._vote(*search.kneighbors(z[start : start + _BLOCK])) for start in range(0, len(z), _BLOCK)]
+        return Placement(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+
+    def _vote(self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"]) -> Placement:
+        labels, coordinates = self._reference["labels"], self._reference["coordinates"]
+        copies = self._reference["counts"][nearest]
+        votes = np.clip(VOTERS - (copies.cumsum(1) - copies), 0, copies)
+        weights = votes / (distances + float(self._reference["scale"][0]))
         weights /= weights.sum(1, keepdims=True)
         voters = labels[nearest]
         share = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
         best = share.argmax(1)
-        rows = np.arange(len(z))
+        rows = np.arange(len(voters))
         winner, strength = voters[rows, best], share[rows, best]
         closest = np.where(voters == winner[:, None], distances, np.inf).min(1)
         radius = np.append(self._reference["radii"], -1.0)[winner]  # noise is label -1: no radius is small enough
@@ -195,10 +211,14 @@ def _embeddings(z: Any) -> Float[ndarray, "n d"]:
     return array
 
 
-def _table(labels: Int[ndarray, " n"], found: Any, measured: Measured | None) -> pa.Table:
+def _stored(z: Float[ndarray, "n d"]) -> Float[ndarray, "n d"]:
+    """As they come back from disk: rounded to fp16."""
+    return np.clip(z, -_FP16, _FP16).astype(np.float16).astype(np.float32)
+
+
+def _table(labels: Int[ndarray, " n"], found: Clusters, measured: Measured | None) -> pa.Table:
     rows = []
-    for number in range(len(found.sizes)):
-        members = labels == number
+    for number, members in enumerate(members_of(labels, len(found.sizes))):
         row: dict[str, Any] = {
             "cluster": number,
             "name": f"cluster {number}",
@@ -213,7 +233,7 @@ def _table(labels: Int[ndarray, " n"], found: Any, measured: Measured | None) ->
                 values = measured.values[members]
                 measurable = ~np.isnan(values)
                 means = np.where(measurable, values, 0).sum(0) / measurable.sum(0)
-            scores = dict(zip(SCORES, means.tolist(), strict=True))
+            scores: dict[str, float] = dict(zip(SCORES, means.tolist(), strict=True))
             looks_at = kind_word(dict(zip(KINDS, measured.key_kinds[members].mean(0).tolist(), strict=True)))
             row |= {
                 "name": name_of(scores, looks_at),
@@ -226,24 +246,63 @@ def _table(labels: Int[ndarray, " n"], found: Any, measured: Measured | None) ->
 
 
 def _reference(
-    z: Float[ndarray, "n d"], reduced: Any, labels: Int[ndarray, " n"], config: AtlasConfig
+    z: Float[ndarray, "n d"],
+    reduced: Reduced,
+    labels: Int[ndarray, " n"],
+    counts: Int[ndarray, " n"],
+    config: AtlasConfig,
 ) -> dict[str, ndarray]:
     """What placing needs: a seeded sample of the fitted rows, and how far apart the members of each cluster lie."""
-    same = labels[reduced.neighbors] == labels[:, None]
-    same[:, 0] = False  # a row is its own nearest
-    apart = np.where(same, reduced.distances, np.inf).min(1)
-    apart = np.where(np.isfinite(apart), apart, reduced.distances[:, -1])
-    scale = float(np.median(apart)) or 1.0
-    num_clusters = int(labels.max()) + 1
-    radii = np.array([2 * np.quantile(apart[labels == label], 0.95) for label in range(num_clusters)])
-    kept = np.arange(len(z))
-    if len(z) > config.reference_points:
-        draw = generator(config.seed, "reference")
-        kept = np.sort(draw.permutation(len(z))[: config.reference_points])
+    members = members_of(labels, int(labels.max()) + 1)
+    kept = _kept(labels, members, config)
+    apart = _apart(reduced, labels, counts)
+    within = [_within(z, own, kept, apart, config) for own in members]
+    scale = float(np.median(np.concatenate(within) if within else apart)) or 1.0
+    radii = np.array([2 * np.quantile(distances, 0.95) for distances in within])
     return {
         "embeddings": z[kept].astype(np.float16),
         "labels": labels[kept].astype(np.int32),
+        "counts": counts[kept].astype(np.int64),
         "coordinates": reduced.coordinates[kept].astype(np.float32),
         "radii": np.maximum(radii, scale / 2).astype(np.float32),
         "scale": np.array([scale], np.float32),
     }
+
+
+def _kept(labels: Int[ndarray, " n"], members: list[Int[ndarray, " m"]], config: AtlasConfig) -> Int[ndarray, " k"]:
+    """A seeded sample, the same share of each cluster, but enough of a small one to win a vote."""
+    if len(labels) <= config.reference_points:
+        return np.arange(len(labels))
+    share = config.reference_points / len(labels)
+    kept = []
+    for number, own in enumerate([*members, np.flatnonzero(labels == NOISE)]):
+        wanted = max(round(share * len(own)), min(2 * VOTERS, len(own)))
+        kept.append(generator(config.seed, "reference", number).permutation(own)[:wanted])
+    return np.sort(np.concatenate(kept))
+
+
+def _apart(reduced: Reduced, labels: Int[ndarray, " n"], counts: Int[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Distance of each row to its nearest other of the same label."""
+    other = (reduced.neighbors >= 0) & (reduced.neighbors != np.arange(len(labels))[:, None])
+    same = other & (labels[reduced.neighbors] == labels[:, None])
+    apart = np.where(same, reduced.distances, np.inf).min(1)
+    # Where none is among the neighbours: a merged row has its own copies, another's is further than all neighbours.
+    furthest = np.where(other, reduced.distances, 0).max(1)
+    return np.where(np.isfinite(apart), apart, np.where(counts > 1, 0, furthest))
+
+
+def _within(
+    z: Float[ndarray, "n d"],
+    own: Int[ndarray, " m"],
+    kept: Int[ndarray, " k"],
+    apart: Float[ndarray, " n"],
+    config: AtlasConfig,
+) -> Float[ndarray, " p"]:
+    """How far members of one cluster lie from its nearest point of the reference."""
+    inside = np.isin(own, kept, assume_unique=True)
+    outside = own[~inside][:_PROBES]
+    if not len(outside):
+        return apart[own]
+    from sklearn.metrics import pairwise_distances_argmin_min
+
+    return pairwise_distances_argmin_min(z[outside], z[own[inside]], metric=config.metric)[1]

@@ -6,17 +6,18 @@ from math import isnan
 from apmae.schema import KINDS
 
 _BEHAVIOURS = (
-    # score, the name it gives, what a uniform causal pattern of 256 tokens scores
-    ("first_token", "first-token sink", 0.02),
-    ("previous", "previous token", 0.02),
-    ("self", "self", 0.02),
-    ("induction", "induction", 0.03),
-    ("duplicate", "duplicate token", 0.03),
-    ("local", "local band", 0.16),
-    ("columns", "columns", 0.10),
+    # score, the name it gives, what a uniform causal pattern of 256 tokens scores, and the share of what the score
+    # could show above that from which it names a pattern: a band wider than the score's window cannot show it all
+    ("first_token", "first-token sink", 0.02, 0.35),
+    ("previous", "previous token", 0.02, 0.35),
+    ("self", "self", 0.02, 0.35),
+    ("induction", "induction", 0.03, 0.35),
+    ("duplicate", "duplicate token", 0.03, 0.35),
+    ("local", "local band", 0.10, 0.25),
+    ("columns", "columns", 0.05, 0.35),
 )
-_CLEAR = 0.35
-"""Share of what a score could show above chance from which it names a pattern."""
+_CLEAR_IF_EVEN = 0.5
+"""The same for diffuse patterns: over few tokens, even attention alone scores high."""
 _SECOND = 0.25
 _KIND = 0.12
 """Attention beyond chance from which a token kind is named."""
@@ -56,19 +57,21 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
         scores: by the names of ``schema.SCORES``, in [0, 1]; NaN or missing where not measured.
         looks_at: the token kind that stands out among the keys, from :func:`kind_word`.
     """
+    uniform = scores.get("uniform", float("nan"))
     shown = []
-    for score, name, chance in _BEHAVIOURS:
+    for score, name, chance, clear in _BEHAVIOURS:
         value = scores.get(score, float("nan"))
         if not isnan(value):
-            shown.append(((value - chance) / (1 - chance), name))
+            shown.append(((value - chance) / (1 - chance), name, _CLEAR_IF_EVEN if uniform >= _DIFFUSE else clear))
     shown.sort(key=lambda entry: -entry[0])
-    words = [name for strength, name in shown[:1] if strength >= _CLEAR]
-    words += [name for strength, name in shown[1:2] if words and strength >= max(_SECOND, 0.5 * shown[0][0])]
+    words = [name for strength, name, clear in shown if strength >= clear][:1]
     if words:
+        second = max(_SECOND, 0.5 * shown[0][0])
+        words += [name for strength, name, _ in shown[:2] if name not in words and strength >= second]
+    if words and not uniform >= _UNIFORM:
         return " + ".join(f"columns on {looks_at}" if word == "columns" and looks_at else word for word in words)
     if looks_at:
         return f"looks at {looks_at}"
-    uniform = scores.get("uniform", float("nan"))
     if uniform >= _UNIFORM:
         return "uniform"
     return "diffuse" if uniform >= _DIFFUSE else "mixed"

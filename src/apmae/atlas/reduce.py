@@ -13,13 +13,16 @@ from numpy import ndarray
 from apmae.config import AtlasConfig
 from apmae.seeding import subseed
 
+_EXACT = 4096
+"""Fewer rows than this have their neighbours searched exactly, as UMAP itself would."""
+
 
 class Reduced(NamedTuple):
     """Coordinates and the neighbours they were made from."""
 
     coordinates: Float[ndarray, "n r"]
     neighbors: Int[ndarray, "n k"]
-    """Nearest rows in embedding space, the row itself first."""
+    """Nearest rows in embedding space, the row itself among them; -1 where the search found no more."""
     distances: Float[ndarray, "n k"]
 
 
@@ -45,33 +48,44 @@ def reduce(z: Float[ndarray, "n d"], config: AtlasConfig) -> Reduced:
     Seeded, and therefore on one thread: the same rows give the same coordinates on the same machine.
 
     Args:
-        z: distinct embeddings, at least 2.
+        z: distinct embeddings, at least 1.
         config: neighbours, minimum distance, metric, dimensions, seed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # umap and numba warn of their own internals on import and on small data
-        from umap import UMAP
-        from umap.umap_ import nearest_neighbors
-
         seed = subseed(config.seed, "umap") % 2**31
         k = min(config.neighbors, len(z))
-        indices, distances, forest = nearest_neighbors(
-            z, k, config.metric, {}, config.metric == "cosine", np.random.RandomState(seed)
-        )
+        indices, distances = _neighbors(z, k, config.metric, seed)
         if len(z) <= config.dimensions + 2:  # too few rows for a layout: their own principal axes
             return Reduced(_principal(z, config.dimensions), indices, distances)
+        from umap import UMAP
+
         model = UMAP(
             n_neighbors=k,
             min_dist=config.min_dist,
             metric=config.metric,
             n_components=config.dimensions,
-            init="pca",
+            init="pca" if z.shape[1] >= config.dimensions else "random",  # there are no more axes than dimensions
             random_state=seed,
             n_jobs=1,
-            precomputed_knn=(indices, distances, forest),
+            precomputed_knn=(indices, distances),
         )
         coordinates = np.asarray(model.fit_transform(z), dtype=np.float32)
-    return Reduced(coordinates, np.asarray(indices), np.asarray(distances))
+    return Reduced(coordinates, indices, distances)
+
+
+def _neighbors(
+    z: Float[ndarray, "n d"], k: int, metric: str, seed: int
+) -> tuple[Int[ndarray, "n k"], Float[ndarray, "n k"]]:
+    if len(z) < _EXACT:
+        from sklearn.neighbors import NearestNeighbors
+
+        distances, indices = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(z).kneighbors(z)
+    else:
+        from umap.umap_ import nearest_neighbors
+
+        indices, distances, _ = nearest_neighbors(z, k, metric, {}, metric == "cosine", np.random.RandomState(seed))
+    return np.asarray(indices, dtype=np.int64), np.asarray(distances, dtype=np.float32)
 
 
 def _principal(z: Float[ndarray, "n d"], dimensions: int) -> Float[ndarray, "n r"]:

@@ -20,9 +20,9 @@ from apmae.artifacts import (
     write_table,
 )
 from apmae.atlas.atlas import Atlas, Measured
-from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
+from apmae.config import AtlasConfig, Config, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
 from apmae.corpus.sources import list_sources
-from apmae.encode import encode_prompts, reconstructions, unpack_exemplars
+from apmae.encode import check_length, encode_prompts, reconstructions, unpack_exemplars
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.load import LM, load_lm
 from apmae.lm.outcome import draw_prompts, shortfalls
@@ -61,7 +61,7 @@ def make_prompts(
         raise SourceError(f"expected source files at {missing[0]}, found nothing there; check the path")
     inputs = {f"source-{number}": fingerprint(path) for number, path in enumerate(paths)}
     inputs |= {"lm": lm.fingerprint} if lm else {}
-    with Stage.open(out, "prompts", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
+    with Stage.open(out, "prompts", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
         if lm is None:
@@ -100,10 +100,11 @@ def train_encoder(
         The encoder's folder.
     """
     inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
-    with Stage.open(out, "train", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
+    with Stage.open(out, "train", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return out
-        if overwrite:
+        check_length(lm, config.model.pattern_size)
+        if not stage.resumed:  # a checkpoint that is there is another run's
             (out / checkpoint.NAME).unlink(missing_ok=True)
         prompts = [prompt for prompt in load_prompts(prompts_path) if prompt.outcome != "incorrect"]
         source = LMSource(
@@ -148,7 +149,7 @@ def encode(
         "encoder": fingerprint(folder) if folder.is_dir() else encoder,
         "prompts": fingerprint(prompts_path),
     }
-    with Stage.open(out, "encode", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
+    with Stage.open(out, "encode", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "encode").counts
         prompts = load_prompts(prompts_path)
@@ -247,6 +248,11 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
         page = write_report(out)
         advance()
     return page
+
+
+def _decisive(config: Config, lm: LM | None) -> dict[str, Any]:
+    """What decides a stage's bytes beside its inputs: its configuration, and the precision the model ran in."""
+    return {**config.model_dump(mode="json"), **({"dtype": str(lm.model.dtype).removeprefix("torch.")} if lm else {})}
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -14,11 +15,18 @@ from transformers.utils import logging as transformers_logging
 from apmae import bundled
 from apmae.artifacts import fingerprint
 from apmae.errors import CaptureError, ModelError
-from apmae.lm.tap import capture
+from apmae.lm.tap import attention_implementations, capture
 from apmae.prompts.fim import Sentinels, find_sentinels
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest difference in probability from eager that loading accepts. Half precisions round inside eager itself."""
+TOLERANCE = 1e-4
+"""Largest difference in probability from eager that loading accepts in float32."""
+
+TOLERANCE_MOVED = {torch.bfloat16: 0.15, torch.float16: 0.03}
+"""The same for half precisions, where eager rounds its scores: one entry of a right pattern can be off by more than
+0.1. There the share of attention that a head puts elsewhere is compared, a mean over rows: the right patterns of the
+models measured stay under 0.04 and 0.005, heads taken for one another are near 0.4."""
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +63,7 @@ class LM:
         """A token to fill short prompts with; masked, so any will do."""
         for name in ("pad_token_id", "eos_token_id"):
             value = getattr(self.model.config, name, None)
-            if isinstance(value, int):
+            if isinstance(value, int) and 0 <= value < self.model.config.get_text_config().vocab_size:
                 return value
         return 0
 
@@ -94,22 +102,41 @@ def load_lm(source: str | Path = "bundled", *, device: str = "cpu", dtype: str =
     Raises:
         ModelError: if there is no such model, it cannot be loaded, or its patterns would be wrong.
     """
+    if dtype not in DTYPES:
+        raise ModelError(f"expected a dtype, one of {', '.join(DTYPES)}, got {dtype!r}")
     path = str(bundled.language_model()) if str(source) == "bundled" else str(source)
     _expect_source(path)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
+        factory: Any = AutoModelForCausalLM
+        model, info = factory.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+        model.eval().requires_grad_(False).to(device)
         tokenizer = _load_tokenizer(path)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"cannot load a language model from {source}: {str(error).splitlines()[0][:300]}") from None
+    except Exception as error:  # transformers raises many kinds; whatever it says, there is no model
+        raise ModelError(f"cannot load a language model from {source}: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         transformers_logging.enable_progress_bar()
-    model.eval().requires_grad_(False).to(device)
+    # Transformers would go on with random numbers in the place of these.
+    absent = [f"{name} is missing" for name in sorted(info["missing_keys"])]
+    absent += [
+        f"{name} has shape {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in info["mismatched_keys"]
+    ]
+    if absent:
+        more = f" and {len(absent) - 2} more" if len(absent) > 2 else ""
+        raise ModelError(
+            f"expected all weights of {type(model).__name__} in {source}: {'; '.join(absent[:2])}{more}; "
+            "give the complete model"
+        )
     text = model.config.get_text_config()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     lm = LM(
@@ -143,10 +170,13 @@ def _load_tokenizer(path: str) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         # Capture works without a tokenizer; prompts say what is missing when they need one.
-        _log.warning(
-            "no tokenizer in %s (%s)", path, str(error).splitlines()[0] if str(error) else type(error).__name__
-        )
+        _log.warning("no tokenizer in %s (%s)", path, _first_line(error))
         return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()[:2]
+    return " ".join(" ".join(lines).split())[:300] or type(error).__name__
 
 
 def _bos(tokenizer: Any) -> int | None:
@@ -161,11 +191,11 @@ def check_capture(lm: LM) -> float:
     """Compare the tap with the model's own eager attention on two short prompts, one of them padded.
 
     Returns:
-        The largest difference in probability.
+        The largest difference in probability; for half precisions what :data:`TOLERANCE_MOVED` bounds.
 
     Raises:
-        ModelError: if the model has no eager attention to compare with, is not causal, or differs by more than
-            :data:`TOLERANCE`.
+        ModelError: if the model has no eager attention to compare with in some layer, is not causal, or differs by more
+            than :data:`TOLERANCE`.
     """
     name = type(lm.model).__name__
     size = min(48, lm.max_length or 48)
@@ -177,24 +207,38 @@ def check_capture(lm: LM) -> float:
     try:
         with capture(lm.model) as tap:
             lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        ours = torch.from_numpy(tap.patterns.probabilities()).unflatten(0, (2, lm.num_layers, lm.num_heads))
-        before = lm.model.config._attn_implementation
+        captured = tap.patterns
+        before = attention_implementations(lm.model)
         try:
             lm.model.set_attn_implementation("eager")
             eager = lm.model(input_ids=ids, attention_mask=mask, use_cache=False, output_attentions=True).attentions
         finally:
-            lm.model.set_attn_implementation(before)
+            for part, implementation in before:
+                part.set_attn_implementation(implementation)
     except CaptureError as error:
         raise ModelError(f"cannot capture {name}: {error}") from error
-    if not eager or any(layer is None or layer.shape[-1] != size for layer in eager):
+    except RuntimeError as error:
+        raise ModelError(f"cannot run {name}: {_first_line(error)}; do its weights fit its config?") from error
+    reached = len(np.unique(captured.layer))
+    if reached < lm.num_layers:
+        raise ModelError(
+            f"expected attention in all {lm.num_layers} layers of {name}, {reached} have it; apmae does not support "
+            "models that mix attention with other kinds of layer"
+        )
+    ours = torch.from_numpy(captured.probabilities()).unflatten(0, (2, lm.num_layers, lm.num_heads))
+    if len(eager or ()) != lm.num_layers or any(layer is None or layer.shape[-1] != size for layer in eager):
         raise ModelError(f"{name} gives no eager attention to check capture against; apmae does not support it")
     theirs = torch.stack(eager, dim=1).float().cpu()
     real = mask.bool().cpu()
     valid = real[:, None, None, :, None] & real[:, None, None, None, :]
     if float((theirs * valid).triu(1).amax()) > 1e-6:
         raise ModelError(f"{name} attends to later tokens; apmae reads causal models only")
-    difference = float(((ours - theirs) * valid).abs().amax())
-    limit = TOLERANCE.get(lm.model.dtype, 1e-4)
+    differences = ((ours - theirs) * valid).abs()  # prompt layer head query_pos key_pos
+    if lm.model.dtype in TOLERANCE_MOVED:
+        limit = TOLERANCE_MOVED[lm.model.dtype]
+        difference = float((differences.sum((0, 3, 4)) / 2 / real.sum()).amax())
+    else:
+        limit, difference = TOLERANCE, float(differences.amax())
     if not difference <= limit:
         raise ModelError(
             f"expected captured patterns of {name} within {limit:g} of its eager attention, they differ by "

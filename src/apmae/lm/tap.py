@@ -36,6 +36,8 @@ _UNSUPPORTED = {
     "s_aux": "attention sinks outside the keys",
     "position_bias": "a learned position bias",
 }
+_CROSS_ATTENTION = ("cross", "encoder_attn", "encdec")
+"""What modules are called that attend to another model's tokens."""
 _taps: WeakKeyDictionary[nn.Module, list[tuple["Tap", int]]] = WeakKeyDictionary()
 
 
@@ -47,10 +49,18 @@ def _capture_attention(
         if kwargs.get(argument) is not None:
             raise CaptureError(f"{type(module).__name__} uses {meaning}, which capture does not support")
     output = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    for tap, layer in _taps.get(module, ()):
+    taps = _taps.get(module, ())
+    if taps and attention_mask is None and query.shape[2] > 1 and not _is_causal(module, kwargs.get("is_causal")):
+        raise CaptureError(f"{type(module).__name__} attends to later tokens; apmae reads causal models only")
+    for tap, layer in taps:
         with torch.no_grad():
             tap._record(layer, query.detach(), key.detach(), attention_mask, kwargs.get("scaling"))
     return output
+
+
+def _is_causal(module: nn.Module, is_causal: bool | None) -> bool:
+    """As SDPA's wrapper decides it where there is no mask."""
+    return bool(is_causal if is_causal is not None else getattr(module, "is_causal", True))
 
 
 AttentionInterface.register(NAME, _capture_attention)
@@ -110,18 +120,20 @@ class Tap:
 
     def _count(self, layer: int) -> int:
         """Selected heads of a layer."""
-        if isinstance(self._wanted, float):
-            return max(1, round(self._wanted * self._num_heads))
-        return len(self._wanted.get(layer, ()))
+        if isinstance(self._wanted, dict):
+            return len(self._wanted.get(layer, ()))
+        return max(1, round(self._wanted * self._num_heads))
 
     def _select(self, layer: int, first_prompt: int, batch: int) -> np.ndarray:
         """(b, s) the selected heads of a layer, ascending."""
-        if isinstance(self._wanted, float):
-            draws = generator(self._seed, "heads", first_prompt, layer).random((batch, self._num_heads))
-            return np.sort(draws.argsort(axis=1)[:, : self._count(layer)], axis=1)
-        return np.tile(np.array(self._wanted.get(layer, ()), dtype=np.int64), (batch, 1))
+        if isinstance(self._wanted, dict):
+            return np.tile(np.array(self._wanted.get(layer, ()), dtype=np.int64), (batch, 1))
+        draws = generator(self._seed, "heads", first_prompt, layer).random((batch, self._num_heads))
+        return np.sort(draws.argsort(axis=1)[:, : self._count(layer)], axis=1)
 
-    def _begin(self, query: Tensor) -> _Forward:
+    def _begin(self, query: Tensor, mask: Tensor | None) -> _Forward:
+        if mask is not None and bool(_allowed(mask).triu(1).any()):
+            raise CaptureError("the attention mask lets queries see later tokens; apmae reads causal attention only")
         batch, _, size, _ = query.shape
         shape = (batch, sum(map(self._count, self._layers)), geometry.num_patches(size, PATCH), PATCH, PATCH)
         patches = torch.full(shape, -torch.inf, dtype=self._dtype, device=query.device)
@@ -133,14 +145,19 @@ class Tap:
     def _record(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
         """Form the log patterns of one layer's selected heads. query: b h t d; key: b h/group t d."""
         batch, heads, size, width = query.shape
-        if heads != self._num_heads or key.shape[2] != size:
+        if heads != self._num_heads:
             raise CaptureError(
-                f"expected {self._num_heads} heads and as many keys as queries in layer {layer}, got {heads} heads, "
-                f"{size} queries, {key.shape[2]} keys; run a whole forward without a cache (use_cache=False)"
+                f"expected the config's {self._num_heads} heads in layer {layer}, got {heads}; apmae does not support "
+                "models whose layers differ in it"
+            )
+        if key.shape[2] != size:
+            raise CaptureError(
+                f"expected as many keys as queries in layer {layer}, got {size} queries and {key.shape[2]} keys; "
+                "run whole forwards without a cache (use_cache=False), not generate()"
             )
         forward = self._forwards[-1] if self._forwards else None
         if forward is None or layer in forward.filled:
-            forward = self._begin(query)
+            forward = self._begin(query, mask)
         forward.filled.add(layer)
         selected = self._select(layer, forward.first_prompt, batch)
         if not selected.shape[1]:
@@ -157,6 +174,11 @@ class Tap:
         if mask is not None and mask.shape[1] > 1:
             mask = mask[prompts.to(mask.device) if mask.shape[0] > 1 else 0, chosen]
         _write_log_pattern(rows, keys, mask, forward.patches[:, columns])
+
+
+def _allowed(mask: Tensor) -> Tensor:
+    """A boolean or additive mask as a boolean one, True where a query attends."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def _write_log_pattern(query: Tensor, key: Tensor, mask: Tensor | None, out: Tensor) -> None:
@@ -179,7 +201,7 @@ def _write_log_pattern(query: Tensor, key: Tensor, mask: Tensor | None, out: Ten
             allowed = mask[..., begin:end, :end]
             if allowed.dtype != torch.bool:
                 scores += allowed
-                allowed = allowed > torch.finfo(allowed.dtype).min / 2
+                allowed = _allowed(allowed)
             # A query that may not see itself is padding: its row stays empty.
             itself = allowed[..., begin:].diagonal(dim1=-2, dim2=-1)[..., None]
             scores.masked_fill_(~(allowed & itself), -torch.inf)
@@ -221,9 +243,9 @@ def capture(
     """
     modules = attention_modules(model)
     tap = Tap(list(modules), model.config.get_text_config().num_attention_heads, heads, seed, dtype, first_prompt)
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    before = attention_implementations(model)
     try:
+        model.set_attn_implementation(NAME)
         for layer, module in modules.items():
             _taps.setdefault(module, []).append((tap, layer))
         yield tap
@@ -234,7 +256,17 @@ def capture(
                 _taps[module] = remaining
             else:
                 _taps.pop(module, None)
-        model.set_attn_implementation(before)
+        for part, implementation in before:
+            part.set_attn_implementation(implementation)
+
+
+def attention_implementations(model: PreTrainedModel) -> list[tuple[PreTrainedModel, str]]:
+    """The attention implementation of a model and of each model inside it, the outer ones first."""
+    return [
+        (part, part.config._attn_implementation or "eager")
+        for part in model.modules()
+        if isinstance(part, PreTrainedModel)
+    ]
 
 
 def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
@@ -244,13 +276,12 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
         CaptureError: if the model does not use transformers' AttentionInterface.
     """
     name = type(model).__name__
-    modules = {
-        module.layer_idx: module
-        for path, module in model.named_modules()
-        if isinstance(getattr(module, "layer_idx", None), int)
-        and "attention" in type(module).__name__.lower()
-        and "cross" not in path.lower()
-    }
+    modules: dict[int, nn.Module] = {}
+    for path, module in model.named_modules():
+        layer = getattr(module, "layer_idx", None)
+        other = any(word in path.lower() for word in _CROSS_ATTENTION)
+        if isinstance(layer, int) and "attention" in type(module).__name__.lower() and not other:
+            modules[layer] = module
     if not isinstance(model, PreTrainedModel) or not modules or not model._can_set_attn_implementation():
         raise CaptureError(
             f"expected a model whose attention goes through transformers' AttentionInterface, {name} does not; "
@@ -264,17 +295,23 @@ def _wanted(heads: Heads, layers: tuple[int, ...], num_heads: int) -> float | di
         if heads != "all":
             raise CaptureError(f"expected heads to be 'all', a share in (0, 1] or (layer, head) pairs, got {heads!r}")
         return {layer: list(range(num_heads)) for layer in layers}
-    if isinstance(heads, int | float):
+    if isinstance(heads, int | float | np.number):
         if not 0 < heads <= 1:
             raise CaptureError(
                 f"expected a share of heads in (0, 1], got {heads}; 0.25 takes a quarter of each layer's"
             )
         return float(heads)
+    try:
+        pairs = sorted({(int(layer), int(head)) for layer, head in heads})
+    except (TypeError, ValueError):
+        raise CaptureError(
+            f"expected heads to be 'all', a share in (0, 1] or (layer, head) pairs, got {heads!r}"
+        ) from None
     wanted: dict[int, list[int]] = {}
-    for layer, head in sorted({(int(layer), int(head)) for layer, head in heads}):
+    for layer, head in pairs:
         if layer not in layers or not 0 <= head < num_heads:
             raise CaptureError(
-                f"expected layers 0-{len(layers) - 1} and heads 0-{num_heads - 1}, got ({layer}, {head})"
+                f"expected layers {layers[0]}-{layers[-1]} and heads 0-{num_heads - 1}, got ({layer}, {head})"
             )
         wanted.setdefault(layer, []).append(head)
     if not wanted:

@@ -8,7 +8,7 @@ m masked patches, d encoder width, e decoder width.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -191,7 +191,7 @@ class APMAE(nn.Module):
         write_json(folder / "config.json", {"model_type": MODEL_TYPE, **self.config.model_dump(mode="json")})
 
     @classmethod
-    def from_pretrained(cls, source: str | Path = "bundled") -> Self:
+    def from_pretrained(cls, source: str | Path = "bundled") -> "APMAE":
         """Load an AP-MAE, in our layout or the published one.
 
         Args:

@@ -1,7 +1,7 @@
 """``Patterns``: attention patterns in memory, packed as log probabilities of their lower-triangle patches."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ PATCH = 32
 """Side of a patch, tokens (paper Table 2)."""
 
 _ROW_TOLERANCE = 1e-3
+"""What a row's sum may be off by; bfloat16, which rounds by more, gets its own epsilon."""
 
 
 class Patterns:
@@ -58,7 +59,7 @@ class Patterns:
         prompt: Sequence[int] | ndarray | None = None,
         layer: Sequence[int] | ndarray | None = None,
         head: Sequence[int] | ndarray | None = None,
-    ) -> Self:
+    ) -> "Patterns":
         """Patterns that another tool captured.
 
         Args:
@@ -75,8 +76,11 @@ class Patterns:
         dense = torch.as_tensor(np.array(array) if not isinstance(array, Tensor) else array.detach()).cpu()
         if dense.ndim != 3 or dense.shape[1] != dense.shape[2] or not dense.shape[1]:
             raise CaptureError(f"expected probabilities of shape (n, length, length), got {tuple(dense.shape)}")
+        tolerance = _ROW_TOLERANCE
+        if dense.is_floating_point():
+            tolerance = max(tolerance, torch.finfo(dense.dtype).eps)
         dense = dense.to(torch.float64)
-        _check_probabilities(dense)
+        _check_probabilities(dense, tolerance)
         count = len(dense)
         where = [
             np.asarray(values, dtype=np.int64) if values is not None else default
@@ -98,14 +102,17 @@ class Patterns:
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
+    def concatenate(cls, parts: Sequence["Patterns"]) -> "Patterns":
         """Join patterns; shorter ones get empty rows, so that all have the longest's size.
 
         Raises:
-            CaptureError: if there is nothing to join.
+            CaptureError: if there is nothing to join, or the patches differ in size.
         """
         if not parts:
             raise CaptureError("expected at least one forward inside the capture, got none; call the model first")
+        patches = sorted({part.patch for part in parts})
+        if len(patches) > 1:
+            raise CaptureError(f"expected patches of one size, got {patches}; bring the patterns to one by repacked()")
         size = max(part.size for part in parts)
         return cls(
             torch.cat([part.resized(size).log_patches for part in parts]),
@@ -126,9 +133,9 @@ class Patterns:
     def __repr__(self) -> str:
         return f"Patterns({len(self)} of {self.size}x{self.size}, {len(np.unique(self.prompt))} prompts)"
 
-    def __getitem__(self, key: int | slice | Sequence[int] | ndarray) -> Self:
+    def __getitem__(self, key: int | slice | Sequence[int] | ndarray) -> "Patterns":
         """Some of the patterns, by slice, numbers or a boolean mask; an integer gives one pattern, as n = 1."""
-        numbers = np.arange(len(self))[[key] if isinstance(key, int) else key]
+        numbers = np.array(np.arange(len(self))[key], ndmin=1, order="C")
         return type(self)(
             self.log_patches[torch.from_numpy(numbers)],
             self.size,
@@ -137,7 +144,7 @@ class Patterns:
             head=self.head[numbers],
         )
 
-    def resized(self, size: int) -> Self:
+    def resized(self, size: int) -> "Patterns":
         """The same patterns with empty rows after their last token, up to ``size``.
 
         Raises:
@@ -156,7 +163,7 @@ class Patterns:
             torch.cat([self.log_patches, empty], dim=1), size, prompt=self.prompt, layer=self.layer, head=self.head
         )
 
-    def repacked(self, patch: int) -> Self:
+    def repacked(self, patch: int) -> "Patterns":
         """The same patterns in patches of another side."""
         if patch == self.patch:
             return self
@@ -182,8 +189,8 @@ def _real(size: int, patch: int) -> Tensor:
     return geometry.real_pixels(geometry.grid_size(size, patch), patch)
 
 
-def _check_probabilities(dense: Float[Tensor, "n t t"]) -> None:
-    if not torch.isfinite(dense).all() or (dense < -1e-6).any() or (dense > 1 + _ROW_TOLERANCE).any():
+def _check_probabilities(dense: Float[Tensor, "n t t"], tolerance: float) -> None:
+    if not torch.isfinite(dense).all() or (dense < -1e-6).any() or (dense > 1 + tolerance).any():
         raise CaptureError("expected finite probabilities in [0, 1], got others; pass attention after its softmax")
     above = float(dense.triu(1).abs().amax()) if dense.shape[0] else 0.0
     if above > 1e-6:
@@ -192,5 +199,5 @@ def _check_probabilities(dense: Float[Tensor, "n t t"]) -> None:
         )
     sums = dense.sum(-1)
     worst = float(torch.minimum((sums - 1).abs(), sums.abs()).amax()) if dense.shape[0] else 0.0
-    if worst > _ROW_TOLERANCE:
+    if worst > tolerance:
         raise CaptureError(f"expected rows that sum to 1, one is off by {worst:.3g}; normalise them over key_pos")

@@ -56,10 +56,10 @@ def score(
     heads, size = probabilities.shape[:2]
     values = torch.full((heads, len(SCORES)), torch.nan)
     targets = _targets(size, token_ids)
-    weights = torch.stack([target / target.sum(-1).gt(0).sum() for target in targets.values()], dim=-1)
-    masses = probabilities.flatten(1) @ weights.flatten(0, 1)
-    for name, mass in zip(targets, masses.unbind(-1), strict=True):
-        values[:, SCORES.index(name)] = mass
+    if targets:
+        weights = torch.stack([target / target.sum(-1).gt(0).sum() for target in targets.values()], dim=-1)
+        masses = probabilities.flatten(1) @ weights.flatten(0, 1)
+        values[:, [SCORES.index(name) for name in targets]] = masses
     values[:, SCORES.index("columns")] = _columns(probabilities)
     values[:, SCORES.index("uniform")] = _uniform(probabilities)
     return Scores(values.numpy(), *_kinds(probabilities, kinds))
@@ -90,6 +90,8 @@ def _columns(probabilities: Float[Tensor, "h t t"]) -> Float[Tensor, " h"]:
     query, key = torch.arange(size)[:, None], torch.arange(size)[None, :]
     later = ((query >= key + LOCAL) & (key > 0)).float()
     rows = later.sum(0)
+    if rows.amax() < _MIN_COLUMN_ROWS:
+        return torch.full((len(probabilities),), torch.nan)
     strength = torch.einsum("hqk,qk->hk", probabilities, later) / rows.clamp(min=1)
     strength = strength.masked_fill(rows < _MIN_COLUMN_ROWS, 0.0)
     return strength.topk(min(_TOP_COLUMNS, size), dim=-1).values.sum(-1).clamp(max=1.0)

@@ -7,7 +7,7 @@ from typing import Any
 from apmae.atlas.cluster import NOISE
 from apmae.patterns.tokens import token_kind
 from apmae.report.palette import cluster_color, ink_on
-from apmae.report.tables import Cell, Table
+from apmae.report.tables import Table
 
 _SHARES = {"share", "main share", "share clustered", "accuracy", "strength"}
 _TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured"}
@@ -17,6 +17,7 @@ _DENSE = 30
 """Heads a layer from which cells shrink."""
 _MARKS = ("suf", "hole")
 """In the name of the sentinel that stands where the completion was cut out (``prompts/fim.py``)."""
+_SIGNS = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5"})
 
 
 def grid_cell(cluster: int, name: str, title: str, heads: int, *, link: bool = False) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def cells_in_a_grid(cells: Mapping[tuple[int, int], dict[str, Any]], layers: int
     """Cells by (layer, head) as rows of a grid; the missing ones are heads that were not captured."""
     empty = {"text": "", "title": "not captured", "color": None, "ink": None, "link": None}
     rows = [[cells.get((layer, head), empty) for head in range(heads)] for layer in range(layers)]
-    return {"rows": rows, "heads": heads, "style": "named" if heads <= _NAMED_CELLS else "dense" if heads > _DENSE else "numbered"}
+    style = "named" if heads <= _NAMED_CELLS else "numbered" if heads <= _DENSE else "dense"
+    return {"rows": rows, "heads": heads, "style": style}
 
 
 def listing(table: Table, label: str) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def listing(table: Table, label: str) -> dict[str, Any]:
     return {"label": label, "header": header, "rows": rows}
 
 
-def _display(cell: Cell, share: bool) -> str:
+def _display(cell: Any, share: bool) -> str:
     if cell is None or cell == "":
         return "\u2013"
     if isinstance(cell, float):
@@ -69,6 +71,11 @@ def prompt_pieces(tokens: Sequence[str]) -> list[dict[str, str]]:
 
 def _is_cut(sentinel: str) -> bool:
     return any(mark in sentinel.lower() for mark in _MARKS)
+
+
+def visible(token: str) -> str:
+    """A token in running text: white space by signs, since it would show as nothing."""
+    return token.translate(_SIGNS) or "(nothing)"
 
 
 def data_uri(picture: bytes) -> str:

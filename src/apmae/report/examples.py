@@ -86,10 +86,10 @@ def farthest_points(places: Float[ndarray, "n r"], count: int) -> Int[ndarray, "
 def typical_prompt(study: Study) -> int:
     """The prompt whose share of clustered heads is the median of all prompts; the lowest number among equals."""
     prompts = study.points["prompt"].to_numpy()
-    numbers, index = np.unique(prompts, return_inverse=True)
-    share = np.bincount(index, study.points["cluster"].to_numpy() != NOISE) / np.bincount(index)
-    middle = np.sort(share)[(len(share) - 1) // 2]
-    return int(numbers[np.flatnonzero(share == middle)[0]])
+    count = np.bincount(prompts)
+    share = np.bincount(prompts, study.points["cluster"].to_numpy() != NOISE) / np.maximum(count, 1)
+    known = np.sort(share[count > 0])
+    return int(np.flatnonzero((share == known[(len(known) - 1) // 2]) & (count > 0))[0])
 
 
 def attended(log_pattern: Float[ndarray, "t t"]) -> int:

@@ -24,9 +24,10 @@ from apmae.report.examples import Example, attended
 from apmae.report.palette import NOISE_COLOR, NOT_CAPTURED, cluster_color, ink_on
 from apmae.report.study import Sample, dense, scaled
 from apmae.report.tables import head_name
+from apmae.seeding import generator
 
 DPI = 150
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
     "font.size": 9.0,
     "axes.titlesize": 9.0,
@@ -108,7 +109,7 @@ def embedding_steps(sample: Sample, layers: int, heads: int) -> Figure:
     size = float(np.clip(30_000 / len(sample.layer), 1.5, 12.0))
     style = {"s": size, "linewidths": 0, "rasterized": True}
     # Early heads would hide under late ones if drawn in the order of the rows.
-    mixed = np.random.default_rng(0).permutation(len(sample.layer))
+    mixed = generator(0, "report", "order").permutation(len(sample.layer))
     number = sample.layer * heads + sample.head
     for axis, places in ((a, sample.raw), (b, sample.coordinates)):
         last = max(layers * heads - 1, 1)
@@ -183,7 +184,8 @@ def head_maps(prompt: int, single: Int[ndarray, "l h"], grid: HeadGrid, names: M
     figure = Figure(figsize=(10.6, tall + low + 0.7), layout="constrained")
     (a, b, c), under = figure.subplots(2, 3, height_ratios=(tall + 0.6, low))
     colors = {cluster: cluster_color(cluster) for cluster in np.unique(single).tolist()}
-    a.imshow(np.array([[_rgb(colors[cluster]) for cluster in row] for row in single.tolist()]), aspect="equal")
+    cells = np.array([[_rgb(colors[cluster]) for cluster in row] for row in single.tolist()])
+    a.imshow(cells, aspect="equal")
     a.set_title(f"A  clusters in prompt {prompt}")
     share = b.imshow(grid.clustered, cmap=_COLORS, vmin=0, vmax=1, aspect="equal")
     b.set_title("B  share of patterns in any cluster")
@@ -204,9 +206,13 @@ def head_maps(prompt: int, single: Int[ndarray, "l h"], grid: HeadGrid, names: M
         bar.outline.set_visible(False)
         place.xaxis.set_major_locator(MaxNLocator(integer=image is number, nbins=6, min_n_ticks=1))
     if layers * heads <= _NUMBERED_CELLS:
-        _number(a, [["" if value < 0 else str(value) for value in row] for row in single.tolist()], colors, single)
-        _number(b, [["" if np.isnan(value) else f"{value:.0%}"[:-1] for value in row] for row in grid.clustered])
-        _number(c, [[str(value) for value in row] for row in grid.distinct.tolist()])
+        _number(a, cells, [["" if value < 0 else str(value) for value in row] for row in single.tolist()])
+        _number(
+            b,
+            grid.clustered,
+            [["" if np.isnan(value) else f"{value:.0%}"[:-1] for value in row] for row in grid.clustered],
+        )
+        _number(c, grid.distinct, [[str(value) for value in row] for row in grid.distinct.tolist()])
     handles = [Patch(facecolor=color, label=text) for color, text in entries]
     under[0].legend(handles=handles, loc="upper center", ncols=2, frameon=False, handlelength=1, borderpad=0)
     for axis in under:
@@ -261,24 +267,15 @@ def _pixels(
 
 def _show(axis: Axes, pixels: Float[ndarray, "t t 4"]) -> None:
     axis.imshow(pixels, interpolation="antialiased", interpolation_stage="rgba")
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[:].set_visible(False)  # a line there would hide the first key's column
 
 
-def _number(
-    axis: Axes,
-    texts: Sequence[Sequence[str]],
-    colors: Mapping[int, str] | None = None,
-    clusters: Int[ndarray, "l h"] | None = None,
-) -> None:
-    """Write a number into each cell, black or white by the cell's colour."""
-    image = axis.images[0]
+def _number(axis: Axes, shown: ndarray, texts: Sequence[Sequence[str]]) -> None:
+    """Write a number into each cell of the image ``shown``, black or white by the cell's colour."""
+    pixels = axis.images[0].to_rgba(shown, bytes=True)[..., :3].tolist()
     for layer, row in enumerate(texts):
         for head, text in enumerate(row):
-            if colors is not None and clusters is not None:
-                ink = ink_on(colors[int(clusters[layer, head])])
-            else:
-                red, green, blue, _ = image.to_rgba(image.get_array()[layer, head], bytes=True)
-                ink = ink_on(f"#{red:02x}{green:02x}{blue:02x}")
+            ink = ink_on("#{:02x}{:02x}{:02x}".format(*pixels[layer][head]))
             axis.text(head, layer, text, ha="center", va="center", fontsize=6.5, color=ink)
 
 

@@ -21,6 +21,7 @@ from apmae.report.display import (
     grid_cell,
     listing,
     prompt_pieces,
+    visible,
 )
 from apmae.report.examples import one_per_cluster, typical_prompt
 from apmae.report.palette import cluster_color
@@ -100,7 +101,7 @@ def write_tag_page(
         for row in ordered
     }
     listed = [
-        (head_name(row["layer"], row["head"]), row["cluster"], row["name"], float(row["strength"]), row["measured"])
+        (head_name(row["layer"], row["head"]), _known(row["cluster"]), row["name"], row["strength"], row["measured"])
         for row in ordered
     ]
     header = ("head", "cluster", "name", "strength", "measured")
@@ -108,8 +109,9 @@ def write_tag_page(
     for row in ordered:
         count.setdefault((row["cluster"], row["name"]), []).append(head_name(row["layer"], row["head"]))
     by_size = sorted(count.items(), key=lambda entry: (entry[0][0] == NOISE, -len(entry[1]), entry[0]))
-    names = [(cluster, name, len(places), ", ".join(places)) for (cluster, name), places in by_size]
-    page = _environment().get_template("tag.html.j2").render(
+    names = [(_known(cluster), name, len(places), ", ".join(places)) for (cluster, name), places in by_size]
+    template = _environment().get_template("tag.html.j2")
+    page = template.render(
         title=title,
         layers=layers,
         heads=heads,
@@ -142,7 +144,8 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
     prompt = typical_prompt(study)
     about = next((row for row in study.prompts.to_pylist() if row["prompt"] == prompt), None)
     summary = summarize(study, made)
-    page = _environment().get_template("report.html.j2").render(
+    template = _environment().get_template("report.html.j2")
+    page = template.render(
         summary=summary,
         steady=STEADY,
         facts=_facts(study, made, summary),
@@ -160,6 +163,10 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         version=_version(),
     )
     return page.encode("utf-8", "backslashreplace")
+
+
+def _known(cluster: int) -> int | None:
+    return None if cluster == NOISE else cluster
 
 
 def _facts(study: Study, made: dict[str, Table], summary: Summary) -> list[tuple[str, str]]:
@@ -196,21 +203,20 @@ def _cluster_rows(study: Study, clusters: Table) -> dict[str, Any]:
 def _sources(study: Study) -> list[dict[str, str]]:
     """Where the numbers come from: hash, inputs, settings and versions of each artifact."""
     described = []
-    for stage, folder, manifest in (
-        ("encode", study.embeddings_folder, study.encoded),
-        ("cluster", study.atlas_folder, study.clustered),
-    ):
-        versions = read_json(manifest_path(folder)).get("versions", {})
+    for out in (study.folder / "prompts.parquet", study.embeddings_folder, study.atlas_folder):
+        path = manifest_path(out)
+        if not path.is_file():  # prompts may come from elsewhere
+            continue
+        record = read_json(path)
+        noted = {key: record.get(key, {}) for key in ("config", "counts", "inputs")}
         described.append(
             {
-                "stage": stage,
-                "folder": folder.name,
-                "sha256": fingerprint(folder),
-                "seed": str(manifest.config.get("seed", "not noted")),
-                "versions": ", ".join(f"{name} {number}" for name, number in sorted(versions.items())),
-                "inputs": json.dumps(manifest.inputs, indent=2, sort_keys=True),
-                "config": json.dumps(manifest.config, indent=2, sort_keys=True),
-                "counts": json.dumps(manifest.counts, indent=2, sort_keys=True),
+                "stage": record["stage"],
+                "path": path.relative_to(study.folder).as_posix(),
+                "sha256": fingerprint(out),
+                "seed": str(noted["config"].get("seed", "not noted")),
+                "versions": ", ".join(f"{name} {number}" for name, number in sorted(record["versions"].items())),
+                "noted": json.dumps(noted, indent=2, sort_keys=True, ensure_ascii=False),
             }
         )
     return described
@@ -218,13 +224,15 @@ def _sources(study: Study) -> list[dict[str, str]]:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("apmae.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["visible"] = visible
+    return environment
 
 
 def _version() -> str:

@@ -46,7 +46,7 @@ def pictures_of(study: Study) -> list[Picture]:
             "From embeddings to clusters",
             "Paper Figure 6. A: the first two dimensions of the embeddings as the encoder gives them, by the head that "
             "made the pattern. B: the first two reduced dimensions (UMAP). C: the same by cluster, grey where a "
-            "pattern is in none. D: clustered patterns only, same axes. C and D are coloured as the head grid is." + of_all,
+            f"pattern is in none. D: clustered patterns only, same axes. Colours are those of the head grid.{of_all}",
             figures.embedding_steps(sample, study.layers, study.heads),
         ),
         Picture(

@@ -12,6 +12,11 @@ STEADY = 0.9
 """Share of a head's patterns in one cluster from which it is said to do one thing almost always."""
 _NAMES = 6
 _HEADS = 8
+_DENSER = (
+    "Figure 6 shows whether there is anything to find: separate islands in its panel B. If there are, let clusters be "
+    "smaller or wider (min_cluster_size, epsilon, max_mean_distance of apmae cluster); if not, encode more prompts, or "
+    "train the encoder for longer until Figure 3 looks right."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +38,7 @@ class Summary:
 def model_name(study: Study) -> str:
     """The language model, by the name in the manifest; "a language model" where that is not noted."""
     noted = study.encoded.counts.get("lm") or study.encoded.config.get("lm")
-    return str(noted) if noted else "a language model"
+    return {"bundled": "the bundled model", "": "a language model"}.get(str(noted or ""), str(noted))
 
 
 def summarize(study: Study, tables: dict[str, Table]) -> Summary:
@@ -53,28 +58,31 @@ def summarize(study: Study, tables: dict[str, Table]) -> Summary:
         hold = "holds" if clusters == 1 else "hold"
         held = f"{_count(clusters, 'named cluster')} {hold} {percentage:.1f}% of the patterns."
     else:
-        held = "No cluster was found, so there is nothing to name. More prompts give denser embeddings."
+        held = "No cluster was found, so there is nothing to name."
     steady, count = _steady(tables["heads"])
     return Summary(
         model=model_name(study),
         opening=opening,
-        clusters=held + _dropped(study.clustered.counts.get("dropped") or {}),
+        clusters=held + _dropped(study),
         names=tuple(
             f"{name}: {share:.1%} of all patterns, in {_count(number, 'cluster')}"
             for name, number, share in shares_of_names(tables["clusters"])[:_NAMES]
         ),
         steady=steady,
         steady_heads=count,
-        next=_next(study, tables) if clustered else (),
+        next=_next(study, tables) if clustered else (_DENSER,),
     )
 
 
-def _dropped(dropped: dict[str, Any]) -> str:
-    wide, small = int(dropped.get("wide", 0)), int(dropped.get("small", 0))
+def _dropped(study: Study) -> str:
+    dropped: dict[str, int] = study.clustered.counts.get("dropped") or {}
+    wide, small = dropped.get("wide", 0), dropped.get("small", 0)
     if not wide + small:
         return ""
-    were = "was" if wide + small == 1 else "were"
-    return f" {_count(wide + small, 'more')} {were} left out: {wide} too wide, {small} too small."
+    limit = study.clustered.config.get("max_mean_distance")
+    width = f" (mean distance to the centre over {limit:g})" if limit is not None else ""
+    reasons = [f"{wide} too wide{width}"] * (wide > 0) + [f"{small} too small"] * (small > 0)
+    return f" Left out: {', '.join(reasons)}."
 
 
 def _steady(heads: Table) -> tuple[tuple[str, ...], int]:
@@ -123,5 +131,4 @@ def _some(places: list[str]) -> str:
 
 
 def _count(number: Any, noun: str) -> str:
-    plural = noun if number == 1 or noun == "more" else f"{noun}s"
-    return f"{number:,} {plural}"
+    return f"{number:,} {noun if number == 1 else f'{noun}s'}"

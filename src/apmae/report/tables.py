@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from apmae.atlas.cluster import NOISE
 from apmae.config import TASKS
 from apmae.report.study import Study
 
-Cell = str | int | float | None
 _WHERE = 3
-"""Heads named of each cluster."""
+"""Most heads named of each cluster."""
+_WHERE_SHARE = 0.01
+"""Share of a cluster from which a head is named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +28,10 @@ class Table:
     name: str
     """File name without its ending."""
     header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Any, ...], ...]
+    """Cells are str, int, float or None; those of one column are of one type, or None."""
 
-    def column(self, name: str) -> list[Cell]:
+    def column(self, name: str) -> list[Any]:
         """The values of one column."""
         place = self.header.index(name)
         return [row[place] for row in self.rows]
@@ -87,7 +90,7 @@ def clusters_table(study: Study) -> Table:
     for row in study.clusters.to_pylist():
         heads = sorted(made.get(row["cluster"], []), key=lambda entry: (-entry[0], entry[1]))[:_WHERE]
         named = [(head_name(*divmod(head, study.heads)), count / row["size"]) for count, head in heads]
-        where = ", ".join(f"{head} ({part:.0%})" for head, part in named)
+        where = ", ".join(f"{head} ({part:.0%})" for head, part in named if part >= _WHERE_SHARE)
         share = row["size"] / max(points.num_rows, 1)
         measured = (row["mean_distance"], row["persistence"], row["looks_at"], row["looks_from"])
         rows.append((row["cluster"], row["name"], row["size"], share, *measured, where))
@@ -148,10 +151,10 @@ def heads_table(study: Study) -> Table:
 def shares_of_names(clusters: Table) -> list[tuple[str, int, float]]:
     """Clusters of one name taken together: name, how many, their share of all patterns; largest share first."""
     number: Counter[str] = Counter()
-    share: Counter[str] = Counter()
+    share: dict[str, float] = {}
     for name, part in zip(clusters.column("name"), clusters.column("share"), strict=True):
-        number[str(name)] += 1
-        share[str(name)] += float(part or 0)
+        number[name] += 1
+        share[name] = share.get(name, 0.0) + part
     return sorted(((name, number[name], share[name]) for name in number), key=lambda entry: (-entry[2], entry[0]))
 
 

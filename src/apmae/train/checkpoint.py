@@ -1,7 +1,12 @@
-"""Checkpoints: weights, optimizer state and step in one safetensors file, replaced atomically. Never pickled."""
+"""Checkpoints: weights, optimizer state and step in one safetensors file, replaced atomically. Never pickled.
+
+What the run was started with is kept beside them as JSON, so that a run never goes on from another one's weights.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,24 +19,24 @@ from apmae.errors import ArtifactError
 NAME = "checkpoint.safetensors"
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the state after ``step`` finished steps."""
+def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]) -> None:
+    """Write the state after ``step`` finished steps of a run, described by JSON values."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": json.dumps(step)}
+    metadata = {"step": json.dumps(step), "run": json.dumps(run)}
     write_through(folder / NAME, lambda path: save_file(cpu, path, metadata=metadata))
 
 
-def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]) -> int:
     """Restore a run.
 
     Returns:
         How many steps were finished; 0 if there is no checkpoint.
 
     Raises:
-        ArtifactError: if the checkpoint is damaged or of another model.
+        ArtifactError: if the checkpoint is damaged or of another run; names what differs.
     """
     path = folder / NAME
     if not path.is_file():
@@ -39,7 +44,13 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> in
     try:
         with safe_open(path, framework="pt") as file:
             step = json.loads(file.metadata()["step"])
+            found = json.loads(file.metadata()["run"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        wanted = json.loads(json.dumps(run))
+        if found != wanted:
+            names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+            changes = "; ".join(f"{name}: {found.get(name)!r}, now {wanted.get(name)!r}" for name in names)
+            raise ValueError(f"it is of another run ({changes})")
         model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
@@ -47,7 +58,7 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> in
                 _, number, key = name.split(".")
                 state.setdefault(int(number), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:400]
         raise ArtifactError(f"cannot resume from {path}: {reason}; delete it to train from the start") from None
     return step

@@ -1,5 +1,6 @@
 """The training loop: AdamW, cosine, loss on masked patches (paper section 4, Training Setup)."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from math import cos, pi
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from apmae.artifacts import replacing
-from apmae.config import TrainConfig
+from apmae.config import TrainConfig, parse
 from apmae.errors import TrainingError
 from apmae.model.mae import APMAE
 from apmae.model.masking import Masking, random_masking
@@ -24,6 +25,8 @@ from apmae.train.source import ArraySource, Source, StreamSource
 
 METRICS = "metrics.jsonl"
 _SHORTEST_CROP = 8
+_HARMLESS = {"checkpoint_every", "log_every"}
+"""Settings that change no weight."""
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -34,27 +37,34 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * 0.5 * (1 + cos(pi * done))
 
 
-def fit(config: TrainConfig, source: Source, *, folder: Path | None = None, device: str = "cpu") -> APMAE:
+def fit(
+    config: TrainConfig, source: Source, *, folder: Path | None = None, device: str = "cpu", inputs: str = ""
+) -> APMAE:
     """Train an AP-MAE.
 
     With a folder, ``metrics.jsonl`` grows there and a checkpoint is replaced every ``checkpoint_every`` steps; the same
-    call after a kill goes on from it and ends with the same weights.
+    call after a kill goes on from it and ends with the same weights. A call with another configuration is refused.
 
     Args:
         config: model, steps, optimizer.
         source: patterns by step.
         folder: where checkpoints go; None keeps none.
         device: where to train.
+        inputs: fingerprint of what the source reads, where the caller knows it; kept in the checkpoint.
 
     Returns:
         The trained model, in evaluation mode.
 
     Raises:
-        TrainingError: if the loss is not finite; names the step and the batch's patterns. The checkpoint is kept.
+        ArtifactError: if the folder's checkpoint is damaged, or of another configuration or other inputs.
+        TrainingError: if the loss or its gradient is not finite; names the step and the batch's patterns. Weights and
+            checkpoint stay as they were before that step.
     """
     model = APMAE(config.model, seed=config.seed).to(device).train()
     optimizer = _optimizer(model, config)
-    first = checkpoint.load(folder, model, optimizer) if folder else 0
+    run = config.model_dump(mode="json", exclude=_HARMLESS)
+    run |= {**run.pop("model"), "inputs": inputs}
+    first = checkpoint.load(folder, model, optimizer, run) if folder else 0
     lines = _metrics_until(folder, first) if folder else []
     with progress("train", config.steps, done=first) as advance:
         for step in range(first, config.steps):
@@ -64,10 +74,12 @@ def fit(config: TrainConfig, source: Source, *, folder: Path | None = None, devi
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
             result = model(model.scale(_cropped(patterns, config, step)), _masking(config, len(patterns), step, device))
-            if not torch.isfinite(result.loss):
-                raise TrainingError(_not_finite(step, patterns, lr, folder, config))
             result.loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or float("inf"))
+            if not torch.isfinite(norm + result.loss):
+                _write_metrics(folder, lines)
+                what = "gradient" if torch.isfinite(result.loss) else "loss"
+                raise TrainingError(_not_finite(what, step, patterns, lr, folder, config))
             optimizer.step()
             if step % config.log_every == 0 or step + 1 == config.steps:
                 line = {
@@ -81,9 +93,8 @@ def fit(config: TrainConfig, source: Source, *, folder: Path | None = None, devi
                 advance(0, note=f"loss {result.loss.item():.5f}")
             advance()
             if folder and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
-                with replacing(folder / METRICS) as file:
-                    file.write(("\n".join(lines) + "\n").encode())
-                checkpoint.save(folder, step + 1, model, optimizer)
+                _write_metrics(folder, lines)
+                checkpoint.save(folder, step + 1, model, optimizer, run)
     return model.eval()
 
 
@@ -92,7 +103,7 @@ def train(
     recipe: str | TrainConfig = "nano",
     *,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     folder: str | Path | None = None,
     device: str = "cpu",
 ) -> APMAE:
@@ -103,26 +114,37 @@ def train(
             than the recipe's get a model of their own size, cut into as many patches.
         recipe: a name from ``recipes.TRAIN`` or a whole configuration.
         steps: optimizer steps; None takes the recipe's.
-        seed: decides initialisation, masks and order.
+        seed: decides initialisation, masks and order; None takes the recipe's, 0 for the named ones.
         folder: where to keep checkpoints; the same call goes on from them.
         device: where to train.
 
     Raises:
+        ArtifactError: if the folder holds a checkpoint of another run.
         CaptureError: if the patterns are longer than the model's size.
-        ConfigError: if the recipe is unknown.
+        ConfigError: if the recipe is unknown or the steps are none.
         TrainingError: if the loss is not finite or the stream ends early.
     """
     config = train_recipe(recipe) if isinstance(recipe, str) else recipe
-    config = config.model_copy(update={"seed": seed, **({"steps": steps} if steps else {})})
+    changed = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    config = parse(TrainConfig, {**config.model_dump(), **changed}, "train")
+    folder = Path(folder) if folder else None
+    inputs = ""
     if isinstance(patterns, Patterns):
         if patterns.size < config.model.pattern_size:
             patch = -(-patterns.size // config.model.grid_size)
             shape = {"pattern_size": patch * config.model.grid_size, "patch_size": patch}
             config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
-        source: Source = ArraySource(patterns, config.batch_size, seed)
+        source: Source = ArraySource(patterns, config.batch_size, config.seed)
+        inputs = _fingerprint(patterns) if folder else ""
     else:
         source = StreamSource(patterns, config.batch_size)
-    return fit(config, source, folder=Path(folder) if folder else None, device=device)
+    return fit(config, source, folder=folder, device=device, inputs=inputs)
+
+
+def _fingerprint(patterns: Patterns) -> str:
+    """SHA-256 of the patterns' pixels."""
+    pixels = patterns.log_patches.detach().cpu().contiguous().view(torch.uint8)
+    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
 
 
 def _optimizer(model: APMAE, config: TrainConfig) -> torch.optim.AdamW:
@@ -164,13 +186,27 @@ def _metrics_until(folder: Path, step: int) -> list[str]:
     return [line for line in lines if json.loads(line)["step"] < step]
 
 
-def _not_finite(step: int, patterns: Patterns, lr: float, folder: Path | None, config: TrainConfig) -> str:
-    worst = [
-        f"prompt {p} head {layer}.{head}"
-        for p, layer, head in zip(patterns.prompt[:3], patterns.layer[:3], patterns.head[:3], strict=True)
+def _write_metrics(folder: Path | None, lines: list[str]) -> None:
+    if folder:
+        with replacing(folder / METRICS) as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _not_finite(what: str, step: int, patterns: Patterns, lr: float, folder: Path | None, config: TrainConfig) -> str:
+    logs = patterns.log_patches.flatten(1)
+    broken = patterns[(~(logs.isfinite() | logs.isneginf())).any(1).cpu().numpy()]
+    named = broken if len(broken) else patterns
+    which = [
+        f"prompt {prompt} head {layer}.{head}"
+        for prompt, layer, head in zip(named.prompt[:3], named.layer[:3], named.head[:3], strict=True)
     ]
     kept = f"; the checkpoint in {folder} is kept" if folder and (folder / checkpoint.NAME).is_file() else ""
+    cure = (
+        f"{len(broken)} of them are not finite themselves: capture them again"
+        if len(broken)
+        else f"all finite: lower base_lr from {config.base_lr:g} or set clip_norm"
+    )
     return (
-        f"the loss is not finite at step {step} (learning rate {lr:.3g}, batch of {len(patterns)} patterns: "
-        f"{', '.join(worst)}, ...){kept}; lower base_lr from {config.base_lr:g} or set clip_norm"
+        f"the {what} is not finite at step {step} (learning rate {lr:.3g}), batch of {len(patterns)} patterns "
+        f"({', '.join(which)}{', ...' if len(named) > 3 else ''}), {cure}{kept}"
     )

@@ -1,11 +1,17 @@
-"""A real study on disk with planted clusters: what encode and cluster would leave, written with their schemas."""
+"""A real study on disk with planted clusters: what encode and cluster would leave, written with their schemas.
+
+The study and its report are made once: tests that only read share them.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from apmae.artifacts import Stage, fingerprint, write_json
+from apmae.report.page import write_report
+from apmae.report.study import Study
 from apmae.schema import CLUSTERS, ENCODED_PROMPTS, EXEMPLARS, KINDS, POINTS, RECONSTRUCTIONS, SCORES, embeddings
 
 SIZE, PATCH, DIM = 64, 16, 6
@@ -13,7 +19,37 @@ NAMES = ("first-token sink", "previous token", "columns on ';'", "induction + lo
 TASKS = ("eol", "closing_bracket", "identifier", "random")
 
 
-def write_study(
+@pytest.fixture(scope="session")
+def write_study():
+    return _write_study
+
+
+@pytest.fixture(scope="session")
+def planted():
+    return _planted
+
+
+@pytest.fixture(scope="session")
+def pack():
+    return _pack
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return _write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def study(folder):
+    return Study(folder)
+
+
+@pytest.fixture(scope="session")
+def report(folder, tmp_path_factory):
+    return write_report(folder, tmp_path_factory.mktemp("report"))
+
+
+def _write_study(
     folder: Path,
     *,
     prompts: int = 40,
@@ -91,7 +127,7 @@ def write_study(
     return folder
 
 
-def planted(kind: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+def _planted(kind: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
     """(size, size) log pattern of one of the planted kinds; -inf above the diagonal."""
     query, key = np.indices((size, size))
     score = rng.normal(size=(size, size)) * 0.5
@@ -102,7 +138,7 @@ def planted(kind: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray
     return score - np.log(np.exp(score).sum(1, keepdims=True))
 
 
-def pack(square: np.ndarray) -> bytes:
+def _pack(square: np.ndarray) -> bytes:
     """Lower-triangle patches in row-major order, fp16: written out as loops, to check the reader's way."""
     grid = SIZE // PATCH
     tiles = [
@@ -137,7 +173,7 @@ def _zeros(count):
 def _exemplar(rng, place, label):
     prompt, layer, head = place.tolist()
     # +0.0 keeps -0 out of the bytes; the fill above the diagonal is -inf, as encode leaves it.
-    packed = pack(planted(label, rng) + 0.0)
+    packed = _pack(_planted(label, rng) + 0.0)
     return {"prompt": prompt, "layer": layer, "head": head, "size": SIZE, "patch": PATCH, "log_pattern": packed}
 
 
@@ -152,8 +188,8 @@ def _reconstruction(rng, number):
         "head": number % 4,
         "size": SIZE,
         "patch": PATCH,
-        "original": pack(scaled),
-        "predicted": pack(np.clip(scaled + rng.normal(size=scaled.shape) * 0.1, 0, 1)),
+        "original": _pack(scaled),
+        "predicted": _pack(np.clip(scaled + rng.normal(size=scaled.shape) * 0.1, 0, 1)),
         "masked": masked.tobytes(),
         "loss": 0.01 * (number + 1),
     }

@@ -1,0 +1,127 @@
+"""What a study found, for the terminal: clusters, a layers x heads grid, where to look next."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from apmae.atlas.cluster import NOISE
+from apmae.report.display import visible
+from apmae.report.palette import cluster_color, ink_on
+from apmae.report.study import Study
+from apmae.report.summary import summarize
+from apmae.report.tables import (
+    clustering_table,
+    clusters_table,
+    head_name,
+    heads_table,
+    locations_table,
+    outcomes_table,
+)
+
+_CLUSTERS = 20
+_WIDEST = 24
+"""Heads a layer that fit a terminal; more are left to the page."""
+_HEADS = 30
+
+
+def print_study(folder: Path, page: Path) -> None:
+    """Print the clusters, the grid of heads, and where to look next.
+
+    Args:
+        folder: a study with its report written.
+        page: the report's page.
+    """
+    console = Console()
+    study = Study(folder)
+    tables = {
+        table.name: table
+        for table in (
+            make(study) for make in (clustering_table, locations_table, clusters_table, outcomes_table, heads_table)
+        )
+    }
+    summary = summarize(study, tables)
+    console.print(f"\n[bold]{summary.opening}[/bold] {summary.clusters}")
+    clusters = tables["clusters"]
+    shown = [dict(zip(clusters.header, row, strict=True)) for row in clusters.rows[:_CLUSTERS]]
+    _print_clusters(console, shown, len(clusters.rows))
+    heads = tables["heads"]
+    cells = {
+        (layer, head): (NOISE if cluster is None else cluster)
+        for layer, head, cluster in zip(*map(heads.column, ("layer", "head", "main cluster")), strict=True)
+    }
+    _print_grid(console, cells, study.layers, study.heads, "main cluster of each head (. none)")
+    for line in summary.next:
+        console.print(f"  \u2192 {line}", highlight=False)
+    console.print(f"\nReport: [bold]{page}[/bold]", soft_wrap=True)
+
+
+def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, predicted: str, expected: str) -> None:
+    """Print what each head does on one prompt.
+
+    Args:
+        rows: ``schema.TAGS``.
+        layers: of the model.
+        heads: query heads a layer.
+        predicted: the model's answer.
+        expected: the completion's first token.
+    """
+    console = Console()
+    verdict = "correct" if predicted == expected else "incorrect"
+    answer = Text.assemble(
+        "The model answers ", (visible(predicted), "bold"), f", expected {visible(expected)}: {verdict}."
+    )
+    console.print(answer)
+    known = sorted((row for row in rows if row["cluster"] != NOISE), key=lambda row: -row["strength"])
+    _print_grid(
+        console,
+        {(row["layer"], row["head"]): row["cluster"] for row in rows},
+        layers,
+        heads,
+        "cluster of each head (. unknown)",
+    )
+    table = Grid("head", "cluster", "name", "strength", "measured", box=SIMPLE_HEAD)
+    for row in known[:_HEADS]:
+        place = head_name(row["layer"], row["head"])
+        table.add_row(place, str(row["cluster"]), row["name"], f"{row['strength']:.2f}", row["measured"])
+    console.print(table)
+    left = len(rows) - len(known[:_HEADS])
+    if left:
+        console.print(f"{left} more heads: --json or --html has them all; the atlas knows {len(known)} of {len(rows)}.")
+
+
+def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], total: int) -> None:
+    table = Grid("cluster", "name", "patterns", "share", "looks at", "mostly in heads", box=SIMPLE_HEAD)
+    for row in clusters:
+        number = int(row["cluster"])
+        table.add_row(
+            Text(f" {number} ", style=f"{ink_on(cluster_color(number))} on {cluster_color(number)}"),
+            str(row["name"]),
+            f"{row['size']:,}",
+            f"{row['share']:.1%}",
+            str(row["looks at"] or ""),
+            str(row["where"]),
+        )
+    console.print(table)
+    if total > len(clusters):
+        console.print(f"  and {total - len(clusters)} more clusters in the report")
+
+
+def _print_grid(console: Console, cells: Mapping[tuple[int, int], int], layers: int, heads: int, title: str) -> None:
+    if heads > _WIDEST:
+        return
+    console.print(f"[bold]layers \u00d7 heads[/bold]: {title}", highlight=False)
+    console.print(Text("      " + "".join(f"{head:>4}" for head in range(heads))))
+    for layer in range(layers):
+        line = Text(f"  {layer:>3} ")
+        for head in range(heads):
+            cluster = cells.get((layer, head), NOISE)
+            if cluster == NOISE:
+                line.append("   .")
+            else:
+                line.append(f"{cluster:>4}", style=f"{ink_on(cluster_color(cluster))} on {cluster_color(cluster)}")
+        console.print(line)

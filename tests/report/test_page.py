@@ -1,0 +1,247 @@
+"""The pages: everything is there, nothing is fetched, and what strangers wrote stays text."""
+
+import io
+import re
+import subprocess
+import sys
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from apmae.artifacts import manifest_path, read_manifest
+from apmae.report.page import write_report, write_tag_page
+from apmae.schema import SCORES, TAGS
+
+EVIL = "</code><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}&\u202e"
+FIGURES = ("reconstruction", "embedding_steps", "pattern_examples", "cluster_variation", "head_maps")
+TABLES = ("clustering", "locations", "clusters", "heads", "outcomes")
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    VOID = ("meta", "link", "img", "br", "hr", "input")
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def check(page):
+    """What holds of every page that the package writes."""
+    reader = Reader(page)
+    assert reader.open == []
+    assert not {tag for tag, _ in reader.tags} & {"script", "iframe", "object", "embed", "form", "base", "audio", "svg"}
+    for tag, attrs in reader.tags:
+        assert not [name for name in attrs if name.startswith("on") or name in ("srcset", "srcdoc")], tag
+        for name in ("src", "href"):
+            assert attrs.get(name, "data:").startswith(("data:", "#")), attrs
+        if tag == "img":
+            assert attrs["alt"]
+    style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
+    assert "@import" not in page
+    assert "url(" not in style
+    assert not re.search(r"https?://", page)
+    policy = next(attrs for _, attrs in reader.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"].startswith("default-src 'none'; img-src data:;")
+    identifiers = [attrs["id"] for _, attrs in reader.tags if "id" in attrs]
+    assert len(identifiers) == len(set(identifiers))
+    for _, attrs in reader.tags:
+        if attrs.get("href", "").startswith("#"):
+            assert attrs["href"][1:] in identifiers
+    levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    return reader
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return report.read_text(encoding="utf-8")
+
+
+def test_the_report_is_whole(report, page):
+    reader = check(page)
+    words = ("What was found", "Heads", "Clusters", "Patterns", "Tasks", "How the clusters were made", "Provenance")
+    numbered = ("Table 4", "Table 5", "Figure 3", "Figure 6", "Figure 8", "Figure 9", "Figure 10", "Outcomes")
+    for heading in words + numbered:
+        assert heading in reader.text, heading
+    assert "320 patterns of 40 prompts over 2 \u00d7 4 heads of tiny-lm." in reader.text
+    assert "4 named clusters hold 70.9% of the patterns." in reader.text
+    assert "first-token sink" in reader.text
+    manifest = read_manifest(report.parent, "report")
+    wanted = {f"figures/{name}.png" for name in FIGURES} | {f"tables/{name}.csv" for name in TABLES} | {"index.html"}
+    assert set(manifest.files) == wanted
+    assert set(manifest.inputs) == {"encode", "cluster"}
+
+
+def test_every_cluster_has_a_row_that_the_grid_leads_to(page):
+    links = set(re.findall(r'href="#(cluster-\d+)"', page))
+    assert links == {f"cluster-{number}" for number in range(4)}
+    assert page.count('alt="a pattern of cluster ') == 4
+    assert re.search(r'title="1\.3: unknown in 100% of 40 patterns; 0% in any of 0 clusters"', page)
+
+
+def test_pictures_in_the_page_are_the_files_and_are_not_blank(report, page):
+    inside = [b64decode(data) for data in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+    for name in FIGURES:
+        content = (report.parent / "figures" / f"{name}.png").read_bytes()
+        assert content in inside
+    for content in inside:
+        image = imread(io.BytesIO(content))
+        assert np.ptp(image[..., :3]) > 0.5
+
+
+def test_provenance_names_seeds_versions_and_hashes(folder, page):
+    text = Reader(page).text
+    assert "seed 7" in text
+    assert "seed 3" in text
+    assert "numpy " in text
+    assert read_manifest(folder / "atlas", "cluster").inputs["encode"] in text
+
+
+def test_equal_studies_give_equal_bytes(folder, report, tmp_path, write_study):
+    other = write_report(write_study(tmp_path / "elsewhere"))
+    assert other == tmp_path / "elsewhere" / "report" / "index.html"
+    for name in [*read_manifest(report.parent, "report").files, "manifest.json"]:
+        assert (other.parent / name).read_bytes() == (report.parent / name).read_bytes(), name
+
+
+def test_a_report_is_made_again_when_the_study_changed(tmp_path, write_study):
+    study = write_study(tmp_path / "a", prompts=8)
+    first = write_report(study).read_bytes()
+    (study / "report" / "figures" / "head_maps.png").unlink()
+    assert write_report(study).read_bytes() == first
+    other = write_study(tmp_path / "b", prompts=12)
+    write_report(other, study / "report")
+    assert "96 patterns of 12 prompts" in (study / "report" / "index.html").read_text()
+    read_manifest(study / "report", "report")
+
+
+def test_a_broken_study_leaves_the_earlier_report(tmp_path, write_study):
+    study = write_study(tmp_path, prompts=8)
+    page = write_report(study)
+    before = page.read_bytes()
+    manifest_path(study / "atlas").unlink()
+    with pytest.raises(Exception, match="finished cluster artifact"):
+        write_report(study)
+    assert page.read_bytes() == before
+
+
+def test_text_of_strangers_stays_text(tmp_path, write_study):
+    study = write_study(
+        tmp_path,
+        prompts=8,
+        tokens=["<fim_prefix>", EVIL, "\x00", "<fim_suffix>", "\n"],
+        path=f"src/{EVIL}",
+        names=(EVIL, "b", "c", "d"),
+        model=EVIL,
+    )
+    page = write_report(study).read_text(encoding="utf-8")
+    reader = check(page)
+    assert reader.text.count("<script>alert(1)</script>") >= 4
+    assert "<script" not in page
+    assert "49" not in re.findall(r"onerror=alert\(2\)&gt;.{0,40}", page)[0]
+
+
+def test_a_study_without_clusters(tmp_path, write_study):
+    page = write_report(write_study(tmp_path, clustered=False)).read_text(encoding="utf-8")
+    text = check(page).text
+    assert "No cluster was found" in text
+    assert "Figure 10" in text
+
+
+def test_a_study_without_exemplars(tmp_path, write_study):
+    text = check(write_report(write_study(tmp_path, exemplars=0.0)).read_text(encoding="utf-8")).text
+    assert "none kept" in text
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(2, 2), (40, 48)])
+def test_grids_of_small_and_large_models(tmp_path, layers, heads, write_study):
+    page = write_report(
+        write_study(tmp_path, prompts=4, layers=layers, heads=heads, exemplars=0.01, shard=2)
+    ).read_text(encoding="utf-8")
+    check(page)
+    grid = re.search(r'<table class="heads.*?</table>', page, re.S)[0]
+    assert grid.count("<td>") == layers * heads
+    assert grid.count('<th scope="row">') == layers
+
+
+def tag_rows(layers, heads, name="columns on ';'"):
+    where = [(layer, head) for layer in range(layers) for head in range(heads)][:-1]
+    same = {"strength": 0.8, "measured": "diffuse", "coordinates": [0.0, 1.0]}
+    same |= {f"score_{score}": 0.1 for score in SCORES}
+    kinds = [(layer + head) % 3 for layer, head in where]
+    rows = [
+        {"layer": layer, "head": head, "cluster": kind - 1, "name": name if kind else "unknown", **same}
+        for (layer, head), kind in zip(where, kinds, strict=True)
+    ]
+    assert set(rows[0]) == set(TAGS.names)
+    return rows
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(2, 2), (6, 12), (40, 48)])
+def test_a_tag_page(tmp_path, layers, heads):
+    path = tmp_path / "deep" / "tag.html"
+    tokens = ["<fim_prefix>", "int x = ", "<fim_suffix>", ";\n", "<fim_middle>"]
+    rows = tag_rows(layers, heads)
+    said = {"title": "Main.java, line 3", "predicted": "\n", "expected": " 1"}
+    write_tag_page(path, tokens=tokens, rows=rows, layers=layers, heads=heads, **said)
+    page = path.read_text(encoding="utf-8")
+    text = check(page).text
+    assert "Main.java, line 3" in text
+    assert "columns on ';'" in text
+    assert "\u21b5" in text
+    assert "\u24231" in text
+    assert f"{sum(row['cluster'] >= 0 for row in rows)} of {len(rows)}" in text
+    code = re.search(r"<pre class=\"code\">.*?</pre>", page, re.S)[0]
+    assert re.search(r"fim_suffix&gt;</span><mark", code)  # the hole is where the completion goes
+    grid = re.search(r'<table class="heads.*?</table>', page, re.S)[0]
+    assert grid.count("<td>") == layers * heads
+    assert grid.count('class="none"') == 1
+
+
+def test_a_prompt_without_sentinels_is_completed_at_its_end(tmp_path):
+    path = tmp_path / "tag.html"
+    rows = tag_rows(2, 2)
+    write_tag_page(path, title="t", tokens=["a", "b"], rows=rows, layers=2, heads=2, predicted="c", expected="c")
+    assert re.search(r"<code>ab<mark[^>]*>c</mark></code>", path.read_text())
+
+
+def test_a_hostile_tag_page(tmp_path):
+    path = tmp_path / "tag.html"
+    said = {"title": EVIL, "predicted": EVIL, "expected": EVIL}
+    write_tag_page(path, tokens=[EVIL, "\x00\ud800"], rows=tag_rows(2, 3, EVIL), layers=2, heads=3, **said)
+    page = path.read_text(encoding="utf-8")
+    check(page)
+    assert "<script" not in page
+
+
+def test_the_report_needs_no_torch(folder, tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from apmae.report.page import write_report
+write_report(Path({str(folder)!r}), Path({str(tmp_path)!r}))
+print(sorted(set(sys.modules) & {{"torch", "transformers", "matplotlib.pyplot", "umap", "hdbscan", "sklearn"}}))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,65 @@
+"""The sentences at the top of the page say what the tables say."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from apmae.report.page import _tables
+from apmae.report.study import Study
+from apmae.report.summary import summarize
+
+
+@pytest.fixture
+def told(write_study, tmp_path):
+    """Summarize a study whose points are replaced: rows of (prompt, layer, head, task, outcome, cluster)."""
+
+    def tell(rows, **changes):
+        study = Study(write_study(tmp_path, prompts=8, layers=2, heads=6))
+        names = ("prompt", "layer", "head", "task", "outcome", "cluster")
+        study.__dict__["points"] = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+        clusters = study.clusters.to_pylist()[: changes.pop("clusters", 2)]
+        for row in clusters:
+            row["size"] = sum(entry[5] == row["cluster"] for entry in rows)
+        study.__dict__["clusters"] = pa.Table.from_pylist(clusters, schema=study.clusters.schema)
+        study.clustered.counts.update(changes)
+        return summarize(study, {table.name: table for table in _tables(study)})
+
+    return tell
+
+
+def test_steady_heads_names_and_layers(told):
+    rows = [(prompt, 0, 0, "eol", "correct", 0) for prompt in range(10)]
+    rows += [(prompt, 0, 1, "eol", "correct", 0 if prompt < 9 else -1) for prompt in range(10)]
+    rows += [(prompt, 1, 0, "eol", "correct", 0 if prompt < 8 else 1) for prompt in range(10)]
+    rows += [(prompt, 1, 1, "random", "correct", -1) for prompt in range(9)] + [(9, 1, 1, "random", "correct", 1)]
+    summary = told(rows, dropped={"wide": 0, "small": 0})
+    assert summary.opening == "40 patterns of 8 prompts over 2 \u00d7 6 heads of tiny-lm."
+    assert summary.clusters == "2 named clusters hold 75.0% of the patterns."
+    assert summary.steady_heads == 2
+    assert summary.steady[0].endswith(": 0.0, 0.1")
+    assert [line.split(": ")[1] for line in summary.names] == [
+        "67.5% of all patterns, in 1 cluster",
+        "7.5% of all patterns, in 1 cluster",
+    ]
+    assert summary.next == (
+        "Heads whose pattern depends most on the prompt, by distinct clusters: 1.0\u00a0(2).",
+        "Layer 1 is the least understood (55% of its patterns are in a cluster), layer 0 the most (95%).",
+        "The task with most pattern locations of its own is eol: 4 that no other task shows (Table 5).",
+    )
+
+
+def test_one_cluster_is_spoken_of_in_the_singular(told):
+    summary = told([(0, 0, 0, "eol", "correct", 0)], clusters=1, dropped={"wide": 2, "small": 0})
+    assert summary.clusters == "1 named cluster holds 100.0% of the patterns. Left out: 2 too wide."
+
+
+def test_no_cluster_says_where_to_turn(told):
+    summary = told([(0, 0, 0, "eol", "correct", -1)], clusters=0, dropped={})
+    assert summary.clusters == "No cluster was found, so there is nothing to name."
+    assert "Figure 6" in summary.next[0]
+    assert summary.names == summary.steady == ()
+
+
+def test_long_lists_of_heads_are_cut(told):
+    rows = [(0, layer, head, "eol", "correct", 0) for layer, head in np.ndindex(2, 6)]
+    assert told(rows).steady[0].endswith(": 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 1.1 and 4 more")
