@@ -112,7 +112,9 @@ def main() -> None:
                 if number >= 0:
                     spent.append(time.process_time() - start)
         ratio = statistics.median(a / b for a, b in zip(*seconds, strict=True))
-        print(f"| {name} | {1000 * statistics.median(seconds[0]):.0f} | {1000 * statistics.median(seconds[1]):.0f} | {ratio:.2f} |")
+        print(
+            f"| {name} | {1000 * statistics.median(seconds[0]):.0f} | {1000 * statistics.median(seconds[1]):.0f} | {ratio:.2f} |"
+        )
 
 
 if __name__ == "__main__":

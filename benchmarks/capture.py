@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, Starcoder2Config, Starcoder2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, Starcoder2Config
 
 from apmae.lm.tap import capture
 
@@ -36,9 +36,8 @@ def build() -> tuple[PreTrainedModel, torch.Tensor]:
         num_key_value_heads=4,
         max_position_embeddings=512,
         sliding_window=None,
-        attn_implementation="sdpa",
     )
-    model = Starcoder2ForCausalLM(config).eval().requires_grad_(False)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
     ids = torch.randint(0, 4096, (PROMPTS, LENGTH), generator=torch.Generator().manual_seed(1))
     return model, ids
 
@@ -55,17 +54,21 @@ def log_normalize(attentions: torch.Tensor) -> torch.Tensor:
 def variants(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, Callable[[], object]]:
     """Each variant as a function that runs one forward and returns what it captured."""
 
-    def forward(**more: bool) -> object:
-        return model(input_ids=ids, use_cache=False, logits_to_keep=1, **more)
+    def forward() -> object:
+        return model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
-    def eager(share: float) -> torch.Tensor:
+    def eager(share: float, batch: int = PROMPTS) -> torch.Tensor:
         model.set_attn_implementation("eager")
         try:
-            attentions = torch.stack(forward(output_attentions=True).attentions, dim=1)  # pyright: ignore
+            parts = []
+            for start in range(0, PROMPTS, batch):
+                own = {"input_ids": ids[start : start + batch], "use_cache": False, "logits_to_keep": 1}
+                attentions = torch.stack(model(**own, output_attentions=True).attentions, dim=1)
+                kept = attentions[:, :, torch.randperm(attentions.shape[2])[: round(share * attentions.shape[2])]]
+                parts.append(log_normalize(kept.flatten(0, 2)))
         finally:
             model.set_attn_implementation("sdpa")
-        kept = attentions[:, :, torch.randperm(attentions.shape[2])[: round(share * attentions.shape[2])]]
-        return log_normalize(kept.flatten(0, 2))
+        return torch.cat(parts)
 
     def ours(share: float, scale: bool, dtype: torch.dtype = torch.float16) -> torch.Tensor:
         with capture(model, heads=share, dtype=dtype) as tap:
@@ -75,6 +78,7 @@ def variants(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, Callable[[]
     return {
         "plain forward": forward,
         "eager + log_normalize, 25 %": lambda: eager(0.25),
+        "eager + log_normalize, 25 %, one prompt at a time": lambda: eager(0.25, 1),
         "eager + log_normalize, 100 %": lambda: eager(1.0),
         "capture, 25 %": lambda: ours(0.25, False),
         "capture + log_normalize, 25 %": lambda: ours(0.25, True),

@@ -43,7 +43,9 @@ def main() -> None:
     files = list_sources([arguments.source], suffixes=(".java",))
     parts = {}
     for split, count in (("train", arguments.prompts), ("held_out", arguments.prompts // 5)):
-        config = PromptsConfig(per_task=count, tasks=("random",), outcome="correct", split=split)
+        config = PromptsConfig.model_validate(
+            {"per_task": count, "tasks": ["random"], "outcome": "correct", "split": split}
+        )
         prompts, _ = draw_prompts(lm, files, config, rejected=Counter())
         stream = capture_prompts(lm, prompts, length=256, batch=8, heads=0.25)
         parts[split] = Patterns.concatenate([captured.patterns for captured in stream])

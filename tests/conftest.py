@@ -1,10 +1,19 @@
 """Fixtures that the tests of several rooms need; anything else belongs to the room's own files."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
+from hypothesis import settings
 
-from apmae.lm.load import load_lm
+from apmae import recipes
+
+settings.register_profile("apmae", derandomize=True, deadline=None)  # the same examples everywhere, however slow
+settings.load_profile("apmae")
 
 _SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -12,6 +21,8 @@ _SHARED = Path(__file__).parents[1].parent / "shared"
 @pytest.fixture(scope="session")
 def bundled_lm():
     """The language model that the package carries, checked against eager on the way."""
+    from apmae.lm.load import load_lm
+
     return load_lm()
 
 
@@ -26,3 +37,54 @@ def shared_folder():
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """Of a command line that must not depend on this machine: no hub, one thread, so that bytes can be compared."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="session")
+def apmae_command(environment):
+    """Runs the command line in a process of its own."""
+
+    def run(*arguments, **options):
+        command = [sys.executable, "-m", "apmae.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def real_study(tmp_path_factory, apmae_command):
+    """A study that ``apmae run`` made of the bundled model and Java: every stage, a few prompts. Read it, do not write.
+
+    ``folder``, ``yaml`` (the study's file), ``config``, and ``result`` (what the command said).
+    """
+    home = tmp_path_factory.mktemp("real_study")
+    config = recipes.debug(home / "study")
+    file = home / "study.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    result = apmae_command("run", file)
+    assert (home / "study" / "atlas" / "manifest.json").is_file(), result.stderr
+    return SimpleNamespace(folder=home / "study", yaml=file, config=config, result=result)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of a size that the test chooses; skips where mounting is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size):
+        result = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True
+        )
+        if result.returncode:
+            pytest.skip(f"a small disk cannot be mounted here: {result.stderr.strip()}")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", folder], check=True)

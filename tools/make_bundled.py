@@ -96,7 +96,6 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
         work / "mixed-prompts.parquet",
         work / "embeddings",
         EncodeConfig(exemplars_per_head=0),
-        overwrite=True,
     )
     table = read_tables(work / "embeddings", "encode", "embeddings")
     measured = Measured(

@@ -219,12 +219,11 @@ class AtlasConfig(Config):
     min_samples: int | None = Field(default=None, ge=1)
     """HDBSCAN's; None: as ``min_cluster_size``, at most 10."""
     epsilon: float = Field(default=0.5, ge=0)
-    """HDBSCAN's cluster selection epsilon (paper: minimum separation 0.5); less where the points lie denser than that,
-    see ``atlas.cluster.separation``."""
-    selection: Literal["leaf", "eom"] = "leaf"
-    """HDBSCAN's selection: the finest clusters ("leaf"), or the most persistent ("eom", the library's default, which in
-    small studies is one mass that the width filter then drops whole)."""
+    """HDBSCAN's cluster selection epsilon (paper: minimum separation 0.5)."""
 
+    split_wide: bool = True
+    """Whether a cluster that the next filter would drop is first split into its leaves. False is the paper's way; in
+    small studies it leaves one mass, dropped whole."""
     max_mean_distance: float = Field(default=1.0, gt=0)
     """A cluster whose members lie further than this from its centre on average, in reduced coordinates, is dropped."""
     floor_per_head: float = Field(default=0.139, ge=0)

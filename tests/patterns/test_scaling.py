@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler
 
 from apmae.config import APMAEConfig
+from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scaling import SCALINGS
 
@@ -31,12 +32,9 @@ def log_pattern(size, spread, seed):
 
 def from_logs(logs, patch=8):
     """As the tap makes them: the logs themselves, which float32 probabilities could not hold."""
-    probabilities = np.exp(logs)
-    made = Patterns.from_probabilities(probabilities, patch=patch)
-    from apmae.patterns import geometry
-
-    made.log_patches = geometry.pack(torch.from_numpy(logs).float(), patch, -torch.inf)
-    return made
+    zeros = np.zeros(len(logs), np.int64)
+    packed = geometry.pack(torch.from_numpy(logs).float(), patch, -torch.inf)
+    return Patterns(packed, logs.shape[1], prompt=np.arange(len(logs)), layer=zeros, head=zeros)
 
 
 def scaled_by_loops(logs, scaling):

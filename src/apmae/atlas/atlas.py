@@ -1,11 +1,11 @@
 """``Atlas``: fit clusters over embeddings, name them, place new patterns among them, save without pickle."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -74,11 +74,11 @@ class Atlas:
         cls,
         z: Any,
         *,
-        seed: int | None = None,
+        seed: int | np.integer | None = None,
         config: AtlasConfig | None = None,
         num_heads: int | None = None,
         measured: Measured | None = None,
-    ) -> Self:
+    ) -> "Atlas":
         """Reduce, cluster, filter, name (paper section 5).
 
         Args:
@@ -104,7 +104,7 @@ class Atlas:
             raise ConfigError(f"expected at least 2 embeddings to fit an atlas, got {len(z)}; encode more prompts")
         first, group, counts = merge_duplicates(z)
         reduced = reduce(z[first], config)
-        found = cluster(reduced.coordinates, counts, config, num_heads)
+        found = cluster(reduced.coordinates, counts, config, num_heads, _nearest(reduced))
         names = _table(found.labels[group], found, measured)
         atlas = cls(config, names, _reference(z[first], reduced, found.labels, counts, config))
         atlas.labels_ = found.labels[group]
@@ -179,7 +179,7 @@ class Atlas:
         return ["clusters.parquet", _REFERENCE, "atlas.json"]
 
     @classmethod
-    def load(cls, folder: str | Path = "bundled") -> Self:
+    def load(cls, folder: str | Path = "bundled") -> "Atlas":
         """Read a saved atlas; ``labels_`` and ``coordinates_`` of the fitted rows are not kept in it.
 
         Args:
@@ -190,6 +190,8 @@ class Atlas:
         """
         folder = bundled.atlas() if str(folder) == "bundled" else Path(folder)
         record = read_json(folder / "atlas.json")
+        if not isinstance(record, dict) or not {"config", "dropped"} <= record.keys():
+            raise ArtifactError(f"expected an atlas in {folder}, its atlas.json is of something else; fit it again")
         try:
             reference = load_file(folder / _REFERENCE)
         except (OSError, SafetensorError) as error:
@@ -269,7 +271,7 @@ def _reference(
     }
 
 
-def _kept(labels: Int[ndarray, " n"], members: list[Int[ndarray, " m"]], config: AtlasConfig) -> Int[ndarray, " k"]:
+def _kept(labels: Int[ndarray, " n"], members: list[Int[ndarray, " _"]], config: AtlasConfig) -> Int[ndarray, " k"]:
     """A seeded sample, the same share of each cluster, but enough of a small one to win a vote."""
     if len(labels) <= config.reference_points:
         return np.arange(len(labels))
@@ -281,9 +283,19 @@ def _kept(labels: Int[ndarray, " n"], members: list[Int[ndarray, " m"]], config:
     return np.sort(np.concatenate(kept))
 
 
+def _others(reduced: Reduced) -> Bool[ndarray, "n k"]:
+    """Which of the neighbours are other rows."""
+    return (reduced.neighbors >= 0) & (reduced.neighbors != np.arange(len(reduced.neighbors))[:, None])
+
+
+def _nearest(reduced: Reduced) -> Float[ndarray, " n"]:
+    """Distance of each row to its nearest other."""
+    return np.where(_others(reduced), reduced.distances, np.inf).min(1)
+
+
 def _apart(reduced: Reduced, labels: Int[ndarray, " n"], counts: Int[ndarray, " n"]) -> Float[ndarray, " n"]:
     """Distance of each row to its nearest other of the same label."""
-    other = (reduced.neighbors >= 0) & (reduced.neighbors != np.arange(len(labels))[:, None])
+    other = _others(reduced)
     same = other & (labels[reduced.neighbors] == labels[:, None])
     apart = np.where(same, reduced.distances, np.inf).min(1)
     # Where none is among the neighbours: a merged row has its own copies, another's is further than all neighbours.

@@ -1,16 +1,17 @@
 """Clusters of reduced embeddings with HDBSCAN, and the paper's two filters (section 5.2)."""
 
 import warnings
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from apmae.config import AtlasConfig
 
 NOISE = -1
+_SCALE_NEIGHBOR = 10
 
 
 class Clusters(NamedTuple):
@@ -43,36 +44,38 @@ def smallest_cluster(config: AtlasConfig, num_heads: int | None, rows: int) -> i
     Args:
         config: ``min_cluster_size``, if it is set.
         num_heads: heads of the model: clusters below their floor would be dropped.
-        rows: distinct rows; a fifth of their square root, at most 50, keeps a small study from splitting into crumbs.
+        rows: distinct rows; a third of their square root, at most 50, keeps a small study from splitting into crumbs.
     """
-    return config.min_cluster_size or max(floor_of(config, num_heads), min(50, int(rows**0.5 / 5)))
-
-
-def separation(coordinates: Float[ndarray, "n r"], config: AtlasConfig, neighbors: int) -> float:
-    """Distance below which clusters are not told apart: the paper's 0.5, or less where the points lie denser.
-
-    The paper's is an absolute distance in a layout of 19.2 million patterns. In a layout of a few thousand it joins
-    everything: 9 600 patterns gave 2 clusters, both too wide. The median distance to a point's ``neighbors``-th
-    neighbour is the layout's own scale (``docs/decisions.md``).
-    """
-    distances, _ = cKDTree(coordinates).query(coordinates, k=[neighbors + 1])
-    return min(config.epsilon, float(np.median(distances)))
+    return config.min_cluster_size or max(floor_of(config, num_heads), min(50, int(rows**0.5 / 3)))
 
 
 def cluster(
-    coordinates: Float[ndarray, "n r"], counts: Int[ndarray, " n"], config: AtlasConfig, num_heads: int | None
+    coordinates: Float[ndarray, "n r"],
+    counts: Int[ndarray, " n"],
+    config: AtlasConfig,
+    num_heads: int | None,
+    nearest: Float[ndarray, " n"] | None = None,
 ) -> Clusters:
-    """Find clusters and drop the wide and the small ones.
+    """Find clusters, split the wide ones, drop what is still wide, and the small ones.
 
     Args:
         coordinates: reduced embeddings of distinct rows.
-        counts: how often each row occurs; a row that alone reaches the floor is a cluster of its own.
+        counts: how often each row occurs; a row that alone reaches the floor and lies apart is a cluster of its own.
         config: HDBSCAN's settings and the filters.
         num_heads: heads of the model, for the floor.
+        nearest: distance of each row to its nearest other before the reduction, which draws an outlier to its
+            neighbours; None where all that lie apart are noise.
     """
-    labels, persistence = _hdbscan(coordinates, config, num_heads)
+    smallest = smallest_cluster(config, num_heads, len(coordinates))
+    labels, persistence = _hdbscan(coordinates, smallest, config, "eom", config.epsilon)
+    if config.split_wide:
+        labels, persistence = _split_wide(coordinates, counts, smallest, labels, persistence, config)
     floor = floor_of(config, num_heads)
-    lone = np.flatnonzero((labels == NOISE) & (counts >= floor))
+    many = counts >= floor
+    apart = labels == NOISE
+    if nearest is not None:
+        apart |= _outlying(labels, nearest, many, len(persistence))
+    lone = np.flatnonzero(apart & many)
     start = len(persistence)
     labels[lone] = np.arange(start, start + len(lone))
     persistence = np.concatenate([persistence, np.ones(len(lone))])
@@ -89,28 +92,76 @@ def cluster(
     return Clusters(number[labels], sizes[kept], spread[kept], persistence[kept], dropped)
 
 
+def _split_wide(
+    coordinates: Float[ndarray, "n r"],
+    counts: Int[ndarray, " n"],
+    smallest: int,
+    labels: Int[ndarray, " n"],
+    persistence: Float[ndarray, " c"],
+    config: AtlasConfig,
+) -> tuple[Int[ndarray, " n"], Float[ndarray, " s"]]:
+    """Replace each cluster that the width filter would drop by the leaves of its part of the cluster tree.
+
+    The paper's separation of 0.5 is an absolute distance in a layout of 19.2 million patterns. In a layout of a few
+    thousand, one mass joins nearly everything (9 600 patterns: 2 clusters, both too wide). Leaves closer than the
+    layout's own scale, the median distance to a tenth neighbour, stay joined (``docs/decisions.md``).
+    """
+    members = members_of(labels, len(persistence))
+    wide = [
+        n for n, own in enumerate(members) if _mean_distance(coordinates[own], counts[own]) > config.max_mean_distance
+    ]
+    if not wide:
+        return labels, persistence
+    distances, _ = KDTree(coordinates).query(coordinates, k=min(_SCALE_NEIGHBOR, len(coordinates) - 1) + 1)
+    leaves, leaf_persistence = _hdbscan(
+        coordinates, smallest, config, "leaf", min(config.epsilon, float(np.median(distances[:, -1])))
+    )
+    inside = np.isin(labels, wide)
+    split = np.where(inside, np.where(leaves == NOISE, NOISE, leaves + len(persistence)), labels)
+    found, renumbered = np.unique(split[split != NOISE], return_inverse=True)
+    split[split != NOISE] = renumbered
+    return split, np.concatenate([persistence, leaf_persistence])[found]
+
+
 def _hdbscan(
-    coordinates: Float[ndarray, "n r"], config: AtlasConfig, num_heads: int | None
+    coordinates: Float[ndarray, "n r"],
+    smallest: int,
+    config: AtlasConfig,
+    selection: Literal["eom", "leaf"],
+    epsilon: float,
 ) -> tuple[Int[ndarray, " n"], Float[ndarray, " c"]]:
-    smallest = smallest_cluster(config, num_heads, len(coordinates))
     if len(coordinates) < max(smallest, 3):
         return np.full(len(coordinates), NOISE, dtype=np.int64), np.zeros(0)
-    samples = min(config.min_samples or min(smallest, 10), len(coordinates) - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations between hdbscan and its own dependencies
         from hdbscan import HDBSCAN
 
         model = HDBSCAN(
             min_cluster_size=smallest,
-            min_samples=samples,
-            cluster_selection_method=config.selection,
-            cluster_selection_epsilon=separation(coordinates, config, samples),
+            min_samples=min(config.min_samples or min(smallest, 10), len(coordinates) - 1),
+            cluster_selection_method=selection,
+            cluster_selection_epsilon=epsilon,
+            approx_min_span_tree=False,  # the approximate one is not faster, and mislabels a few rows in a hundred
             core_dist_n_jobs=1,
         ).fit(coordinates.astype(np.float64))
     return model.labels_.astype(np.int64), np.asarray(model.cluster_persistence_, dtype=np.float64)
 
 
-def members_of(labels: Int[ndarray, " n"], count: int) -> list[Int[ndarray, " m"]]:
+def _outlying(
+    labels: Int[ndarray, " n"], nearest: Float[ndarray, " n"], many: Bool[ndarray, " n"], count: int
+) -> Bool[ndarray, " n"]:
+    """Rows further from all others than twice what is usual in their cluster, the measure by which places are refused.
+
+    What is usual is said by the rows that do not occur ``many`` times.
+    """
+    outlying = np.zeros(len(labels), dtype=bool)
+    for own in members_of(labels, count):
+        usual = nearest[own[~many[own]]]
+        outlying[own] = nearest[own] > 2 * (np.quantile(usual, 0.95) if len(usual) else np.inf)
+    return outlying
+
+
+def members_of(labels: Int[ndarray, " n"], count: int) -> list[Int[ndarray, " _"]]:
     """Rows of each of the labels 0 .. count - 1, ascending, in one pass whatever their number."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(count + 1)))[1:-1]

@@ -19,6 +19,8 @@ _BEHAVIOURS = (
 _CLEAR_IF_EVEN = 0.5
 """The same for diffuse patterns: over few tokens, even attention alone scores high."""
 _SECOND = 0.25
+_WEAK = 0.15
+"""Share from which a behaviour that is not clear is still named, as weak."""
 _KIND = 0.12
 """Attention beyond chance from which a token kind is named."""
 _UNIFORM = 0.88
@@ -74,4 +76,6 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
         return f"looks at {looks_at}"
     if uniform >= _UNIFORM:
         return "uniform"
-    return "diffuse" if uniform >= _DIFFUSE else "mixed"
+    if uniform >= _DIFFUSE:
+        return "diffuse"
+    return f"weak {shown[0][1]}" if shown and shown[0][0] >= _WEAK else "mixed"

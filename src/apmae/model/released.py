@@ -1,11 +1,15 @@
-"""Import of checkpoints in the published layout (``LaughingLogits/AP-MAE-SC2-*``): rename, nothing else.
+"""Import of checkpoints in the published layout (``LaughingLogits/AP-MAE-SC2-*``): rename, and write out identities.
 
-They become an :class:`~apmae.model.mae.APMAE` with ``grid="square"`` and ``decoder_input="cls"``.
+They become an :class:`~apmae.model.mae.APMAE` with ``grid="square"`` and ``decoder_input="cls"``. Where the published
+code has no projection because both sides are equally wide, as at paper size between encoder and decoder, ours gets the
+identity.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from apmae.errors import ModelError
@@ -64,4 +68,17 @@ def convert(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[st
             if hits:
                 break
         renamed[new] = tensor
+    for name, width in _identities(values):
+        if not any(key.startswith(f"{name}.") for key in renamed):
+            renamed |= {f"{name}.weight": torch.eye(width), f"{name}.bias": torch.zeros(width)}
     return values, renamed
+
+
+def _identities(values: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Our linears that the published code leaves out, and their width."""
+    if values["encoder_dim"] == values["decoder_dim"]:
+        yield "to_decoder", values["decoder_dim"]
+    for part in ("encoder", "decoder"):
+        if values[f"{part}_heads"] == 1 and values[f"{part}_head_dim"] == values[f"{part}_dim"]:
+            for layer in range(values[f"{part}_layers"]):
+                yield f"{part}.attentions.{layer}.to_out", values[f"{part}_dim"]

@@ -133,7 +133,7 @@ class Patterns:
     def __repr__(self) -> str:
         return f"Patterns({len(self)} of {self.size}x{self.size}, {len(np.unique(self.prompt))} prompts)"
 
-    def __getitem__(self, key: int | slice | Sequence[int] | ndarray) -> "Patterns":
+    def __getitem__(self, key: int | np.integer | slice | Sequence[int] | ndarray) -> "Patterns":
         """Some of the patterns, by slice, numbers or a boolean mask; an integer gives one pattern, as n = 1."""
         numbers = np.array(np.arange(len(self))[key], ndmin=1, order="C")
         return type(self)(

@@ -104,7 +104,7 @@ def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], tot
             f"{row['size']:,}",
             f"{row['share']:.1%}",
             str(row["looks at"] or ""),
-            str(row["where"]),
+            ", ".join(str(row["where"]).split(", ")[:2]),
         )
     console.print(table)
     if total > len(clusters):

@@ -25,7 +25,8 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": json.dumps(step), "run": json.dumps(run)}
+    # One entry: safetensors writes several in no fixed order, and equal runs should be equal bytes.
+    metadata = {"apmae": json.dumps({"step": step, "run": run}, sort_keys=True)}
     write_through(folder / NAME, lambda path: save_file(cpu, path, metadata=metadata))
 
 
@@ -43,10 +44,9 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: 
         return 0
     try:
         with safe_open(path, framework="pt") as file:
-            step = json.loads(file.metadata()["step"])
-            found = json.loads(file.metadata()["run"])
+            head = json.loads(file.metadata()["apmae"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        wanted = json.loads(json.dumps(run))
+        found, wanted = head["run"], json.loads(json.dumps(run))
         if found != wanted:
             names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
             changes = "; ".join(f"{name}: {found.get(name)!r}, now {wanted.get(name)!r}" for name in names)
@@ -61,4 +61,4 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: 
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0][:400]
         raise ArtifactError(f"cannot resume from {path}: {reason}; delete it to train from the start") from None
-    return step
+    return head["step"]

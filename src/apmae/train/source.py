@@ -5,7 +5,7 @@ Because the answer depends on nothing but the seed and the step, a killed run re
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import gcd
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -23,6 +23,7 @@ _ROUND_BATCHES = 4
 _FORWARD_PROMPTS = 8
 
 
+@runtime_checkable
 class Source(Protocol):
     """Patterns by step."""
 

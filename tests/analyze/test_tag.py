@@ -1,0 +1,192 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import apmae
+from apmae.analyze.tag import line_prompt, strongest, tag, tag_prompt, text_prompt
+from apmae.artifacts import read_table
+from apmae.atlas.atlas import Atlas
+from apmae.engine.local import load_prompts, matrix
+from apmae.errors import SourceError
+from apmae.model.mae import APMAE
+from apmae.schema import SCORES, TAGS
+
+JAVA = "class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n"
+
+
+@pytest.fixture(scope="module")
+def mae(real_study):
+    return APMAE.from_pretrained(real_study.folder / "encoder")
+
+
+@pytest.fixture(scope="module")
+def atlas(real_study):
+    return Atlas.load(real_study.folder / "atlas")
+
+
+@pytest.fixture
+def java(tmp_path):
+    path = tmp_path / "A.java"
+    path.write_text(JAVA)
+    return path
+
+
+# -- tags --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_head_gets_a_tag_in_one_forward(bundled_lm, mae, atlas):
+    forwards = []
+    hook = bundled_lm.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    try:
+        tags = tag(bundled_lm, "int x = ", suffix=";\n", mae=mae, atlas=atlas)
+    finally:
+        hook.remove()
+    assert len(forwards) == 1
+    assert tags.schema.equals(TAGS)
+    heads = list(zip(tags["layer"].to_pylist(), tags["head"].to_pylist(), strict=True))
+    assert heads == [(layer, head) for layer in range(6) for head in range(8)]
+    assert set(tags["cluster"].to_pylist()) <= set(atlas.names)
+    assert [atlas.names[cluster] for cluster in tags["cluster"].to_pylist()] == tags["name"].to_pylist()
+    strength = tags["strength"].to_numpy()
+    assert ((strength > 0) & (strength <= 1 + 1e-6)).all()
+    assert all(tags["measured"].to_pylist())
+
+
+def test_a_prompts_tags_are_what_encode_and_place_say_of_it(bundled_lm, mae, atlas, real_study):
+    prompts = load_prompts(real_study.folder / "prompts.parquet")
+    table = pa.concat_tables(
+        read_table(path) for path in sorted((real_study.folder / "embeddings").glob("embeddings-*.parquet"))
+    )
+    for number in (0, 5, len(prompts) - 1):
+        tagged = tag_prompt(bundled_lm, prompts[number], mae=mae, atlas=atlas)
+        own = table.filter(pa.compute.equal(table["prompt"], number))
+        placed = atlas.place(matrix(own["embedding"]))
+        # Alone in its forward a prompt has no padding, and fp16 rounds: a head at a border may fall on its other side.
+        assert (tagged.tags["cluster"].to_numpy() == placed.cluster).mean() > 0.95
+        np.testing.assert_allclose(tagged.tags["strength"].to_numpy(), placed.strength, atol=0.05)
+        for name in SCORES:
+            ours, theirs = tagged.tags[f"score_{name}"].to_numpy(), own[f"score_{name}"].to_numpy()
+            np.testing.assert_allclose(ours, theirs, atol=2e-3)
+        assert set(own["outcome"].to_pylist()) == {tagged.answer.outcome}
+
+
+def test_the_expected_token_decides_the_outcome_alone(bundled_lm, mae, atlas):
+    free = tag_prompt(bundled_lm, text_prompt("int x = ", "\n", ";\n"), mae=mae, atlas=atlas)
+    answer = bundled_lm.tokenizer.decode([free.answer.predicted])
+    right = tag_prompt(bundled_lm, text_prompt("int x = ", answer, ";\n"), mae=mae, atlas=atlas)
+    wrong = tag_prompt(bundled_lm, text_prompt("int x = ", "@Override", ";\n"), mae=mae, atlas=atlas)
+    assert (right.answer.outcome, wrong.answer.outcome) == ("correct", "incorrect")
+    assert repr(right.tags.to_pylist()) == repr(wrong.tags.to_pylist()), "as text: a NaN is not equal to itself"
+    assert right.window.expected_text == answer
+
+
+def test_text_around_the_cursor_changes_what_is_seen(bundled_lm, mae, atlas):
+    left = tag_prompt(bundled_lm, text_prompt("int x = ", "1", None), mae=mae, atlas=atlas)
+    both = tag_prompt(bundled_lm, text_prompt("int x = ", "1", ";\n"), mae=mae, atlas=atlas)
+    assert len(both.window.ids) > len(left.window.ids)
+    long = tag_prompt(bundled_lm, text_prompt(JAVA * 100, "1", JAVA * 100), mae=mae, atlas=atlas)
+    assert len(long.window.ids) == mae.config.pattern_size
+
+
+def test_the_strongest_are_the_known_ones_in_order():
+    rows = [(0, 2, 0.7), (1, -1, 0.9), (2, 5, 0.95), (3, 2, 0.6), (4, 1, 0.95)]
+    table = pa.Table.from_pylist(
+        [
+            {
+                "layer": 0,
+                "head": head,
+                "cluster": cluster,
+                "name": "x",
+                "strength": strength,
+                "measured": "y",
+                "coordinates": [0.0],
+                **{f"score_{name}": 0.0 for name in SCORES},
+            }
+            for head, cluster, strength in rows
+        ],
+        schema=TAGS,
+    )
+    assert [row["head"] for row in strongest(table)] == [2, 4, 0, 3]
+
+
+def test_without_encoder_and_atlas_the_bundled_ones_are_taken(bundled_lm):
+    tags = apmae.tag(bundled_lm, "int x = ", suffix=";\n")
+    assert tags.num_rows == 48
+    named = apmae.tag(bundled_lm, "int x = ", suffix=";\n", mae=APMAE.from_pretrained(), atlas=Atlas.load())
+    assert repr(tags.to_pylist()) == repr(named.to_pylist())
+
+
+# -- a line of a file --------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_completed_from_behind_its_indentation(java):
+    prompt = line_prompt(java, 3)
+    assert prompt.prefix == "class A {\n    int twice(int x) {\n        "
+    assert prompt.completion == "return x * 2;"
+    assert prompt.suffix == "\n    }\n}\n"
+    assert (prompt.path, prompt.line, prompt.start) == (str(java), 3, len(prompt.prefix))
+
+
+def test_a_line_is_completed_from_a_column(java):
+    prompt = line_prompt(java, 3, column=16)
+    assert (prompt.prefix[-7:], prompt.completion) == ("return ", "x * 2;")
+    assert line_prompt(java, 3, column=22).completion == "\n", "behind the last character the line's end is completed"
+    assert line_prompt(java, 1, column=7).prefix == "class "
+
+
+@given(
+    st.text(st.sampled_from("ab \t\n\r\f\v;\u2028\x1cé"), max_size=40),
+    st.integers(1, 8),
+    st.none() | st.integers(1, 6),
+)
+def test_prefix_completion_and_suffix_are_the_file(tmp_path_factory, text, line, column):
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_bytes(text.encode())
+    ends = text.replace("\r\n", "\n").replace("\r", "\n").count("\n")
+    try:
+        prompt = line_prompt(path, line, column)
+    except SourceError as error:
+        assert "\n" not in str(error)
+        assert "\r" not in str(error)
+        return
+    assert prompt.prefix + prompt.completion + prompt.suffix == text
+    assert prompt.prefix
+    assert prompt.completion
+    assert line <= ends + 1
+    before = prompt.prefix.replace("\r\n", "\n").replace("\r", "\n")
+    assert before.count("\n") == line - 1, "lines are counted as editors do: by \\n, \\r\\n and \\r"
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "A.java").write_bytes(b"\xef\xbb\xbf" + JAVA.encode())
+    assert line_prompt(tmp_path / "A.java", 2).prefix.startswith("class A")
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "said"),
+    [
+        (0, None, "expected a line of .*A.java in 1-5, got 0; check --line"),
+        (6, None, "in 1-5, got 6"),
+        (3, 0, r"expected a column of line 3 in 1-22, got 0; check --column"),
+        (3, 23, "in 1-22, got 23"),
+        (1, None, "expected text before and behind the cursor at .*A.java:1"),
+    ],
+)
+def test_a_line_that_is_not_there_is_refused(java, line, column, said):
+    with pytest.raises(SourceError, match=said):
+        line_prompt(java, line, column)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="expected a source file at .*B.java: No such file"):
+        line_prompt(tmp_path / "B.java", 1)
+    with pytest.raises(SourceError, match="Is a directory"):
+        line_prompt(tmp_path, 1)
+    (tmp_path / "latin.java").write_bytes("class É {}\n".encode("latin-1"))
+    with pytest.raises(SourceError, match="expected UTF-8 in .*latin.java, byte 6 is not; convert the file"):
+        line_prompt(tmp_path / "latin.java", 1)
+    (tmp_path / "empty.java").write_text("")
+    with pytest.raises(SourceError, match="expected a line of .* in 1-0, got 1"):
+        line_prompt(tmp_path / "empty.java", 1)

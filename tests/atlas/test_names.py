@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apmae.atlas.names import _KIND_WORDS, kind_word, name_of
+from apmae.patterns.planted import FAMILIES, planted
+from apmae.patterns.scores import score
+from apmae.schema import KINDS, SCORES
+
+RIGHT = {
+    "first_token": "first-token sink",
+    "previous": "previous token",
+    "self": "self",
+    "local": "local band",
+    "columns": "columns",
+    "uniform": "uniform",
+}
+SHARES = st.dictionaries(st.sampled_from(SCORES), st.floats(0, 1) | st.just(float("nan")))
+
+
+def softmax(scores):
+    future = torch.ones(scores.shape[-2:]).triu(1).bool()
+    return scores.masked_fill(future, -torch.inf).softmax(-1)
+
+
+def named(probabilities, tokens=None):
+    found = score(probabilities, tokens, None)
+    return [name_of(dict(zip(SCORES, row.tolist(), strict=True))) for row in found.values]
+
+
+@pytest.fixture(scope="module")
+def families():
+    return planted(12, seed=1)
+
+
+@pytest.mark.parametrize(("family", "name"), RIGHT.items())
+def test_a_hand_made_pattern_gets_its_name(families, family, name):
+    patterns, which = families
+    own = patterns[which == list(FAMILIES).index(family)]
+    names = named(torch.from_numpy(own.probabilities()))
+    # A wide band is a border case; every other pattern must be right, and so must the family, as a cluster is named.
+    assert names.count(name) >= (7 if family == "local" else 12), names
+    values = score(torch.from_numpy(own.probabilities()), None, None).values
+    assert name_of(dict(zip(SCORES, values.mean(0).tolist(), strict=True))) == name
+
+
+def test_two_behaviours_are_both_named(families):
+    patterns, which = families
+    own = patterns[which == list(FAMILIES).index("sink_and_previous")]
+    for name in named(torch.from_numpy(own.probabilities())):
+        assert set(name.split(" + ")) == {"first-token sink", "previous token"}
+
+
+def test_induction_and_duplicates_are_named_from_the_tokens():
+    half = np.random.default_rng(0).permutation(60)
+    tokens = np.concatenate([half, half])
+    query, key = torch.arange(120)[:, None], torch.arange(120)[None, :]
+    noise = torch.from_numpy(np.random.default_rng(1).normal(size=(120, 120))).float()
+    induction = softmax((noise + 8 * (query - key == 59))[None])
+    duplicate = softmax((noise + 8 * (query - key == 60))[None])
+    assert named(induction, tokens) == ["induction"]
+    assert named(duplicate, tokens) == ["duplicate token"]
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64, 200])
+def test_even_attention_is_uniform_whatever_the_prompts_length(size):
+    even = torch.ones(size, size).tril()
+    assert named((even / even.sum(-1, keepdim=True))[None]) == ["uniform"]
+
+
+def test_a_kind_is_named_only_if_it_stands_out():
+    assert kind_word(dict.fromkeys(KINDS, 0.0)) == ""
+    assert kind_word({}) == ""
+    assert kind_word({"semicolon": 0.3, "word": 0.2}) == "';'"
+    assert kind_word({"semicolon": 0.05}) == ""
+    assert set(_KIND_WORDS) == set(KINDS)
+    for kind in KINDS:
+        assert kind_word({kind: 1.0}) == _KIND_WORDS[kind]
+
+
+def test_columns_say_what_they_stand_on():
+    scores = {"columns": 0.9, "uniform": 0.3}
+    assert name_of(scores) == "columns"
+    assert name_of(scores, "';'") == "columns on ';'"
+    assert name_of({"first_token": 0.5, "columns": 0.45, "uniform": 0.3}, "newlines") == (
+        "first-token sink + columns on newlines"
+    )
+
+
+def test_what_shows_no_behaviour_is_named_by_what_it_looks_at_or_how_even_it_is():
+    assert name_of({"uniform": 0.5}, "keywords") == "looks at keywords"
+    assert name_of({"uniform": 0.95}) == "uniform"
+    assert name_of({"uniform": 0.8}) == "diffuse"
+    assert name_of({"uniform": 0.5}) == "mixed"
+    assert name_of({}) == "mixed"
+    assert name_of(dict.fromkeys(SCORES, float("nan"))) == "mixed"
+
+
+@given(SHARES, st.sampled_from(["", *_KIND_WORDS.values()]))
+def test_any_scores_have_a_name_of_at_most_two_parts(scores, looks_at):
+    name = name_of(scores, looks_at)
+    assert name
+    assert len(name.split(" + ")) <= 2
+    assert len(set(name.split(" + "))) == len(name.split(" + "))
+
+
+@given(SHARES, st.sampled_from(["first_token", "previous", "self", "induction", "duplicate"]))
+def test_a_complete_behaviour_is_always_in_the_name(scores, behaviour):
+    words = {
+        "first_token": "first-token sink",
+        "previous": "previous token",
+        "self": "self",
+        "induction": "induction",
+        "duplicate": "duplicate token",
+    }
+    rest = {name: 0.0 for name in SCORES if name != behaviour} | {behaviour: 1.0}
+    assert name_of(rest) == words[behaviour]
+    assert name_of({**scores, behaviour: float("nan"), "uniform": 0.0}) != words[behaviour]

@@ -1,0 +1,275 @@
+"""Loading: what is found, what is refused, and that the check against eager can fail."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BartConfig,
+    BertConfig,
+    Gemma2Config,
+    JambaConfig,
+    LlamaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from apmae import bundled
+from apmae.errors import ModelError
+from apmae.lm.load import LM, TOLERANCE, TOLERANCE_MOVED, check_capture, load_lm
+from apmae.lm.tap import capture
+
+
+@pytest.fixture
+def folder(tmp_path, fresh):
+    """A small Llama without a tokenizer."""
+    fresh().save_pretrained(tmp_path / "lm")
+    return tmp_path / "lm"
+
+
+@pytest.fixture
+def edited(folder):
+    """The folder with fields of its config changed."""
+
+    def edit(**fields):
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+        return folder
+
+    return edit
+
+
+def change_weights(folder, change):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def wrap(model, **fields):
+    values = {"tokenizer": None, "source": "nowhere", "sentinels": None, "bos": None, "num_layers": 2, "num_heads": 4}
+    return LM(model=model, **{**values, **fields})
+
+
+def test_the_bundled_model(bundled_lm):
+    config = json.loads((bundled.language_model() / "config.json").read_text())
+    assert (bundled_lm.num_layers, bundled_lm.num_heads) == (config["num_hidden_layers"], config["num_attention_heads"])
+    assert bundled_lm.max_length == config["max_position_embeddings"]
+    names = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    ids = tuple(bundled_lm.backend_tokenizer.token_to_id(name) for name in names)
+    assert (bundled_lm.sentinels.prefix, bundled_lm.sentinels.suffix, bundled_lm.sentinels.middle) == ids
+    assert not bundled_lm.model.training
+    assert not any(parameter.requires_grad for parameter in bundled_lm.model.parameters())
+    assert bundled_lm.model.config._attn_implementation == "sdpa"
+    assert bundled_lm.keeps_logits
+    assert check_capture(bundled_lm) <= TOLERANCE
+
+
+def test_the_fingerprint_is_the_content(folder, tmp_path):
+    first = load_lm(folder).fingerprint
+    shutil.copytree(folder, tmp_path / "copy")
+    assert load_lm(tmp_path / "copy").fingerprint == first
+    change_weights(folder, lambda weights: weights["model.norm.weight"].add_(1))
+    assert load_lm(folder).fingerprint != first
+
+
+def test_a_model_without_a_tokenizer_can_be_captured_but_takes_no_text(folder, caplog):
+    lm = load_lm(folder)
+    assert "no tokenizer" in caplog.text
+    with capture(lm.model) as tap:
+        lm.model(input_ids=torch.arange(5)[None] + 3)
+    assert len(tap.patterns) == lm.num_layers * lm.num_heads
+    with pytest.raises(ModelError, match=r"fast tokenizer \(tokenizer.json\)"):
+        lm.backend_tokenizer  # noqa: B018
+
+
+def test_the_story_model(shared_folder):
+    lm = load_lm(shared_folder("models/stories260K"))
+    assert (lm.num_layers, lm.num_heads, lm.sentinels) == (5, 8, None)
+    assert lm.bos == lm.tokenizer.bos_token_id == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_right_model_passes_in_half_precision(shared_folder, dtype):
+    """Its eager attention is off by more than 0.1 in some entries there: scores above 100 are rounded."""
+    lm = load_lm(shared_folder("models/stories260K"), dtype=dtype)
+    assert lm.model.dtype == getattr(torch, dtype)
+    assert 0 < check_capture(lm) <= TOLERANCE_MOVED[lm.model.dtype]
+
+
+def sharpen_under_eager(model):
+    """A family whose eager attention is not what its SDPA says."""
+
+    def before(module, args, kwargs):
+        if module.config._attn_implementation == "eager":
+            kwargs["hidden_states"] = kwargs["hidden_states"].roll(1, dims=-1)
+        return args, kwargs
+
+    model.model.layers[1].self_attn.register_forward_pre_hook(before, with_kwargs=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_patterns_that_differ_from_eager_are_refused_with_the_numbers(fresh, dtype):
+    model = fresh().to(dtype)
+    assert check_capture(wrap(model)) <= TOLERANCE_MOVED.get(dtype, TOLERANCE)
+    sharpen_under_eager(model)
+    limit = TOLERANCE_MOVED.get(dtype, TOLERANCE)
+    with pytest.raises(ModelError, match=rf"LlamaForCausalLM within {limit:g} of its eager .* differ by 0\.\d+"):
+        check_capture(wrap(model))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_small_difference_is_refused_too(fresh):
+    model = fresh()
+
+    def before(module, args, kwargs):
+        if module.config._attn_implementation == "eager":
+            kwargs["hidden_states"] = kwargs["hidden_states"] * 1.001
+        return args, kwargs
+
+    model.model.layers[0].self_attn.register_forward_pre_hook(before, with_kwargs=True)
+    with pytest.raises(ModelError, match="differ by"):
+        check_capture(wrap(model))
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./none", "../none/there", "a/b/c"])
+def test_a_folder_that_does_not_exist(path):
+    with pytest.raises(ModelError, match=f"found no folder {path}; check the path"):
+        load_lm(path)
+
+
+def test_what_is_no_model(folder, edited):
+    with pytest.raises(ModelError, match="has no config.json"):
+        load_lm(folder.parent)
+    with pytest.raises(ModelError, match="expected a model folder or a hub id"):
+        load_lm(folder / "config.json")
+    with pytest.raises(ModelError, match="expected a dtype, one of float32, bfloat16, float16, got 'float31'"):
+        load_lm(folder, dtype="float31")
+    with pytest.raises(ModelError, match="cannot load a language model"):
+        load_lm(folder, device="nonsense")
+    with pytest.raises(ModelError, match="cannot load a language model.*num_attention_heads"):
+        load_lm(edited(num_attention_heads="eight"))
+    with pytest.raises(ModelError, match="cannot load a language model.*nonesuch"):
+        load_lm(edited(model_type="nonesuch"))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="not a valid JSON"):
+        load_lm(folder)
+
+
+def test_weights_that_are_cut_short(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ModelError, match="cannot load a language model"):
+        load_lm(folder)
+    file.unlink()
+    with pytest.raises(ModelError, match="cannot load a language model.*model.safetensors"):
+        load_lm(folder)
+
+
+def test_weights_that_are_missing_are_not_made_up(folder):
+    change_weights(folder, lambda weights: weights.pop("model.layers.1.self_attn.k_proj.weight"))
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.self_attn\.k_proj\.weight is missing"):
+        load_lm(folder)
+
+
+def test_weights_of_another_shape(folder):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    change_weights(folder, lambda weights: weights.update({name: weights[name][:5].clone()}))
+    with pytest.raises(ModelError, match=r"q_proj.weight has shape \(5, 48\), not \(48, 48\)"):
+        load_lm(folder)
+
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (BertConfig(**SMALL), "later tokens"),
+        (
+            JambaConfig(
+                **SMALL,
+                num_key_value_heads=2,
+                attn_layer_period=2,
+                attn_layer_offset=1,
+                num_experts=2,
+                use_mamba_kernels=False,
+                mamba_d_state=4,
+                mamba_dt_rank=4,
+            ),
+            "attention in all 2 layers of JambaForCausalLM, 1 have it",
+        ),
+        (Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8), "Gemma2ForCausalLM does not support"),
+        (
+            BartConfig(
+                vocab_size=64,
+                d_model=32,
+                decoder_layers=2,
+                encoder_layers=2,
+                encoder_attention_heads=4,
+                decoder_attention_heads=2,
+                decoder_ffn_dim=32,
+                encoder_ffn_dim=32,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=2,
+                forced_eos_token_id=None,
+                decoder_start_token_id=1,
+            ),
+            "the config's 4 heads in layer 0, got 2",
+        ),
+    ],
+    ids=["bert", "jamba", "gemma2", "bart"],
+)
+def test_families_that_cannot_be_captured_are_refused_by_name(tmp_path, config, message):
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        load_lm(tmp_path)
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    config = T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="T5Config"):
+        load_lm(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"pad_token_id": 7}, 7),
+        ({"pad_token_id": None}, 2),
+        ({"pad_token_id": -1}, 2),
+        ({"pad_token_id": 160}, 2),
+        ({"pad_token_id": None, "eos_token_id": None}, 0),
+        ({"pad_token_id": None, "eos_token_id": [5, 6]}, 0),
+    ],
+)
+def test_the_token_to_fill_with_is_one_that_the_model_has(fresh, fields, expected):
+    model = fresh()
+    for name, value in fields.items():
+        setattr(model.config, name, value)
+    assert wrap(model).pad_id == expected
+
+
+def test_a_model_shorter_than_the_check(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(**SMALL, num_key_value_heads=2, max_position_embeddings=16)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    assert load_lm(tmp_path).max_length == 16

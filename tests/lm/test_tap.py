@@ -1,0 +1,546 @@
+"""The tap against transformers' eager attention, and against float64 softmax where eager's float32 gives up."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BloomConfig,
+    Gemma2Config,
+    GPTJConfig,
+    GptOssConfig,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from apmae.errors import CaptureError
+from apmae.lm.tap import capture
+from apmae.patterns.patterns import Patterns
+
+LAYERS, HEADS, VOCABULARY, WINDOW = 2, 4, 160, 24
+FAMILIES = (
+    "starcoder2",
+    "starcoder2-window",
+    "llama",
+    "llama-one-kv",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+    "gpt-neox",
+    "gpt2",
+)
+STORY = (
+    "Once upon a time there was a little fox named Tom. Tom lived in a big green forest with his mom. One day Tom "
+    "saw a red kite in a tall tree. He wanted to play with it, but it was too high. Tom was sad. Then a bird came "
+    'by. "Do not be sad," said the bird. "I can help you get the kite." The bird went up and took the kite in her '
+    "beak. She gave it to Tom. Tom was very happy and said thank you. They played with the kite all day, and from "
+    "then on the fox and the bird were best friends. The end."
+)
+
+
+def tokens(batch, size, padding="none", seed=0):
+    """``input_ids`` and ``attention_mask`` of prompts, all but the first shorter than the batch."""
+    ids = torch.randint(3, VOCABULARY, (batch, size), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones_like(ids)
+    for row in range(1, batch):
+        missing = min(5 * row + 2, size - 1)
+        if padding == "left":
+            mask[row, :missing] = 0
+        if padding == "right":
+            mask[row, size - missing :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@torch.no_grad()
+def run(model, inputs, **keywords):
+    """Captured patterns and the logits on the way."""
+    with capture(model, **keywords) as tap:
+        logits = model(**inputs).logits
+    return tap.patterns, logits
+
+
+@torch.no_grad()
+def eager(model, inputs):
+    """float64 (b, l, h, t, t) attention that transformers itself returns."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        attentions = model(**inputs, output_attentions=True).attentions
+    finally:
+        model.set_attn_implementation(before)
+    return torch.stack(attentions, 1).double().numpy()
+
+
+def visible(mask, window=None):
+    """(b, t, t) which keys a query may attend to, one entry at a time; none for padding."""
+    batch, size = mask.shape
+    out = np.zeros((batch, size, size), bool)
+    for b in range(batch):
+        for q in range(size):
+            for k in range(q + 1):
+                near = window is None or q - k < window
+                out[b, q, k] = bool(mask[b, q]) and bool(mask[b, k]) and near
+    return out
+
+
+def scaled_by_loops(logs, allowed):
+    """DESIGN section 4 for one pattern, in float64."""
+    smallest = min(logs[allowed])
+    out = np.zeros(logs.shape)
+    for q, k in zip(*np.nonzero(allowed), strict=True):
+        out[q, k] = 1.0 if smallest == 0 else (logs[q, k] - smallest) / -smallest
+    return out
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_patterns_are_eagers_and_logits_are_sdpas(family, name, padding):
+    model = family(name)
+    inputs = tokens(3, 70, padding)
+    with torch.no_grad():
+        plain = model(**inputs).logits
+    patterns, logits = run(model, inputs)
+    assert torch.equal(plain, logits)
+
+    theirs = eager(model, inputs)
+    allowed = visible(inputs["attention_mask"], WINDOW if name.endswith("window") else None)
+    ours = patterns.probabilities().reshape(theirs.shape)
+    scaled = patterns.scaled().reshape(theirs.shape)
+    assert np.array_equal(ours > 0, np.broadcast_to(allowed[:, None, None], ours.shape))
+    for b, layer, head in np.ndindex(theirs.shape[:3]):
+        theirs_here = np.where(allowed[b], theirs[b, layer, head], 0)
+        assert (theirs_here > 0).sum() == allowed[b].sum(), "eager lost entries: not an oracle for this model"
+        assert np.abs(ours[b, layer, head] - theirs_here).max() <= 1e-5
+        with np.errstate(divide="ignore"):
+            expected = scaled_by_loops(np.log(theirs_here), allowed[b])
+        assert np.abs(scaled[b, layer, head] - expected).max() <= 1e-5
+    # The comparison can tell heads, layers and prompts from one another.
+    for axis in range(3):
+        assert np.abs(theirs - np.roll(theirs, 1, axis)).max() > 0.1
+    assert np.array_equal(patterns.prompt, np.repeat(np.arange(3), LAYERS * HEADS))
+    assert np.array_equal(patterns.layer, np.tile(np.repeat(np.arange(LAYERS), HEADS), 3))
+    assert np.array_equal(patterns.head, np.tile(np.arange(HEADS), 3 * LAYERS))
+
+
+@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 64, 65])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_any_length(family, size, batch):
+    inputs = tokens(batch, size, "left")
+    patterns, _ = run(family("llama"), inputs)
+    allowed = visible(inputs["attention_mask"])
+    theirs = np.where(allowed[:, None, None], eager(family("llama"), inputs), 0)
+    assert patterns.size == size
+    assert np.abs(patterns.probabilities().reshape(theirs.shape) - theirs).max() <= 1e-5
+    assert (
+        np.abs(patterns.scaled() - Patterns.from_probabilities(theirs.reshape(-1, size, size)).scaled()).max() <= 1e-5
+    )
+
+
+def test_without_an_attention_mask(family):
+    ids = tokens(2, 40)["input_ids"]
+    with_mask, _ = run(family("starcoder2"), tokens(2, 40))
+    without, _ = run(family("starcoder2"), {"input_ids": ids})
+    assert torch.equal(with_mask.log_patches, without.log_patches)
+
+
+def test_an_additive_mask_of_the_callers_own(family):
+    inputs = tokens(2, 40, "left")
+    allowed = torch.from_numpy(visible(inputs["attention_mask"]))[:, None]
+    additive = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    additive[1, :, :7, 0] = 0  # padding has to look somewhere
+    expected, _ = run(family("llama"), inputs)
+    own = {**inputs, "attention_mask": additive, "position_ids": torch.arange(40).expand(2, -1)}
+    theirs = eager(family("llama"), own)
+    patterns, _ = run(family("llama"), own)
+    assert patterns.probabilities().shape == expected.probabilities().shape
+    real = allowed[:, 0].numpy()
+    ours = patterns.probabilities().reshape(theirs.shape)
+    assert np.abs(np.where(real[:, None, None], ours - theirs, 0)).max() <= 1e-5
+    assert not ours[1, :, :, 1:7].any()
+
+
+# -- the trained model -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stories(shared_folder):
+    folder = shared_folder("models/stories260K")
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def story_inputs(stories):
+    """The story and its second half, padded on the left."""
+    ids = stories[1](STORY, return_tensors="pt").input_ids[0][:200]
+    assert len(ids) == 200
+    half = torch.cat([torch.zeros(100, dtype=torch.long), ids[100:]])
+    mask = torch.ones(2, 200, dtype=torch.long)
+    mask[1, :100] = 0
+    return {"input_ids": torch.stack([ids, half]), "attention_mask": mask}
+
+
+def float64_log_patterns(model, inputs):
+    """(b l h t t) log softmax in float64 of the scores that the model forms on its way through SDPA."""
+    found = []
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        q, k = query.double().numpy(), key.double().numpy()
+        logs = np.full((*q.shape[:3], q.shape[2]), -np.inf)
+        for b, head, row in np.ndindex(q.shape[:3]):
+            keys = range(row + 1) if attention_mask is None else np.flatnonzero(attention_mask[b, 0, row])
+            if row not in keys:
+                continue  # padding
+            group = head // module.num_key_value_groups
+            scores = np.array([q[b, head, row] @ k[b, group, j] for j in keys]) * kwargs["scaling"]
+            logs[b, head, row, list(keys)] = scores - scores.max() - math.log(np.exp(scores - scores.max()).sum())
+        found.append(logs)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register("float64_oracle", attention)
+    AttentionMaskInterface.register("float64_oracle", sdpa_mask)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("float64_oracle")
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        model.set_attn_implementation(before)
+    return np.stack(found, 1)
+
+
+def test_the_trained_model_on_a_story(stories, story_inputs):
+    model, _ = stories
+    with torch.no_grad():
+        plain = model(**story_inputs).logits
+    patterns, logits = run(model, story_inputs)
+    assert torch.equal(plain, logits)
+
+    exact = float64_log_patterns(model, story_inputs)
+    scaled = patterns.scaled().reshape(exact.shape)
+    for place in np.ndindex(exact.shape[:3]):
+        allowed = np.isfinite(exact[place])
+        assert np.abs(scaled[place] - scaled_by_loops(exact[place], allowed)).max() <= 1e-5
+
+    theirs = eager(model, story_inputs)
+    allowed = np.isfinite(exact)
+    assert np.abs(patterns.probabilities().reshape(exact.shape) - np.where(allowed, theirs, 0)).max() <= 1e-5
+    # Eager is an oracle for a log only where float32 holds the probability with all its digits.
+    normal = np.finfo(np.float32).tiny
+    whole = [place for place in np.ndindex(exact.shape[:3]) if (theirs[place][allowed[place]] >= normal).all()]
+    assert len(whole) > exact.shape[1] * exact.shape[2]  # most heads of both prompts
+    for place in whole:
+        with np.errstate(divide="ignore"):
+            expected = scaled_by_loops(np.log(np.where(allowed[place], theirs[place], 0)), allowed[place])
+        assert np.abs(scaled[place] - expected).max() <= 1e-5
+
+
+def test_log_patterns_reach_where_float32_probabilities_end(stories, story_inputs):
+    """The design's reason for log space: eager has entries of exactly 0 here, the tap has all of them."""
+    model, _ = stories
+    patterns, _ = run(model, story_inputs)
+    allowed = np.broadcast_to(visible(story_inputs["attention_mask"])[:, None, None], (2, 5, 8, 200, 200))
+    assert (eager(model, story_inputs)[allowed] == 0).any()
+    logs = patterns.log_patches
+    assert int(logs.isfinite().sum()) == allowed.sum()
+    assert float(logs[logs.isfinite()].min()) < -110
+
+
+# -- choosing heads ----------------------------------------------------------------------------------------------------
+
+
+def places(patterns):
+    return list(zip(patterns.prompt.tolist(), patterns.layer.tolist(), patterns.head.tolist(), strict=True))
+
+
+def by_place(patterns):
+    return dict(zip(places(patterns), patterns.log_patches, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("heads", "count"), [(0.25, 1), (0.5, 2), (0.6, 2), (0.01, 1), (1, 4), (1.0, 4), (np.float32(0.5), 2)]
+)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_share_takes_as_many_of_every_layer_and_prompt(family, name, heads, count):
+    inputs = tokens(5, 40, "left")
+    patterns, _ = run(family(name), inputs, heads=heads)
+    every = by_place(run(family(name), inputs)[0])
+    assert len(set(places(patterns))) == len(patterns) == 5 * LAYERS * count
+    assert places(patterns) == sorted(places(patterns))
+    for prompt in range(5):
+        for layer in range(LAYERS):
+            assert ((patterns.prompt == prompt) & (patterns.layer == layer)).sum() == count
+    for place, logs in by_place(patterns).items():
+        assert torch.equal(logs, every[place])
+
+
+def test_the_draw_of_heads_is_the_seeds(family):
+    inputs = tokens(8, 20)
+
+    def drawn(**keywords):
+        return places(run(family("llama"), inputs, heads=0.5, **keywords)[0])
+
+    assert drawn(seed=1) == drawn(seed=1)
+    assert drawn(seed=1) != drawn(seed=2)
+    chosen = [tuple(head for p, _, head in drawn(seed=1) if p == prompt) for prompt in range(8)]
+    assert len(set(chosen)) > 1  # anew for every prompt
+
+
+def test_the_draw_depends_on_the_number_of_the_prompt_alone(family):
+    """So that a run that was resumed draws the heads that it would have drawn."""
+    model = family("llama")
+    first, second = tokens(4, 20, seed=1), tokens(4, 30, seed=2)
+    with torch.no_grad(), capture(model, heads=0.5) as tap:
+        model(**first)
+        model(**second)
+    both = tap.patterns
+    alone, _ = run(model, second, heads=0.5, first_prompt=4)
+    assert places(both[both.prompt >= 4]) == places(alone)
+    assert torch.equal(both[both.prompt >= 4].log_patches, alone.log_patches)
+
+
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [
+        ([(1, 3), (0, 2), (1, 0)], [(0, 2), (1, 0), (1, 3)]),
+        ([(1, 1), (1, 1), (0, 0), (1, 1)], [(0, 0), (1, 1)]),
+        ([(1, 2)], [(1, 2)]),
+        (((0, 1),), [(0, 1)]),
+        (np.array([[1, 3], [0, 0]]), [(0, 0), (1, 3)]),
+    ],
+)
+def test_a_list_of_heads(family, heads, expected):
+    inputs = tokens(3, 40, "right")
+    patterns, _ = run(family("mistral-window"), inputs, heads=heads)
+    every = by_place(run(family("mistral-window"), inputs)[0])
+    assert places(patterns) == [(prompt, *pair) for prompt in range(3) for pair in expected]
+    for place, logs in by_place(patterns).items():
+        assert torch.equal(logs, every[place])
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        (1.5, r"share of heads in \(0, 1\], got 1.5"),
+        (0, "got 0"),
+        (-0.25, "got -0.25"),
+        (float("nan"), "got nan"),
+        (2, "got 2"),
+        ("some", "got 'some'"),
+        ([], "at least one"),
+        ([(2, 0)], r"layers 0-1 and heads 0-3, got \(2, 0\)"),
+        ([(0, 4)], r"got \(0, 4\)"),
+        ([(0, -1)], r"got \(0, -1\)"),
+        ([(-1, 0)], r"got \(-1, 0\)"),
+        ([3, 5], r"\(layer, head\) pairs, got \[3, 5\]"),
+        ([(0, 1, 2)], "pairs, got"),
+        (None, "pairs, got None"),
+    ],
+)
+def test_heads_that_do_not_exist(family, heads, message):
+    model = family("llama")
+    with pytest.raises(CaptureError, match=message), capture(model, heads=heads):
+        raise AssertionError("the block must not run")
+    assert model.config._attn_implementation == "sdpa"
+
+
+# -- the block ---------------------------------------------------------------------------------------------------------
+
+
+def test_forwards_of_one_block_are_numbered_on(family):
+    model = family("llama")
+    with torch.no_grad(), capture(model, first_prompt=10) as tap:
+        model(**tokens(2, 20, seed=1))
+        inside = tap.patterns
+        model(**tokens(1, 50, seed=2))
+    patterns = tap.patterns
+    assert (inside.size, len(inside)) == (20, 2 * LAYERS * HEADS)
+    assert sorted(set(patterns.prompt.tolist())) == [10, 11, 12]
+    assert patterns.size == 50
+    alone, _ = run(model, tokens(2, 20, seed=1))
+    short = patterns[patterns.prompt < 12].probabilities()
+    assert np.array_equal(short[:, :20, :20], alone.probabilities())
+    assert not short[:, 20:].any()
+
+
+def test_half_precision_is_the_same_rounded(family):
+    inputs = tokens(2, 256)
+    exact, _ = run(family("llama"), inputs)
+    half, logits = run(family("llama"), inputs, dtype=torch.float16)
+    assert torch.equal(half.log_patches, exact.log_patches.half())
+    assert half.log_patches.nbytes == len(half) * 73_728
+    assert torch.equal(logits, run(family("llama"), inputs)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_keeps_its_logits(fresh, dtype):
+    model = fresh().to(dtype)
+    inputs = tokens(2, 40, "left")
+    with torch.no_grad():
+        plain = model(**inputs).logits
+    patterns, logits = run(model, inputs)
+    assert torch.equal(plain, logits)
+    assert patterns.log_patches.dtype == torch.float32
+    sums = patterns.probabilities().sum(-1)
+    assert np.abs(sums[sums > 0] - 1).max() < 1e-5
+
+
+def test_nothing_is_captured_outside_the_block(fresh):
+    model = fresh()
+    with torch.no_grad():
+        with capture(model) as tap:
+            model(**tokens(1, 10))
+        model(**tokens(1, 10))
+        assert len(tap.patterns) == LAYERS * HEADS
+        with pytest.raises(CaptureError, match="at least one forward inside the capture"), capture(model) as empty:
+            empty.patterns  # noqa: B018
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_attention_implementation_comes_back(fresh, attention):
+    model = fresh(attention=attention)
+    inputs = tokens(2, 30, "left")
+    with torch.no_grad():
+        before = model(**inputs).logits
+    patterns, _ = run(model, inputs)
+    assert model.config._attn_implementation == attention
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, before)
+    with pytest.raises(ZeroDivisionError), capture(model):
+        assert model.config._attn_implementation != attention
+        1 / 0  # noqa: B018
+    assert model.config._attn_implementation == attention
+    again, _ = run(model, inputs)
+    assert torch.equal(again.log_patches, patterns.log_patches)
+
+
+def test_nested_blocks_each_get_their_own(fresh):
+    model = fresh()
+    inputs = tokens(2, 30)
+    with torch.no_grad(), capture(model) as outer:
+        with capture(model, heads=[(1, 2)]) as inner:
+            model(**inputs)
+        model(**inputs)
+    assert model.config._attn_implementation == "sdpa"
+    every, _ = run(model, inputs)
+    assert len(outer.patterns) == 2 * len(every)
+    assert torch.equal(outer.patterns[: len(every)].log_patches, every.log_patches)
+    assert places(inner.patterns) == [(0, 1, 2), (1, 1, 2)]
+    assert torch.equal(inner.patterns.log_patches, every[(every.layer == 1) & (every.head == 2)].log_patches)
+
+
+def test_two_models_at_once(family):
+    inputs = tokens(1, 30)
+    with torch.no_grad(), capture(family("llama")) as one, capture(family("gpt2")) as two:
+        family("gpt2")(**inputs)
+        family("llama")(**inputs)
+    assert torch.equal(one.patterns.log_patches, run(family("llama"), inputs)[0].log_patches)
+    assert torch.equal(two.patterns.log_patches, run(family("gpt2"), inputs)[0].log_patches)
+
+
+def test_a_forward_that_was_cut_short_is_not_mistaken_for_a_whole_one(fresh):
+    model = fresh()
+
+    def stop(*_):
+        raise ZeroDivisionError
+
+    hook = model.model.layers[1].register_forward_pre_hook(stop)
+    with torch.no_grad(), capture(model) as tap:
+        with pytest.raises(ZeroDivisionError):
+            model(**tokens(1, 10))
+        with pytest.raises(CaptureError, match="expected patterns of 2 layers, the forward reached 1"):
+            tap.patterns  # noqa: B018
+    hook.remove()
+    assert len(run(model, tokens(1, 10))[0]) == LAYERS * HEADS
+
+
+@pytest.mark.parametrize("size", [1, 12])
+def test_generating_inside_the_block_is_refused(fresh, size):
+    model = fresh()
+    inputs = tokens(1, size)
+    with capture(model), pytest.raises(CaptureError, match="cache"):
+        model.generate(**inputs, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_forward_that_fills_a_cache_is_fine(family):
+    patterns, _ = run(family("llama"), {**tokens(2, 20), "use_cache": True})
+    assert torch.equal(patterns.log_patches, run(family("llama"), {**tokens(2, 20), "use_cache": False})[0].log_patches)
+
+
+def test_gradients_flow_as_without_the_tap(fresh):
+    model = fresh().requires_grad_(True)
+    inputs = tokens(2, 20)
+    model(**inputs).logits.square().sum().backward()
+    plain = model.model.layers[0].self_attn.q_proj.weight.grad.clone()
+    model.zero_grad()
+    with capture(model) as tap:
+        model(**inputs).logits.square().sum().backward()
+    assert torch.equal(model.model.layers[0].self_attn.q_proj.weight.grad, plain)
+    assert not tap.patterns.log_patches.requires_grad
+
+
+def test_patterns_of_inference_mode_can_be_used_after_it(family):
+    model = family("llama")
+    with torch.inference_mode(), capture(model) as tap:
+        model(**tokens(2, 20))
+    scaled = tap.patterns.scaled_patches()
+    weight = torch.ones((), requires_grad=True)
+    (weight * scaled).sum().backward()
+    assert float(weight.grad) == pytest.approx(float(scaled.sum()), rel=1e-5)
+
+
+# -- what is refused by name -------------------------------------------------------------------------------------------
+
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+GPTJ = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (GPTJConfig(**GPTJ, rotary_dim=4), "GPTJForCausalLM does not"),
+        (BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4), "BloomForCausalLM does not"),
+        (Gemma2Config(**SMALL, head_dim=8), "soft-capped"),
+        (GptOssConfig(**SMALL, head_dim=8, num_local_experts=2, num_experts_per_tok=1), "attention sinks"),
+        (BertConfig(**{key: value for key, value in SMALL.items() if key != "num_key_value_heads"}), "later tokens"),
+    ],
+    ids=["gpt-j", "bloom", "gemma2", "gpt-oss", "bert"],
+)
+def test_other_kinds_of_attention_are_refused_by_name(config, message):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    before = model.config._attn_implementation
+    for mask in (None, torch.ones(1, 10, dtype=torch.long), torch.tensor([[0] * 3 + [1] * 7])):
+        with torch.no_grad(), pytest.raises(CaptureError, match=message), capture(model):
+            model(input_ids=torch.arange(10)[None] + 3, attention_mask=mask)
+    assert model.config._attn_implementation == before
+
+
+def test_a_mask_that_shows_later_tokens_is_refused(family):
+    inputs = tokens(1, 10)
+    everything = torch.ones(1, 1, 10, 10, dtype=torch.bool)
+    with pytest.raises(CaptureError, match="later tokens"):
+        run(family("llama"), {**inputs, "attention_mask": everything})
+
+
+def test_what_is_no_language_model_is_refused():
+    with pytest.raises(CaptureError, match="AttentionInterface, Linear does not"), capture(torch.nn.Linear(2, 2)):
+        raise AssertionError("the block must not run")

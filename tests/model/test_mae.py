@@ -1,0 +1,387 @@
+"""AP-MAE against a float64 numpy transformer written from the paper's description, and against what it promises."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from apmae.config import APMAEConfig
+from apmae.errors import ArtifactError, CaptureError, ModelError
+from apmae.lm.tap import capture
+from apmae.model.mae import APMAE
+from apmae.model.masking import Masking, random_masking
+from apmae.patterns.patterns import Patterns
+from apmae.recipes import TRAIN
+
+BOTH = pytest.mark.parametrize("decoder_input", ["visible", "cls"])
+GRIDS = pytest.mark.parametrize("grid", ["triangle", "square"])
+
+
+def masking_of(model, count, seed=0, masked=None):
+    generator = torch.Generator().manual_seed(seed)
+    return random_masking(count, model.config.num_patches, masked or model.config.num_masked, generator)
+
+
+# -- the oracle --------------------------------------------------------------------------------------------------------
+
+
+def norm(x, weights, eps):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weights["weight"] + weights["bias"]
+
+
+def linear(x, weights):
+    return x @ weights["weight"].T + weights.get("bias", 0)
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def transformer(x, get, layers, heads, eps):
+    """x: (s, d) of one pattern."""
+    for layer in range(layers):
+        normed = norm(x, get(f"attentions.{layer}.norm"), eps)
+        query, key, value = np.split(linear(normed, get(f"attentions.{layer}.to_qkv")), 3, axis=1)
+        width = query.shape[1] // heads
+        mixed = []
+        for head in range(heads):
+            own = slice(head * width, (head + 1) * width)
+            scores = query[:, own] @ key[:, own].T / math.sqrt(width)
+            weights = np.exp(scores - scores.max(1, keepdims=True))
+            mixed.append(weights / weights.sum(1, keepdims=True) @ value[:, own])
+        x = x + linear(np.concatenate(mixed, 1), get(f"attentions.{layer}.to_out"))
+        hidden = gelu(linear(norm(x, get(f"mlps.{layer}.norm"), eps), get(f"mlps.{layer}.up")))
+        x = x + linear(hidden, get(f"mlps.{layer}.down"))
+    return norm(x, get("norm"), eps)
+
+
+class Oracle:
+    """One pattern at a time, patch numbers to places on the grid by counting."""
+
+    def __init__(self, model):
+        self.c = model.config
+        self.w = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+        grid = self.c.grid_size
+        cells = [(row, column) for row in range(grid) for column in range(row + 1)]
+        square = self.c.grid == "square"
+        self.places = [row * grid + column if square else number for number, (row, column) in enumerate(cells)]
+        self.slots = grid * grid if square else len(cells)
+
+    def get(self, prefix):
+        def get(name):
+            start = f"{prefix}{name}."
+            return {key[len(start) :]: value for key, value in self.w.items() if key.startswith(start)}
+
+        return get
+
+    def encode(self, patches, places):
+        """patches: (v, q) in the order of their places."""
+        c, get = self.c, self.get("")
+        tokens = [self.w["cls"][0, 0] + self.w["positions"][0, 0]]
+        for patch, place in zip(patches, places, strict=True):
+            embedded = linear(norm(patch, get("embed.0"), c.layer_norm_eps), get("embed.1"))
+            tokens.append(norm(embedded, get("embed.2"), c.layer_norm_eps) + self.w["positions"][0, 1 + place])
+        return transformer(np.stack(tokens), self.get("encoder."), c.encoder_layers, c.encoder_heads, c.layer_norm_eps)
+
+    def predict(self, patches, visible, masked):
+        """patches: (k, q); returns (m, q)."""
+        c, get = self.c, self.get("")
+        encoded = linear(self.encode(patches[visible], [self.places[v] for v in visible]), get("to_decoder"))
+        seen = {self.places[v]: encoded[1 + i] for i, v in enumerate(visible)}
+        tokens = [encoded[0]]
+        for place in range(self.slots):
+            if c.decoder_input == "visible":
+                tokens.append(seen.get(place, self.w["mask_token"]))
+            else:
+                tokens.append(self.w["mask_token"] if place in seen else np.zeros_like(encoded[0]))
+        tokens = np.stack(tokens) + self.w["decoder_positions"][0]
+        decoded = transformer(tokens, self.get("decoder."), c.decoder_layers, c.decoder_heads, c.layer_norm_eps)
+        return linear(decoded[[1 + self.places[m] for m in masked]], get("to_pixels"))
+
+
+@GRIDS
+@BOTH
+def test_the_forward_is_the_papers(tiny, random_patterns, grid, decoder_input):
+    model = tiny(grid=grid, decoder_input=decoder_input)
+    oracle = Oracle(model)
+    patches = model.scale(random_patterns(3, 40))
+    masking = masking_of(model, 3, masked=5)
+    with torch.no_grad():
+        result = model(patches, masking)
+    flat = patches.double().flatten(2).numpy()
+    errors, real_errors = [], []
+    upper = np.triu(np.ones((8, 8), bool), 1).flatten()
+    diagonal = {0, 2, 5, 9, 14}
+    for n in range(3):
+        visible, masked = masking.visible[n].tolist(), masking.masked[n].tolist()
+        expected = oracle.predict(flat[n], visible, masked)
+        assert np.abs(result.predicted[n].numpy() - expected).max() < 1e-4
+        for m, number in enumerate(masked):
+            squares = (expected[m] - flat[n, number]) ** 2
+            errors.extend(squares)
+            real_errors.extend(squares[~upper] if number in diagonal else squares)
+    assert float(result.loss) == pytest.approx(np.mean(real_errors), rel=1e-4)
+    assert float(result.published_loss) == pytest.approx(np.mean(errors), rel=1e-4)
+    assert len(errors) > len(real_errors), "the draw should mask a diagonal patch"
+
+
+@GRIDS
+def test_an_embedding_is_cls_of_all_patches(tiny, random_patterns, grid):
+    model = tiny(grid=grid)
+    oracle = Oracle(model)
+    patterns = random_patterns(2, 40)
+    z = model.encode(patterns)
+    assert z.dtype == np.float32
+    assert z.shape == (2, model.config.encoder_dim)
+    flat = model.scale(patterns).double().flatten(2).numpy()
+    for n in range(2):
+        patches = np.zeros((oracle.slots, flat.shape[-1]))
+        patches[oracle.places] = flat[n]
+        assert np.abs(z[n] - oracle.encode(patches, range(oracle.slots))[0]).max() < 1e-4
+
+
+# -- what is promised --------------------------------------------------------------------------------------------------
+
+
+def test_paper_size():
+    """127 M parameters: 101 M in the encoder, 25 M in the decoder (DESIGN section 4)."""
+    model = APMAE(APMAEConfig())
+
+    def millions(*prefixes):
+        return sum(p.numel() for name, p in model.named_parameters() if name.startswith(prefixes)) / 1e6
+
+    assert round(millions("encoder.", "embed.", "positions", "cls")) == 101
+    assert round(millions("decoder", "to_", "mask_token")) in (25, 26)
+    assert model.num_parameters == sum(p.numel() for p in model.parameters())
+    assert round(model.num_parameters / 1e6) in (126, 127)
+    assert (model.config.num_patches, model.config.num_masked) == (36, 18)
+
+
+def test_initialisation_is_xavier_and_the_seeds(tiny_config):
+    model, again, other = (APMAE(tiny_config(encoder_dim=64), seed=seed) for seed in (1, 1, 2))
+    for name, parameter in model.state_dict().items():
+        assert torch.equal(parameter, again.state_dict()[name])
+        if name.endswith("bias"):
+            assert not parameter.any()
+        elif parameter.ndim == 2:
+            bound = math.sqrt(6 / sum(parameter.shape))
+            assert 0.9 * bound < float(parameter.abs().max()) <= bound
+            assert float(parameter.std()) == pytest.approx(bound / math.sqrt(3), rel=0.15)
+        elif "norm" in name or name.startswith("embed."):
+            assert (parameter == 1).all()
+        else:
+            assert float(parameter.std()) == pytest.approx(0.02, rel=0.5)
+    assert not torch.equal(model.embed[1].weight, other.embed[1].weight)
+
+
+@BOTH
+def test_masked_patches_cannot_be_seen(tiny, random_patterns, decoder_input):
+    model = tiny(decoder_input=decoder_input)
+    patches = model.scale(random_patterns(2, 40))
+    masking = masking_of(model, 2)
+    other = patches.clone()
+    for n in range(2):
+        other[n, masking.masked[n]] = 7.0
+    with torch.no_grad():
+        assert torch.equal(model(patches, masking).predicted, model(other, masking).predicted)
+
+
+def test_what_the_decoder_knows(tiny, random_patterns):
+    """A true masked autoencoder reads every visible patch; the published one reads CLS alone."""
+    for decoder_input, reads_patches in (("visible", True), ("cls", False)):
+        model = tiny(decoder_input=decoder_input)
+        masking = masking_of(model, 2)
+        encoded = torch.randn(2, 1 + masking.visible.shape[1], 12, generator=torch.Generator().manual_seed(0))
+        noise, no_cls = encoded.clone(), encoded.clone()
+        noise[:, 1:] = 100.0
+        no_cls[:, 0] = 100.0
+        with torch.no_grad():
+            plain = model.decode(encoded, masking)
+            assert torch.equal(model.decode(noise, masking), plain) is not reads_patches
+            assert not torch.equal(model.decode(no_cls, masking), plain)
+
+
+@BOTH
+def test_every_trained_parameter_gets_a_gradient(tiny, random_patterns, decoder_input):
+    model = tiny(decoder_input=decoder_input).train()
+    model(model.scale(random_patterns(8, 40)), masking_of(model, 8)).loss.backward()
+    assert {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()} == set()
+
+
+@BOTH
+@pytest.mark.parametrize("masked", [1, 2, 7, 13, 14])
+def test_any_number_of_masked_patches(tiny, random_patterns, decoder_input, masked):
+    """The published code breaks where masked and visible counts differ."""
+    model = tiny(decoder_input=decoder_input)
+    masking = masking_of(model, 2, masked=masked)
+    with torch.no_grad():
+        result = model(model.scale(random_patterns(2, 40)), masking)
+    assert result.predicted.shape == (2, masked, 64)
+    assert torch.isfinite(result.loss)
+
+
+@BOTH
+def test_the_order_of_patches_means_nothing(tiny, random_patterns, decoder_input):
+    model = tiny(decoder_input=decoder_input)
+    patches = model.scale(random_patterns(2, 40))
+    masking = masking_of(model, 2)
+    turned = Masking(masking.visible.flip(1), masking.masked.flip(1))
+    with torch.no_grad():
+        one, two = model(patches, masking), model(patches, turned)
+    assert torch.allclose(one.predicted, two.predicted.flip(1), atol=1e-5)
+    assert float(one.loss) == pytest.approx(float(two.loss), rel=1e-5)
+
+
+def test_patterns_of_a_batch_do_not_meet(tiny, random_patterns):
+    model, patterns = tiny(), random_patterns(7, 40)
+    expected = np.concatenate([model.encode(one) for one in patterns])
+    for batch in (1, 3, 7, 128):
+        assert np.abs(model.encode(patterns, batch=batch) - expected).max() < 1e-5
+    assert model.encode(patterns[:0]).shape == (0, 12)
+
+
+def test_patterns_of_other_sizes_and_patches_fit(tiny, random_patterns):
+    model = tiny()
+    for size in (1, 7, 8, 33):
+        short = random_patterns(2, size)
+        dense = np.zeros((2, 40, 40))
+        dense[:, :size, :size] = short.probabilities()
+        expected = model.encode(Patterns.from_probabilities(dense, patch=8))
+        assert np.abs(model.encode(short) - expected).max() < 1e-5
+        assert np.abs(model.encode(short.repacked(5)) - expected).max() < 1e-5
+    with pytest.raises(CaptureError, match="at most 40 tokens, got 41"):
+        model.encode(random_patterns(1, 41))
+
+
+@pytest.mark.parametrize("scaling", ["log_normalize", "log", "raw"])
+def test_the_model_sees_its_configurations_scaling(tiny, random_patterns, scaling):
+    patterns = random_patterns(2, 40)
+    seen = tiny(scaling=scaling).scale(patterns)
+    assert torch.equal(seen, patterns.scaled_patches(scaling))
+
+
+def test_reconstruct_is_seeded_and_hides_what_it_says(tiny, random_patterns):
+    model, patterns = tiny(), random_patterns(3, 40)
+    patches, result = model.reconstruct(patterns, seed=1)
+    assert torch.equal(patches, model.scale(patterns))
+    assert result.masking.masked.shape == (3, model.config.num_masked)
+    assert torch.equal(model.reconstruct(patterns, seed=1)[1].predicted, result.predicted)
+    assert not torch.equal(model.reconstruct(patterns, seed=2)[1].masking.masked, result.masking.masked)
+
+
+@pytest.mark.parametrize("name", ["debug", "nano", "small"])
+def test_the_recipes_can_be_built(name):
+    config = TRAIN[name].model
+    assert APMAE(config).num_parameters < 5e6
+    assert config.num_patches == 36
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pattern_size": 100, "patch_size": 32}, "does not divide"),
+        ({"pattern_size": 32, "patch_size": 32}, "cannot be masked"),
+        ({"mask_ratio": 1.0}, "less than 1"),
+        ({"encoder_layers": 0}, "greater than or equal to 1"),
+        ({"scaling": "sqrt"}, "log_normalize"),
+        ({"dim": 3}, "Extra inputs"),
+    ],
+)
+def test_sizes_that_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=message):
+        APMAEConfig(**fields)
+
+
+# -- on disk -----------------------------------------------------------------------------------------------------------
+
+
+@GRIDS
+@BOTH
+def test_a_saved_model_is_the_same(tiny, random_patterns, tmp_path, grid, decoder_input):
+    model = tiny(grid=grid, decoder_input=decoder_input, scaling="raw")
+    model.save_pretrained(tmp_path / "new" / "mae")
+    again = APMAE.from_pretrained(tmp_path / "new" / "mae")
+    assert again.config == model.config
+    assert not again.training
+    assert np.array_equal(again.encode(random_patterns(2, 40)), model.encode(random_patterns(2, 40)))
+    again.save_pretrained(tmp_path / "again")
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "new" / "mae" / file).read_bytes()
+
+
+def test_weights_can_be_stored_in_half(tiny, random_patterns, tmp_path):
+    model = tiny()
+    model.save_pretrained(tmp_path, dtype=torch.float16)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+    again = APMAE.from_pretrained(tmp_path)
+    assert again.cls.dtype == torch.float32
+    assert torch.equal(again.cls, model.cls.half().float())
+
+
+def test_what_is_no_model(tiny, tmp_path):
+    with pytest.raises(ModelError, match="found no folder"):
+        APMAE.from_pretrained(tmp_path / "none")
+    with pytest.raises(ModelError, match="has no config.json; was its training finished"):
+        APMAE.from_pretrained(tmp_path)
+    tiny().save_pretrained(tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    whole = (config.read_text(), weights.read_bytes())
+
+    def refused(message, kind=ModelError):
+        with pytest.raises(kind, match=message):
+            APMAE.from_pretrained(tmp_path)
+        config.write_text(whole[0])
+        weights.write_bytes(whole[1])
+
+    config.write_text("{")
+    refused("damaged", ArtifactError)
+    config.write_text(json.dumps({**json.loads(whole[0]), "patch_size": 7}))
+    refused("does not divide.*is this an AP-MAE")
+    config.write_text(json.dumps({**json.loads(whole[0]), "encoder_dim": 14}))
+    refused("expected weights that fit .*config.json, they do not: .*size mismatch")
+    config.write_text(json.dumps({"model_type": "llama", "hidden_size": 4}))
+    refused("expected an AP-MAE config")
+    weights.write_bytes(whole[1][:-10])
+    refused("expected AP-MAE weights in")
+    save_file({"cls": torch.zeros(1, 1, 12)}, weights)
+    refused("they do not: Missing key")
+    weights.unlink()
+    refused("expected AP-MAE weights in")
+
+
+def test_the_bundled_encoder_knows_the_bundled_models_patterns(bundled_lm):
+    java = "class Counter {\n    private int count = 0;\n\n    int next() {\n        return count++;\n    }\n}\n" * 10
+    ids = torch.tensor([bundled_lm.backend_tokenizer.encode(java).ids[:256]])
+    assert ids.shape == (1, 256)
+    with torch.no_grad(), capture(bundled_lm.model) as tap:
+        bundled_lm.model(input_ids=ids)
+    mae = APMAE.from_pretrained()
+    assert mae.encode(tap.patterns).shape == (bundled_lm.num_layers * bundled_lm.num_heads, mae.config.encoder_dim)
+    assert not mae.training
+    _, result = mae.reconstruct(tap.patterns)
+    target = mae.scale(tap.patterns).flatten(2).gather(1, result.masking.masked[..., None].expand(-1, -1, 32 * 32))
+    assert float(result.loss) < 0.75 * float(target[mae.real[result.masking.masked]].var())  # better than the mean
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line():
+    code = (
+        "from apmae.errors import ModelError\nfrom apmae.model.mae import APMAE\n"
+        "try: APMAE.from_pretrained('nobody/nothing')\n"
+        "except ModelError as error: print(error)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        timeout=120,
+    )
+    assert result.stdout.startswith("expected an AP-MAE at nobody/nothing: no such folder, and the hub says: ")
+    assert len(result.stdout.splitlines()) == 1

@@ -1,0 +1,602 @@
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apmae import artifacts
+from apmae.artifacts import (
+    Stage,
+    fingerprint,
+    manifest_path,
+    read_json,
+    read_manifest,
+    read_table,
+    read_tables,
+    replacing,
+    sha256_file,
+    write_json,
+    write_table,
+    write_through,
+)
+from apmae.errors import ArtifactError
+
+CONFIG, INPUTS = {"seed": 0, "heads": "all"}, {"lm": "a" * 64}
+SHARDS = 12
+
+CHILD = """
+import sys
+from pathlib import Path
+import numpy as np
+import pyarrow as pa
+from apmae.artifacts import Stage
+from apmae.errors import ApmaeError
+
+out, shards = Path(sys.argv[1]), int(sys.argv[2])
+try:
+    with Stage.open(out, "encode", {"seed": 0, "heads": "all"}, {"lm": "a" * 64}) as stage:
+        for number in range(0 if stage.finished else shards):
+            name = f"rows-{number:05d}.parquet"
+            if not stage.has(name):
+                print(number, flush=True)
+                stage.write_shard({name: pa.table({"x": np.random.default_rng(number).random(20_000)})})
+        if not stage.finished:
+            stage.finish({"shards": shards})
+except ApmaeError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def table(number, rows=50):
+    return pa.table({"x": np.random.default_rng(number).random(rows), "number": np.full(rows, number)})
+
+
+def make(out, shards=3, config=CONFIG, inputs=INPUTS, *, overwrite=False, stop_after=None):
+    """A stage of a few shards; stops like a killed run after some of them. Returns the shards it wrote."""
+    written = []
+    with Stage.open(out, "encode", config, inputs, overwrite=overwrite) as stage:
+        if stage.finished:
+            return written
+        for number in range(shards):
+            if number == stop_after:
+                return written
+            name = f"rows-{number:05d}.parquet"
+            if not stage.has(name):
+                stage.write_shard({name: table(number)})
+                written.append(number)
+        stage.finish({"shards": shards})
+    return written
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def limited(kilobytes):
+    """A full disk for the one process: writing any file beyond this size fails, as on a device without room."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+
+    return limit
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    result = subprocess.run([sys.executable, "-c", CHILD, out, str(SHARDS)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+# -- manifests ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_says_what_the_artifact_is_made_of(tmp_path):
+    make(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out", "encode")
+    assert (manifest.config, manifest.inputs, manifest.counts) == (CONFIG, INPUTS, {"shards": 3})
+    assert sorted(manifest.files) == sorted(contents(tmp_path / "out").keys() - {"manifest.json"})
+    for name, file in manifest.files.items():
+        path = tmp_path / "out" / name
+        assert file == {"bytes": path.stat().st_size, "sha256": sha256_file(path), "rows": 50}
+    versions = read_json(tmp_path / "out" / "manifest.json")["versions"]
+    assert versions["pyarrow"] == pa.__version__
+    assert versions["numpy"] == np.__version__
+
+
+def test_equal_runs_leave_equal_bytes(tmp_path):
+    make(tmp_path / "a")
+    make(tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_until_it_is_finished_there_is_no_manifest(tmp_path):
+    make(tmp_path / "out", stop_after=2)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(ArtifactError, match="unfinished: run its command again"):
+        read_manifest(tmp_path / "out", "encode")
+    with pytest.raises(ArtifactError, match=r"found none; run encode first"):
+        read_manifest(tmp_path / "nothing", "encode")
+
+
+def test_an_artifact_of_one_file_has_its_manifest_beside_it(tmp_path):
+    out = tmp_path / "prompts.parquet"
+    with Stage.open(out, "prompts", CONFIG, {}) as stage:
+        stage.write_shard({out.name: table(0)})
+        stage.finish()
+    assert sorted(contents(tmp_path)) == ["prompts.manifest.json", "prompts.parquet"]
+    assert manifest_path(out) == tmp_path / "prompts.manifest.json"
+    assert list(read_manifest(out, "prompts").files) == ["prompts.parquet"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda record: {**record, "format": 999},
+        lambda record: {**record, "stage": "train"},
+        lambda record: ["nothing", "of", "ours"],
+        lambda record: {"name": "a web page's manifest"},
+    ],
+)
+def test_a_manifest_of_another_kind_is_refused(tmp_path, spoil):
+    make(tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps(spoil(read_json(path))))
+    with pytest.raises(ArtifactError, match="expected a encode artifact of format 1"):
+        read_manifest(tmp_path / "out", "encode")
+
+
+def test_a_cut_or_missing_shard_is_named_with_both_sizes(tmp_path):
+    make(tmp_path / "out")
+    shard = tmp_path / "out" / "rows-00001.parquet"
+    whole = shard.stat().st_size
+    os.truncate(shard, whole - 7)
+    with pytest.raises(
+        ArtifactError, match=rf"expected {whole} bytes in \S*rows-00001.parquet, it has {whole - 7}; run"
+    ):
+        read_tables(tmp_path / "out", "encode", "rows")
+    shard.unlink()
+    with pytest.raises(ArtifactError, match="it is missing; run encode again with --overwrite"):
+        read_manifest(tmp_path / "out", "encode")
+
+
+def test_tables_are_read_in_the_order_of_their_shards(tmp_path):
+    make(tmp_path / "out", shards=SHARDS)
+    read = read_tables(tmp_path / "out", "encode", "rows", ["number"])
+    assert read["number"].to_pylist() == np.repeat(np.arange(SHARDS), 50).tolist()
+    with pytest.raises(ArtifactError, match=r"expected files points-\*.parquet"):
+        read_tables(tmp_path / "out", "encode", "points")
+
+
+# -- reuse, refusal, replacement ---------------------------------------------------------------------------------------
+
+
+def test_the_same_work_is_not_done_twice(tmp_path):
+    out = tmp_path / "out"
+    make(out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert make(out) == []
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("stop_after", [2, None], ids=["half-way", "finished"])
+@pytest.mark.parametrize(
+    ("config", "inputs", "said"),
+    [
+        ({**CONFIG, "seed": 1}, INPUTS, "config.seed was 0, now 1"),
+        ({**CONFIG, "new": True}, INPUTS, "config.new was None, now True"),
+        (CONFIG, {"lm": "b" * 64}, "inputs.lm was 'aaaaaaaaaaaa', now 'bbbbbbbbbbbb'"),
+    ],
+)
+def test_other_work_is_refused_with_the_difference_and_nothing_is_lost(tmp_path, stop_after, config, inputs, said):
+    out = tmp_path / "out"
+    make(out, stop_after=stop_after)
+    before = contents(out)
+    with pytest.raises(ArtifactError) as refused:
+        make(out, config=config, inputs=inputs)
+    assert said in str(refused.value)
+    assert "choose another --out, or pass --overwrite" in str(refused.value)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("stop_after", [2, None], ids=["half-way", "finished"])
+def test_overwriting_leaves_nothing_of_the_other_work(tmp_path, stop_after):
+    out = tmp_path / "out"
+    make(out, shards=5, stop_after=stop_after)
+    assert make(out, shards=2, config={"seed": 1}, overwrite=True) == [0, 1]
+    make(tmp_path / "fresh", shards=2, config={"seed": 1})
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_overwriting_makes_a_damaged_artifact_again(tmp_path):
+    out = tmp_path / "out"
+    make(out)
+    whole = contents(out)
+    os.truncate(out / "rows-00000.parquet", 20)
+    with pytest.raises(ArtifactError, match="rows-00000.parquet"):
+        make(out)
+    (out / "manifest.json").write_text('{"format": 1, "sta')
+    with pytest.raises(ArtifactError, match="it is damaged"):
+        make(out)
+    assert make(out, overwrite=True) == [0, 1, 2]
+    assert contents(out) == whole
+
+
+def test_an_interrupted_overwriting_goes_on_where_it_was(tmp_path):
+    out = tmp_path / "out"
+    make(out, config={"seed": 1})
+    assert make(out, overwrite=True, stop_after=2) == [0, 1]
+    assert make(out, overwrite=True) == [2]
+
+
+def test_overwriting_removes_no_file_outside_the_artifact(tmp_path):
+    out, other = tmp_path / "out", tmp_path / "thesis.parquet"
+    make(out)
+    other.write_text("three years of work")
+    record = read_json(out / "manifest.json")
+    record["files"] |= {"../thesis.parquet": {}, str(other): {}}
+    write_json(out / "manifest.json", record)
+    make(out, config={"seed": 1}, overwrite=True)
+    assert other.read_text() == "three years of work"
+
+
+@pytest.mark.parametrize("foreign", ["{}\n", "Monday: slept late", "Monday\n", '{"format": 3, "mood": "fine"}\n'])
+def test_somebody_elses_journal_is_left_alone(tmp_path, foreign):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "journal.jsonl").write_text(foreign)
+    with pytest.raises(ArtifactError, match="expected no file or a journal of apmae"):
+        make(out)
+    assert (out / "journal.jsonl").read_text() == foreign
+
+
+def test_what_failed_before_it_wrote_anything_blocks_nobody(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="a bad line"), Stage.open(out, "encode", {"prompts": "bad"}, INPUTS):
+        raise ValueError("a bad line")
+    assert not out.exists()
+    assert make(out) == [0, 1, 2]
+
+
+def test_a_kill_before_the_first_shard_blocks_nobody(tmp_path):
+    out = tmp_path / "out"
+    make(out, config={"prompts": "bad"}, stop_after=0)
+    assert make(out) == [0, 1, 2]
+
+
+def test_a_failure_keeps_the_shards_and_whatever_else_was_begun(tmp_path):
+    with pytest.raises(ValueError, match="later"), Stage.open(tmp_path / "a", "encode", CONFIG, INPUTS) as stage:
+        stage.write_shard({"rows-00000.parquet": table(0)})
+        raise ValueError("later")
+    assert make(tmp_path / "a") == [1, 2]
+    with pytest.raises(ValueError, match="later"), Stage.open(tmp_path / "b", "train", CONFIG, INPUTS) as stage:
+        write_json(tmp_path / "b" / "checkpoint.json", 5)
+        raise ValueError("later")
+    with Stage.open(tmp_path / "b", "train", CONFIG, INPUTS) as stage:
+        assert stage.resumed
+    with pytest.raises(ArtifactError, match="half-way"):
+        Stage.open(tmp_path / "b", "train", {"seed": 9}, INPUTS)
+    assert read_json(tmp_path / "b" / "checkpoint.json") == 5
+
+
+def test_a_stage_knows_whether_it_goes_on(tmp_path):
+    with Stage.open(tmp_path / "out", "encode", CONFIG, INPUTS) as stage:
+        assert not stage.resumed
+        stage.write_shard({"rows-00000.parquet": table(0, rows=4), "prompts-00000.parquet": table(0, rows=9)})
+        assert (stage.rows("rows"), stage.rows("prompts"), stage.rows("row")) == (4, 9, 0)
+    with Stage.open(tmp_path / "out", "encode", CONFIG, INPUTS) as stage:
+        assert stage.resumed
+        assert stage.files == ["prompts-00000.parquet", "rows-00000.parquet"]
+        assert stage.has("rows-00000.parquet")
+        assert not stage.has("rows-00000.parquet", "rows-00001.parquet")
+
+
+def test_two_processes_do_not_write_one_artifact(tmp_path):
+    out = tmp_path / "out"
+    make(out, stop_after=1)
+    before = contents(out)
+    with (out / "journal.jsonl").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = subprocess.run([sys.executable, "-c", CHILD, out, "3"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"ArtifactError: another apmae process is writing {out}")
+    assert contents(out) == before
+    assert make(out) == [1, 2]
+
+
+# -- kill -9 -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_killed_again_and_again_ends_with_the_same_bytes(tmp_path, undisturbed):
+    out = tmp_path / "out"
+    draw = random.Random(0)
+    kills = written_last = 0
+    while True:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, out, str(SHARDS)], stdout=subprocess.PIPE, text=True)
+        lines = [child.stdout.readline() for _ in range(2)]  # it is in the midst of its second shard
+        if lines[0]:
+            assert int(lines[0]) >= written_last, "a whole shard was made again"
+        if kills < 4 and lines[1]:
+            written_last = int(lines[1])
+            time.sleep(draw.random() * 0.004)
+            child.send_signal(signal.SIGKILL)
+        child.communicate()
+        if child.returncode == 0:
+            break
+        assert child.returncode == -signal.SIGKILL
+        assert not (out / "manifest.json").exists()
+        kills += 1
+    assert kills == 4
+    assert contents(out) == contents(undisturbed)
+
+
+@settings(max_examples=40)
+@given(cut=st.integers(0, 2000), damage=st.sampled_from(["none", "cut", "flip", "gone"]))
+def test_any_cut_of_the_journal_and_any_damage_ends_with_the_same_bytes(cut, damage):
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        make(out, stop_after=2)
+        journal = out / "journal.jsonl"
+        os.truncate(journal, min(cut, journal.stat().st_size))
+        shard = out / "rows-00000.parquet"
+        if damage == "cut":
+            os.truncate(shard, shard.stat().st_size // 2)
+        elif damage == "flip":
+            data = bytearray(shard.read_bytes())
+            data[len(data) // 2] ^= 1
+            shard.write_bytes(data)
+        elif damage == "gone":
+            shard.unlink()
+        (out / ".rows-00002.99999.tmp.parquet").write_bytes(b"of the killed run")
+        make(out)
+        make(Path(folder) / "fresh")
+        assert contents(out) == contents(Path(folder) / "fresh")
+
+
+def test_a_kill_between_manifest_and_journal_is_a_finished_artifact(tmp_path):
+    out = tmp_path / "out"
+    make(out, stop_after=2)
+    journal = (out / "journal.jsonl").read_bytes()
+    make(out)
+    finished = contents(out)
+    (out / "journal.jsonl").write_bytes(journal)
+    assert make(out) == []
+    assert contents(out) == finished
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_one_message_and_keeps_what_was_written(tmp_path, undisturbed):
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    # Half-way: the first shards whole, the journal in place, and no room for another shard.
+    whole = sorted(path.name for path in out.glob("rows-*"))
+    for name in ["manifest.json", *whole[3:]]:
+        (out / name).unlink()
+    head = {"format": 1, "stage": "encode", "config": CONFIG, "inputs": INPUTS}
+    record = read_json(undisturbed / "manifest.json")["files"]
+    lines = [head, *({"files": {name: record[name]}} for name in whole[:3])]
+    (out / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = contents(out)
+    command = [sys.executable, "-c", CHILD, out, str(SHARDS)]
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited(8))
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"ArtifactError: expected room to write {out / whole[3]}, the disk is full")
+    assert "run the same command again" in result.stderr
+    assert contents(out) == before
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert (again.returncode, again.stdout.split()[0]) == (0, "3")
+    assert contents(out) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("room", [0, 40, 150, 250])
+def test_a_disk_too_full_for_the_journal_leaves_nothing_that_blocks(tmp_path, room, undisturbed):
+    out = tmp_path / "out"
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    command = [sys.executable, "-c", CHILD, out, str(SHARDS)]
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "the disk is full" in result.stderr
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    assert contents(out) == contents(undisturbed)
+
+
+WRITERS = {
+    "table": "write_table(path, pa.table({'x': np.random.default_rng(0).random(50_000)}))",
+    "json": "write_json(path, 'x' * 50_000)",
+    "weights": "write_through(path, lambda p: save_file({'w': np.zeros(50_000)}, p))",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_write_that_finds_no_room_keeps_the_earlier_file(tmp_path, writer):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"earlier")
+    code = f"""
+import sys, pathlib, numpy as np, pyarrow as pa
+from safetensors.numpy import save_file
+from apmae.artifacts import *
+from apmae.errors import ArtifactError
+path = pathlib.Path(sys.argv[1])
+try:
+    {WRITERS[writer]}
+except ArtifactError as error:
+    sys.exit(str(error))
+"""
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, preexec_fn=limited(4))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"expected room to write {path}, the disk is full")
+    assert contents(tmp_path) == {"file.bin": b"earlier"}
+
+
+def test_a_device_without_room_is_a_full_disk(small_disk):
+    disk = small_disk("300k")
+    out = disk / "out"
+    command = [sys.executable, "-c", CHILD, out, "3"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "the disk is full (No space left on device)" in result.stderr
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("rows-*")}
+    assert [path.name for path in kept] == ["rows-00000.parquet"]
+    subprocess.run(["mount", "-o", "remount,size=2m", disk], check=True)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert (again.returncode, again.stdout.split()) == (0, ["1", "2"])
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with pytest.raises(ValueError, match="half-way"), replacing(path) as file:
+        file.write(b"half")
+        raise ValueError("half-way")
+    assert contents(tmp_path) == {}
+    with replacing(path) as file:
+        file.write(b"whole")
+        assert not path.exists()
+    assert contents(tmp_path) == {"deep/file.txt": b"whole"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_json(path, 1),
+        lambda path: write_table(path, table(0)),
+        lambda path: write_through(path, lambda p: safetensors.torch.save_file({"w": torch.zeros(2)}, p)),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_said_so(tmp_path, write):
+    (tmp_path / "file").write_text("a file, no folder")
+    with pytest.raises(ArtifactError, match=r"cannot write \S*file/x: .*; check the folder"):
+        write(tmp_path / "file" / "x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArtifactError, match=r"cannot write \S*folder: Is a directory"):
+        write(tmp_path / "folder")
+    assert sorted(contents(tmp_path)) == ["file"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
+    ),
+)
+
+
+@given(JSON)
+def test_json_comes_back_and_equal_values_are_equal_bytes(value):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "value.json"
+        write_json(path, value)
+        first = path.read_bytes()
+        assert read_json(path) == value
+        write_json(path, dict(reversed(value.items())) if isinstance(value, dict) else value)
+        assert path.read_bytes() == first
+
+
+def test_json_that_no_other_reader_would_take_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "value.json", {"score": float("nan")})
+    assert contents(tmp_path) == {}
+
+
+def test_damaged_json_and_tables_are_said_so(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe not JSON")
+    with pytest.raises(ArtifactError, match=r"expected JSON in \S*a.json, it is damaged"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(ArtifactError, match=r"expected a JSON file at \S*b.json: No such file"):
+        read_json(tmp_path / "b.json")
+    with pytest.raises(ArtifactError, match="found none; was the stage finished"):
+        read_table(tmp_path / "c.parquet")
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_table_with_any_byte_changed_or_cut_is_refused_or_right(where):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.parquet"
+        write_table(path, table(3))
+        data = bytearray(path.read_bytes())
+        spot = int(where * len(data))
+        path.write_bytes(data[:spot])
+        with pytest.raises(ArtifactError, match="is damaged"):
+            read_table(path)
+        data[spot] ^= 0x10
+        path.write_bytes(data)
+        try:
+            read = read_table(path)
+        except ArtifactError as error:
+            assert "\n" not in str(error)
+        else:  # a byte of the metadata that nobody reads
+            assert read["x"].to_pylist() == table(3)["x"].to_pylist()
+
+
+# -- fingerprints ------------------------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_the_content(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "one.txt").write_text("1")
+        (tmp_path / name / "sub" / "two.txt").write_text("2")
+    same = fingerprint(tmp_path / "a")
+    assert fingerprint(tmp_path / "b") == same
+    changes = [
+        lambda folder: (folder / "one.txt").write_text("2"),
+        lambda folder: (folder / "three.txt").write_text("2"),
+        lambda folder: (folder / "one.txt").rename(folder / "uno.txt"),
+        lambda folder: (folder / "sub" / "two.txt").rename(folder / "two.txt"),
+    ]
+    seen = {same}
+    for number, change in enumerate(changes):
+        copy = tmp_path / f"copy-{number}"
+        shutil.copytree(tmp_path / "a", copy)
+        change(copy)
+        seen.add(fingerprint(copy))
+    assert len(seen) == 1 + len(changes)
+
+
+def test_an_artifacts_fingerprint_is_its_manifests_and_a_files_its_bytes(tmp_path):
+    make(tmp_path / "out")
+    assert fingerprint(tmp_path / "out") == sha256_file(tmp_path / "out" / "manifest.json")
+    assert fingerprint(tmp_path / "out" / "rows-00000.parquet") == sha256_file(tmp_path / "out" / "rows-00000.parquet")
+    with pytest.raises(ArtifactError, match=r"expected a file or folder at \S*none, found none"):
+        fingerprint(tmp_path / "none")
+
+
+def test_nothing_is_unpickled():
+    source = Path(artifacts.__file__).parent
+    for path in source.rglob("*.py"):
+        text = path.read_text()
+        assert "import pickle" not in text, path
+        assert "torch.load(" not in text, path
+        assert "allow_pickle=True" not in text, path

@@ -1,0 +1,145 @@
+import json
+from math import inf, nan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from apmae import config as configs
+from apmae.config import (
+    TASKS,
+    APMAEConfig,
+    AtlasConfig,
+    EncodeConfig,
+    PromptsConfig,
+    StudyConfig,
+    TrainConfig,
+    parse,
+)
+from apmae.errors import ApmaeError, ConfigError
+
+ALL = [PromptsConfig, APMAEConfig, TrainConfig, EncodeConfig, AtlasConfig, StudyConfig]
+
+
+def test_the_defaults_are_the_paper():
+    train = TrainConfig()
+    model = train.model
+    assert (model.encoder_layers, model.encoder_dim, model.encoder_heads, model.encoder_mlp_dim) == (24, 512, 16, 2048)
+    assert (model.decoder_layers, model.decoder_dim, model.decoder_heads, model.decoder_mlp_dim) == (8, 512, 8, 2048)
+    assert (model.encoder_head_dim, model.decoder_head_dim) == (64, 64)
+    assert (model.pattern_size, model.patch_size, model.mask_ratio) == (256, 32, 0.5)
+    assert (model.grid_size, model.num_patches, model.num_masked) == (8, 36, 18)
+    assert (train.batch_size, train.steps, train.betas, train.weight_decay) == (480, 150_000, (0.9, 0.95), 0.05)
+    assert train.lr == pytest.approx(1.44e-3)
+    assert train.heads == 0.25
+    atlas = AtlasConfig()
+    assert (atlas.neighbors, atlas.min_dist, atlas.metric, atlas.dimensions) == (15, 0.1, "manhattan", 4)
+    assert (atlas.epsilon, atlas.max_mean_distance) == (0.5, 1.0)
+    assert PromptsConfig().per_task == 1000
+    assert len(TASKS) == 10 == len(set(TASKS))
+
+
+@given(st.integers(1, 40), st.integers(2, 12), st.floats(0.001, 0.999))
+def test_a_model_masks_some_patches_and_leaves_some(patch, grid, ratio):
+    model = APMAEConfig(pattern_size=patch * grid, patch_size=patch, mask_ratio=ratio)
+    assert model.num_patches == sum(1 for row in range(grid) for column in range(grid) if column <= row)
+    assert 1 <= model.num_masked <= model.num_patches - 1
+    assert abs(model.num_masked - ratio * model.num_patches) <= 1
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_configuration_survives_json(kind):
+    config = kind()
+    assert kind.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_configuration_is_frozen_and_knows_its_fields(kind):
+    name = next(iter(kind.model_fields))
+    with pytest.raises(ValidationError):
+        setattr(kind(), name, None)
+    with pytest.raises(ConfigError, match=r"study\.yaml: colour: .*'red'"):
+        parse(kind, {"colour": "red"}, "study.yaml")
+
+
+@pytest.mark.parametrize("kind", [PromptsConfig, EncodeConfig, AtlasConfig, TrainConfig, StudyConfig])
+def test_settings_of_a_stage_say_what_they_are(kind):
+    plain = {"seed", "weight_decay", "betas", "model", "device", "dtype", "encode", "atlas"}
+    assert {name for name, field in kind.model_fields.items() if not field.description} <= plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "field", "came"),
+    [
+        (APMAEConfig, {"pattern_size": 100}, "APMAEConfig", "patch_size 32 does not divide pattern_size 100"),
+        (APMAEConfig, {"pattern_size": 32}, "APMAEConfig", "a pattern of 1 patch cannot be masked"),
+        (APMAEConfig, {"mask_ratio": 1}, "mask_ratio", "got 1"),
+        (APMAEConfig, {"scaling": "sqrt"}, "scaling", "'sqrt'"),
+        (TrainConfig, {"steps": 0}, "steps", "got 0"),
+        (TrainConfig, {"base_lr": inf}, "base_lr", "got inf"),
+        (TrainConfig, {"base_lr": nan}, "base_lr", "got nan"),
+        (TrainConfig, {"betas": [0.9, 1.0]}, "betas.1", "got 1.0"),
+        (TrainConfig, {"model": {"patch_size": 7}}, "model", "patch_size 7 does not divide"),
+        (TrainConfig, {"model": 3}, "model", "got 3"),
+        (EncodeConfig, {"heads": 0}, "EncodeConfig", "heads is 0"),
+        (EncodeConfig, {"heads": 1.5}, "EncodeConfig", "heads is 1.5"),
+        (EncodeConfig, {"heads": "some"}, "heads", "'some'"),
+        (AtlasConfig, {"neighbors": 1}, "neighbors", "got 1"),
+        (AtlasConfig, {"min_dist": 1.5}, "min_dist", "got 1.5"),
+        (AtlasConfig, {"metric": "hamming"}, "metric", "'hamming'"),
+        (PromptsConfig, {"tasks": ["eol", "verbs"]}, "tasks.1", "'verbs'"),
+        (PromptsConfig, {"language": "cobol"}, "language", "'cobol'"),
+        (StudyConfig, {"sources": "src"}, "sources", "'src'"),
+        (StudyConfig, {"encoder": "train"}, "StudyConfig", "train and train_prompts must be given"),
+        (StudyConfig, {"train": {"steps": 5}}, "StudyConfig", "encoder is 'bundled'"),
+        (StudyConfig, {"prompts": {"per_task": -1}}, "prompts.per_task", "got -1"),
+        (StudyConfig, {"prompts": None}, "prompts", "got None"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_with_its_field(kind, values, field, came):
+    with pytest.raises(ConfigError) as refused:
+        parse(kind, values, "here")
+    message = str(refused.value)
+    assert message.startswith(f"here: {field}")
+    assert came in message
+    assert "\n" not in message
+    assert isinstance(refused.value, (ApmaeError, ValueError))
+
+
+def test_all_bad_values_are_named_at_once():
+    with pytest.raises(ConfigError) as refused:
+        parse(AtlasConfig, {"neighbors": 1, "epsilon": -1}, "here")
+    assert "neighbors" in str(refused.value)
+    assert "epsilon" in str(refused.value)
+
+
+def test_a_studys_file_leaves_out_what_it_does_not_change():
+    study = parse(StudyConfig, {"prompts": {"per_task": 5}}, "study.yaml")
+    assert study.prompts == StudyConfig().prompts.model_copy(update={"per_task": 5})
+    assert study.prompts.outcome == "balanced"
+
+
+def test_a_study_that_trains_draws_both_kinds_of_prompts_from_different_files():
+    study = parse(StudyConfig, {"encoder": "train", "train": {}, "train_prompts": {"per_task": 7}}, "study.yaml")
+    assert (study.prompts.split, study.train_prompts.split) == ("held_out", "train")
+    assert (study.train_prompts.outcome, study.train_prompts.tasks) == ("correct", ("random",))
+    chosen = {"prompts": {"split": "all"}, "encoder": "train", "train": {}, "train_prompts": {"split": "all"}}
+    study = parse(StudyConfig, chosen, "study.yaml")
+    assert (study.prompts.split, study.train_prompts.split) == ("all", "all")
+
+
+def test_a_study_written_out_reads_back_the_same():
+    study = StudyConfig(
+        prompts=PromptsConfig(per_task=3), encoder="train", train=TrainConfig(), train_prompts=PromptsConfig()
+    )
+    assert parse(StudyConfig, study.model_dump(mode="json"), "study.json") == study
+
+
+def test_errors_are_one_family():
+    from apmae import errors
+
+    kinds = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert len(kinds) > 5
+    assert all(issubclass(kind, ApmaeError) for kind in kinds)
+    assert issubclass(configs.ConfigError, ValueError)

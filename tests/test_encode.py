@@ -1,0 +1,291 @@
+import shutil
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from apmae import schema
+from apmae.artifacts import Stage, read_manifest, read_table, read_tables
+from apmae.config import EncodeConfig
+from apmae.encode import check_length, encode_prompts, fixed_list, reconstructions, unpack_exemplars
+from apmae.engine.local import load_prompts, matrix
+from apmae.errors import CaptureError
+from apmae.lm.stream import capture_prompts
+from apmae.model.mae import APMAE
+from apmae.patterns.scores import score
+from apmae.patterns.tokens import token_kinds
+from apmae.seeding import unit_hash
+
+LAYERS, HEADS = 6, 8
+
+
+@pytest.fixture(scope="module")
+def mae(real_study):
+    return APMAE.from_pretrained(real_study.folder / "encoder")
+
+
+@pytest.fixture(scope="module")
+def prompts(real_study):
+    return load_prompts(real_study.folder / "prompts.parquet")
+
+
+@pytest.fixture(scope="module")
+def embeddings(real_study):
+    return read_tables(real_study.folder / "embeddings", "encode", "embeddings")
+
+
+@pytest.fixture(scope="module")
+def exemplars(real_study):
+    return read_tables(real_study.folder / "embeddings", "encode", "exemplars")
+
+
+@pytest.fixture(scope="module")
+def captured(bundled_lm, prompts):
+    """The study's patterns, captured again in one thread as the study's own process did, batch by batch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield [
+        batch
+        for first in range(0, 12, 4)
+        for batch in capture_prompts(bundled_lm, prompts[first : first + 4], length=256, batch=4, first=first)
+    ]
+    torch.set_num_threads(threads)
+
+
+def encode_to(out, lm, mae, prompts, stop_after=None, **changes):
+    config = EncodeConfig(**{"batch_prompts": 2, "shard_prompts": 2, "exemplars_per_head": 1, **changes})
+    with Stage.open(out, "encode", config.model_dump(mode="json"), {}) as stage:
+        if stop_after is None:
+            counts = encode_prompts(lm, mae, prompts, config, stage)
+            stage.finish(counts)
+            return counts
+
+        class Killed(Exception):
+            pass
+
+        write, done = stage.write_shard, []
+
+        def write_shard(tables):
+            if len(done) == stop_after:
+                raise Killed
+            write(tables)
+            done.append(tables)
+
+        stage.write_shard = write_shard
+        with pytest.raises(Killed):
+            encode_prompts(lm, mae, prompts, config, stage)
+    return None
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_head_of_every_prompt_is_one_row(embeddings, prompts):
+    assert embeddings.schema.equals(schema.embeddings(128))
+    places = list(zip(*(embeddings[name].to_pylist() for name in ("prompt", "layer", "head")), strict=True))
+    assert places == [(p, layer, h) for p in range(len(prompts)) for layer in range(LAYERS) for h in range(HEADS)]
+    tasks = [prompt.task for prompt in prompts for _ in range(LAYERS * HEADS)]
+    assert embeddings["task"].to_pylist() == tasks
+
+
+def test_embeddings_are_the_encoders_in_half_precision(embeddings, captured, mae):
+    z = np.concatenate([mae.encode(batch.patterns) for batch in captured])
+    stored = matrix(embeddings["embedding"])
+    assert stored.dtype == np.float16
+    np.testing.assert_allclose(stored.astype(np.float32), z, atol=2e-3, rtol=2e-3)
+    assert np.abs(z).max() > 0.1, "something was measured"
+    assert len(np.unique(stored, axis=0)) > len(stored) / 2
+
+
+def test_scores_are_each_patterns_over_its_own_tokens(embeddings, captured):
+    row = 0
+    for batch in captured:
+        for number, window in enumerate(batch.windows):
+            own = batch.patterns[batch.patterns.prompt == batch.patterns.prompt[0] + number]
+            size = len(window.ids)
+            dense = torch.from_numpy(own.probabilities()[:, :size, :size].copy())
+            np.testing.assert_allclose(dense.sum(-1).numpy(), 1, atol=2e-3)
+            by_hand = score(dense, np.array(window.ids), token_kinds(window.tokens))
+            part = embeddings.slice(row, LAYERS * HEADS)
+            for index, name in enumerate(schema.SCORES):
+                np.testing.assert_allclose(part[f"score_{name}"].to_numpy(), by_hand.values[:, index], atol=1e-5)
+            np.testing.assert_allclose(matrix(part["key_kinds"]), by_hand.key_kinds, atol=1e-5)
+            np.testing.assert_allclose(matrix(part["query_kinds"]), by_hand.query_kinds, atol=1e-5)
+            row += LAYERS * HEADS
+    assert row == embeddings.num_rows
+
+
+def test_prompts_carry_what_the_model_saw_and_answered(real_study, prompts, captured):
+    table = read_tables(real_study.folder / "embeddings", "encode", "prompts")
+    assert table.schema.equals(schema.ENCODED_PROMPTS)
+    rows = table.to_pylist()
+    answers = [
+        (window, answer) for batch in captured for window, answer in zip(batch.windows, batch.answers, strict=True)
+    ]
+    assert len(rows) == len(prompts) == len(answers)
+    for number, (row, prompt, (window, answer)) in enumerate(zip(rows, prompts, answers, strict=True)):
+        assert (row["prompt"], row["id"], row["task"], row["path"]) == (number, prompt.id, prompt.task, prompt.path)
+        assert row["tokens"] == list(window.tokens)
+        assert (row["expected"], row["outcome"]) == (window.expected_text, answer.outcome)
+        assert (row["expected"] == row["predicted"]) or row["outcome"] == "incorrect"
+        assert row["max_probability"] == pytest.approx(answer.max_probability, abs=1e-4)
+        assert row["max_probability"] >= row["expected_probability"] - 1e-6
+        assert 0 <= row["entropy"] <= np.log(4096)
+    assert {row["outcome"] for row in rows} <= {"correct", "incorrect"}
+
+
+def test_outcomes_are_the_prompts_own(real_study, embeddings):
+    with duckdb.connect() as database:
+        database.register("e", embeddings)
+        (wrong,) = database.execute(
+            f"SELECT count(*) FROM e JOIN '{real_study.folder}/embeddings/prompts-*.parquet' p USING (prompt) "
+            "WHERE e.outcome <> p.outcome OR e.task <> p.task"
+        ).fetchone()
+    assert wrong == 0
+    counts = read_manifest(real_study.folder / "embeddings", "encode").counts
+    table = read_tables(real_study.folder / "embeddings", "encode", "prompts")
+    assert counts["correct"] == table["outcome"].to_pylist().count("correct")
+    assert (counts["prompts"], counts["patterns"], counts["dim"]) == (12, 12 * 48, 128)
+    assert (counts["layers"], counts["heads"], counts["pattern_size"]) == (LAYERS, HEADS, 256)
+
+
+def test_duckdb_reads_half_precision_embeddings(real_study, embeddings):
+    with duckdb.connect() as database:
+        (total,) = database.execute(
+            f"SELECT sum(list_sum(embedding)) FROM '{real_study.folder}/embeddings/embeddings-*.parquet'"
+        ).fetchone()
+    assert total == pytest.approx(float(matrix(embeddings["embedding"]).astype(np.float64).sum()), rel=1e-3)
+
+
+def test_whole_patterns_are_kept_of_a_seeded_sample_only(exemplars, captured):
+    assert exemplars.schema.equals(schema.EXEMPLARS)
+    kept = set(zip(*(exemplars[name].to_pylist() for name in ("prompt", "layer", "head")), strict=True))
+    share = 2 / 12
+    every = [(p, layer, head) for p in range(12) for layer in range(LAYERS) for head in range(HEADS)]
+    assert kept == {place for place in every if unit_hash(0, "exemplar", *place) < share}
+    expected, deviation = share * len(every), np.sqrt(share * (1 - share) * len(every))
+    assert abs(len(kept) - expected) < 4 * deviation
+    patterns = {batch.patterns.prompt[0]: batch.patterns for batch in captured}
+    for row in exemplars.to_pylist():
+        batch = patterns[row["prompt"] // 4 * 4]
+        own = batch[(batch.prompt == row["prompt"]) & (batch.layer == row["layer"]) & (batch.head == row["head"])]
+        assert (row["size"], row["patch"]) == (own.size, own.patch)
+        stored = np.frombuffer(row["log_pattern"], "<f2").astype(np.float32)
+        fresh = own.log_patches.float().numpy().ravel()
+        assert np.array_equal(np.isfinite(stored), np.isfinite(fresh))
+        np.testing.assert_allclose(stored[np.isfinite(stored)], fresh[np.isfinite(fresh)], atol=0.02, rtol=2e-3)
+
+
+def test_unpacked_exemplars_are_patterns_again(exemplars, mae, embeddings):
+    patterns = unpack_exemplars(exemplars)
+    assert len(patterns) == exemplars.num_rows
+    sums = patterns.probabilities().sum(-1)
+    assert ((np.abs(sums - 1) < 5e-3) | (sums == 0)).all()
+    z = mae.encode(patterns)
+    rows = (patterns.prompt * LAYERS + patterns.layer) * HEADS + patterns.head
+    stored = matrix(embeddings["embedding"]).astype(np.float32)[rows]
+    np.testing.assert_allclose(z, stored, atol=2e-3, rtol=2e-3)
+
+
+def test_nothing_quadratic_is_kept_but_the_sample(real_study, exemplars):
+    folder = real_study.folder / "embeddings"
+    names = {path.name.split("-")[0].split(".")[0] for path in folder.iterdir()}
+    assert names == {"embeddings", "prompts", "exemplars", "reconstructions", "manifest"}
+    for path in folder.glob("embeddings-*"):
+        widest = max(
+            field.type.list_size for field in read_table(path).schema if pa.types.is_fixed_size_list(field.type)
+        )
+        assert widest == 128
+    assert exemplars.num_rows < 12 * 48 / 2
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_run_that_stopped_ends_with_the_same_bytes(tmp_path, bundled_lm, mae, prompts, stop_after):
+    encode_to(tmp_path / "whole", bundled_lm, mae, prompts[:5])
+    out = tmp_path / "stopped"
+    encode_to(out, bundled_lm, mae, prompts[:5], stop_after=stop_after)
+    shards = sorted(out.glob("*.parquet")) if out.exists() else []
+    assert len(shards) == 3 * stop_after
+    before = {path: path.stat().st_mtime_ns for path in shards}
+    counts = encode_to(out, bundled_lm, mae, prompts[:5])
+    assert {path: path.stat().st_mtime_ns for path in shards} == before, "whole shards are not made again"
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+    assert counts["patterns"] == 5 * 48
+
+
+def test_a_shard_that_lost_one_of_its_files_is_made_again(tmp_path, bundled_lm, mae, prompts):
+    encode_to(tmp_path / "whole", bundled_lm, mae, prompts[:4])
+    out = tmp_path / "stopped"
+    encode_to(out, bundled_lm, mae, prompts[:4], stop_after=1)
+    (out / "prompts-00000.parquet").unlink()
+    encode_to(out, bundled_lm, mae, prompts[:4])
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+
+
+def test_a_share_of_heads_is_drawn_anew_for_each_prompt(tmp_path, bundled_lm, mae, prompts):
+    counts = encode_to(tmp_path / "out", bundled_lm, mae, prompts[:4], heads=0.25, exemplars_per_head=0)
+    table = read_tables(tmp_path / "out", "encode", "embeddings")
+    assert counts["patterns"] == table.num_rows == 4 * LAYERS * 2
+    with duckdb.connect() as database:
+        database.register("e", table)
+        rows = database.execute("SELECT prompt, layer, list(head ORDER BY head) FROM e GROUP BY ALL").fetchall()
+    assert all(len(set(heads)) == 2 for _, _, heads in rows)
+    drawn = {prompt: [heads for p, _, heads in sorted(rows) if p == prompt] for prompt in range(4)}
+    assert len({str(heads) for heads in drawn.values()}) == 4
+
+
+def test_no_exemplars_are_kept_if_none_are_wanted(tmp_path, bundled_lm, mae, prompts):
+    encode_to(tmp_path / "out", bundled_lm, mae, prompts[:2], exemplars_per_head=0)
+    table = read_tables(tmp_path / "out", "encode", "exemplars")
+    assert table.num_rows == 0
+    assert table.schema.equals(schema.EXEMPLARS)
+    encode_to(tmp_path / "all", bundled_lm, mae, prompts[:2], exemplars_per_head=99)
+    assert read_tables(tmp_path / "all", "encode", "exemplars").num_rows == 2 * 48
+
+
+def test_reconstructions_hide_what_they_say_and_keep_the_rest(real_study, exemplars, mae):
+    table = read_table(real_study.folder / "embeddings" / "reconstructions.parquet")
+    assert table.schema.equals(schema.RECONSTRUCTIONS)
+    assert table.num_rows == 12
+    assert reconstructions(mae, unpack_exemplars(exemplars), seed=0).num_rows == 12
+    for row in table.to_pylist():
+        masked = np.frombuffer(row["masked"], np.uint8)
+        original, predicted = (
+            np.frombuffer(row[name], "<f2").reshape(36, 32, 32).astype(np.float32) for name in ("original", "predicted")
+        )
+        assert (masked.sum(), len(masked)) == (18, 36)
+        np.testing.assert_array_equal(original[masked == 0], predicted[masked == 0])
+        assert all(not np.array_equal(original[i], predicted[i]) for i in np.flatnonzero(masked))
+        assert (original >= 0).all()
+        assert (original <= 1).all()
+        # The loss is over the pixels on or below the diagonal, which is the first 32 of each diagonal patch's rows.
+        rows, columns = np.tril_indices(8)
+        real = np.where((rows == columns)[:, None, None], np.tri(32, dtype=bool), True)
+        inside = real & (masked == 1)[:, None, None]
+        by_hand = np.square(original - predicted)[inside].mean()
+        assert row["loss"] == pytest.approx(float(by_hand), rel=2e-2)
+
+
+def test_an_encoder_longer_than_the_models_inputs_is_refused(bundled_lm):
+    check_length(bundled_lm, bundled_lm.max_length)
+    with pytest.raises(CaptureError, match="at most 512, the positions of the language model, got 513; use or train"):
+        check_length(bundled_lm, 513)
+
+
+def test_fixed_lists_keep_rows():
+    values = np.arange(12, dtype=np.float16).reshape(4, 3)
+    assert fixed_list(values[::2]).to_pylist() == values[::2].tolist()
+    assert matrix(pa.chunked_array([fixed_list(values), fixed_list(values + 1)])).tolist() == [
+        *values.tolist(),
+        *(values + 1).tolist(),
+    ]
+
+
+def test_the_study_stands_by_itself(real_study, tmp_path):
+    """Moved to another place, every table is still found by its manifest."""
+    shutil.copytree(real_study.folder, tmp_path / "moved")
+    assert read_tables(tmp_path / "moved" / "embeddings", "encode", "embeddings").num_rows == 576
+    assert read_manifest(tmp_path / "moved" / "atlas", "cluster").counts["patterns"] == 576

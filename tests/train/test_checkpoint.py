@@ -1,0 +1,107 @@
+"""Checkpoints hold a run exactly, and only that run."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from apmae.errors import ArtifactError
+from apmae.train import checkpoint
+
+RUN = {"steps": 10, "betas": (0.9, 0.95), "seed": 0}
+
+
+def made(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 2))
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim == 2]},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    return model, torch.optim.AdamW(groups, lr=0.01, fused=True)
+
+
+def train(model, optimizer, first, last):
+    for step in range(first, last):
+        x = torch.randn(3, 4, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def test_a_restored_run_goes_on_bit_for_bit(tmp_path):
+    straight = made()
+    train(*straight, 0, 12)
+
+    first = made()
+    train(*first, 0, 5)
+    checkpoint.save(tmp_path, 5, *first, RUN)
+    second = made(seed=1)
+    assert checkpoint.load(tmp_path, *second, RUN) == 5
+    train(*second, 5, 12)
+    for a, b in zip(straight[0].parameters(), second[0].parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(straight[0].parameters(), second[0].parameters(), strict=True):
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(straight[1].state[a][name], second[1].state[b][name])
+
+
+def test_equal_runs_are_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        run = made()
+        train(*run, 0, 3)
+        checkpoint.save(tmp_path / name, 3, *run, RUN)
+    assert (tmp_path / "a" / checkpoint.NAME).read_bytes() == (tmp_path / "b" / checkpoint.NAME).read_bytes()
+
+
+def test_no_checkpoint_is_step_0(tmp_path):
+    assert checkpoint.load(tmp_path, *made(), RUN) == 0
+    assert checkpoint.load(tmp_path / "none", *made(), RUN) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, r"another run \(seed: 0, now 1\)"),
+        ({"steps": 20, "seed": 2}, r"\(seed: 0, now 2; steps: 10, now 20\)"),
+        ({"inputs": "abc"}, r"\(inputs: None, now 'abc'\)"),
+    ],
+)
+def test_another_run_is_refused_and_says_why(tmp_path, change, message):
+    run = made()
+    train(*run, 0, 2)
+    checkpoint.save(tmp_path, 2, *run, RUN)
+    with pytest.raises(ArtifactError, match=message):
+        checkpoint.load(tmp_path, *made(), {**RUN, **change})
+
+
+def test_another_model_is_refused(tmp_path):
+    run = made()
+    train(*run, 0, 2)
+    checkpoint.save(tmp_path, 2, *run, RUN)
+    model = nn.Sequential(nn.Linear(4, 6))
+    with pytest.raises(ArtifactError, match="cannot resume from .*delete it to train from the start"):
+        checkpoint.load(tmp_path, model, torch.optim.AdamW(model.parameters(), fused=True), RUN)
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "foreign"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    run = made()
+    train(*run, 0, 2)
+    checkpoint.save(tmp_path, 2, *run, RUN)
+    file = tmp_path / checkpoint.NAME
+    whole = file.read_bytes()
+    if damage == "foreign":
+        save_file(load_file(file), file)  # without what this run wrote beside the numbers
+    else:
+        file.write_bytes({"cut": whole[: len(whole) // 2], "noise": b"\xff" * 300, "empty": b""}[damage])
+    with pytest.raises(ArtifactError, match="delete it to train from the start"):
+        checkpoint.load(tmp_path, *made(), RUN)
+
+
+def test_what_a_kill_left_while_writing_does_not_matter(tmp_path):
+    run = made()
+    train(*run, 0, 2)
+    checkpoint.save(tmp_path, 2, *run, RUN)
+    (tmp_path / f".{checkpoint.NAME}.123.tmp").write_bytes(b"half")
+    assert checkpoint.load(tmp_path, *made(), RUN) == 2

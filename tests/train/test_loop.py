@@ -1,0 +1,412 @@
+"""The loop: the optimizer by hand, what stops it, and kills that leave no trace in the weights."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import apmae
+from apmae.config import TrainConfig
+from apmae.errors import ArtifactError, CaptureError, ConfigError, TrainingError
+from apmae.model.blocks import MLP
+from apmae.model.mae import APMAE
+from apmae.patterns.patterns import Patterns
+from apmae.patterns.planted import planted
+from apmae.train import checkpoint, loop
+from apmae.train.loop import METRICS, fit, learning_rate
+from apmae.train.source import ArraySource
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@given(st.integers(1, 50), st.integers(0, 20), st.integers(1, 500))
+def test_warm_up_then_cosine_to_zero(steps, warmup, batch_size):
+    config = TrainConfig(steps=steps, warmup_steps=warmup, batch_size=batch_size, base_lr=1e-3)
+    rates = [learning_rate(config, step) for step in range(steps + 1)]
+    peak = 1e-3 * batch_size / 50
+    for step in range(min(warmup, steps)):
+        assert rates[step] == pytest.approx(peak * (step + 1) / warmup)
+    for step in range(warmup, steps + 1):
+        assert rates[step] == pytest.approx(
+            peak * math.cos(math.pi / 2 * (step - warmup) / max(steps - warmup, 1)) ** 2
+        )
+    assert max(rates) <= peak * (1 + 1e-9)
+    if warmup < steps:
+        assert rates[steps] == pytest.approx(0, abs=1e-12)
+
+
+def test_paper_settings():
+    config = TrainConfig()
+    assert config.lr == pytest.approx(1.44e-3)
+    assert (config.batch_size, config.steps, config.betas, config.weight_decay) == (480, 150_000, (0.9, 0.95), 0.05)
+    assert config.clip_norm is None
+    assert config.warmup_steps == 0
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_the_optimizer_is_adamw_by_hand(tiny_train, small_patterns, clip_norm):
+    """Three steps of float64 AdamW (Loshchilov and Hutter 2019, algorithm 2), decay on matrices alone."""
+    config = tiny_train(steps=3, clip_norm=clip_norm)
+    source = ArraySource(small_patterns, config.batch_size, config.seed)
+    trained = fit(config, source)
+
+    model = APMAE(config.model, seed=config.seed)
+    expected = {name: p.detach().double().numpy().copy() for name, p in model.named_parameters()}
+    first = {name: np.zeros_like(value) for name, value in expected.items()}
+    second = {name: np.zeros_like(value) for name, value in expected.items()}
+    for step in range(3):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(torch.from_numpy(expected[name]))
+        model.zero_grad()
+        model(model.scale(source.batch(step)), loop._masking(config, 10, step, "cpu")).loss.backward()
+        gradients = {name: p.grad.double().numpy() for name, p in model.named_parameters()}
+        norm = math.sqrt(sum((g**2).sum() for g in gradients.values()))
+        shrink = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))
+        assert clip_norm is None or shrink < 1, "the bound should bite"
+        rate = learning_rate(config, step)
+        for name, value in expected.items():
+            g = gradients[name] * shrink
+            first[name] = 0.9 * first[name] + 0.1 * g
+            second[name] = 0.95 * second[name] + 0.05 * g**2
+            if value.ndim == 2:
+                value *= 1 - rate * 0.05
+            corrected = second[name] / (1 - 0.95 ** (step + 1))
+            value -= rate * first[name] / (1 - 0.9 ** (step + 1)) / (np.sqrt(corrected) + 1e-8)
+    for name, parameter in trained.named_parameters():
+        moved = np.abs(parameter.detach().numpy() - expected[name])
+        # where a gradient is next to nothing, Adam makes a step of float32's rounding of it
+        assert np.quantile(moved, 0.95) < 2e-5, name
+    assert not trained.training
+
+
+def test_masks_are_drawn_anew_every_step_and_from_the_seed(tiny_train):
+    config = tiny_train()
+    a, b = (loop._masking(config, 10, step, "cpu") for step in (0, 1))
+    assert not torch.equal(a.masked, b.masked)
+    assert torch.equal(a.masked, loop._masking(config, 10, 0, "cpu").masked)
+    assert not torch.equal(a.masked, loop._masking(tiny_train(seed=4), 10, 0, "cpu").masked)
+
+
+def test_training_learns(tiny_train, tmp_path):
+    patterns = planted(4, size=32, noise=0.1)[0].repacked(8)
+    config = tiny_train(steps=200, batch_size=36, base_lr=1e-2)
+    fit(config, ArraySource(patterns, 36, 0), folder=tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / METRICS).read_text().splitlines()]
+    variance = patterns.scaled()[:, np.tril(np.ones((32, 32), bool))].var()
+    assert losses[0] > variance
+    assert np.mean(losses[-10:]) < 0.6 * variance  # better than knowing the mean
+
+
+@pytest.mark.parametrize("decoder_input", ["visible", "cls"])
+@pytest.mark.parametrize("scaling", ["log_normalize", "log", "raw"])
+def test_every_kind_of_model_trains(tiny_train, small_patterns, decoder_input, scaling, tmp_path):
+    config = tiny_train(model={"decoder_input": decoder_input, "scaling": scaling}, steps=40, log_every=1)
+    fit(config, ArraySource(small_patterns, 10, 0), folder=tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_metrics_are_lines_of_json(tiny_train, small_patterns, tmp_path):
+    config = tiny_train(steps=12, log_every=5)
+    source = ArraySource(small_patterns, 10, config.seed)
+    fit(config, source, folder=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 5, 10, 11]
+    assert all(set(line) == {"step", "loss", "published_loss", "lr", "grad_norm"} for line in lines)
+    assert [line["lr"] for line in lines] == [learning_rate(config, line["step"]) for line in lines]
+    model = APMAE(config.model, seed=config.seed)
+    with torch.no_grad():
+        result = model(model.scale(source.batch(0)), loop._masking(config, 10, 0, "cpu"))
+    assert lines[0]["loss"] == pytest.approx(float(result.loss), rel=1e-5)
+    assert lines[0]["published_loss"] == pytest.approx(float(result.published_loss), rel=1e-5)
+
+
+# -- crops -------------------------------------------------------------------------------------------------------------
+
+
+def test_crops_are_the_patterns_of_shorter_prompts(tiny_train, small_patterns):
+    config = tiny_train(crop=0.5)
+    cropped = loop._cropped(small_patterns, config, 0).probabilities()
+    whole = small_patterns.probabilities()
+    lengths = [int(rows.any(-1).sum()) for rows in cropped]
+    for rows, full, length in zip(cropped, whole, lengths, strict=True):
+        assert np.array_equal(rows[:length], full[:length])
+        assert not rows[length:].any()
+    share = np.mean(np.array(lengths) < 32)
+    assert 0.2 < share < 0.8
+    assert min(lengths) >= 8
+    assert not np.array_equal(cropped, loop._cropped(small_patterns, config, 1).probabilities())
+    assert loop._cropped(small_patterns, tiny_train(crop=0.0), 0) is small_patterns
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_crops_of_patterns_shorter_than_the_shortest_crop(tiny_train, small_patterns, size):
+    short = Patterns.from_probabilities(small_patterns.probabilities()[:, :size, :size], patch=8)
+    assert np.array_equal(loop._cropped(short, tiny_train(crop=1.0), 0).probabilities(), short.probabilities())
+
+
+# -- what stops it -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Breaking:
+    """A source whose patterns are fine until a step."""
+
+    patterns: Patterns
+    bad_step: int
+    value: float
+
+    def batch(self, step):
+        batch = self.patterns[np.arange(10) + step]
+        if step == self.bad_step:
+            batch.log_patches[4, 0, 3, 1] = self.value
+        return batch
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_patterns(tiny_train, small_patterns, tmp_path, value):
+    config = tiny_train(log_every=1)
+    with pytest.raises(TrainingError) as caught:
+        fit(config, Breaking(small_patterns, 7, value), folder=tmp_path)
+    message = str(caught.value)
+    assert "loss is not finite at step 7" in message
+    assert "batch of 10 patterns (prompt 11 head 0.0), 1 of them are not finite" in message
+    assert f"the checkpoint in {tmp_path} is kept" in message
+    steps = [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert steps == list(range(7)), "what was measured before is on disk"
+
+    kept = APMAE(config.model, seed=0)
+    assert checkpoint.load(tmp_path, kept, loop._optimizer(kept, config), run_of(config)) == 5
+    assert all(torch.isfinite(tensor).all() for tensor in kept.state_dict().values())
+    fit(config, Breaking(small_patterns, -1, 0), folder=tmp_path)  # mended, the run goes on
+
+
+def run_of(config):
+    run = config.model_dump(mode="json", exclude={"checkpoint_every", "log_every"})
+    return run | {**run.pop("model"), "inputs": ""}
+
+
+def test_a_rate_that_is_too_high_is_told_from_bad_patterns(tiny_train, small_patterns):
+    config = tiny_train(base_lr=1e30, steps=30)
+    with pytest.raises(TrainingError, match=r"not finite at step \d+ .*all finite: lower base_lr from 1e\+30"):
+        fit(config, ArraySource(small_patterns, 10, 0))
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny_train, small_patterns, tmp_path):
+    """A checkpoint of such a step would be lost for good. The overflow is put into the backward pass from outside."""
+    config = tiny_train(steps=9, checkpoint_every=1)
+    calls = []
+
+    def overflow(module, grad_input, grad_output):
+        calls.append(module)  # two of them a step, but none in the first: the hooks come while it runs
+        return tuple(gradient * float("inf") for gradient in grad_input) if len(calls) == 4 else None
+
+    def watch(module, inputs):
+        if isinstance(module, MLP) and not module._backward_hooks:
+            module.register_full_backward_hook(overflow)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(watch)
+    try:
+        with pytest.raises(TrainingError, match="the gradient is not finite at step 2 .*all finite"):
+            fit(config, ArraySource(small_patterns, 10, config.seed), folder=tmp_path)
+    finally:
+        handle.remove()
+    straight = fit(config, ArraySource(small_patterns, 10, config.seed))
+    resumed = fit(config, ArraySource(small_patterns, 10, config.seed), folder=tmp_path)
+    assert same(weights(straight), weights(resumed))
+
+
+# -- the public function -----------------------------------------------------------------------------------------------
+
+
+def test_train_takes_patterns_or_a_stream(small_patterns, tiny_train):
+    config = tiny_train(steps=4)
+    in_memory = apmae.train(small_patterns, config, seed=5)
+    assert same(weights(in_memory), weights(apmae.train(small_patterns, config, seed=5)))
+    assert not same(weights(in_memory), weights(apmae.train(small_patterns, config, seed=6)))
+    source = ArraySource(small_patterns, 10, 5)
+    streamed = apmae.train((source.batch(step) for step in range(4)), config, seed=5)
+    assert same(weights(streamed), weights(in_memory))
+    with pytest.raises(TrainingError, match="the stream ended"):
+        apmae.train([small_patterns[:15]], config)
+
+
+def test_a_configurations_own_seed_and_steps_count(small_patterns, tiny_train):
+    config = tiny_train(steps=3, seed=8)
+    own = weights(apmae.train(small_patterns, config))
+    assert same(own, weights(apmae.train(small_patterns, tiny_train(steps=9, seed=0), steps=3, seed=8)))
+    assert not same(own, weights(apmae.train(small_patterns, config, seed=0)))
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_no_steps_are_refused(small_patterns, steps):
+    with pytest.raises(ConfigError, match=f"steps: .*got {steps}"):
+        apmae.train(small_patterns, "debug", steps=steps)
+
+
+def test_unknown_recipes(small_patterns):
+    with pytest.raises(ConfigError, match="debug, nano, small, paper, got 'huge'"):
+        apmae.train(small_patterns, "huge")
+
+
+def test_patterns_too_long_for_the_model(tiny_train):
+    long = Patterns.from_probabilities(np.tril(np.ones((2, 33, 33))) / np.arange(1, 34)[:, None])
+    with pytest.raises(CaptureError, match="at most 32 tokens, got 33"):
+        apmae.train(long, tiny_train())
+
+
+@pytest.mark.parametrize(("size", "patch"), [(32, 4), (100, 13), (1, 1), (250, 32), (256, 32)])
+def test_short_patterns_get_a_model_of_their_own_size(size, patch):
+    dense = np.tril(np.ones((4, size, size))) / np.arange(1, size + 1)[:, None]
+    mae = apmae.train(Patterns.from_probabilities(dense), "debug", steps=1)
+    assert (mae.config.patch_size, mae.config.pattern_size) == (patch, 8 * patch)
+    assert mae.encode(Patterns.from_probabilities(dense)).shape == (4, 128)
+
+
+# -- resume ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stopping:
+    """A source that fails at a step, as a full disk or a signal would."""
+
+    source: ArraySource
+    at: int
+
+    def batch(self, step):
+        if step == self.at:
+            raise KeyboardInterrupt
+        return self.source.batch(step)
+
+
+@pytest.mark.parametrize("stops", [(3,), (5,), (6, 11), (1, 2, 3, 9)])
+@pytest.mark.parametrize("crop", [0.0, 0.5])
+def test_interrupted_runs_end_with_the_same_bytes(tiny_train, small_patterns, tmp_path, stops, crop):
+    config = tiny_train(crop=crop, warmup_steps=3)
+    source = ArraySource(small_patterns, config.batch_size, config.seed)
+    straight = fit(config, source, folder=tmp_path / "straight")
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, Stopping(source, stop), folder=tmp_path / "halting")
+    resumed = fit(config, source, folder=tmp_path / "halting")
+    assert same(weights(straight), weights(resumed))
+    for name in (METRICS, checkpoint.NAME):
+        assert (tmp_path / "halting" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_a_finished_run_is_not_trained_again(tiny_train, small_patterns, tmp_path):
+    config = tiny_train()
+    first = fit(config, ArraySource(small_patterns, 10, 3), folder=tmp_path)
+    before = (tmp_path / checkpoint.NAME).stat().st_mtime_ns
+    again = fit(config, Stopping(ArraySource(small_patterns, 10, 3), 0), folder=tmp_path)
+    assert same(weights(first), weights(again))
+    assert (tmp_path / checkpoint.NAME).stat().st_mtime_ns == before
+
+
+def test_keeping_checkpoints_changes_nothing(tiny_train, small_patterns, tmp_path):
+    source = ArraySource(small_patterns, 10, 3)
+    without = fit(tiny_train(), source)
+    often = fit(tiny_train(checkpoint_every=1, log_every=3), source, folder=tmp_path)
+    assert same(weights(without), weights(often))
+
+
+def test_how_often_to_log_may_change_between_kill_and_resume(tiny_train, small_patterns, tmp_path):
+    source = ArraySource(small_patterns, 10, 3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_train(), Stopping(source, 7), folder=tmp_path)
+    resumed = fit(tiny_train(checkpoint_every=3, log_every=2), source, folder=tmp_path)
+    assert same(weights(resumed), weights(fit(tiny_train(), source)))
+
+
+def test_another_run_in_the_same_folder_is_refused(tiny_train, small_patterns, tmp_path):
+    config = tiny_train(steps=5)
+    apmae.train(small_patterns, config, folder=tmp_path)
+    for other, message in (
+        (lambda: apmae.train(small_patterns, config, steps=6, folder=tmp_path), "steps: 5, now 6"),
+        (lambda: apmae.train(small_patterns, config, seed=9, folder=tmp_path), "seed: 3, now 9"),
+        (lambda: apmae.train(small_patterns[:20], config, folder=tmp_path), "inputs: "),
+        (
+            lambda: apmae.train(small_patterns, tiny_train({"mask_ratio": 0.3}, steps=5), folder=tmp_path),
+            "mask_ratio: ",
+        ),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            other()
+    apmae.train(small_patterns, config, folder=tmp_path)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from apmae.patterns.patterns import Patterns
+from apmae.patterns.planted import planted
+from apmae.recipes import train_recipe
+from apmae.train.loop import fit
+from apmae.train.source import ArraySource
+
+folder, hang = Path(sys.argv[1]), int(sys.argv[2])
+config = train_recipe("debug")
+patterns, _ = planted(6, size=64)
+source = ArraySource(patterns, config.batch_size, config.seed)
+
+class Hanging:
+    def batch(self, step):
+        if step == hang:
+            (folder / "hanging").touch()
+            time.sleep(600)
+        return source.batch(step)
+
+fit(config, Hanging(), folder=folder).save_pretrained(folder / "encoder")
+"""
+
+
+def start(tmp_path, name, hang):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, script, tmp_path / name, str(hang)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
+    """SIGKILL at step 13 of 20, checkpoints at 5 and 10; then the same command again."""
+    undisturbed = start(tmp_path, "undisturbed", -1)
+    killed = start(tmp_path, "killed", 13)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / "hanging").exists():
+        assert killed.poll() is None, killed.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    killed.stderr.close()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / METRICS).read_text().splitlines()]
+    assert steps == list(range(10)), "it was killed between checkpoints"
+    finish(undisturbed)
+    finish(start(tmp_path, "killed", -1))
+    for name in ("encoder/model.safetensors", "encoder/config.json", METRICS, checkpoint.NAME):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
