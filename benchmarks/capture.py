@@ -1,7 +1,7 @@
 """What does capture cost? Plain forward, transformers eager with output_attentions, and ours, interleaved.
 
-    python benchmarks/capture.py                      (the small shape: 6 layers, 8 heads, 4 key-value heads, hidden 512)
-    python benchmarks/capture.py --rounds 15 --threads 1
+    python benchmarks/capture.py               (6 layers, 8 heads, 4 key-value heads, hidden 512)
+    python benchmarks/capture.py --rounds 15
 
 Every round runs all variants once, in a new order; a figure is the median over rounds of the variant's time over the
 plain forward's of the same round. Peak memory is the growth of the process' resident set during one forward, each

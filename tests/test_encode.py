@@ -137,14 +137,14 @@ def test_prompts_carry_what_the_model_saw_and_answered(real_study, prompts, capt
     assert {row["outcome"] for row in rows} <= {"correct", "incorrect"}
 
 
-def test_outcomes_are_the_prompts_own(real_study, embeddings):
+def test_outcomes_are_the_prompts_own(real_study):
+    folder = real_study.folder / "embeddings"
     with duckdb.connect() as database:
-        database.register("e", embeddings)
-        (wrong,) = database.execute(
-            f"SELECT count(*) FROM e JOIN '{real_study.folder}/embeddings/prompts-*.parquet' p USING (prompt) "
-            "WHERE e.outcome <> p.outcome OR e.task <> p.task"
+        joined, wrong = database.execute(
+            "SELECT count(*), count(*) FILTER (e.outcome <> p.outcome OR e.task <> p.task) "
+            f"FROM '{folder}/embeddings-*.parquet' e JOIN '{folder}/prompts-*.parquet' p USING (prompt) "
         ).fetchone()
-    assert wrong == 0
+    assert (joined, wrong) == (12 * 48, 0)
     counts = read_manifest(real_study.folder / "embeddings", "encode").counts
     table = read_tables(real_study.folder / "embeddings", "encode", "prompts")
     assert counts["correct"] == table["outcome"].to_pylist().count("correct")
@@ -230,8 +230,9 @@ def test_a_share_of_heads_is_drawn_anew_for_each_prompt(tmp_path, bundled_lm, ma
     table = read_tables(tmp_path / "out", "encode", "embeddings")
     assert counts["patterns"] == table.num_rows == 4 * LAYERS * 2
     with duckdb.connect() as database:
-        database.register("e", table)
-        rows = database.execute("SELECT prompt, layer, list(head ORDER BY head) FROM e GROUP BY ALL").fetchall()
+        rows = database.execute(
+            f"SELECT prompt, layer, list(head ORDER BY head) FROM '{tmp_path}/out/embeddings-*.parquet' GROUP BY ALL"
+        ).fetchall()
     assert all(len(set(heads)) == 2 for _, _, heads in rows)
     drawn = {prompt: [heads for p, _, heads in sorted(rows) if p == prompt] for prompt in range(4)}
     assert len({str(heads) for heads in drawn.values()}) == 4

@@ -5,32 +5,33 @@
 
 The encoder is the recipe "small", trained on the bundled language model's patterns of random spans that the model gets
 right (paper section 4), with a share of planted patterns in every batch: the small model lacks some behaviours that
-larger ones have. The atlas is fitted on prompts of all ten tasks from held-out files, a quarter of them cut to short
-windows, so that short prompts can be placed.
+larger ones have. The atlas is fitted on prompts of all ten tasks from held-out files; a shorter copy of each pattern is
+added to its reference points, under the same cluster, so that short prompts can be placed.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from apmae import bundled, recipes
-from apmae.artifacts import read_tables, write_json, write_table
+from apmae.artifacts import read_tables, write_json
 from apmae.atlas.atlas import Atlas, Measured
 from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig, TrainConfig
 from apmae.engine.local import encode, load_prompts, make_prompts, matrix
 from apmae.lm.load import load_lm
+from apmae.lm.stream import capture_prompts
+from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import FAMILIES, planted
-from apmae.prompts.files import to_table
 from apmae.schema import SCORES
 from apmae.seeding import generator
 from apmae.train.loop import METRICS, fit
 from apmae.train.source import ArraySource, LMSource
 
 _PLANTED_SHARE = 0.1875  # 12 of a batch of 64
+_POINTS = 12_000  # of full patterns, and as many of shorter ones: about 10 MB
 _NOISES = (0.1, 0.5, 1.0, 1.5, 2.0)
 
 
@@ -75,28 +76,11 @@ def make_encoder(source: str, work: Path, config: TrainConfig, count: int) -> No
 
 
 def make_atlas(source: str, work: Path, per_task: int) -> None:
-    lm = load_lm()
+    lm, mae = load_lm(), APMAE.from_pretrained()
     path = work / "atlas-prompts.parquet"
     config = PromptsConfig(per_task=per_task, outcome="balanced", split="held_out")
     make_prompts([source], path, config, lm=lm)
-    prompts = load_prompts(path)
-    draw = generator(0, "short")
-    short = [
-        replace(prompt, prefix=prompt.prefix[-int(chars) :], suffix=(prompt.suffix or "")[: int(chars)])
-        if cut
-        else prompt
-        for prompt, cut, chars in zip(
-            prompts, draw.random(len(prompts)) < 0.25, 2 ** draw.uniform(3, 8, len(prompts)), strict=True
-        )
-    ]
-    write_table(work / "mixed-prompts.parquet", to_table(short))
-    counts = encode(
-        lm,
-        "bundled",
-        work / "mixed-prompts.parquet",
-        work / "embeddings",
-        EncodeConfig(exemplars_per_head=0),
-    )
+    counts = encode(lm, "bundled", path, work / "embeddings", EncodeConfig(exemplars_per_head=0))
     table = read_tables(work / "embeddings", "encode", "embeddings")
     measured = Measured(
         np.stack([table[f"score_{name}"].to_numpy() for name in SCORES], axis=1),
@@ -105,10 +89,21 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
     )
     atlas = Atlas.fit(
         matrix(table["embedding"]),
-        config=AtlasConfig(),
+        config=AtlasConfig(reference_points=_POINTS),
         num_heads=counts["layers"] * counts["heads"],
         measured=measured,
     )
+    # One shorter copy of each pattern: the same behaviour where the prompt is short. Rows come in the same order.
+    draw = generator(0, "short")
+    short = []
+    for captured in capture_prompts(lm, load_prompts(path), length=mae.config.pattern_size, batch=8):
+        longest = np.array([len(window.ids) for window in captured.windows])
+        longest = longest[captured.patterns.prompt - captured.patterns.prompt[0]]
+        short.append(
+            mae.encode(captured.patterns.cropped(np.exp(draw.uniform(np.log(8), np.log(longest))).astype(int)))
+        )
+    kept = np.sort(draw.permutation(len(table))[:_POINTS])
+    atlas.extend(np.concatenate(short)[kept], atlas.labels_[kept], atlas.coordinates_[kept])
     atlas.save(bundled.atlas())
 
 

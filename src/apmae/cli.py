@@ -40,7 +40,7 @@ def demo(
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Discover the patterns of the bundled model on the bundled Java, and open a report of them."""
+    """Discover the patterns of the bundled model on the bundled Java, and write a report of them."""
     from apmae import recipes
 
     _study(recipes.demo(out, train=train, seed=seed), overwrite)
@@ -64,6 +64,12 @@ def run(
         raise ConfigError(f"expected YAML in {study}: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"expected fields of a study in {study}, got {type(values).__name__}; see docs/pipeline.md")
+    training = values.get("train")
+    if isinstance(training, dict) and "recipe" in training:
+        from apmae.recipes import train_settings
+
+        changes = {key: value for key, value in training.items() if key != "recipe"}
+        values = {**values, "train": train_settings(str(training["recipe"]), changes)}
     _study(parse(StudyConfig, {"out": str(study.with_suffix("")), **values}, str(study)), overwrite)
 
 
@@ -118,14 +124,11 @@ def train(
     set_: SetOption = None,
 ) -> None:
     """Train an AP-MAE on the patterns that a model makes. A killed run goes on from its checkpoint."""
-    from apmae.config import APMAEConfig, TrainConfig, parse
-    from apmae.recipes import train_recipe
+    from apmae.config import TrainConfig, parse
+    from apmae.recipes import train_settings
 
-    values = train_recipe(recipe).model_dump()
-    for key, value in {"seed": seed, **({} if steps is None else {"steps": steps}), **_settings(set_)}.items():
-        target = values["model"] if key in APMAEConfig.model_fields else values
-        target[key] = value
-    config = parse(TrainConfig, values, "train")
+    changes = {"seed": seed, **({} if steps is None else {"steps": steps}), **_settings(set_)}
+    config = parse(TrainConfig, train_settings(recipe, changes), "train")
     from apmae.engine.local import train_encoder
 
     folder = train_encoder(_lm(lm, device, dtype), prompts, out, config, device=device, overwrite=overwrite)

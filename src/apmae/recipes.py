@@ -1,6 +1,7 @@
 """Named whole configurations. A run starts from one of these and changes a few fields."""
 
 from pathlib import Path
+from typing import Any
 
 from apmae.config import APMAEConfig, AtlasConfig, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
 from apmae.errors import ConfigError
@@ -72,6 +73,27 @@ def train_recipe(name: str) -> TrainConfig:
     if name not in TRAIN:
         raise ConfigError(f"expected a recipe, one of {', '.join(TRAIN)}, got {name!r}")
     return TRAIN[name]
+
+
+def train_settings(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's fields with some of them changed, not yet validated (``config.parse``).
+
+    Args:
+        recipe: a name from :data:`TRAIN`.
+        changes: fields of ``TrainConfig``; those of ``APMAEConfig`` also by themselves, or under "model".
+
+    Raises:
+        ConfigError: if there is no such recipe.
+    """
+    values = train_recipe(recipe).model_dump()
+    model = changes.get("model", {})
+    for key, value in changes.items():
+        if key in APMAEConfig.model_fields:
+            values["model"][key] = value
+        elif key != "model":
+            values[key] = value
+    values["model"] = values["model"] | model if isinstance(model, dict) else model
+    return values
 
 
 def demo(out: Path, *, train: bool = False, seed: int = 0) -> StudyConfig:

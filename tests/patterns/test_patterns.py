@@ -186,6 +186,17 @@ def test_other_patches_hold_the_same_patterns(size, patch, other):
     assert torch.equal(there.repacked(patch).log_patches, patterns.log_patches)
 
 
+@given(st.integers(1, 30), st.integers(1, 12), st.data())
+def test_cropped_patterns_are_those_of_shorter_prompts(size, patch, data):
+    dense = causal(3, size)
+    lengths = np.array(data.draw(st.lists(st.integers(0, size), min_size=3, max_size=3)))
+    cropped = Patterns.from_probabilities(dense, patch=patch).cropped(lengths)
+    assert cropped.size == size
+    for rows, full, length in zip(cropped.probabilities(), dense, lengths, strict=True):
+        assert np.abs(rows[:length] - full[:length]).max(initial=0) < 1e-6
+        assert not rows[length:].any()
+
+
 def test_half_precision_keeps_73_728_bytes_a_pattern():
     patterns = Patterns.from_probabilities(causal(3, 256))
     patterns.log_patches = patterns.log_patches.half()

@@ -196,6 +196,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_patterns(tiny_tra
     assert checkpoint.load(tmp_path, kept, loop._optimizer(kept, config), run_of(config)) == 5
     assert all(torch.isfinite(tensor).all() for tensor in kept.state_dict().values())
     fit(config, Breaking(small_patterns, -1, 0), folder=tmp_path)  # mended, the run goes on
+    steps = [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert steps == list(range(12))
 
 
 def run_of(config):

@@ -23,10 +23,12 @@ from apmae.seeding import generator
 VOTERS = 15
 """Fitted points that vote on where a new pattern belongs."""
 _REFERENCE = "reference.safetensors"
+_PER_POINT = ("embeddings", "labels", "counts", "coordinates", "radii")
 _MIN_STRENGTH = 0.5
 _FP16 = float(np.finfo(np.float16).max)
 _PROBES = 200
 """Members of a cluster outside the reference whose distance to it is measured."""
+_NO_RADIUS = -1.0
 _BLOCK = 4096
 """Rows placed at once."""
 
@@ -158,13 +160,52 @@ class Atlas:
         best = share.argmax(1)
         rows = np.arange(len(voters))
         winner, strength = voters[rows, best], share[rows, best]
-        closest = np.where(voters == winner[:, None], distances, np.inf).min(1)
-        radius = np.append(self._reference["radii"], -1.0)[winner]  # noise is label -1: no radius is small enough
-        known = (strength >= _MIN_STRENGTH) & (closest <= radius)
+        closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
+        radius = self._reference["radii"][nearest[rows, closest]]
+        known = (strength >= _MIN_STRENGTH) & (distances[rows, closest] <= radius)
         placed = (weights[:, :, None] * coordinates[nearest]).sum(1)
         return Placement(
             np.where(known, winner, NOISE).astype(np.int64), strength.astype(np.float32), placed.astype(np.float32)
         )
+
+    def extend(self, z: Any, labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]) -> None:
+        """Add points whose cluster is known to those by which patterns are placed; clusters stay as they were fitted.
+
+        For variants of fitted patterns that the encoder puts elsewhere: the first rows of a pattern are the pattern of
+        a shorter prompt, and belong to the same cluster.
+
+        Args:
+            z: (n, d) embeddings of the same encoder.
+            labels: (n,) their clusters; -1 noise.
+            coordinates: (n, r) where they count as lying.
+
+        Raises:
+            ConfigError: if the rows differ in number, or a label is not of this atlas.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        z = _stored(_embeddings(z))
+        if not len(z) == len(labels) == len(coordinates):
+            raise ConfigError(f"expected as many labels and coordinates as embeddings, {len(z)}, got {len(labels)}")
+        if len(labels) and not NOISE <= labels.min() <= labels.max() < len(self.clusters):
+            raise ConfigError(f"expected clusters in -1-{len(self.clusters) - 1}, got {labels.min()}-{labels.max()}")
+        scale = float(self._reference["scale"][0])
+        radii = np.full(len(z), _NO_RADIUS, np.float32)
+        for own in members_of(labels, len(self.clusters)):
+            if len(own) > 1:
+                search = NearestNeighbors(n_neighbors=2, metric=self.config.metric, algorithm="brute").fit(z[own])
+                radii[own] = _radius(search.kneighbors(z[own])[0][:, 1], scale)
+            elif len(own):
+                radii[own] = scale
+        added = {
+            "embeddings": z.astype(np.float16),
+            "labels": labels.astype(np.int32),
+            "counts": np.ones(len(z), np.int64),
+            "coordinates": coordinates.astype(np.float32),
+            "radii": radii,
+        }
+        for name, values in added.items():
+            self._reference[name] = np.concatenate([self._reference[name], values])
 
     def save(self, folder: str | Path) -> list[str]:
         """Write ``clusters.parquet``, ``reference.safetensors`` and, last, ``atlas.json``.
@@ -199,6 +240,11 @@ class Atlas:
         atlas = cls(
             parse(AtlasConfig, record["config"], str(folder)), read_table(folder / "clusters.parquet"), reference
         )
+        rows = {len(reference[name]) for name in _PER_POINT if name in reference}
+        if len(rows) != 1 or not {*_PER_POINT, "scale"} <= reference.keys():
+            raise ArtifactError(
+                f"expected an atlas of this version in {folder}, its points differ in number; fit it again"
+            )
         atlas.dropped = record["dropped"]
         return atlas
 
@@ -260,15 +306,20 @@ def _reference(
     apart = _apart(reduced, labels, counts)
     within = [_within(z, own, kept, apart, config) for own in members]
     scale = float(np.median(np.concatenate(within) if within else apart)) or 1.0
-    radii = np.array([2 * np.quantile(distances, 0.95) for distances in within])
+    radii = np.array([_radius(distances, scale) for distances in within] + [_NO_RADIUS])  # last: noise, label -1
     return {
         "embeddings": z[kept].astype(np.float16),
         "labels": labels[kept].astype(np.int32),
         "counts": counts[kept].astype(np.int64),
         "coordinates": reduced.coordinates[kept].astype(np.float32),
-        "radii": np.maximum(radii, scale / 2).astype(np.float32),
+        "radii": radii[labels[kept]].astype(np.float32),
         "scale": np.array([scale], np.float32),
     }
+
+
+def _radius(distances: Float[ndarray, " p"], scale: float) -> float:
+    """How far from a member a new one may lie, given how far apart members lie."""
+    return max(2 * float(np.quantile(distances, 0.95)), scale / 2)
 
 
 def _kept(labels: Int[ndarray, " n"], members: list[Int[ndarray, " _"]], config: AtlasConfig) -> Int[ndarray, " k"]:

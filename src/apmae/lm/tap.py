@@ -239,7 +239,7 @@ def capture(
 
     Raises:
         CaptureError: if the model does not route its attention through the AttentionInterface, the heads do not exist,
-            or a forward cannot be captured (a cache, soft-caps).
+            or a forward cannot be captured (a cache, soft-caps, attention to later tokens).
     """
     modules = attention_modules(model)
     tap = Tap(list(modules), model.config.get_text_config().num_attention_heads, heads, seed, dtype, first_prompt)

@@ -163,6 +163,17 @@ class Patterns:
             torch.cat([self.log_patches, empty], dim=1), size, prompt=self.prompt, layer=self.layer, head=self.head
         )
 
+    def cropped(self, lengths: Int[ndarray, " n"]) -> "Patterns":
+        """The patterns of the first ``lengths`` tokens of each prompt: later rows become empty.
+
+        In a causal model the first t rows are exactly the pattern that the first t tokens alone would make.
+        """
+        rows, _ = geometry.triangle(geometry.grid_size(self.size, self.patch))
+        query = rows[:, None] * self.patch + torch.arange(self.patch)  # k p
+        empty = query[None] >= torch.from_numpy(np.asarray(lengths, np.int64))[:, None, None]  # n k p
+        logs = self.log_patches.masked_fill(empty[..., None].to(self.log_patches.device), -torch.inf)
+        return Patterns(logs, self.size, prompt=self.prompt, layer=self.layer, head=self.head)
+
     def repacked(self, patch: int) -> "Patterns":
         """The same patterns in patches of another side."""
         if patch == self.patch:

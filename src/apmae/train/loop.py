@@ -15,7 +15,6 @@ from apmae.config import TrainConfig, parse
 from apmae.errors import TrainingError
 from apmae.model.mae import APMAE
 from apmae.model.masking import Masking, random_masking
-from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
 from apmae.progress import progress
 from apmae.recipes import train_recipe
@@ -173,11 +172,7 @@ def _cropped(patterns: Patterns, config: TrainConfig, step: int) -> Patterns:
     lengths = np.where(
         chosen, draw.integers(min(_SHORTEST_CROP, patterns.size), patterns.size + 1, len(patterns)), patterns.size
     )
-    rows, _ = geometry.triangle(geometry.grid_size(patterns.size, patterns.patch))
-    query = rows[:, None] * patterns.patch + torch.arange(patterns.patch)  # k p
-    empty = query[None] >= torch.from_numpy(lengths)[:, None, None]  # n k p
-    logs = patterns.log_patches.masked_fill(empty[..., None].to(patterns.log_patches.device), -torch.inf)
-    return Patterns(logs, patterns.size, prompt=patterns.prompt, layer=patterns.layer, head=patterns.head)
+    return patterns.cropped(lengths)
 
 
 def _metrics_until(folder: Path, step: int) -> list[str]:

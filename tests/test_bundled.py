@@ -1,0 +1,108 @@
+"""What the package carries is real: weights that show structure, Java that fills the tasks, within the size allowed."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apmae import bundled
+from apmae.analyze.tag import tag
+from apmae.atlas.atlas import Atlas
+from apmae.config import TASKS, PromptsConfig
+from apmae.corpus.sources import list_sources
+from apmae.lm.load import load_lm
+from apmae.lm.outcome import draw_prompts
+from apmae.lm.tap import capture
+from apmae.model.mae import APMAE
+from apmae.patterns.planted import planted
+from apmae.patterns.scores import score
+from apmae.schema import SCORES
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load_lm()
+
+
+def test_bundled_files_fit_in_30_mb():
+    folder = Path(bundled.__file__).parent
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 30_000_000
+
+
+def test_the_java_sample_is_large_enough():
+    files = list(bundled.java().rglob("*.java"))
+    assert len(files) >= 40
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) >= 5000
+
+
+def test_the_language_model_has_the_known_heads(lm):
+    """On repeated random tokens: previous token, induction (above 0.5), first-token sink."""
+    draw = np.random.default_rng(0)
+    half = draw.integers(5, 4096, size=100)
+    ids = np.concatenate([half, half])
+    with capture(lm.model) as tap, torch.no_grad():
+        lm.model(torch.from_numpy(ids)[None], use_cache=False)
+    found = score(torch.from_numpy(tap.patterns.probabilities()), ids, None).values.max(0)
+    best = dict(zip(SCORES, found.tolist(), strict=True))
+    assert best["previous"] > 0.8
+    assert best["induction"] > 0.5
+    assert best["self"] > 0.8
+
+
+def test_the_language_model_has_a_sink_on_code(lm):
+    text = (bundled.java() / "harbour" / "berth" / "BerthScheduler.java").read_text(encoding="utf-8")
+    ids = [0, *lm.backend_tokenizer.encode(text, add_special_tokens=False).ids[:255]]
+    with capture(lm.model) as tap, torch.no_grad():
+        lm.model(torch.tensor([ids]), use_cache=False)
+    found = score(torch.from_numpy(tap.patterns.probabilities()), np.array(ids), None).values
+    assert found[:, SCORES.index("first_token")].max() > 0.5
+
+
+def test_at_least_nine_tasks_fill_both_ways(lm):
+    config = PromptsConfig(per_task=4, outcome="balanced")
+    files = list_sources([bundled.java()], suffixes=(".java",))
+    _, counts = draw_prompts(lm, files, config, rejected=Counter())
+    filled = [
+        task for task in TASKS if counts["prompts"][task]["correct"] >= 2 and counts["prompts"][task]["incorrect"] >= 2
+    ]
+    assert len(filled) >= 9
+
+
+def test_tag_names_heads_with_what_is_bundled(lm):
+    text = (bundled.java() / "harbour" / "berth" / "BerthScheduler.java").read_text(encoding="utf-8")
+    middle = text.index("\n", len(text) // 2)
+    tags = tag(lm, text[:middle], suffix=text[middle:])
+    assert len(tags) == lm.num_layers * lm.num_heads
+    known = [row for row in tags.to_pylist() if row["cluster"] >= 0]
+    assert len(known) > len(tags) / 2
+    names = set(Atlas.load().names.values())
+    assert all(row["name"] in names for row in known)
+
+
+def test_a_short_prompt_is_not_placed_by_its_length(lm):
+    """The heads of a short prompt fall into many clusters, and the previous-token head keeps its name."""
+    text = "class Box {\n    private int size;\n\n    int size() {\n        return "
+    rows = tag(lm, text, suffix=";\n    }\n}\n").to_pylist()
+    known = Counter(row["cluster"] for row in rows if row["cluster"] >= 0)
+    assert known
+    assert known.most_common(1)[0][1] <= len(rows) / 3
+    previous = max(rows, key=lambda row: row["score_previous"])
+    assert "previous token" in previous["measured"]
+
+
+def test_the_encoder_separates_planted_families():
+    patterns, families = planted(12, noise=0.3, seed=3)
+    z = APMAE.from_pretrained().encode(patterns)
+    distance = np.abs(z[:, None] - z[None]).sum(-1)
+    np.fill_diagonal(distance, np.inf)
+    assert (families[distance.argmin(1)] == families).mean() > 0.75
+
+
+def test_training_settings_lie_beside_the_encoder():
+    record = json.loads((bundled.encoder() / "training.json").read_text())
+    lines = (bundled.encoder() / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == record["steps"] - 1
+    assert json.loads(lines[-1])["loss"] < json.loads(lines[0])["loss"] / 10

@@ -1,0 +1,461 @@
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import BloomConfig, BloomForCausalLM
+
+from apmae import recipes
+from apmae.artifacts import read_json, read_manifest
+from apmae.engine.local import load_prompts
+from apmae.model.mae import APMAE
+
+COMMANDS = ("demo", "run", "prompts", "train", "encode", "cluster", "report", "tag")
+JAVA = "class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n"
+ENCODE = ("--set", "batch_prompts=4", "--set", "shard_prompts=4", "--set", "exemplars_per_head=2")
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def start(environment):
+    """Starts the command line in the background; whatever still runs at the end is killed."""
+    children = []
+
+    def run(*arguments, **options):
+        command = [sys.executable, "-m", "apmae.cli", *map(str, arguments)]
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+        )
+        children.append(child)
+        return child
+
+    yield run
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+            child.communicate()
+
+
+def kill_once(child, seen):
+    """SIGKILL a child as soon as ``seen()``; it must not have finished by itself."""
+    deadline = time.monotonic() + 200
+    while not seen():
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+
+
+# -- help --------------------------------------------------------------------------------------------------------------
+
+LOADED = """
+import runpy, sys
+sys.argv = ["apmae", *sys.argv[1:]]
+try:
+    runpy.run_module("apmae.cli", run_name="__main__")
+except SystemExit as done:
+    heavy = {"torch", "transformers", "numpy", "pyarrow", "pydantic", "sklearn", "scipy", "umap", "hdbscan", "numba",
+             "matplotlib", "jinja2", "tokenizers", "safetensors", "yaml"}
+    print("loaded:", *sorted(heavy & set(sys.modules)), "code:", done.code, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
+def test_help_loads_nothing_heavy(arguments, environment):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOADED, *arguments], capture_output=True, text=True, env=environment
+    )
+    code = "0" if arguments else "2"
+    typers_own = "pydantic " if len(arguments) > 1 else ""  # typer itself asks it for the types of a command's options
+    assert result.stderr.strip().splitlines()[-1].replace(typers_own, "") == f"loaded: code: {code}"
+    if arguments in ([], ["--help"]):
+        for command in COMMANDS:
+            assert f" {command} " in result.stdout + result.stderr
+
+
+def test_the_installed_command_is_the_module(environment):
+    script = Path(sys.executable).with_name("apmae")
+    if not script.is_file():
+        pytest.skip("the package is not installed with its scripts here")
+    said = []
+    for command in ([script], [sys.executable, "-m", "apmae.cli"]):
+        result = subprocess.run([*command, "encode", "--help"], capture_output=True, text=True, env=environment)
+        said.append([line.strip() for line in result.stdout.splitlines() if "Usage" not in line and line.strip()])
+    assert len(said[0]) > 10
+    assert said[0] == said[1]
+
+
+# -- the stages --------------------------------------------------------------------------------------------------------
+
+
+def test_run_makes_a_whole_study_and_says_what_it_found(real_study):
+    assert real_study.result.returncode == 0, real_study.result.stderr
+    made = {path.name for path in real_study.folder.iterdir()}
+    assert made == {
+        *("prompts.parquet", "prompts.manifest.json", "train-prompts.parquet", "train-prompts.manifest.json"),
+        *("encoder", "embeddings", "atlas", "report", "study.json"),
+    }
+    assert (real_study.folder / "report" / "index.html").stat().st_size > 1000
+    said = real_study.result.stdout
+    assert "576 patterns of 12 prompts" in said
+    assert str(real_study.folder / "report" / "index.html") in said
+    assert "Traceback" not in real_study.result.stderr
+
+
+def test_prompts_by_hand_are_the_studys(real_study, apmae_command, tmp_path):
+    config = real_study.config.prompts
+    result = apmae_command(
+        *("prompts", "bundled", "--language", "java", "--per-task", config.per_task, "--out", "prompts.parquet"),
+        *("--tasks", "closing_bracket, identifier", "--lm", "bundled", "--outcome", "any", "--set", "split=held_out"),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("12 prompts in prompts.parquet")
+    assert contents(tmp_path) == {
+        name: (real_study.folder / name).read_bytes() for name in ("prompts.parquet", "prompts.manifest.json")
+    }
+
+
+def test_prompts_from_a_folder_need_no_model(apmae_command, tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "A.java").write_text(JAVA)
+    (tmp_path / "src" / "B.java").write_bytes(b"class B { /* \xff */ }")
+    result = apmae_command("prompts", "src", "--language", "java", "--per-task", 2, "--out", "p.parquet", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    prompts = load_prompts(tmp_path / "p.parquet")
+    assert result.stdout.splitlines()[0] == f"{len(prompts)} prompts in p.parquet"
+    assert "short: boolean_literal: 0 of 2 prompts found" in result.stdout
+    assert "not_utf8 1" in result.stdout
+    assert {prompt.path for prompt in prompts} == {"src/A.java"}
+
+
+def test_training_that_was_killed_ends_with_the_same_weights(real_study, start, apmae_command, tmp_path):
+    out = tmp_path / "encoder"
+    command = ["train", "--lm", "bundled", "--prompts", real_study.folder / "train-prompts.parquet"]
+    command += ["--recipe", "debug", "--steps", "20", "--out", out]
+    kill_once(start(*command), (out / "checkpoint.safetensors").is_file)
+    assert not (out / "manifest.json").exists()
+    again = apmae_command(*command)
+    assert again.returncode == 0, again.stderr
+    assert f"encoder in {out}: loss 0." in again.stdout
+    assert contents(out) == contents(real_study.folder / "encoder")
+
+
+def test_encoding_that_was_killed_ends_with_the_same_tables(real_study, start, apmae_command, tmp_path):
+    out = tmp_path / "embeddings"
+    command = ["encode", "--lm", "bundled", "--encoder", real_study.folder / "encoder"]
+    command += ["--prompts", real_study.folder / "prompts.parquet", "--out", out, *ENCODE]
+    journal = out / "journal.jsonl"
+    kill_once(start(*command), lambda: journal.is_file() and journal.read_bytes().count(b"\n") > 1)
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*-00000.parquet")}
+    assert len(kept) == 3
+    assert not (out / "manifest.json").exists()
+    again = apmae_command(*command)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == f"576 patterns of 12 prompts in {out}\n"
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert contents(out) == contents(real_study.folder / "embeddings")
+
+
+def test_clustering_by_hand_is_the_studys(real_study, apmae_command, tmp_path):
+    result = apmae_command("cluster", real_study.folder / "embeddings", "--out", tmp_path / "atlas")
+    assert result.returncode == 0, result.stderr
+    counts = read_manifest(tmp_path / "atlas", "cluster").counts
+    assert result.stdout.startswith(f"{counts['clusters']} clusters hold ")
+    assert contents(tmp_path / "atlas") == contents(real_study.folder / "atlas")
+
+
+def test_report_by_hand(real_study, apmae_command, tmp_path):
+    for name in ("embeddings", "atlas"):
+        shutil.copytree(real_study.folder / name, tmp_path / name)
+    result = apmae_command("report", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "report" / "index.html") in result.stdout
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_tag_gives_a_table_json_and_a_page(real_study, apmae_command, tmp_path):
+    (tmp_path / "A.java").write_text(JAVA)
+    result = apmae_command(
+        *("tag", "bundled", "A.java", "--line", 3, "--json", "tags.json", "--html", "out/tags.html"),
+        *("--encoder", real_study.folder / "encoder", "--atlas", real_study.folder / "atlas"),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "return" in result.stdout
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    tags = json.loads((tmp_path / "tags.json").read_text(), parse_constant=refuse)
+    assert (tags["model"], tags["file"], tags["line"], tags["layers"], tags["heads_per_layer"]) == (
+        *("bundled", "A.java", 3, 6, 8),
+    )
+    assert tags["outcome"] == ("correct" if tags["predicted"] == tags["expected"] else "incorrect")
+    assert [(row["layer"], row["head"]) for row in tags["heads"]] == [(i, j) for i in range(6) for j in range(8)]
+    assert {"cluster", "name", "strength", "measured", "coordinates", "score_induction"} <= tags["heads"][0].keys()
+    page = (tmp_path / "out" / "tags.html").read_text()
+    assert "A.java" in page
+    assert "<script src" not in page
+
+
+def test_run_takes_a_file_and_puts_the_study_beside_it(real_study, apmae_command, tmp_path):
+    for name in ("embeddings", "atlas", "encoder"):
+        shutil.copytree(real_study.folder / name, tmp_path / "mine" / name)
+    # The study's own prompts, taken as given: everything from there on is reused.
+    shutil.copy(real_study.folder / "prompts.parquet", tmp_path / "given.parquet")
+    study = {"sources": ["given.parquet"], "encoder": "mine/encoder"}
+    study["encode"] = real_study.config.encode.model_dump(mode="json")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study))
+    before = contents(tmp_path / "mine")
+    result = apmae_command("run", "mine.yaml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    after = contents(tmp_path / "mine")
+    assert {name: after[name] for name in before} == before
+    assert read_json(tmp_path / "mine" / "study.json")["out"] == "mine"
+    assert "encode:" not in result.stderr, "nothing was made again"
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def without_attention_interface(folder):
+    torch.manual_seed(0)
+    BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(folder)
+    return folder
+
+
+def long_encoder(folder):
+    config = recipes.TRAIN["debug"].model.model_copy(update={"pattern_size": 1024, "patch_size": 128})
+    APMAE(config.model_copy(update={"encoder_mlp_dim": 64, "decoder_mlp_dim": 64})).save_pretrained(folder)
+    return folder
+
+
+def no_room(kilobytes):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+
+    return limit
+
+
+FORKED = """
+import json, os, sys
+import apmae.analyze.tag, apmae.cli, apmae.engine.local, apmae.report.terminal
+
+for line in sys.stdin:
+    case = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.chdir(case["folder"])
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(case[name], os.O_WRONLY | os.O_CREAT), number)
+        sys.argv = ["apmae", *case["arguments"]]
+        apmae.cli.main()
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""The command line in a process of its own for each case, without the seconds that imports take in each."""
+
+
+@pytest.fixture(scope="module")
+def refused(real_study, apmae_command, environment, tmp_path_factory):
+    """All commands that must be refused: ``{case: (result, folder, what was there before)}``."""
+    home = tmp_path_factory.mktemp("refused")
+    study, encoder = real_study.folder, real_study.folder / "encoder"
+    prompts = study / "prompts.parquet"
+    given = home / "given"
+    given.mkdir()
+    (given / "A.java").write_text(JAVA)
+    (given / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
+    (given / "empty").mkdir()
+    (given / "no-completion.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "int x = "}\n')
+    (given / "bad.yaml").write_text("prompts: [\n")
+    (given / "colour.yaml").write_text("colour: red\nprompts: {per_task: 0}\n")
+    (given / "list.yaml").write_text("- a\n")
+    bloom = without_attention_interface(given / "bloom")
+    long = long_encoder(given / "long")
+
+    changed = real_study.config.model_dump(mode="json")
+    changed["encode"]["seed"] = 7
+    hand = ("--prompts", prompts, "--out", "embeddings")
+    train = ("train", "--prompts", study / "train-prompts.parquet", "--recipe", "debug")
+    cases = {
+        "missing model": ("encode", "--lm", given / "none", "--encoder", encoder, *hand),
+        "unknown model": ("encode", "--lm", "no-such-model-anywhere", "--encoder", encoder, *hand),
+        "no attention interface": ("encode", "--lm", bloom, "--encoder", encoder, *hand),
+        "unknown dtype": ("encode", "--dtype", "int4", "--encoder", encoder, *hand),
+        "unknown device": ("encode", "--device", "toaster", "--encoder", encoder, *hand),
+        "missing encoder": ("encode", "--encoder", given / "none", *hand),
+        "pattern size": ("encode", "--encoder", long, *hand),
+        "not UTF-8": ("prompts", given / "latin.java", "--out", "p.parquet"),
+        "empty folder": ("prompts", given / "empty", "--out", "p.parquet"),
+        "missing source": ("prompts", given / "none", "--out", "p.parquet"),
+        "no completion": (
+            *("encode", "--encoder", encoder, "--prompts", given / "no-completion.jsonl", "--out", "embeddings"),
+        ),
+        "truncated shard": ("cluster", "study/embeddings", "--out", "atlas"),
+        "changed study": ("run", "changed.yaml"),
+        "full disk, encode": ("encode", "--encoder", encoder, *hand, *ENCODE),
+        "full disk, train": (*train, "--out", "encoder"),
+        "not embeddings": ("cluster", encoder, "--out", "atlas"),
+        "no study": ("report", given / "empty"),
+        "no line": ("tag", "bundled", given / "A.java", "--line", "99"),
+        "no file": ("tag", "bundled", given / "none.java", "--line", "1"),
+        "no atlas": (
+            "tag",
+            "bundled",
+            given / "A.java",
+            "--line",
+            "3",
+            "--encoder",
+            encoder,
+            "--atlas",
+            given / "none",
+        ),
+        "no yaml": ("run", given / "none.yaml"),
+        "bad yaml": ("run", given / "bad.yaml"),
+        "unknown field": ("run", given / "colour.yaml"),
+        "list yaml": ("run", given / "list.yaml"),
+        "unknown task": ("prompts", "bundled", "--tasks", "verbs", "--out", "p.parquet"),
+        "unknown setting": ("cluster", study / "embeddings", "--out", "atlas", "--set", "colour=red"),
+        "half a setting": ("cluster", study / "embeddings", "--out", "atlas", "--set", "colour"),
+        "bad setting": ("cluster", study / "embeddings", "--out", "atlas", "--set", "seed=["),
+        "no steps": (*train, "--out", "encoder", "--steps", "0"),
+        "no model": (*train, "--out", "encoder", "--set", "model=3"),
+        "unknown recipe": ("train", "--prompts", prompts, "--recipe", "huge", "--out", "encoder"),
+        "bad share": ("encode", "--heads", "most", *hand),
+    }
+
+    def prepare(case):
+        folder = home / case.replace(" ", "-").replace(",", "")
+        folder.mkdir()
+        if case in ("truncated shard", "changed study"):
+            shutil.copytree(study, folder / "study")
+        if case == "truncated shard":
+            shard = folder / "study" / "embeddings" / "embeddings-00001.parquet"
+            os.truncate(shard, shard.stat().st_size // 2)
+        elif case == "changed study":
+            (folder / "changed.yaml").write_text(yaml.safe_dump({**changed, "out": "study"}))
+        return folder, contents(folder)
+
+    def run(case):
+        folder, before = prepare(case)
+        room = {"full disk, encode": 20, "full disk, train": 200}.get(case)
+        options = {"preexec_fn": no_room(room)} if room else {}
+        return apmae_command(*cases[case], cwd=folder, **options), folder, before
+
+    def fork(case):
+        folder, before = prepare(case)
+        files = {name: str(given / f"{folder.name}.{name}") for name in ("stdout", "stderr")}
+        order = {"folder": str(folder), "arguments": list(map(str, cases[case])), **files}
+        forked.stdin.write(json.dumps(order) + "\n")
+        forked.stdin.flush()
+        code = int(forked.stdout.readline())
+        said = {name: Path(file).read_text() for name, file in files.items()}
+        return subprocess.CompletedProcess(cases[case], code, **said), folder, before
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        done = dict(zip(ISSUE, pool.map(run, ISSUE), strict=True))
+    command = [sys.executable, "-c", FORKED]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=environment) as forked:
+        done |= {case: fork(case) for case in cases if case not in done}
+        forked.stdin.close()
+    return done
+
+
+ISSUE = (
+    *("missing model", "no attention interface", "pattern size", "not UTF-8", "empty folder", "no completion"),
+    *("truncated shard", "changed study", "full disk, encode", "full disk, train"),
+)
+"""Cases that run as ``python -m apmae.cli``; the others are forked."""
+
+SAID = {
+    "missing model": ("no folder", "none", "check the path"),
+    "unknown model": ("no-such-model-anywhere",),
+    "no attention interface": ("BloomForCausalLM",),
+    "unknown dtype": ("float32, bfloat16, float16", "int4"),
+    "unknown device": ("toaster",),
+    "missing encoder": ("AP-MAE", "none", "check the path"),
+    "pattern size": ("at most 512", "got 1024", "smaller pattern_size"),
+    "not UTF-8": ("latin.java", "expected UTF-8", "convert"),
+    "empty folder": (".java", "empty", "give another source"),
+    "missing source": ("none", "check the path"),
+    "no completion": ("no-completion.jsonl: line 2", "'completion'", "give one"),
+    "truncated shard": ("embeddings-00001.parquet", "expected", "bytes", "--overwrite"),
+    "changed study": ("embeddings", "config.seed was 0, now 7", "--overwrite"),
+    "full disk, encode": ("the disk is full", "embeddings", "run the same command again"),
+    "full disk, train": ("the disk is full", "checkpoint.safetensors", "run the same command again"),
+    "not embeddings": ("expected a encode artifact", "'train'", "give the right folder"),
+    "no study": ("expected a finished encode artifact", "run encode first"),
+    "no line": ("1-5", "got 99", "--line"),
+    "no file": ("none.java", "check the path"),
+    "no atlas": ("atlas.json",),
+    "no yaml": ("none.yaml", "check the path"),
+    "bad yaml": ("bad.yaml", "expected YAML"),
+    "unknown field": ("colour.yaml: ", "colour", "'red'", "prompts.per_task", "got 0"),
+    "list yaml": ("list.yaml", "got list"),
+    "unknown task": ("tasks.0", "'verbs'"),
+    "unknown setting": ("colour", "'red'"),
+    "half a setting": ("KEY=VALUE", "'colour'"),
+    "bad setting": ("seed=[",),
+    "no steps": ("steps", "got 0"),
+    "no model": ("model", "got 3"),
+    "unknown recipe": ("debug, nano, small, paper", "'huge'"),
+    "bad share": ("--heads", "'most'"),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_a_mistake_is_one_line_and_code_2_and_loses_nothing(refused, case):
+    assert SAID.keys() == refused.keys()
+    result, folder, before = refused[case]
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.splitlines()
+    progress = [line for line in lines if line.startswith(("train: ", "encode: ", "prompts: "))]
+    assert not progress or case.startswith("full disk")
+    assert len(lines) == len(progress) + 1, result.stderr
+    assert lines[-1].startswith("apmae: ")
+    for part in SAID[case]:
+        assert part in lines[-1]
+    after = contents(folder)
+    assert {name: after.get(name) for name in before} == before
+    left = sorted(after.keys() - before.keys())
+    allowed = {
+        "full disk, encode": ["embeddings/journal.jsonl"],
+        "full disk, train": ["encoder/journal.jsonl", "encoder/metrics.jsonl"],
+    }
+    assert set(left) <= set(allowed.get(case, [])), "nothing half-made stays"
+
+
+def test_a_device_that_fills_up_keeps_its_shards_and_goes_on(real_study, apmae_command, small_disk):
+    disk = small_disk("190k")
+    out = disk / "embeddings"
+    command = ["encode", "--encoder", real_study.folder / "encoder", "--prompts", real_study.folder / "prompts.parquet"]
+    command += ["--out", out, "--set", "exemplars_per_head=0", "--set", "shard_prompts=2", "--set", "batch_prompts=2"]
+    full = apmae_command(*command)
+    assert full.returncode == 2, full.stdout
+    assert "the disk is full (No space left on device)" in full.stderr.splitlines()[-1]
+    assert sum(line.startswith("apmae: ") for line in full.stderr.splitlines()) == 1
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("embeddings-*.parquet")}
+    assert 1 <= len(kept) < 6
+    subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+    again = apmae_command(*command)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert read_manifest(out, "encode").counts["patterns"] == 576

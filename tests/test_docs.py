@@ -1,0 +1,201 @@
+"""The documents say what is true: their commands, settings, columns, queries, code and links."""
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import duckdb
+import pytest
+import yaml
+from pydantic_core import PydanticUndefined
+
+from apmae import schema
+from apmae.config import (
+    APMAEConfig,
+    AtlasConfig,
+    EncodeConfig,
+    PromptsConfig,
+    StudyConfig,
+    TrainConfig,
+)
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+ARTIFACTS, PIPELINE, README = ROOT / "docs/artifacts.md", ROOT / "docs/pipeline.md", ROOT / "README.md"
+SECTIONS = {
+    "prompts": (PromptsConfig,),
+    "train": (TrainConfig, APMAEConfig),
+    "encode": (EncodeConfig,),
+    "cluster": (AtlasConfig,),
+    "STUDY.yaml": (StudyConfig,),
+}
+IN_WORDS = {"tasks", "model", "out", "prompts", "encode", "atlas"}
+"""Fields whose default is said in words."""
+TABLES = {
+    "PROMPTS": schema.PROMPTS,
+    "ENCODED_PROMPTS": schema.ENCODED_PROMPTS,
+    "embeddings(dim)": schema.embeddings(8),
+    "EXEMPLARS": schema.EXEMPLARS,
+    "RECONSTRUCTIONS": schema.RECONSTRUCTIONS,
+    "POINTS": schema.POINTS,
+    "CLUSTERS": schema.CLUSTERS,
+    "TAGS": schema.TAGS,
+}
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def section(path, heading):
+    """The text under a heading, up to the next one of any level."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.search(rf"^#+ {heading}$(.*?)(?=^#|\Z)", text, re.DOTALL | re.MULTILINE)[1]
+
+
+def rows(text):
+    """The tables of a text as lists of cells, headers left out."""
+    lines = [line for line in text.splitlines() if re.match(r"\| `", line)]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def commands(path):
+    found = [line for block in blocks(path, "bash") for line in block.splitlines()]
+    found += re.findall(r"`(apmae [^`]*)`", path.read_text())
+    return [" ".join(line.split()) for line in found if line.startswith("apmae ") and "--help" not in line]
+
+
+@cache
+def help_of(command):
+    result = subprocess.run(
+        [sys.executable, "-m", "apmae.cli", command, "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
+    return result.stdout
+
+
+COMMANDS = sorted({command for path in DOCUMENTS for command in commands(path)})
+
+
+def test_there_are_commands_to_check():
+    assert {shlex.split(command)[1] for command in COMMANDS} >= {
+        *("run", "prompts", "train", "encode", "cluster", "report", "tag")
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_and_its_options_exist(command):
+    _, name, *arguments = shlex.split(command.replace("[", "").replace("]", ""), comments=True)
+    options = re.findall(r"(--[\w-]+)", help_of(name))
+    for argument in arguments:
+        assert not argument.startswith("--") or argument in options
+
+
+def test_every_option_that_set_takes_in_the_documents_is_a_setting():
+    fields = {name for kinds in SECTIONS.values() for kind in kinds for name in kind.model_fields}
+    keys = {key for path in DOCUMENTS for key in re.findall(r"--set ([a-z_]+)=", path.read_text())}
+    assert keys and keys <= fields
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_every_setting_is_in_the_pipeline_with_its_default(heading):
+    fields = {name: field for kind in SECTIONS[heading] for name, field in kind.model_fields.items()}
+    written = {row[0].strip("`"): row[1].strip("`") for row in rows(section(PIPELINE, re.escape(heading)))}
+    if heading == "train":
+        written = {
+            name: default for name, default in written.items() if name not in ("debug", "nano", "small", "paper")
+        }
+    assert set(written) == set(fields)
+    for name, default in written.items():
+        if name in IN_WORDS:
+            continue
+        wanted = fields[name].default
+        assert wanted is not PydanticUndefined
+        value = yaml.safe_load(default)
+        if isinstance(wanted, float):
+            value = float(value)  # YAML 1.1 reads 1e-12 as text
+        assert value == (list(wanted) if isinstance(wanted, tuple) else wanted), name
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_column_is_in_the_artifacts_with_its_type(name):
+    heading = rf"[^\n]*\(`schema\.{re.escape(name)}`\)"
+    written = {}
+    for row in rows(section(ARTIFACTS, heading)):
+        written |= dict.fromkeys(re.findall(r"`(\w+)`", row[0]), row)
+    assert list(written) == TABLES[name].names
+    for field in TABLES[name]:
+        kind = str(field.type).replace("halffloat", "float16").replace("float[", "float32[")
+        kind = {"float": "float32"}.get(kind, kind)
+        inner = re.search(r"<(?:item|element): (\w+)", kind)
+        if inner:
+            inner_type = {"float": "float32"}.get(inner[1], inner[1])
+            kind = f"{'fixed list' if kind.startswith('fixed') else 'list'} of {inner_type}"
+        assert written[field.name][1].startswith(kind), field.name
+        assert not field.nullable or "null" in " ".join(written[field.name][1:]), field.name
+
+
+def test_token_kinds_are_listed_in_order():
+    listed = re.search(r"in the order of the two lists:\n(.*?)\n\n", ARTIFACTS.read_text(), re.DOTALL)
+    assert tuple(re.findall(r"`(\w+)`", listed[1])) == schema.KINDS
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_query_runs(real_study, number):
+    queries = blocks(ARTIFACTS, "sql")
+    assert len(queries) == 3
+    query = queries[number]
+    assert "'demo-study/" in query
+    with duckdb.connect() as connection:
+        table = connection.sql(query.replace("demo-study/", f"{real_study.folder}/"))
+        found = table.fetchall()
+        printed = re.search(rf"{re.escape(query)}```\n\n```\n(.*?)```", ARTIFACTS.read_text(), re.DOTALL)
+        assert found or number == 2  # the smallest study may have no cluster to compare
+        header = printed[1].splitlines()[1]
+        assert [name.strip() for name in header.strip("│").split("│")] == table.columns
+
+
+def test_an_exemplar_is_unpacked_as_documented(real_study, environment, tmp_path):
+    (code,) = blocks(ARTIFACTS, "python")
+    (tmp_path / "demo-study").symlink_to(real_study.folder, target_is_directory=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    size, lowest, highest, above = re.fullmatch(r"\((\d+), \1\) (\S+) (\S+) (\S+)\n", result.stdout).groups()
+    assert 0 < int(size) <= 256
+    assert float(lowest) in (0.0, 1.0)  # 0: rows behind a prompt that is shorter than its batch
+    assert float(highest) == 1.0
+    assert float(above) == 0.0
+
+
+def test_the_library_example_runs(environment, tmp_path):
+    (code,) = blocks(README, "python")
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert "'strength'" in result.stdout
+    assert (tmp_path / "my-atlas" / "atlas.json").is_file()
+
+
+@pytest.mark.parametrize("path", [README, PIPELINE], ids=["README", "pipeline"])
+def test_a_study_file_is_valid(path):
+    (text,) = blocks(path, "yaml")
+    StudyConfig.model_validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, link
