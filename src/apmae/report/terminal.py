@@ -26,7 +26,7 @@ from apmae.report.tables import (
 _CLUSTERS = 20
 _WIDEST = 24
 """Heads a layer that fit a terminal; more are left to the page."""
-_HEADS = 30
+_HEADS = 60
 
 
 def print_study(folder: Path, page: Path) -> None:
@@ -85,13 +85,18 @@ def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, pr
         "cluster of each head (. unknown)",
     )
     table = Grid("head", "cluster", "name", "strength", "measured", box=SIMPLE_HEAD)
-    for row in known[:_HEADS]:
+    unknown = [row for row in rows if row["cluster"] == NOISE]
+    shown = [*known, *unknown][:_HEADS]
+    for row in shown:
         place = head_name(row["layer"], row["head"])
-        table.add_row(place, str(row["cluster"]), row["name"], f"{row['strength']:.2f}", row["measured"])
+        cluster = "." if row["cluster"] == NOISE else str(row["cluster"])
+        table.add_row(place, cluster, row["name"], f"{row['strength']:.2f}", row["measured"])
     console.print(table)
-    left = len(rows) - len(known[:_HEADS])
-    if left:
-        console.print(f"{left} more heads: --json or --html has them all; the atlas knows {len(known)} of {len(rows)}.")
+    console.print(
+        f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say."
+    )
+    if len(rows) > len(shown):
+        console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")
 
 
 def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], total: int) -> None:
