@@ -1,7 +1,7 @@
 import pytest
 
 from apmae import recipes
-from apmae.config import TASKS, StudyConfig, parse
+from apmae.config import TASKS, StudyConfig, TrainConfig, parse
 from apmae.errors import ConfigError
 from apmae.model.mae import APMAE
 
@@ -24,6 +24,18 @@ def test_every_recipe_keeps_the_papers_pattern_and_can_resume():
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="debug, nano, small, paper, got 'huge'"):
         recipes.train_recipe("huge")
+
+
+def test_a_recipe_takes_changes_of_training_and_of_the_model():
+    settings = recipes.train_settings("debug", {"steps": 3, "mask_ratio": 0.25, "model": {"encoder_dim": 64}})
+    config = parse(TrainConfig, settings, "train")
+    assert (config.steps, config.model.mask_ratio, config.model.encoder_dim) == (3, 0.25, 64)
+    model = recipes.TRAIN["debug"].model.model_copy(update={"mask_ratio": 0.25, "encoder_dim": 64})
+    assert config == recipes.TRAIN["debug"].model_copy(update={"steps": 3, "model": model})
+    assert recipes.TRAIN["debug"].model.mask_ratio == 0.5, "the recipe itself stays"
+    for changes, said in (({"model": 3}, "model: .*got 3"), ({"model": {"colour": 1}}, "colour"), ({"x": 1}, "x: ")):
+        with pytest.raises(ConfigError, match=said):
+            parse(TrainConfig, recipes.train_settings("debug", changes), "train")
 
 
 def test_the_demo_has_all_tasks_balanced_and_carries_its_seed(tmp_path):

@@ -215,8 +215,14 @@ def tag(
     from apmae.report.terminal import print_tags
 
     prompt = line_prompt(file, line, column)
+    mae = APMAE.from_pretrained(encoder)
+    if atlas == "bundled" and not mae.equals(APMAE.from_pretrained()):
+        raise ConfigError(
+            f"expected an atlas fitted with the encoder {encoder}, the bundled one is of another: give --atlas"
+        )
+    places = Atlas.load(atlas)
     lm = _lm(model, device, dtype)
-    tagged = tag_prompt(lm, prompt, mae=APMAE.from_pretrained(encoder), atlas=Atlas.load(atlas))
+    tagged = tag_prompt(lm, prompt, mae=mae, atlas=places)
     rows = tagged.tags.to_pylist()
     predicted = lm.tokenizer.decode([tagged.answer.predicted])
     print_tags(rows, lm.num_layers, lm.num_heads, predicted=predicted, expected=tagged.window.expected_text)

@@ -27,6 +27,11 @@ def atlas(real_study):
 
 
 @pytest.fixture
+def fresh_lm():
+    return apmae.load_lm("bundled", check=False)
+
+
+@pytest.fixture
 def java(tmp_path):
     path = tmp_path / "A.java"
     path.write_text(JAVA)
@@ -52,6 +57,14 @@ def test_every_head_gets_a_tag_in_one_forward(bundled_lm, mae, atlas):
     strength = tags["strength"].to_numpy()
     assert ((strength > 0) & (strength <= 1 + 1e-6)).all()
     assert all(tags["measured"].to_pylist())
+
+
+def test_padding_a_batch_with_the_models_tokenizer_changes_no_tag(fresh_lm, mae, atlas):
+    before = tag(fresh_lm, "int x = ", suffix=";\n", mae=mae, atlas=atlas)
+    fresh_lm.tokenizer(["int x;", "int"], padding=True, truncation=True, max_length=2)
+    assert fresh_lm.tokenizer.backend_tokenizer.padding is not None
+    after = tag(fresh_lm, "int x = ", suffix=";\n", mae=mae, atlas=atlas)
+    assert after["strength"].equals(before["strength"]) and after["measured"].equals(before["measured"])
 
 
 def test_a_prompts_tags_are_what_encode_and_place_say_of_it(bundled_lm, mae, atlas, real_study):

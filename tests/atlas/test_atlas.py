@@ -232,6 +232,44 @@ def test_a_study_larger_than_the_reference_places_its_members_too(metric):
     assert (found.place(z + 10 * np.random.default_rng(0).normal(size=z.shape)).cluster == -1).mean() > 0.95
 
 
+def test_an_extended_atlas_knows_the_variants_and_places_the_rest_as_before(blobs, tmp_path):
+    z, truth, _ = blobs
+    found = Atlas.fit(z, seed=0)
+    shift = np.zeros(DIM)
+    shift[::2] = 30
+    variants, before = z[::2] + shift, found.place(z)
+    assert (found.place(variants).cluster == -1).all()
+    found.extend(variants, found.labels_[::2], found.coordinates_[::2])
+    assert (found.place(variants).cluster == found.labels_[::2]).all()
+    assert (found.place(z[1::2] + shift).cluster == found.labels_[1::2]).mean() > 0.9
+    assert (found.place(z - shift).cluster == -1).all()
+    for ours, theirs in zip(found.place(z), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.clusters["size"].to_pylist() == list(SIZES), "clusters stay as they were fitted"
+    found.save(tmp_path)
+    np.testing.assert_array_equal(Atlas.load(tmp_path).place(variants).cluster, found.labels_[::2])
+
+
+def test_an_extension_by_noise_makes_nothing_known(blobs):
+    z = blobs[0]
+    found = Atlas.fit(z, seed=0)
+    noise = np.random.default_rng(0).normal(size=(40, DIM)) * 30
+    found.extend(noise, np.full(40, -1), np.zeros((40, 4)))
+    assert (found.place(noise).cluster == -1).all()
+    assert (found.place(z).cluster == found.labels_).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "said"),
+    [(3, [0, 1], "as many labels and coordinates as embeddings, 3"), (2, [0, 5], "clusters in -1-4, got 0-5")],
+)
+def test_an_extension_that_does_not_fit_is_refused(blobs, rows, labels, said):
+    found = Atlas.fit(blobs[0], seed=0)
+    with pytest.raises(ConfigError, match=said):
+        found.extend(np.zeros((rows, DIM)), np.array(labels), np.zeros((len(labels), 4)))
+    assert (found.place(blobs[0]).cluster == found.labels_).all()
+
+
 # -- names -------------------------------------------------------------------------------------------------------------
 
 

@@ -210,7 +210,7 @@ SMALL = {
             ),
             "attention in all 2 layers of JambaForCausalLM, 1 have it",
         ),
-        (Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8), "Gemma2ForCausalLM does not support"),
+        (Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8), "Gemma2ForCausalLM"),
         (
             BartConfig(
                 vocab_size=64,

@@ -22,6 +22,7 @@ from apmae.model.blocks import MLP
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
+from apmae.recipes import train_recipe
 from apmae.train import checkpoint, loop
 from apmae.train.loop import METRICS, fit, learning_rate
 from apmae.train.source import ArraySource
@@ -311,6 +312,23 @@ def test_interrupted_runs_end_with_the_same_bytes(tiny_train, small_patterns, tm
     assert same(weights(straight), weights(resumed))
     for name in (METRICS, checkpoint.NAME):
         assert (tmp_path / "halting" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+@pytest.mark.parametrize("decoder_input", ["visible", "cls"])
+@pytest.mark.parametrize("grid", ["triangle", "square"])
+def test_several_threads_sum_in_a_fixed_order(decoder_input, grid):
+    """Without that no run on more than one core could be repeated, let alone resumed."""
+    config = train_recipe("debug")
+    model = config.model.model_copy(update={"decoder_input": decoder_input, "grid": grid})
+    config = config.model_copy(update={"steps": 3, "model": model})
+    source = ArraySource(planted(2)[0], config.batch_size, config.seed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first, *others = (weights(fit(config, source)) for _ in range(4))
+    finally:
+        torch.set_num_threads(before)
+    assert all(same(first, other) for other in others)
 
 
 def test_a_finished_run_is_not_trained_again(tiny_train, small_patterns, tmp_path):

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,14 +70,22 @@ class LM:
 
     @property
     def backend_tokenizer(self) -> Any:
-        """The ``tokenizers.Tokenizer`` inside.
+        """The ``tokenizers.Tokenizer`` inside; a plain copy where a padded or truncated call has left its mark on it.
 
         Raises:
             ModelError: if the model came without a fast tokenizer.
         """
         if self.tokenizer is None or not getattr(self.tokenizer, "is_fast", False):
             raise ModelError(f"expected a fast tokenizer (tokenizer.json) in {self.source}, found none; add one")
-        return self.tokenizer.backend_tokenizer
+        backend = self.tokenizer.backend_tokenizer
+        return backend if backend.truncation is None and backend.padding is None else self._plain_tokenizer
+
+    @cached_property
+    def _plain_tokenizer(self) -> Any:
+        plain = deepcopy(self.tokenizer.backend_tokenizer)
+        plain.no_truncation()
+        plain.no_padding()
+        return plain
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,6 +131,16 @@ def load_lm(source: str | Path = "bundled", *, device: str = "cpu", dtype: str =
         model.eval().requires_grad_(False).to(device)
         tokenizer = _load_tokenizer(path)
     except Exception as error:  # transformers raises many kinds; whatever it says, there is no model
+        if "does not support an attention implementation" in str(error):
+            architecture = str(error).split()[0]
+            raise ModelError(
+                f"expected a model with transformers' sdpa attention, by which patterns are captured, in {source}; "
+                f"{architecture} does not support it; use one of StarCoder2, Llama, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX"
+            ) from error
+        if "not compiled with CUDA" in str(error) or "No CUDA GPUs" in str(error) or "NVIDIA driver" in str(error):
+            raise ModelError(
+                f"expected a device that this machine has, got {device!r} ({_first_line(error)}); take --device cpu"
+            ) from error
         raise ModelError(f"cannot load a language model from {source}: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)

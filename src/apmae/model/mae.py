@@ -17,6 +17,7 @@ from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from apmae import bundled
 from apmae.artifacts import read_json, write_json, write_through
@@ -91,7 +92,8 @@ class APMAE(nn.Module):
 
     def embed_patches(self, patches: Float[Tensor, "n v q"], slots: Int[Tensor, "n v"]) -> Float[Tensor, "n s d"]:
         """CLS and one token a patch, each with its learned position."""
-        tokens = self.embed(patches) + self.positions[0, 1:][slots]
+        # A look-up, not an index: the gradient of an index is summed in no fixed order by several threads.
+        tokens = self.embed(patches) + F.embedding(slots, self.positions[0, 1:])
         cls = (self.cls + self.positions[:, :1]).expand(len(patches), -1, -1)
         return torch.cat([cls, tokens], dim=1)
 
@@ -178,6 +180,13 @@ class APMAE(nn.Module):
         masking = Masking(*(index.to(patches.device) for index in masking))
         return patches, self(patches, masking)
 
+    def equals(self, other: "APMAE") -> bool:
+        """Whether both have one configuration and the same weights, so that their embeddings may be compared."""
+        if self.config != other.config:
+            return False
+        theirs = other.state_dict()
+        return all(torch.equal(tensor.cpu(), theirs[name].cpu()) for name, tensor in self.state_dict().items())
+
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors``.
 
@@ -209,7 +218,10 @@ class APMAE(nn.Module):
         if values.get("model_type") != MODEL_TYPE:
             from apmae.model import released
 
-            values, weights = released.convert(values, weights)
+            try:
+                values, weights = released.convert(values, weights)
+            except ModelError as error:
+                raise ModelError(f"{folder}: {error}") from None
         values = {key: value for key, value in values.items() if key != "model_type"}
         try:
             model = cls(parse(APMAEConfig, values, str(folder / "config.json")))
