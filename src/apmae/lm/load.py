@@ -135,7 +135,8 @@ def load_lm(source: str | Path = "bundled", *, device: str = "cpu", dtype: str =
             architecture = str(error).split()[0]
             raise ModelError(
                 f"expected a model with transformers' sdpa attention, by which patterns are captured, in {source}; "
-                f"{architecture} does not support it; use one of StarCoder2, Llama, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX"
+                f"{architecture} does not support it; "
+                "use one of StarCoder2, Llama, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX"
             ) from error
         if "not compiled with CUDA" in str(error) or "No CUDA GPUs" in str(error) or "NVIDIA driver" in str(error):
             raise ModelError(
