@@ -370,6 +370,16 @@ def test_any_cut_of_the_journal_and_any_damage_ends_with_the_same_bytes(cut, dam
         assert contents(out) == contents(Path(folder) / "fresh")
 
 
+@pytest.mark.parametrize("left", [5, 100, -20])
+def test_what_follows_a_line_that_a_kill_cut_is_remembered(tmp_path, left):
+    out = tmp_path / "out"
+    make(out, stop_after=1)
+    journal = out / "journal.jsonl"
+    os.truncate(journal, left if left > 0 else journal.stat().st_size + left)
+    assert make(out, stop_after=2) == [0, 1], "the shard of the cut line is made again"
+    assert make(out) == [2], "and the lines after it count"
+
+
 def test_a_kill_between_manifest_and_journal_is_a_finished_artifact(tmp_path):
     out = tmp_path / "out"
     make(out, stop_after=2)

@@ -32,6 +32,7 @@ from apmae.train.source import ArraySource, LMSource
 
 _PLANTED_SHARE = 0.1875  # 12 of a batch of 64
 _POINTS = 12_000  # of full patterns, and as many of shorter ones: about 10 MB
+_EPSILON = 0.15  # finer than the default: a tag needs pure clusters more than it needs few
 _NOISES = (0.1, 0.5, 1.0, 1.5, 2.0)
 
 
@@ -89,7 +90,7 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
     )
     atlas = Atlas.fit(
         matrix(table["embedding"]),
-        config=AtlasConfig(reference_points=_POINTS),
+        config=AtlasConfig(reference_points=_POINTS, epsilon=_EPSILON),
         num_heads=counts["layers"] * counts["heads"],
         measured=measured,
     )

@@ -232,6 +232,32 @@ def test_a_study_larger_than_the_reference_places_its_members_too(metric):
     assert (found.place(z + 10 * np.random.default_rng(0).normal(size=z.shape)).cluster == -1).mean() > 0.95
 
 
+def test_a_sparse_reference_still_knows_the_members_it_leaves_out():
+    # Two sheets: of 16 points of a sheet one is kept, and the next one kept is four times as far as the next one.
+    draw = np.random.default_rng(0)
+    axes = np.linalg.qr(draw.normal(size=(DIM, 2)))[0].T
+    sheet = draw.uniform(-1, 1, size=(1600, 2)) @ axes
+    sheet[800:] += 20
+    found = Atlas.fit(sheet, config=AtlasConfig(reference_points=100, split_wide=False, max_mean_distance=100), seed=0)
+    assert adjusted_rand_score(np.repeat([0, 1], 800), found.labels_) == 1
+    assert len(found._reference["labels"]) < 200
+    assert (found.place(sheet).cluster == found.labels_).mean() > 0.9
+    assert (found.place(sheet + 5).cluster == -1).all()
+
+
+def test_what_no_cluster_wins_is_unknown_however_near(blobs):
+    z = blobs[0]
+    found = Atlas.fit(z, seed=0)
+    place = np.full(DIM, -40.0)
+    three = np.repeat([0, 1, 2], 5)
+    found.extend(place + 0.01 * np.random.default_rng(0).normal(size=(15, DIM)), three, np.zeros((15, 4)))
+    placed = found.place(place[None])
+    assert placed.strength[0] == pytest.approx(1 / 3, abs=0.05)
+    assert placed.cluster.tolist() == [-1]
+    found.extend(place + 0.01 * np.random.default_rng(1).normal(size=(15, DIM)), three * 0 + 2, np.zeros((15, 4)))
+    assert found.place(place[None]).cluster.tolist() == [2]
+
+
 def test_an_extended_atlas_knows_the_variants_and_places_the_rest_as_before(blobs, tmp_path):
     z, truth, _ = blobs
     found = Atlas.fit(z, seed=0)

@@ -45,7 +45,8 @@ def merge_duplicates(z: Float[ndarray, "n d"]) -> tuple[Int[ndarray, " u"], Int[
 def reduce(z: Float[ndarray, "n d"], config: AtlasConfig) -> Reduced:
     """Fit UMAP on distinct rows.
 
-    Seeded, and therefore on one thread: the same rows give the same coordinates on the same machine.
+    Seeded, and therefore on one thread: the same rows give the same coordinates within a process. Another process may
+    differ in the last bits (its linear algebra's threads), and the layout with them: compare partitions then.
 
     Args:
         z: distinct embeddings, at least 1.

@@ -89,8 +89,9 @@ def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, pr
     shown = [*known, *unknown][:_HEADS]
     for row in shown:
         place = head_name(row["layer"], row["head"])
-        cluster = "." if row["cluster"] == NOISE else str(row["cluster"])
-        table.add_row(place, cluster, row["name"], f"{row['strength']:.2f}", row["measured"])
+        known_here = row["cluster"] != NOISE
+        cluster, strength = (str(row["cluster"]), f"{row['strength']:.2f}") if known_here else (".", "-")
+        table.add_row(place, cluster, row["name"], strength, row["measured"])
     console.print(table)
     console.print(
         f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say."
