@@ -184,7 +184,7 @@ def test_the_library_example_runs(environment, tmp_path):
 @pytest.mark.parametrize("path", [README, PIPELINE], ids=["README", "pipeline"])
 def test_a_study_file_is_valid(path):
     (text,) = blocks(path, "yaml")
-    StudyConfig.model_validate(yaml.safe_load(text))
+    StudyConfig.model_validate(study_settings(yaml.safe_load(text)))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -55,6 +55,7 @@ def run(
     import yaml
 
     from apmae.config import StudyConfig, parse
+    from apmae.recipes import study_settings
 
     try:
         values = yaml.safe_load(study.read_text(encoding="utf-8"))
@@ -64,13 +65,7 @@ def run(
         raise ConfigError(f"expected YAML in {study}: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"expected fields of a study in {study}, got {type(values).__name__}; see docs/pipeline.md")
-    training = values.get("train")
-    if isinstance(training, dict) and "recipe" in training:
-        from apmae.recipes import train_settings
-
-        changes = {key: value for key, value in training.items() if key != "recipe"}
-        values = {**values, "train": train_settings(str(training["recipe"]), changes)}
-    _study(parse(StudyConfig, {"out": str(study.with_suffix("")), **values}, str(study)), overwrite)
+    _study(parse(StudyConfig, {"out": str(study.with_suffix("")), **study_settings(values)}, str(study)), overwrite)
 
 
 @app.command(rich_help_panel="Stages")

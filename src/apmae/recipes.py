@@ -96,6 +96,15 @@ def train_settings(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def study_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a study file with ``train: {recipe: NAME, ...}`` written out, not yet validated."""
+    training = values.get("train")
+    if not isinstance(training, dict) or "recipe" not in training:
+        return values
+    changes = {key: value for key, value in training.items() if key != "recipe"}
+    return {**values, "train": train_settings(str(training["recipe"]), changes)}
+
+
 def demo(out: Path, *, train: bool = False, seed: int = 0) -> StudyConfig:
     """The main job on what the package carries: at most a few minutes on two cores.
 

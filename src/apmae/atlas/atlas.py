@@ -304,7 +304,9 @@ def _reference(
     members = members_of(labels, int(labels.max()) + 1)
     kept = _kept(labels, members, config)
     apart = _apart(reduced, labels, counts)
-    within = [_within(z, own, kept, apart, config) for own in members]
+    chosen = np.zeros(len(z), dtype=bool)
+    chosen[kept] = True
+    within = [_within(z, own, chosen[own], apart, config) for own in members]
     scale = float(np.median(np.concatenate(within) if within else apart)) or 1.0
     radii = np.array([_radius(distances, scale) for distances in within] + [_NO_RADIUS])  # last: noise, label -1
     return {
@@ -357,12 +359,11 @@ def _apart(reduced: Reduced, labels: Int[ndarray, " n"], counts: Int[ndarray, " 
 def _within(
     z: Float[ndarray, "n d"],
     own: Int[ndarray, " m"],
-    kept: Int[ndarray, " k"],
+    inside: Bool[ndarray, " m"],
     apart: Float[ndarray, " n"],
     config: AtlasConfig,
 ) -> Float[ndarray, " p"]:
     """How far members of one cluster lie from its nearest point of the reference."""
-    inside = np.isin(own, kept, assume_unique=True)
     outside = own[~inside][:_PROBES]
     if not len(outside):
         return apart[own]
