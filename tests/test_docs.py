@@ -21,6 +21,7 @@ from apmae.config import (
     StudyConfig,
     TrainConfig,
 )
+from apmae.recipes import study_settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
