@@ -389,6 +389,12 @@ def refused(real_study, apmae_command, environment, tmp_path_factory):
         "no model": (*train, "--out", "encoder", "--set", "model=3"),
         "unknown recipe": ("train", "--prompts", prompts, "--recipe", "huge", "--out", "encoder"),
         "bad share": ("encode", "--heads", "most", *hand),
+        "no such sentinels": ("encode", "--infill", "codestral", *hand),
+        "no infill": ("prompts", "bundled", "--lm", "bundled", "--infill", "middle", "--out", "p.parquet"),
+        "nothing to do": ("prompts", "bundled"),
+        "no sources": ("prompts", "--out", "p.parquet"),
+        "a model for own prompts": ("prompts", given / "no-completion.jsonl", "--lm", "bundled", "--preview"),
+        "own prompts to text": ("prompts", prompts, "--out", "p.txt"),
     }
 
     def prepare(case):
@@ -476,7 +482,46 @@ SAID = {
     "no model": ("model", "got 3"),
     "unknown recipe": ("debug, nano, small, paper", "'huge'"),
     "bad share": ("--heads", "'most'"),
+    "no such sentinels": ("[SUFFIX] and [PREFIX] not found", "<fim_prefix>", "infill 'none'"),
+    "no infill": ("'middle'", "starcoder", "{prefix}"),
+    "nothing to do": ("--out", "--preview"),
+    "no sources": ("expected sources", "'bundled'"),
+    "a model for own prompts": ("--lm", "encode asks"),
+    "own prompts to text": (".jsonl", "p.txt"),
 }
+
+
+def test_every_mistake_of_own_prompts_is_a_line(apmae_command, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": 1}\n{"prompt": "a", "completion": "b"}\n{\n')
+    result = apmae_command("prompts", "mine.jsonl", "--preview", cwd=tmp_path)
+    assert result.returncode == 2
+    heading, *mistakes = result.stderr.splitlines()
+    assert heading == "apmae: mine.jsonl: 3 mistakes:"
+    assert [mistake.split(":")[0] for mistake in mistakes] == ["  line 1", "  line 1", "  line 3"]
+    assert all(field in mistake for field, mistake in zip(("'prompt'", "'completion'", "JSON"), mistakes, strict=True))
+
+
+def test_own_prompts_are_shown_and_become_parquet_and_come_back(apmae_command, tmp_path):
+    example = Path(__file__).parents[1] / "docs" / "prompts.jsonl"
+    result = apmae_command("prompts", example, "--preview", "--count", 2, "--out", "p.parquet", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "int x = ⟦1⟧;" in result.stdout
+    assert "2 more" in result.stdout
+    assert result.stdout.splitlines()[-1] == "4 prompts in p.parquet"
+    assert apmae_command("prompts", "p.parquet", "--out", "back.jsonl", cwd=tmp_path).returncode == 0
+    assert load_prompts(tmp_path / "back.jsonl") == load_prompts(example)
+
+
+def test_prompts_are_shown_without_being_written(apmae_command, tmp_path):
+    result = apmae_command("prompts", "bundled", "--tasks", "eol", "--per-task", 3, "--preview", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("⟦") == result.stdout.count("⟧") == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_schema_is_printed(apmae_command):
+    result = apmae_command("prompts", "--schema")
+    assert json.loads(result.stdout)["required"] == ["prompt", "completion"]
 
 
 @pytest.mark.parametrize("case", SAID)

@@ -21,6 +21,10 @@ from apmae.config import (
     StudyConfig,
     TrainConfig,
 )
+from apmae.errors import MalformedError
+from apmae.prompts import own
+from apmae.prompts.files import read_prompts
+from apmae.prompts.sentinels import FAMILIES
 from apmae.recipes import study_settings
 
 ROOT = Path(__file__).parents[1]
@@ -219,3 +223,31 @@ def test_links_lead_somewhere(path):
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, link
+
+
+PROMPTS_PAGE = ROOT / "docs/prompts.md"
+
+
+def test_every_family_is_in_the_prompts_with_its_window():
+    written = {row[1].strip("`"): row[2].strip("`").replace("\\|", "|") for row in family_rows()}
+    assert written.pop("none").startswith("{prefix}")
+    assert written == FAMILIES
+
+
+def family_rows():
+    lines = section(PROMPTS_PAGE, "Fill-in-the-middle").splitlines()
+    table = [line for line in lines if line.startswith("|")][2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in table]
+
+
+def test_every_field_of_own_prompts_is_in_the_prompts():
+    written = [row[0].strip("`") for row in rows(section(PROMPTS_PAGE, "Your own prompts"))]
+    assert written == list(own.OwnPrompt.model_fields)
+
+
+def test_mistakes_are_said_as_documented(tmp_path):
+    said = blocks(PROMPTS_PAGE, "")[0].splitlines()
+    (tmp_path / "mine.jsonl").write_text('{"prompt": 1, "completion": "b"}\n\n{"prompt": "a"}\n')
+    with pytest.raises(MalformedError) as caught:
+        read_prompts(tmp_path / "mine.jsonl")
+    assert said[1:] == [f"  {mistake}" for mistake in caught.value.mistakes]

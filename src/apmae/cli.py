@@ -2,12 +2,13 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from apmae.errors import ApmaeError, ConfigError
+from apmae.errors import ApmaeError, ConfigError, MalformedError
 
 app = typer.Typer(
     name="apmae",
@@ -26,6 +27,9 @@ DeviceOption = Annotated[
     str, typer.Option(help="Where models run: cpu, cuda, cuda:1; auto spreads the language model.")
 ]
 DtypeOption = Annotated[str, typer.Option(help="Precision of the language model: float32, bfloat16, float16.")]
+InfillOption = Annotated[
+    str, typer.Option(help="How it sees right context: auto, none, a family, or a template with {prefix} and {suffix}.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact made from something else.")]
 SetOption = Annotated[
     list[str] | None,
@@ -72,22 +76,43 @@ def run(
 
 @app.command(rich_help_panel="Stages")
 def prompts(
-    sources: Annotated[list[str], typer.Argument(help="Folders, files, zips or tars of source code, or 'bundled'.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders, files, zips or tars of source code, or 'bundled'; or one file of prompts."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Parquet file to write.")] = None,
     language: Annotated[str, typer.Option(help="Programming language of the sources.")] = "java",
     per_task: Annotated[int, typer.Option(help="Prompts a task.")] = 100,
     tasks: Annotated[str, typer.Option(help="Comma-separated tasks; 'all' for the ten.")] = "all",
     lm: Annotated[str | None, typer.Option("--lm", help="Ask this model for each prompt's outcome.")] = None,
     outcome: Annotated[str | None, typer.Option(help="With --lm: balanced (default), correct, or any.")] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show the first prompts as a person reads them; needs no --out.")
+    ] = False,
+    count: Annotated[int, typer.Option(min=1, help="With --preview: how many to show.")] = 5,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of your own prompts.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    infill: InfillOption = "auto",
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
 ) -> None:
-    """Build completion prompts from source files."""
+    """Build completion prompts from source files; look at them, or at your own."""
+    if schema:
+        from apmae.prompts import own
+
+        _say(json.dumps(own.schema(), indent=2))
+        return
+    if not sources:
+        raise ConfigError("expected sources to draw prompts from, got none; give a folder, a file or 'bundled'")
+    if out is None and not preview:
+        raise ConfigError("expected --out to write prompts to, or --preview to look at some, got neither; give one")
     from apmae.config import TASKS, PromptsConfig, parse
 
+    if len(sources) == 1 and Path(sources[0]).suffix in (".jsonl", ".parquet"):
+        _own_prompts(Path(sources[0]), out, count if preview else 0, asked=lm is not None)
+        return
     values: dict[str, Any] = {
         "language": language,
         "per_task": per_task,
@@ -97,14 +122,38 @@ def prompts(
         **_settings(set_),
     }
     config = parse(PromptsConfig, values, "prompts")
-    from apmae.engine.local import make_prompts
+    from apmae.engine import local
 
-    counts = make_prompts(sources, out, config, lm=_lm(lm, device, dtype) if lm else None, overwrite=overwrite)
+    model = _lm(lm, device, dtype, infill) if lm else None
+    if out is None:
+        _preview(local.preview_prompts(sources, config, lm=model), count)
+        return
+    counts = local.make_prompts(sources, out, config, lm=model, overwrite=overwrite)
+    if preview:
+        _preview(local.load_prompts(out), count)
     _say(f"{sum(sum(found.values()) for found in counts['prompts'].values())} prompts in {out}")
     for line in counts["short"]:
         _say(f"  short: {line}")
     if counts["rejected"]:
         _say("  not used: " + ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items()))
+
+
+def _own_prompts(path: Path, out: Path | None, shown: int, *, asked: bool) -> None:
+    if asked:
+        raise ConfigError(f"expected sources with --lm, got the prompts {path}; encode asks the model about those")
+    from apmae.engine import local
+
+    found = local.load_prompts(path) if out is None else local.convert_prompts(path, out)
+    if shown:
+        _preview(found, shown)
+    if out is not None:
+        _say(f"{len(found)} prompts in {out}")
+
+
+def _preview(found: list[Any], count: int) -> None:
+    from apmae.report.preview import print_prompts
+
+    print_prompts(found, count)
 
 
 @app.command(rich_help_panel="Stages")
@@ -117,6 +166,7 @@ def train(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    infill: InfillOption = "auto",
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
 ) -> None:
@@ -128,7 +178,7 @@ def train(
     config = parse(TrainConfig, train_settings(recipe, changes), "train")
     from apmae.engine.local import train_encoder
 
-    folder = train_encoder(_lm(lm, device, dtype), prompts, out, config, overwrite=overwrite)
+    folder = train_encoder(_lm(lm, device, dtype, infill), prompts, out, config, overwrite=overwrite)
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     _say(
         f"encoder in {folder}: loss {last['loss']:.5f} after {config.steps} steps; see {folder / 'reconstruction.png'}"
@@ -145,6 +195,7 @@ def encode(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    infill: InfillOption = "auto",
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
 ) -> None:
@@ -155,7 +206,7 @@ def encode(
     config = parse(EncodeConfig, values, "encode")
     from apmae.engine import local
 
-    counts = local.encode(_lm(lm, device, dtype), encoder, prompts, out, config, overwrite=overwrite)
+    counts = local.encode(_lm(lm, device, dtype, infill), encoder, prompts, out, config, overwrite=overwrite)
     _say(f"{counts['patterns']} patterns of {counts['prompts']} prompts in {out}")
 
 
@@ -202,6 +253,7 @@ def tag(
     html: Annotated[Path | None, typer.Option("--html", help="Write a page.")] = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    infill: InfillOption = "auto",
 ) -> None:
     """Tag every head of a model on one completion, in one forward pass."""
     from apmae.analyze.tag import line_prompt, tag_prompt
@@ -218,7 +270,7 @@ def tag(
             f"expected an atlas fitted with the encoder {encoder}, the bundled one is of another: give --atlas"
         )
     places = Atlas.load(atlas)
-    lm = _lm(model, device, dtype)
+    lm = _lm(model, device, dtype, infill)
     tagged = tag_prompt(lm, prompt, mae=mae, atlas=places)
     rows = tagged.tags.to_pylist()
     predicted = lm.tokenizer.decode([tagged.answer.predicted])
@@ -274,6 +326,7 @@ def show(
     ] = "pool",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    infill: InfillOption = "auto",
     attention: Annotated[
         str | None, typer.Option(help="What computes the model's output, for instance flash_attention_2.")
     ] = None,
@@ -284,7 +337,7 @@ def show(
 
     expect_options(out, scale, long)
     before, after = prompt_text(sys.stdin.read() if prompt == "-" else prompt, file, line, suffix)
-    lm = _lm(model, device, dtype, attention)
+    lm = _lm(model, device, dtype, infill, attention)
     heads = parse_heads(head, lm) if head else "all"
     shown = draw(lm, before, out, suffix=after, heads=heads, scale=scale, long=long)
     _say(shown.summary)
@@ -298,10 +351,10 @@ def _study(config: Any, overwrite: bool) -> None:
     print_study(config.out, page)
 
 
-def _lm(source: str, device: str, dtype: str, attention: str | None = None) -> Any:
+def _lm(source: str, device: str, dtype: str, infill: str, attention: str | None = None) -> Any:
     from apmae.lm.load import load_lm
 
-    return load_lm(source, device=device, dtype=dtype, attention=attention)
+    return load_lm(source, device=device, dtype=dtype, attention=attention, infill=infill)
 
 
 def _settings(pairs: list[str] | None) -> dict[str, Any]:
@@ -332,9 +385,11 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    """Entry point: a user's mistake is one line on stderr (each, of a prompts file) and exit code 2."""
     try:
         app()
+    except MalformedError as error:
+        _fail(error.heading if len(error.mistakes) > 1 else str(error), error.mistakes)
     except ApmaeError as error:
         _fail(str(error))
     except OSError as error:
@@ -342,8 +397,10 @@ def main() -> None:
         _fail(f"cannot read or write{where}: {error.strerror or error}; check the path, its permissions and the disk")
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, mistakes: Sequence[str] = ()) -> NoReturn:
     typer.echo(f"apmae: {' '.join(message.splitlines())}", err=True)
+    for mistake in mistakes if len(mistakes) > 1 else ():
+        typer.echo(f"  {mistake}", err=True)
     sys.exit(2)
 
 

@@ -200,7 +200,7 @@ def test_a_mended_input_is_not_mistaken_for_a_changed_one(tmp_path, bundled_lm, 
     jsonl.write_text('{"prompt": "int x = "}\n')
     encoder = str(real_study.folder / "encoder")
     arguments = (bundled_lm, encoder, jsonl, tmp_path / "embeddings", EncodeConfig(exemplars_per_head=0))
-    with pytest.raises(SourceError, match="line 1: expected a string in field 'completion', it is missing"):
+    with pytest.raises(SourceError, match="line 1: expected text in field 'completion', it is missing"):
         local.encode(*arguments)
     jsonl.write_text('{"prompt": "int x = ", "completion": "1"}\n')
     assert local.encode(*arguments)["prompts"] == 1

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
     BertConfig,
+    ByT5Tokenizer,
     JambaConfig,
     LlamaConfig,
     T5Config,
@@ -16,8 +18,10 @@ from transformers import (
 )
 
 from apmae import bundled
-from apmae.errors import ModelError
-from apmae.lm.load import LM, TOLERANCE, TOLERANCE_MOVED, check_capture, load_lm
+from apmae.analyze.tag import text_prompt
+from apmae.errors import ConfigError, ModelError
+from apmae.lm.load import LM, TOLERANCE, TOLERANCE_MOVED, _sentinels, check_capture, load_lm
+from apmae.lm.outcome import window_of
 from apmae.lm.tap import capture
 
 
@@ -57,9 +61,7 @@ def test_the_bundled_model(bundled_lm):
     config = json.loads((bundled.language_model() / "config.json").read_text())
     assert (bundled_lm.num_layers, bundled_lm.num_heads) == (config["num_hidden_layers"], config["num_attention_heads"])
     assert bundled_lm.max_length == config["max_position_embeddings"]
-    names = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
-    ids = tuple(bundled_lm.backend_tokenizer.token_to_id(name) for name in names)
-    assert (bundled_lm.sentinels.prefix, bundled_lm.sentinels.suffix, bundled_lm.sentinels.middle) == ids
+    assert bundled_lm.sentinels.template == "<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>"
     assert not bundled_lm.model.training
     assert not any(parameter.requires_grad for parameter in bundled_lm.model.parameters())
     assert bundled_lm.model.config._attn_implementation == "sdpa"
@@ -83,6 +85,37 @@ def test_a_model_without_a_tokenizer_can_be_captured_but_takes_no_text(folder, c
     assert len(tap.patterns) == lm.num_layers * lm.num_heads
     with pytest.raises(ModelError, match=r"fast tokenizer \(tokenizer.json\)"):
         lm.backend_tokenizer  # noqa: B018
+
+
+def test_infill_is_chosen_at_loading():
+    assert load_lm(infill="none", check=False).sentinels is None
+    turned = load_lm(infill="<fim_suffix>{suffix}<fim_prefix>{prefix}<fim_middle>", check=False)
+    assert turned.sentinels.suffix_first
+    ids = window_of(turned, text_prompt("int x = ", "1", ";"), 16).ids
+    assert turned.tokenizer.decode(ids) == "<fim_suffix>;<fim_prefix>int x = <fim_middle>"
+
+
+def test_infill_that_the_model_does_not_have_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"\[SUFFIX\] and \[PREFIX\] not found; its special tokens are <\|endoftext"):
+        load_lm(infill="codestral", check=False)
+    with pytest.raises(ConfigError, match="expected a fast tokenizer .* for infill 'qwen', found none"):
+        load_lm(folder, infill="qwen", check=False)
+    with pytest.raises(ConfigError, match="or a template"):
+        load_lm("no/such/model", infill="{suffix}", check=False)
+
+
+def test_sentinels_past_the_models_embeddings_are_none(bundled_lm):
+    tokenizer = bundled_lm.tokenizer
+    last = max(tokenizer.convert_tokens_to_ids(["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]))
+    assert _sentinels(tokenizer, "auto", last + 1, "x") == bundled_lm.sentinels
+    assert _sentinels(tokenizer, "auto", last, "x") is None
+
+
+def test_a_tokenizer_without_offsets_is_refused_by_name(bundled_lm):
+    slow = replace(bundled_lm, tokenizer=ByT5Tokenizer())
+    assert _sentinels(slow.tokenizer, "auto", 300, "x") is None
+    with pytest.raises(ModelError, match="characters each token holds, found ByT5Tokenizer, which has no offsets"):
+        window_of(slow, text_prompt("int x = ", "1", None), 16)
 
 
 def test_the_story_model(shared_folder):

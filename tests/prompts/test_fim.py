@@ -1,27 +1,27 @@
 """Windows with the bundled StarCoder2 tokenizer, and with small ones of the Llama kind made here."""
 
+import unicodedata
+from functools import partial
 from importlib import resources
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 from apmae.errors import ConfigError, SourceError
 from apmae.prompts.fim import (
     CHARS_PER_TOKEN,
-    SENTINEL_NAMES,
-    Sentinels,
     check_plain,
-    find_sentinels,
     head,
     tail,
     window,
 )
+from apmae.prompts.sentinels import find_sentinels
 
 ROOT = resources.files("apmae") / "bundled"
 TOKENIZER = Tokenizer.from_file(str(ROOT / "language_model" / "tokenizer.json"))
-SENTINELS = Sentinels(prefix=1, suffix=3, middle=2)
+SENTINELS = find_sentinels(TOKENIZER)
 FILES = [file.read_bytes().decode() for file in sorted((ROOT / "java").glob("**/*.java"))]
 
 
@@ -49,23 +49,6 @@ def llama_like():
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return tokenizer
-
-
-def test_the_bundled_tokenizer_has_starcoder_sentinels():
-    assert find_sentinels(TOKENIZER) == SENTINELS
-
-
-@pytest.mark.parametrize("names", SENTINEL_NAMES, ids=lambda names: names[0])
-def test_sentinels_are_found_by_name(names):
-    tokenizer = Tokenizer(models.WordLevel({"x": 0}, unk_token="x"))
-    tokenizer.add_special_tokens([AddedToken(name) for name in (names[2], names[0], names[1])])
-    assert find_sentinels(tokenizer) == Sentinels(prefix=2, suffix=3, middle=1)
-
-
-def test_two_sentinels_of_three_are_none():
-    tokenizer = Tokenizer(models.WordLevel({"x": 0}, unk_token="x"))
-    tokenizer.add_special_tokens(["<fim_prefix>", "<fim_suffix>"])
-    assert find_sentinels(tokenizer) is None
 
 
 def test_a_window_by_hand():
@@ -213,6 +196,50 @@ def test_a_tokenizer_that_puts_a_space_first_has_none_in_the_suffix_or_a_cut_pre
     cut = window(tokenizer, "foo" * 500, "a", "foo", length=12, sentinels=marks)
     assert [tokenizer.id_to_token(i) for i in cut.ids[-3:]] == ["\u2581<SUF>", "foo", "\u2581<MID>"]
     assert [tokenizer.id_to_token(i) for i in cut.ids[1:-3]] == ["foo"] * 8
+
+
+PIECES = [
+    "int",
+    "x",
+    "foo",
+    " ",
+    "\t",
+    "\r\n",
+    "é",
+    "\u0301",
+    "日",
+    "\U0001d4b3",
+    "👩\u200d👧",
+    "ﬁ",
+    ";",
+    "_1",
+    "\u2581",
+]
+BITS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+
+
+@pytest.mark.parametrize("name", ["byte level", "trimmed", "composing", "metaspace"])
+@settings(deadline=None, max_examples=60)
+@given(prefix=BITS, completion=BITS.filter(bool), suffix=BITS)
+def test_no_token_crosses_the_borders_of_a_span(small_tokenizers, name, prefix, completion, suffix):
+    """Whatever the texts, each piece's tokens are that piece's and give it back."""
+    tokenizer = Tokenizer.from_str(small_tokenizers[name].to_str())
+    tokenizer.add_special_tokens(["<fim_prefix>", "<fim_suffix>", "<fim_middle>"])
+    if name == "metaspace":  # it takes the sign of a blank for one, and puts none before a text that begins with one
+        prefix, completion, suffix = (text.replace("\u2581", " ") for text in (prefix, completion, suffix))
+        prefix = prefix.lstrip(" ")
+    marks = find_sentinels(tokenizer)
+    ids = list(window(tokenizer, prefix, completion, suffix, length=400, sentinels=marks).ids)
+    cut = ids.index(*marks.between)
+    assert (ids[0], ids[-1]) == (*marks.before, *marks.after)
+    compose = partial(unicodedata.normalize, "NFC") if name == "composing" else str
+    anchor = tokenizer.encode("☺").ids
+    assert tokenizer.decode(ids[1:cut]) == compose(prefix)
+    # behind other text a decoder takes off no blank
+    assert tokenizer.decode([*anchor, *ids[cut + 1 : -1]]) == "☺" + compose(suffix)
+    first = window(tokenizer, "a", completion, None, length=8, sentinels=None).expected
+    alone = tokenizer.decode([*anchor, first])
+    assert alone.endswith("\ufffd") or ("☺" + compose(completion)).startswith(alone)
 
 
 def test_bytes_that_are_half_a_character_have_a_token_text_each():

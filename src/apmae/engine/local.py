@@ -28,7 +28,7 @@ from apmae.lm.load import LM, load_lm
 from apmae.lm.outcome import draw_prompts, shortfalls
 from apmae.model.mae import APMAE
 from apmae.progress import progress
-from apmae.prompts.files import from_table, read_prompts, to_table
+from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.sampling import Prompt, build_prompts
 from apmae.prompts.tasks import language_of
 from apmae.report.page import write_report
@@ -55,24 +55,54 @@ def make_prompts(
     """
     if out.suffix != ".parquet":
         raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")
-    paths = [bundled.java() if source == "bundled" else Path(source) for source in sources]
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise SourceError(f"expected source files at {missing[0]}, found nothing there; check the path")
+    paths = _source_paths(sources)
     inputs = {f"source-{number}": fingerprint(path) for number, path in enumerate(paths)}
     inputs |= {"lm": lm.fingerprint} if lm else {}
     with Stage.open(out, "prompts", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
-        if lm is None:
-            prompts, counts = build_prompts(paths, config)
-        else:
-            files = list_sources(paths, suffixes=language_of(config.language).suffixes)
-            with progress("prompts", config.per_task * len(config.tasks)) as advance:
-                prompts, counts = draw_prompts(lm, files, config, rejected=Counter(), advance=advance)
+        prompts, counts = _draw(paths, config, lm)
         counts = {**counts, "short": shortfalls(prompts, config)}
         stage.write_shard({out.name: to_table(prompts)})
         return stage.finish(counts).counts
+
+
+def _draw(paths: Sequence[Path], config: PromptsConfig, lm: LM | None) -> tuple[list[Prompt], dict[str, object]]:
+    if lm is None:
+        return build_prompts(paths, config)
+    files = list_sources(paths, suffixes=language_of(config.language).suffixes)
+    with progress("prompts", config.per_task * len(config.tasks)) as advance:
+        return draw_prompts(lm, files, config, rejected=Counter(), advance=advance)
+
+
+def _source_paths(sources: Sequence[str]) -> list[Path]:
+    paths = [bundled.java() if source == "bundled" else Path(source) for source in sources]
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise SourceError(f"expected source files at {missing[0]}, found nothing there; check the path")
+    return paths
+
+
+def preview_prompts(sources: Sequence[str], config: PromptsConfig, *, lm: LM | None = None) -> list[Prompt]:
+    """Prompts drawn as :func:`make_prompts` draws them, to look at; nothing is written."""
+    return _draw(_source_paths(sources), config, lm)[0]
+
+
+def convert_prompts(path: Path, out: Path) -> list[Prompt]:
+    """Read a prompts file, JSONL or Parquet, and write it as the other or as the same.
+
+    Raises:
+        MalformedError: if it is not prompts.
+        ConfigError: if ``out`` is neither.
+    """
+    prompts = load_prompts(path)
+    if out.suffix == ".jsonl":
+        write_jsonl(out, prompts)
+    elif out.suffix == ".parquet":
+        write_table(out, to_table(prompts))
+    else:
+        raise ConfigError(f"expected --out to name a .parquet or .jsonl file, got {out}; for instance prompts.parquet")
+    return prompts
 
 
 def load_prompts(path: Path) -> list[Prompt]:
@@ -227,7 +257,7 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
         The report's page.
     """
     out = config.out
-    lm = load_lm(config.lm, device=config.device, dtype=config.dtype)
+    lm = load_lm(config.lm, device=config.device, dtype=config.dtype, infill=config.infill)
     if len(config.sources) == 1 and Path(config.sources[0]).suffix in (".jsonl", ".parquet"):
         prompts_path = Path(config.sources[0])
     else:
@@ -248,8 +278,14 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
 
 
 def _decisive(config: Config, lm: LM | None) -> dict[str, Any]:
-    """What decides a stage's bytes beside its inputs: its configuration, and the precision the model ran in."""
-    return {**config.model_dump(mode="json"), **({"dtype": str(lm.model.dtype).removeprefix("torch.")} if lm else {})}
+    """What decides a stage's bytes beside its inputs: its configuration, the precision the model ran in, and how its
+    prompts were arranged.
+    """
+    settings = config.model_dump(mode="json")
+    if lm is None:
+        return settings
+    infill = lm.sentinels.template if lm.sentinels else "none"
+    return {**settings, "dtype": str(lm.model.dtype).removeprefix("torch."), "infill": infill}
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
