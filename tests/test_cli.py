@@ -157,6 +157,16 @@ def test_prompts_of_circuits(apmae_command, tmp_path):
     ]
 
 
+def test_circuits_can_be_looked_at(apmae_command, tmp_path):
+    command = ["prompts", "circuit:greater_than", "--lm", "bundled", "--per-task", 3, "--preview", "--count", 1]
+    result = apmae_command(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "between the year 1357 and the year 135\u27e68\u27e7" in result.stdout
+    assert "counterfactual: " in result.stdout
+    assert result.stdout.splitlines()[-1] == "2 more"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_training_that_was_killed_ends_with_the_same_weights(real_study, start, apmae_command, tmp_path):
     out = tmp_path / "encoder"
     command = ["train", "--lm", "bundled", "--prompts", real_study.folder / "train-prompts.parquet"]

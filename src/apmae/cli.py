@@ -79,17 +79,23 @@ def run(
 @app.command(rich_help_panel="Stages")
 def prompts(
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            help="Folders, files, zips or tars of source code, or 'bundled'; or circuits, for instance circuit:ioi."
+            help="Folders, files, zips or tars of source code, or 'bundled'; or one file of prompts; or circuits, "
+            "for instance circuit:ioi."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Parquet file to write.")] = None,
     language: Annotated[str, typer.Option(help="Programming language of the sources.")] = "java",
     per_task: Annotated[int, typer.Option(help="Prompts a task.")] = 100,
     tasks: Annotated[str, typer.Option(help="Comma-separated tasks; 'all' for the ten.")] = "all",
     lm: Annotated[str | None, typer.Option("--lm", help="Ask this model for each prompt's outcome.")] = None,
     outcome: Annotated[str | None, typer.Option(help="With --lm: balanced (default), correct, or any.")] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show the first prompts as a person reads them; needs no --out.")
+    ] = False,
+    count: Annotated[int, typer.Option(min=1, help="With --preview: how many to show.")] = 5,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of your own prompts.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
@@ -97,7 +103,16 @@ def prompts(
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
 ) -> None:
-    """Build completion prompts from source files, or of classic circuits (needs --lm)."""
+    """Build completion prompts from source files or of classic circuits; look at them, or at your own."""
+    if schema:
+        from apmae.prompts import own
+
+        _say(json.dumps(own.schema(), indent=2))
+        return
+    if not sources:
+        raise ConfigError("expected sources to draw prompts from, got none; give a folder, a file or 'bundled'")
+    if out is None and not preview:
+        raise ConfigError("expected --out to write prompts to, or --preview to look at some, got neither; give one")
     from apmae.config import TASKS, CircuitsConfig, PromptsConfig, parse
 
     if any(source.startswith(_CIRCUIT) for source in sources):
@@ -106,7 +121,10 @@ def prompts(
         config = parse(CircuitsConfig, circuits, "prompts")
         if lm is None:
             raise ConfigError("expected --lm MODEL with circuits: their prompts are made for a model's tokens")
-        _circuit_prompts(config, _lm(lm, device, dtype, infill), out, overwrite)
+        _circuit_prompts(config, _lm(lm, device, dtype, infill), out, count if preview else 0, overwrite)
+        return
+    if len(sources) == 1 and Path(sources[0]).suffix in (".jsonl", ".parquet"):
+        _own_prompts(Path(sources[0]), out, count if preview else 0, asked=lm is not None)
         return
     values: dict[str, Any] = {
         "language": language,
@@ -117,14 +135,62 @@ def prompts(
         **_settings(set_),
     }
     config = parse(PromptsConfig, values, "prompts")
-    from apmae.engine.local import make_prompts
+    from apmae.engine import local
 
-    counts = make_prompts(sources, out, config, lm=_lm(lm, device, dtype, infill) if lm else None, overwrite=overwrite)
+    model = _lm(lm, device, dtype, infill) if lm else None
+    if out is None:
+        _preview(local.preview_prompts(sources, config, lm=model), count)
+        return
+    counts = local.make_prompts(sources, out, config, lm=model, overwrite=overwrite)
+    if preview:
+        _preview(local.load_prompts(out), count)
     _say(f"{sum(sum(found.values()) for found in counts['prompts'].values())} prompts in {out}")
     for line in counts["short"]:
         _say(f"  short: {line}")
     if counts["rejected"]:
         _say("  not used: " + ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items()))
+
+
+def _own_prompts(path: Path, out: Path | None, shown: int, *, asked: bool) -> None:
+    if asked:
+        raise ConfigError(f"expected sources with --lm, got the prompts {path}; encode asks the model about those")
+    from apmae.engine import local
+
+    found = local.load_prompts(path) if out is None else local.convert_prompts(path, out)
+    if shown:
+        _preview(found, shown)
+    if out is not None:
+        _say(f"{len(found)} prompts in {out}")
+
+
+def _circuits(sources: list[str], given: dict[str, bool]) -> tuple[str, ...]:
+    """Names of circuits, where they are all there is."""
+    files = [source for source in sources if not source.startswith(_CIRCUIT)]
+    if files:
+        raise ConfigError(f"expected circuits only, got {files[0]} as well: make two files of prompts")
+    for option in (option for option, is_given in given.items() if is_given):
+        raise ConfigError(f"expected no {option} with circuits, which bring their own; leave it out")
+    return tuple(source.removeprefix(_CIRCUIT) for source in sources)
+
+
+def _circuit_prompts(config: Any, lm: Any, out: Path | None, shown: int, overwrite: bool) -> None:
+    from apmae.engine import local
+
+    if out is None:
+        _preview(local.draw_circuits(config, lm), shown)
+        return
+    counts = local.make_circuits(out, config, lm, overwrite=overwrite)["prompts"]
+    if shown:
+        _preview(local.load_prompts(out), shown)
+    _say(f"{sum(sum(found.values()) for found in counts.values())} prompts in {out}")
+    for name, found in counts.items():
+        _say(f"  {name}: {found['correct']} of {sum(found.values())} correct")
+
+
+def _preview(found: list[Any], count: int) -> None:
+    from apmae.report.preview import print_prompts
+
+    print_prompts(found, count)
 
 
 @app.command(rich_help_panel="Stages")
@@ -312,25 +378,6 @@ def show(
     heads = parse_heads(head, lm) if head else "all"
     shown = draw(lm, before, out, suffix=after, heads=heads, scale=scale, long=long)
     _say(shown.summary)
-
-
-def _circuits(sources: list[str], given: dict[str, bool]) -> tuple[str, ...]:
-    """Names of circuits, where they are all there is."""
-    files = [source for source in sources if not source.startswith(_CIRCUIT)]
-    if files:
-        raise ConfigError(f"expected circuits only, got {files[0]} as well: make two files of prompts")
-    for option in (option for option, is_given in given.items() if is_given):
-        raise ConfigError(f"expected no {option} with circuits, which bring their own; leave it out")
-    return tuple(source.removeprefix(_CIRCUIT) for source in sources)
-
-
-def _circuit_prompts(config: Any, lm: Any, out: Path, overwrite: bool) -> None:
-    from apmae.engine.local import make_circuit_prompts
-
-    counts = make_circuit_prompts(out, config, lm, overwrite=overwrite)["prompts"]
-    _say(f"{sum(sum(found.values()) for found in counts.values())} prompts in {out}")
-    for name, found in counts.items():
-        _say(f"  {name}: {found['correct']} of {sum(found.values())} correct")
 
 
 def _study(config: Any, overwrite: bool) -> None:

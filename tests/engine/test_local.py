@@ -202,7 +202,7 @@ def test_prompts_that_cannot_be_made_are_refused_and_leave_nothing(tmp_path, sou
 def test_circuits_are_prompts_that_encode_takes(tmp_path, bundled_lm, real_study):
     out = tmp_path / "circuits.parquet"
     config = CircuitsConfig(circuits=("greater_than", "induction"), per_task=6)
-    counts = local.make_circuit_prompts(out, config, bundled_lm)
+    counts = local.make_circuits(out, config, bundled_lm)
     prompts = local.load_prompts(out)
     tokenizer = bundled_lm.backend_tokenizer
     alone = [prompt for name in config.circuits for prompt in circuit_prompts(name, tokenizer, count=6)]
@@ -212,10 +212,10 @@ def test_circuits_are_prompts_that_encode_takes(tmp_path, bundled_lm, real_study
         task: {outcome: found[task, outcome] for outcome in ("correct", "incorrect")} for task in config.circuits
     }
     before = files(tmp_path)
-    assert local.make_circuit_prompts(out, config, bundled_lm) == counts
+    assert local.make_circuits(out, config, bundled_lm) == counts
     assert files(tmp_path) == before
     with pytest.raises(ArtifactError, match="config.seed was 0, now 1"):
-        local.make_circuit_prompts(out, config.model_copy(update={"seed": 1}), bundled_lm)
+        local.make_circuits(out, config.model_copy(update={"seed": 1}), bundled_lm)
     settings = EncodeConfig(heads=0.25, shard_prompts=12)
     encoded = local.encode(bundled_lm, str(real_study.folder / "encoder"), out, tmp_path / "embeddings", settings)
     rows = read_table(tmp_path / "embeddings" / "prompts-00000.parquet").to_pylist()

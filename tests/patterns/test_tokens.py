@@ -23,6 +23,10 @@ from apmae.schema import KINDS
                 "<|fim_middle|>",
                 "[CLS]",
                 "<\uff5cfim\u2581end\uff5c>",
+                " <PRE>",
+                "\u2581<SUF>",
+                "[SUFFIX]",
+                "<[fim-suffix]>",
             ],
         ),
         ("word", ["count", " myVariable", "_x", "$ref", "@Override", "\u2581name", "\u0120name", "Größe", "変数"]),
@@ -55,6 +59,6 @@ def test_any_text_has_a_kind(tokens):
     assert [KINDS[code] for code in codes] == [token_kind(token) for token in tokens]
 
 
-@pytest.mark.parametrize("text", ["<T>", "a<b", "< s>", "<>", "<a b>"])
+@pytest.mark.parametrize("text", ["<T>", "a<b", "< s>", "<>", "<a b>", " <div>"])
 def test_what_only_looks_like_a_sentinel(text):
     assert token_kind(text) != "sentinel"

@@ -1,5 +1,6 @@
 """Small real tokenizers of the two great kinds, trained here on the bundled Java and on odd text."""
 
+import json
 from importlib import resources
 
 import pytest
@@ -30,15 +31,20 @@ def byte_level(*, trim: bool = False, compose: bool = False) -> Tokenizer:
 def metaspace() -> Tokenizer:
     """As SentencePiece's with bytes for what is unknown (Llama, CodeLlama): blanks are signs, one is put first."""
     byte_names = [f"<0x{byte:02X}>" for byte in range(256)]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    names = ["<unk>", "<s>", *byte_names]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=names, limit_alphabet=60, show_progress=False)
+    trained.train_from_iterator([line for text in _texts()[:6] for line in text.splitlines()], trainer)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    # made again, since the trainer makes the bytes special, which a decoder leaves out
+    bpe = models.BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = trained.pre_tokenizer
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    names = ["<unk>", "<s>", *byte_names]
-    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=names, limit_alphabet=60, show_progress=False)
-    pieces = [line for text in _texts()[:6] for line in text.splitlines()]
-    tokenizer.train_from_iterator(pieces, trainer)
     return tokenizer
 
 

@@ -1,5 +1,7 @@
 """Windows with the bundled StarCoder2 tokenizer, and with small ones of the Llama kind made here."""
 
+import unicodedata
+from functools import partial
 from importlib import resources
 
 import pytest
@@ -194,6 +196,34 @@ def test_a_tokenizer_that_puts_a_space_first_has_none_in_the_suffix_or_a_cut_pre
     cut = window(tokenizer, "foo" * 500, "a", "foo", length=12, sentinels=marks)
     assert [tokenizer.id_to_token(i) for i in cut.ids[-3:]] == ["\u2581<SUF>", "foo", "\u2581<MID>"]
     assert [tokenizer.id_to_token(i) for i in cut.ids[1:-3]] == ["foo"] * 8
+
+
+PIECES = ["int", "x", "foo", " ", "\t", "\r\n", "é", "\u0301", "日", "\U0001d4b3", "👩\u200d👧", "ﬁ", ";", "_1", "\u2581"]
+BITS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+
+
+@pytest.mark.parametrize("name", ["byte level", "trimmed", "composing", "metaspace"])
+@settings(deadline=None, max_examples=60)
+@given(prefix=BITS, completion=BITS.filter(bool), suffix=BITS)
+def test_no_token_crosses_the_borders_of_a_span(small_tokenizers, name, prefix, completion, suffix):
+    """Whatever the texts, each piece's tokens are that piece's and give it back."""
+    tokenizer = Tokenizer.from_str(small_tokenizers[name].to_str())
+    tokenizer.add_special_tokens(["<fim_prefix>", "<fim_suffix>", "<fim_middle>"])
+    if name == "metaspace":  # it takes the sign of a blank for one, and puts none before a text that begins with one
+        prefix, completion, suffix = (text.replace("\u2581", " ") for text in (prefix, completion, suffix))
+        prefix = prefix.lstrip(" ")
+    marks = find_sentinels(tokenizer)
+    ids = list(window(tokenizer, prefix, completion, suffix, length=400, sentinels=marks).ids)
+    cut = ids.index(*marks.between)
+    assert (ids[0], ids[-1]) == (*marks.before, *marks.after)
+    compose = partial(unicodedata.normalize, "NFC") if name == "composing" else str
+    anchor = tokenizer.encode("☺").ids
+    assert tokenizer.decode(ids[1:cut]) == compose(prefix)
+    # behind other text a decoder takes off no blank
+    assert tokenizer.decode([*anchor, *ids[cut + 1 : -1]]) == "☺" + compose(suffix)
+    first = window(tokenizer, "a", completion, None, length=8, sentinels=None).expected
+    alone = tokenizer.decode([*anchor, first])
+    assert alone.endswith("\ufffd") or ("☺" + compose(completion)).startswith(alone)
 
 
 def test_bytes_that_are_half_a_character_have_a_token_text_each():

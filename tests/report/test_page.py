@@ -12,6 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from apmae.artifacts import manifest_path, read_manifest
+from apmae.report.display import prompt_pieces
 from apmae.report.page import write_report, write_tag_page
 from apmae.schema import SCORES, TAGS
 
@@ -223,6 +224,22 @@ def test_a_prompt_without_sentinels_is_completed_at_its_end(tmp_path):
     rows = tag_rows(2, 2)
     write_tag_page(path, title="t", tokens=["a", "b"], rows=rows, layers=2, heads=2, predicted="c", expected="c")
     assert re.search(r"<code>ab<mark[^>]*>c</mark></code>", path.read_text())
+
+
+@pytest.mark.parametrize(
+    "arranged",
+    [
+        "<fim_prefix> L <fim_suffix> @ R <fim_middle>",
+        "<\uff5cfim\u2581begin\uff5c> L <\uff5cfim\u2581hole\uff5c> @ R <\uff5cfim\u2581end\uff5c>",
+        "[SUFFIX] R [PREFIX] L @",
+        "<[fim-suffix]> R <[fim-prefix]> L @ <[fim-middle]>",
+        "<fim_prefix> <fim_suffix> R <fim_middle> L @",
+        "<s> L @",
+    ],
+)
+def test_the_completion_position_is_found_in_every_arrangement(arranged):
+    pieces = prompt_pieces([token for token in arranged.split() if token != "@"])
+    assert ["@" if piece["kind"] == "hole" else piece["text"] for piece in pieces] == arranged.split()
 
 
 def test_a_hostile_tag_page(tmp_path):

@@ -29,7 +29,7 @@ from apmae.lm.outcome import draw_prompts, shortfalls, with_outcomes
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.prompts.circuits import circuit_prompts
-from apmae.prompts.files import from_table, read_prompts, to_table
+from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.sampling import Prompt, build_prompts
 from apmae.prompts.tasks import language_of
 from apmae.report.page import write_report
@@ -55,6 +55,65 @@ def make_prompts(
         The manifest's counts.
     """
     _expect_parquet(out)
+    paths = _source_paths(sources)
+    inputs = {f"source-{number}": fingerprint(path) for number, path in enumerate(paths)}
+    inputs |= {"lm": lm.fingerprint} if lm else {}
+    with Stage.open(out, "prompts", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
+        if stage.finished:
+            return read_manifest(out, "prompts").counts
+        prompts, counts = _draw(paths, config, lm)
+        counts = {**counts, "short": shortfalls(prompts, config)}
+        stage.write_shard({out.name: to_table(prompts)})
+        return stage.finish(counts).counts
+
+
+def make_circuits(out: Path, config: CircuitsConfig, lm: LM, *, overwrite: bool = False) -> dict[str, Any]:
+    """The prompts stage with classic circuits as sources.
+
+    Args:
+        out: a ``.parquet`` file.
+        config: which circuits, numbers.
+        lm: as for :func:`draw_circuits`.
+        overwrite: replace an artifact made from something else.
+
+    Returns:
+        The manifest's counts.
+    """
+    _expect_parquet(out)
+    with Stage.open(out, "prompts", _decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
+        if stage.finished:
+            return read_manifest(out, "prompts").counts
+        prompts = draw_circuits(config, lm)
+        found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
+        counts = {name: {o: found[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
+        stage.write_shard({out.name: to_table(prompts)})
+        return stage.finish({"prompts": counts}).counts
+
+
+def draw_circuits(config: CircuitsConfig, lm: LM) -> list[Prompt]:
+    """Prompts of classic circuits, each with what the model does with it; nothing is written.
+
+    Args:
+        config: which circuits, numbers.
+        lm: whose tokens the prompts are made for; also decides outcomes.
+    """
+    tokenizer, room = lm.backend_tokenizer, config.length - (lm.bos is not None)
+    prompts: list[Prompt] = []
+    for name in config.circuits:
+        prompts += circuit_prompts(name, tokenizer, count=config.per_task, seed=config.seed, length=room)
+    with progress("prompts", len(prompts)) as advance:
+        return with_outcomes(lm, prompts, config.length, advance=advance)
+
+
+def _draw(paths: Sequence[Path], config: PromptsConfig, lm: LM | None) -> tuple[list[Prompt], dict[str, object]]:
+    if lm is None:
+        return build_prompts(paths, config)
+    files = list_sources(paths, suffixes=language_of(config.language).suffixes)
+    with progress("prompts", config.per_task * len(config.tasks)) as advance:
+        return draw_prompts(lm, files, config, rejected=Counter(), advance=advance)
+
+
+def _source_paths(sources: Sequence[str]) -> list[Path]:
     circuits = [source for source in sources if source.startswith("circuit:")]
     if circuits:
         raise ConfigError(
@@ -65,52 +124,29 @@ def make_prompts(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise SourceError(f"expected source files at {missing[0]}, found nothing there; check the path")
-    inputs = {f"source-{number}": fingerprint(path) for number, path in enumerate(paths)}
-    inputs |= {"lm": lm.fingerprint} if lm else {}
-    with Stage.open(out, "prompts", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
-        if stage.finished:
-            return read_manifest(out, "prompts").counts
-        if lm is None:
-            prompts, counts = build_prompts(paths, config)
-        else:
-            files = list_sources(paths, suffixes=language_of(config.language).suffixes)
-            with progress("prompts", config.per_task * len(config.tasks)) as advance:
-                prompts, counts = draw_prompts(lm, files, config, rejected=Counter(), advance=advance)
-        counts = {**counts, "short": shortfalls(prompts, config)}
-        stage.write_shard({out.name: to_table(prompts)})
-        return stage.finish(counts).counts
+    return paths
 
 
-def make_circuit_prompts(out: Path, config: CircuitsConfig, lm: LM, *, overwrite: bool = False) -> dict[str, Any]:
-    """The prompts stage with classic circuits as sources: every prompt is kept, with what the model does with it.
+def preview_prompts(sources: Sequence[str], config: PromptsConfig, *, lm: LM | None = None) -> list[Prompt]:
+    """Prompts drawn as :func:`make_prompts` draws them, to look at; nothing is written."""
+    return _draw(_source_paths(sources), config, lm)[0]
 
-    Args:
-        out: a ``.parquet`` file.
-        config: which circuits, numbers.
-        lm: whose tokens the prompts are made for; also decides outcomes.
-        overwrite: replace an artifact made from something else.
 
-    Returns:
-        The manifest's counts.
+def convert_prompts(path: Path, out: Path) -> list[Prompt]:
+    """Read a prompts file, JSONL or Parquet, and write it as the other or as the same.
+
+    Raises:
+        MalformedError: if it is not prompts.
+        ConfigError: if ``out`` is neither.
     """
-    _expect_parquet(out)
-    with Stage.open(out, "prompts", _decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
-        if stage.finished:
-            return read_manifest(out, "prompts").counts
-        room = config.length - (lm.bos is not None)
-        prompts = [
-            prompt
-            for name in config.circuits
-            for prompt in circuit_prompts(
-                name, lm.backend_tokenizer, count=config.per_task, seed=config.seed, length=room
-            )
-        ]
-        with progress("prompts", len(prompts)) as advance:
-            prompts = with_outcomes(lm, prompts, config.length, advance=advance)
-        found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
-        counts = {name: {o: found[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
-        stage.write_shard({out.name: to_table(prompts)})
-        return stage.finish({"prompts": counts}).counts
+    prompts = load_prompts(path)
+    if out.suffix == ".jsonl":
+        write_jsonl(out, prompts)
+    elif out.suffix == ".parquet":
+        write_table(out, to_table(prompts))
+    else:
+        raise ConfigError(f"expected --out to name a .parquet or .jsonl file, got {out}; for instance prompts.parquet")
+    return prompts
 
 
 def load_prompts(path: Path) -> list[Prompt]:

@@ -10,7 +10,9 @@ from numpy import ndarray
 from apmae.schema import KINDS
 
 _CODE = {kind: code for code, kind in enumerate(KINDS)}
-_SENTINEL = re.compile(r"<s>|<[^\s<>]{2,}>|\[(PAD|CLS|SEP|UNK|BOS|EOS)\]")
+_SENTINEL = re.compile(
+    r"<s>|<[^\s<>]{2,}>|[ \u2581]<(PRE|SUF|MID|EOT)>|\[(PAD|CLS|SEP|UNK|BOS|EOS|PREFIX|SUFFIX|MIDDLE)\]"
+)
 _KEYWORDS = frozenset(
     "abstract and as assert async await boolean break byte case catch char class const continue def default del do "  # noqa: SIM905
     "double elif else enum except extends false final finally float fn for from func function if impl implements "

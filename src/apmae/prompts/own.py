@@ -53,7 +53,7 @@ class OwnPrompt(BaseModel):
     path: Text | None = None
     """The source file; prompts of one file share a split. By default a file of its own, "FILE:N"."""
     split: Literal["train", "held_out"] | None = None
-    """By default by a hash of the path."""
+    """By default by a hash of the path, or of the group where there is a group and no path."""
     line: Annotated[Count, Field(ge=1)] | None = None
     """Line of the completion's first character in its file, from 1; by default that in `prompt`."""
     start: Annotated[Count, Field(ge=0)] | None = None
@@ -113,7 +113,7 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
         task=own.task,
         language=own.language,
         path=origin,
-        split=own.split or split_of(origin, 0),
+        split=own.split or split_of(own.path or own.group or origin, 0),
         line=own.line if own.line is not None else own.prompt.count("\n") + 1,
         start=own.start if own.start is not None else len(own.prompt),
         prefix=own.prompt,

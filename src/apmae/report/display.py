@@ -15,8 +15,8 @@ _NAMED_CELLS = 8
 """Heads a layer up to which a grid's cells carry names; wider ones carry cluster numbers."""
 _DENSE = 30
 """Heads a layer from which cells shrink."""
-_MARKS = ("suf", "hole")
-"""In the name of the sentinel that stands where the completion was cut out (``prompts/fim.py``)."""
+_SUFFIX, _PREFIX = ("suf", "hole"), ("pre", "begin")
+"""In the names of the sentinels before the right and the left context (``prompts/sentinels.py``)."""
 _SIGNS = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5"})
 
 
@@ -61,16 +61,21 @@ def _display(cell: Any, share: bool) -> str:
 
 
 def prompt_pieces(tokens: Sequence[str]) -> list[dict[str, str]]:
-    """A prompt's tokens with the completion position among them: at the suffix sentinel, else at the end."""
+    """A prompt's tokens with the completion position among them: behind the left context, wherever that stands."""
     kinds = ["sentinel" if token_kind(token) == "sentinel" else "text" for token in tokens]
     pieces = [{"kind": kind, "text": token} for kind, token in zip(kinds, tokens, strict=True)]
-    cuts = [i for i, piece in enumerate(pieces) if piece["kind"] == "sentinel" and _is_cut(piece["text"])]
-    pieces.insert(cuts[0] + 1 if cuts else len(pieces), {"kind": "hole", "text": ""})
+    pieces.insert(_hole(kinds, tokens), {"kind": "hole", "text": ""})
     return pieces
 
 
-def _is_cut(sentinel: str) -> bool:
-    return any(mark in sentinel.lower() for mark in _MARKS)
+def _hole(kinds: Sequence[str], tokens: Sequence[str]) -> int:
+    marks = [place for place, kind in enumerate(kinds) if kind == "sentinel"]
+    suffixes = [place for place in marks if any(name in tokens[place].lower() for name in _SUFFIX)]
+    prefixes = [place for place in marks if any(name in tokens[place].lower() for name in _PREFIX)]
+    end = len(tokens)
+    if not suffixes or marks[-1] != end - 1:  # the left context alone, or last
+        return end
+    return end - 1 if prefixes and prefixes[0] > suffixes[0] else suffixes[0] + 1
 
 
 def visible(token: str) -> str:
