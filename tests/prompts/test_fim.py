@@ -198,7 +198,23 @@ def test_a_tokenizer_that_puts_a_space_first_has_none_in_the_suffix_or_a_cut_pre
     assert [tokenizer.id_to_token(i) for i in cut.ids[1:-3]] == ["foo"] * 8
 
 
-PIECES = ["int", "x", "foo", " ", "\t", "\r\n", "é", "\u0301", "日", "\U0001d4b3", "👩\u200d👧", "ﬁ", ";", "_1", "\u2581"]
+PIECES = [
+    "int",
+    "x",
+    "foo",
+    " ",
+    "\t",
+    "\r\n",
+    "é",
+    "\u0301",
+    "日",
+    "\U0001d4b3",
+    "👩\u200d👧",
+    "ﬁ",
+    ";",
+    "_1",
+    "\u2581",
+]
 BITS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 
 

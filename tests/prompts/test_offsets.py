@@ -10,7 +10,23 @@ from tokenizers import Tokenizer
 from apmae.prompts.offsets import offsets_of
 
 BUNDLED = Tokenizer.from_file(str(resources.files("apmae") / "bundled" / "language_model" / "tokenizer.json"))
-PIECES = ["a", "int", "x1", " ", "  ", "\t", "\r\n", "\n", "é", "e\u0301", "\u0323\u0301", "日", "\U0001d4b3", "👩\u200d👧", "ﬁ"]
+PIECES = [
+    "a",
+    "int",
+    "x1",
+    " ",
+    "  ",
+    "\t",
+    "\r\n",
+    "\n",
+    "é",
+    "e\u0301",
+    "\u0323\u0301",
+    "日",
+    "\U0001d4b3",
+    "👩\u200d👧",
+    "ﬁ",
+]
 PIECES += ["½", "\u1100\u1161", "\u202e", "\u00a0", "\x00", "\u2581", "<s>", ";", "İ", "\ufeff", "\ufffd", "ก็"]
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
 NAMES = ["bundled", "byte level", "trimmed", "composing", "metaspace"]

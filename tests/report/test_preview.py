@@ -80,11 +80,15 @@ def test_what_would_not_be_seen_is():
 
 
 @settings(deadline=None)
-@given(st.builds(prompt, *[st.text(st.characters(), max_size=20)] * 3, id=st.text(max_size=5), path=st.text(max_size=5)))
+@given(
+    st.builds(prompt, *[st.text(st.characters(), max_size=20)] * 3, id=st.text(max_size=5), path=st.text(max_size=5))
+)
 def test_no_text_reaches_the_terminal_as_control(item):
     said = shown(item)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]", said)
-    assert said.count("⟦") == 1 + sum(text.count("⟦") for text in (item.prefix, item.completion, item.suffix, item.id))
+    assert said.count("⟦") == 1 + sum(
+        text.count("⟦") for text in (item.prefix, item.completion, item.suffix, item.id, item.path)
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

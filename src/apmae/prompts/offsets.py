@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def offsets_of(tokenizer: "Tokenizer") -> "Callable[[str], list[tuple[int, int]]]":
     """A function from a text to the first and past-the-end character of each of its tokens.
 
-    What a tokenizer says itself is not always all: many leave the blanks of a token out of its offsets (``trim_offsets``),
-    and one that composes characters (NFC, as Qwen's) leaves out what it joined to the one before, so that a span would
-    end between a letter and its accent. Here every character belongs to some token, to several where they share its
-    bytes, and tokens are in order: both ends never fall.
+    What a tokenizer says itself is not always all: some leave the blanks of a token out of its offsets
+    (``trim_offsets``), and one that composes characters (NFC, as Qwen's) leaves out what it joined to the one before, so
+    that a span would end between a letter and its accent. Here every character belongs to some token, to several where
+    they share its bytes, and tokens are in order: both ends never fall.
     """
     plain = deepcopy(tokenizer)
     # Trimming is the work of this last step, which otherwise only adds special tokens.

@@ -24,7 +24,7 @@ FAMILIES = {
     "qwen": "<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>",
     # DeepSeek-Coder, -V2, V3 (arXiv 2401.14196; deepseek-ai/DeepSeek-Coder README)
     "deepseek": "<\uff5cfim\u2581begin\uff5c>{prefix}<\uff5cfim\u2581hole\uff5c>{suffix}<\uff5cfim\u2581end\uff5c>",
-    # mistralai/Codestral-22B-v0.1; mistral-common's encode_fim: the middle follows the prefix without a token of its own
+    # Codestral 22B; mistral-common's encode_fim: the middle follows the prefix without a token of its own
     "codestral": "[SUFFIX]{suffix}[PREFIX]{prefix}",
     # Seed-Coder (arXiv 2506.03524)
     "seedcoder": "<[fim-suffix]>{suffix}<[fim-prefix]>{prefix}<[fim-middle]>",

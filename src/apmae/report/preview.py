@@ -43,8 +43,8 @@ def print_prompts(prompts: Sequence[Prompt], count: int, console: Console | None
 def readable(text: str, *, breaks: bool = True) -> str:
     """A text with everything that would show as nothing, or reorder what stands around it, made visible.
 
-    Tabs become an arrow and blanks, other control characters their signs or ``<U+202E>``; a line break keeps its line and
-    gets a sign before it.
+    Tabs become an arrow and blanks, other control characters their signs or ``<U+202E>``; a line break gets a sign
+    before it.
 
     Args:
         text: any, half surrogate pairs included.
