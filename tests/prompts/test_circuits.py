@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from apmae.errors import ConfigError, ModelError, SourceError
 from apmae.prompts.circuits import CIRCUITS, circuit_prompts
@@ -372,6 +372,32 @@ def test_a_tokenizer_that_truncates_is_refused():
 def test_more_prompts_than_the_words_give_are_refused():
     with pytest.raises(SourceError, match=r"expected 10000 different .* found \d+ .*repeated.*ask for fewer"):
         circuit_prompts("gendered_pronouns", tokenizer_of("gpt2"), count=10_000)
+
+
+def with_token(*texts):
+    """The GPT-2 kind, which makes one token of each of these texts wherever it stands."""
+    tokenizer = Tokenizer.from_str(tokenizer_of("gpt2").to_str())
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in texts])
+    return tokenizer
+
+
+def test_pairs_of_unequal_length_are_left_out():
+    joined = [f" {name} sent a" for name in sorted(GENDER)[::2]]
+
+    def uneven(prompts):
+        return [p for p in prompts if any((text in p.prefix) != (text in p.counterfactual) for text in joined)]
+
+    assert uneven(drawn("gpt2", "ioi"))
+    tokenizer = with_token(*joined)
+    kept = circuit_prompts("ioi", tokenizer, count=60)
+    for prompt in kept:
+        lengths = {len(tokenizer.encode(text).ids) for text in (prompt.prefix, prompt.counterfactual)}
+        assert len(lengths) == 1
+
+
+def test_pairs_whose_answer_joins_the_prompt_are_left_out():
+    with pytest.raises(SourceError, match="found 0 with this tokenizer .*answer_merges 100"):
+        circuit_prompts("gendered_pronouns", with_token("isn't she"), count=1)
 
 
 def test_prompts_longer_than_a_window_are_left_out():
