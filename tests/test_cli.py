@@ -143,6 +143,30 @@ def test_prompts_from_a_folder_need_no_model(apmae_command, tmp_path):
     assert {prompt.path for prompt in prompts} == {"src/A.java"}
 
 
+def test_prompts_of_circuits(apmae_command, tmp_path):
+    command = ["prompts", "circuit:induction", "circuit:docstring", "--lm", "bundled", "--per-task", 5]
+    result = apmae_command(*command, "--out", "p.parquet", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    prompts = load_prompts(tmp_path / "p.parquet")
+    assert [prompt.task for prompt in prompts] == ["induction"] * 5 + ["docstring"] * 5
+    right = [sum(prompt.outcome == "correct" for prompt in prompts[start : start + 5]) for start in (0, 5)]
+    assert result.stdout.splitlines() == [
+        "10 prompts in p.parquet",
+        f"  induction: {right[0]} of 5 correct",
+        f"  docstring: {right[1]} of 5 correct",
+    ]
+
+
+def test_circuits_can_be_looked_at(apmae_command, tmp_path):
+    command = ["prompts", "circuit:greater_than", "--lm", "bundled", "--per-task", 3, "--preview", "--count", 1]
+    result = apmae_command(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "between the year 1357 and the year 135\u27e68\u27e7" in result.stdout
+    assert "counterfactual: " in result.stdout
+    assert result.stdout.splitlines()[-1] == "2 more"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_training_that_was_killed_ends_with_the_same_weights(real_study, start, apmae_command, tmp_path):
     out = tmp_path / "encoder"
     command = ["train", "--lm", "bundled", "--prompts", real_study.folder / "train-prompts.parquet"]
@@ -382,6 +406,12 @@ def refused(real_study, apmae_command, environment, tmp_path_factory):
         "list yaml": ("run", given / "list.yaml"),
         "unknown recipe in a file": ("run", given / "huge.yaml"),
         "unknown task": ("prompts", "bundled", "--tasks", "verbs", "--out", "p.parquet"),
+        "circuit without a model": ("prompts", "circuit:ioi", "--out", "p.parquet"),
+        "circuit and files": ("prompts", "circuit:ioi", "bundled", "--lm", "bundled", "--out", "p.parquet"),
+        "unknown circuit": ("prompts", "circuit:acronyms", "--lm", "bundled", "--out", "p.parquet"),
+        "circuit twice": ("prompts", "circuit:ioi", "circuit:ioi", "--lm", "bundled", "--out", "p.parquet"),
+        "circuit with tasks": ("prompts", "circuit:ioi", "--tasks", "eol", "--lm", "bundled", "--out", "p.parquet"),
+        "names in pieces": ("prompts", "circuit:ioi", "--lm", "bundled", "--out", "p.parquet"),
         "unknown setting": ("cluster", study / "embeddings", "--out", "atlas", "--set", "colour=red"),
         "half a setting": ("cluster", study / "embeddings", "--out", "atlas", "--set", "colour"),
         "bad setting": ("cluster", study / "embeddings", "--out", "atlas", "--set", "seed=["),
@@ -475,6 +505,12 @@ SAID = {
     "list yaml": ("list.yaml", "got list"),
     "unknown recipe in a file": ("debug, nano, small, paper", "'huge'"),
     "unknown task": ("tasks.0", "'verbs'"),
+    "circuit without a model": ("--lm MODEL", "tokens"),
+    "circuit and files": ("circuits only", "got bundled", "two files"),
+    "unknown circuit": ("'ioi'", "'induction'", "got 'acronyms'"),
+    "circuit twice": ("each once, got ioi, ioi",),
+    "circuit with tasks": ("no --tasks with circuits", "leave it out"),
+    "names in pieces": ("8 names whole", "keeps 0 of 84", "another circuit"),
     "unknown setting": ("colour", "'red'"),
     "half a setting": ("KEY=VALUE", "'colour'"),
     "bad setting": ("seed=[",),

@@ -37,6 +37,10 @@ SetOption = Annotated[
 ]
 
 
+_CIRCUIT = "circuit:"
+"""What a source of prompts begins with that is a classic circuit, not files."""
+
+
 @app.command(rich_help_panel="Start here")
 def demo(
     out: Annotated[Path, typer.Option(help="The study's folder.")] = Path("demo-study"),
@@ -78,7 +82,10 @@ def run(
 def prompts(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Folders, files, zips or tars of source code, or 'bundled'; or one file of prompts."),
+        typer.Argument(
+            help="Folders, files, zips or tars of source code, or 'bundled'; or one file of prompts; or circuits, "
+            "for instance circuit:ioi."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file to write.")] = None,
     language: Annotated[str, typer.Option(help="Programming language of the sources.")] = "java",
@@ -98,7 +105,7 @@ def prompts(
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
 ) -> None:
-    """Build completion prompts from source files; look at them, or at your own."""
+    """Build completion prompts from source files or of classic circuits; look at them, or at your own."""
     if schema:
         from apmae.prompts import own
 
@@ -108,8 +115,16 @@ def prompts(
         raise ConfigError("expected sources to draw prompts from, got none; give a folder, a file or 'bundled'")
     if out is None and not preview:
         raise ConfigError("expected --out to write prompts to, or --preview to look at some, got neither; give one")
-    from apmae.config import TASKS, PromptsConfig, parse
+    from apmae.config import TASKS, CircuitsConfig, PromptsConfig, parse
 
+    if any(source.startswith(_CIRCUIT) for source in sources):
+        given = {"--language": language != "java", "--tasks": tasks != "all", "--outcome": outcome is not None}
+        circuits = {"circuits": _circuits(sources, given), "per_task": per_task, "seed": seed, **_settings(set_)}
+        config = parse(CircuitsConfig, circuits, "prompts")
+        if lm is None:
+            raise ConfigError("expected --lm MODEL with circuits: their prompts are made for a model's tokens")
+        _circuit_prompts(config, _lm(lm, device, dtype, infill), out, count if preview else 0, overwrite)
+        return
     if len(sources) == 1 and Path(sources[0]).suffix in (".jsonl", ".parquet"):
         _own_prompts(Path(sources[0]), out, count if preview else 0, asked=lm is not None)
         return
@@ -148,6 +163,30 @@ def _own_prompts(path: Path, out: Path | None, shown: int, *, asked: bool) -> No
         _preview(found, shown)
     if out is not None:
         _say(f"{len(found)} prompts in {out}")
+
+
+def _circuits(sources: list[str], given: dict[str, bool]) -> tuple[str, ...]:
+    """Names of circuits, where they are all there is."""
+    files = [source for source in sources if not source.startswith(_CIRCUIT)]
+    if files:
+        raise ConfigError(f"expected circuits only, got {files[0]} as well: make two files of prompts")
+    for option in (option for option, is_given in given.items() if is_given):
+        raise ConfigError(f"expected no {option} with circuits, which bring their own; leave it out")
+    return tuple(source.removeprefix(_CIRCUIT) for source in sources)
+
+
+def _circuit_prompts(config: Any, lm: Any, out: Path | None, shown: int, overwrite: bool) -> None:
+    from apmae.engine import local
+
+    if out is None:
+        _preview(local.draw_circuits(config, lm), shown)
+        return
+    counts = local.make_circuits(out, config, lm, overwrite=overwrite)["prompts"]
+    if shown:
+        _preview(local.load_prompts(out), shown)
+    _say(f"{sum(sum(found.values()) for found in counts.values())} prompts in {out}")
+    for name, found in counts.items():
+        _say(f"  {name}: {found['correct']} of {sum(found.values())} correct")
 
 
 def _preview(found: list[Any], count: int) -> None:

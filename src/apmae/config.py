@@ -38,6 +38,9 @@ Task = Literal[
 ]
 
 
+Circuit = Literal["ioi", "greater_than", "docstring", "induction", "gendered_pronouns"]
+"""The classic circuits that ``prompts/circuits.py`` makes prompts of."""
+
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -71,6 +74,28 @@ class PromptsConfig(Config):
 
     seed: int = 0
     """Which files and spans are drawn."""
+
+
+class CircuitsConfig(Config):
+    """How prompts of classic circuits are drawn (``docs/circuits.md``)."""
+
+    circuits: tuple[Circuit, ...]
+    """Which sets, each once."""
+
+    per_task: int = Field(default=100, ge=1)
+    """Prompts a set, each with its counterfactual."""
+
+    length: int = Field(default=256, ge=8)
+    """Most tokens of a prompt."""
+
+    seed: int = 0
+    """Which templates and words."""
+
+    @model_validator(mode="after")
+    def _each_circuit_once(self) -> Self:
+        if not self.circuits or len(set(self.circuits)) < len(self.circuits):
+            raise ValueError(f"circuits are one or more, each once, got {', '.join(self.circuits) or 'none'}")
+        return self
 
 
 class APMAEConfig(Config):

@@ -54,12 +54,15 @@ PROMPTS = pa.schema(
         pa.field("outcome", pa.string()),
         pa.field("group", pa.string()),
         pa.field("counterfactual", pa.string()),
+        pa.field("accepted", pa.list_(pa.string()), nullable=False),
+        pa.field("wrong", pa.list_(pa.string()), nullable=False),
     ]
 )
 """Prompts as text: ``line`` counts from 1, ``start`` is the span's first character in its file, ``suffix`` is null
 where the prompt has no right context, ``outcome`` is "correct", "incorrect" or null (no model was asked), ``group`` is
 shared by prompts that belong together, ``counterfactual`` is another text in the place of ``prefix``, for which
-another completion is right. Files from before the last two columns are read as if they held nulls."""
+another completion is right, ``accepted`` are other right completions, ``wrong`` are those that the right ones compete
+with. Files from before the last four columns are read as if they held nothing there."""
 
 ENCODED_PROMPTS = pa.schema(
     [

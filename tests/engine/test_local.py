@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,12 +13,13 @@ import apmae
 from apmae import recipes
 from apmae.artifacts import fingerprint, read_json, read_manifest, read_table
 from apmae.atlas.atlas import Atlas
-from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig, StudyConfig
+from apmae.config import AtlasConfig, CircuitsConfig, EncodeConfig, PromptsConfig, StudyConfig
 from apmae.engine import local
 from apmae.errors import ApmaeError, ArtifactError, CaptureError, ConfigError, SourceError
 from apmae.lm.load import load_lm
 from apmae.model.mae import APMAE
 from apmae.patterns.planted import planted
+from apmae.prompts.circuits import circuit_prompts
 from apmae.train import checkpoint
 
 TINY = PromptsConfig(per_task=3, tasks=("identifier", "eol"))
@@ -186,6 +189,7 @@ def test_a_shortfall_is_counted(tmp_path):
     [
         (["nowhere"], "p.parquet", TINY, SourceError, "expected source files at nowhere"),
         (["bundled"], "p.jsonl", TINY, ConfigError, "expected --out to name a .parquet file, got .*p.jsonl"),
+        (["circuit:ioi"], "p.parquet", TINY, ConfigError, "prompts circuit:ioi --lm MODEL .*as the only source"),
         (["bundled"], "p.parquet", PromptsConfig(outcome="balanced"), ConfigError, "needs a language model"),
     ],
 )
@@ -193,6 +197,30 @@ def test_prompts_that_cannot_be_made_are_refused_and_leave_nothing(tmp_path, sou
     with pytest.raises(kind, match=said):
         local.make_prompts(sources, tmp_path / out, config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_circuits_are_prompts_that_encode_takes(tmp_path, bundled_lm, real_study):
+    out = tmp_path / "circuits.parquet"
+    config = CircuitsConfig(circuits=("greater_than", "induction"), per_task=6)
+    counts = local.make_circuits(out, config, bundled_lm)
+    prompts = local.load_prompts(out)
+    tokenizer = bundled_lm.backend_tokenizer
+    alone = [prompt for name in config.circuits for prompt in circuit_prompts(name, tokenizer, count=6)]
+    assert [replace(prompt, outcome=None) for prompt in prompts] == alone
+    found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
+    assert counts["prompts"] == {
+        task: {outcome: found[task, outcome] for outcome in ("correct", "incorrect")} for task in config.circuits
+    }
+    before = files(tmp_path)
+    assert local.make_circuits(out, config, bundled_lm) == counts
+    assert files(tmp_path) == before
+    with pytest.raises(ArtifactError, match="config.seed was 0, now 1"):
+        local.make_circuits(out, config.model_copy(update={"seed": 1}), bundled_lm)
+    settings = EncodeConfig(heads=0.25, shard_prompts=12)
+    encoded = local.encode(bundled_lm, str(real_study.folder / "encoder"), out, tmp_path / "embeddings", settings)
+    rows = read_table(tmp_path / "embeddings" / "prompts-00000.parquet").to_pylist()
+    assert encoded["prompts"] == 12
+    assert [row["outcome"] for row in rows] == [prompt.outcome for prompt in prompts]
 
 
 def test_a_mended_input_is_not_mistaken_for_a_changed_one(tmp_path, bundled_lm, real_study):

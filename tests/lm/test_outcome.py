@@ -12,7 +12,7 @@ from apmae import bundled
 from apmae.config import PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.errors import CaptureError, SourceError
-from apmae.lm.outcome import answer, draw_prompts, pad, shortfalls, window_of
+from apmae.lm.outcome import answer, draw_prompts, pad, shortfalls, window_of, with_outcomes
 from apmae.prompts.fim import Window
 from apmae.prompts.sampling import Prompt
 
@@ -75,6 +75,18 @@ def test_the_expected_token_decides(bundled_lm, windows):
     right = replace(windows[0], expected=predicted)
     wrong = replace(windows[0], expected=predicted + 1)
     assert [found.correct for found in answer(bundled_lm, [right, wrong])] == [True, False]
+
+
+def test_another_completion_that_is_accepted_is_right_too(bundled_lm):
+    prompt = prompt_of("for (int i = 0; i < n; i", "-", None)
+    (found,) = answer(bundled_lm, [window_of(bundled_lm, prompt, 64)])
+    likely = bundled_lm.tokenizer.decode([found.predicted])
+    accepting = replace(prompt, accepted=("*", likely))
+    (accepted,) = answer(bundled_lm, [window_of(bundled_lm, accepting, 64)])
+    assert (found.outcome, accepted.outcome) == ("incorrect", "correct")
+    assert found.expected_probability == accepted.expected_probability
+    outcomes = [one.outcome for one in with_outcomes(bundled_lm, [prompt, accepting] * 9, 64)]
+    assert outcomes == ["incorrect", "correct"] * 9
 
 
 def test_padding_fills_up_on_the_right():

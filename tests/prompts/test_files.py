@@ -35,6 +35,8 @@ ROWS = st.lists(
         completion=TEXT.filter(bool),
         suffix=st.none() | TEXT,
         outcome=st.sampled_from([None, "correct", "incorrect"]),
+        accepted=st.lists(TEXT, max_size=2).map(tuple),
+        wrong=st.lists(TEXT, max_size=2).map(tuple),
         group=st.none() | TEXT,
         counterfactual=st.none() | TEXT,
     ),
@@ -133,6 +135,8 @@ GOOD = {"prompt": "a", "completion": "b"}
         ({**GOOD, "prompt": "\ud800"}, r"line 2: expected Unicode text in field 'prompt'"),
         ({**GOOD, "group": 3}, r"line 2: expected a string in field 'group', got 3"),
         ({**GOOD, "counterfactual": "\udc00"}, r"line 2: expected Unicode text in field 'counterfactual'"),
+        ({**GOOD, "wrong": "c"}, r"line 2: expected a list of strings in field 'wrong', got 'c'"),
+        ({**GOOD, "accepted": ["c", 3]}, r"line 2: expected a list of strings in field 'accepted', got 3"),
         ({**GOOD, "line": 0}, r"line 2: expected a count from 1 in field 'line', got 0"),
         ({**GOOD, "sufix": "c"}, r"line 2: expected a known field, got 'sufix'; is it 'suffix'\?"),
         ({**GOOD, "id": "line-1"}, r"line 2: expected an id of its own, 'line-1' is that of line 1"),
@@ -199,7 +203,7 @@ def test_the_example_of_the_documents_is_prompts():
 
 
 def test_tables_from_before_the_last_columns_are_read(prompts):
-    table = to_table(prompts).drop_columns(["group", "counterfactual"])
+    table = to_table(prompts).drop_columns(["group", "counterfactual", "accepted", "wrong"])
     assert from_table(table) == prompts
 
 
@@ -236,6 +240,7 @@ def change(table, name, values):
         (lambda t: change(t, "start", [2**40] * len(t)), "column types"),
         (lambda t: change(t, "completion", [""] * len(t)), "row 0: expected a completion"),
         (lambda t: change(t, "id", ["same"] * len(t)), "row 1: expected an id of its own, 'same' is that of row 0"),
+        (lambda t: change(t, "wrong", [["x", None]] * len(t)), "strings in columns accepted and wrong, found nulls"),
         (lambda t: t.slice(0, 0), "expected at least one prompt"),
     ],
 )

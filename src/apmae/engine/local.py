@@ -20,14 +20,15 @@ from apmae.artifacts import (
     write_table,
 )
 from apmae.atlas.atlas import Atlas, Measured
-from apmae.config import AtlasConfig, Config, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
+from apmae.config import AtlasConfig, CircuitsConfig, Config, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
 from apmae.corpus.sources import list_sources
 from apmae.encode import check_length, encode_prompts, reconstructions, unpack_exemplars
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.load import LM, load_lm
-from apmae.lm.outcome import draw_prompts, shortfalls
+from apmae.lm.outcome import draw_prompts, shortfalls, with_outcomes
 from apmae.model.mae import APMAE
 from apmae.progress import progress
+from apmae.prompts.circuits import circuit_prompts
 from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.sampling import Prompt, build_prompts
 from apmae.prompts.tasks import language_of
@@ -53,8 +54,7 @@ def make_prompts(
     Returns:
         The manifest's counts.
     """
-    if out.suffix != ".parquet":
-        raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")
+    _expect_parquet(out)
     paths = _source_paths(sources)
     inputs = {f"source-{number}": fingerprint(path) for number, path in enumerate(paths)}
     inputs |= {"lm": lm.fingerprint} if lm else {}
@@ -67,6 +67,44 @@ def make_prompts(
         return stage.finish(counts).counts
 
 
+def make_circuits(out: Path, config: CircuitsConfig, lm: LM, *, overwrite: bool = False) -> dict[str, Any]:
+    """The prompts stage with classic circuits as sources.
+
+    Args:
+        out: a ``.parquet`` file.
+        config: which circuits, numbers.
+        lm: as for :func:`draw_circuits`.
+        overwrite: replace an artifact made from something else.
+
+    Returns:
+        The manifest's counts.
+    """
+    _expect_parquet(out)
+    with Stage.open(out, "prompts", _decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
+        if stage.finished:
+            return read_manifest(out, "prompts").counts
+        prompts = draw_circuits(config, lm)
+        found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
+        counts = {name: {o: found[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
+        stage.write_shard({out.name: to_table(prompts)})
+        return stage.finish({"prompts": counts}).counts
+
+
+def draw_circuits(config: CircuitsConfig, lm: LM) -> list[Prompt]:
+    """Prompts of classic circuits, each with what the model does with it; nothing is written.
+
+    Args:
+        config: which circuits, numbers.
+        lm: whose tokens the prompts are made for; also decides outcomes.
+    """
+    tokenizer, room = lm.backend_tokenizer, config.length - (lm.bos is not None)
+    prompts: list[Prompt] = []
+    for name in config.circuits:
+        prompts += circuit_prompts(name, tokenizer, count=config.per_task, seed=config.seed, length=room)
+    with progress("prompts", len(prompts)) as advance:
+        return with_outcomes(lm, prompts, config.length, advance=advance)
+
+
 def _draw(paths: Sequence[Path], config: PromptsConfig, lm: LM | None) -> tuple[list[Prompt], dict[str, object]]:
     if lm is None:
         return build_prompts(paths, config)
@@ -76,6 +114,12 @@ def _draw(paths: Sequence[Path], config: PromptsConfig, lm: LM | None) -> tuple[
 
 
 def _source_paths(sources: Sequence[str]) -> list[Path]:
+    circuits = [source for source in sources if source.startswith("circuit:")]
+    if circuits:
+        raise ConfigError(
+            f"expected source files, got {circuits[0]}: make its prompts with apmae prompts {circuits[0]} --lm MODEL "
+            "--out circuit.parquet, and give that file as the only source"
+        )
     paths = [bundled.java() if source == "bundled" else Path(source) for source in sources]
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
@@ -275,6 +319,11 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
         page = write_report(out)
         advance()
     return page
+
+
+def _expect_parquet(out: Path) -> None:
+    if out.suffix != ".parquet":
+        raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")
 
 
 def _decisive(config: Config, lm: LM | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """Correct when the most probable token is the expected one (DESIGN section 1), else incorrect."""
+        """Correct when the most probable token is the expected one, or an accepted one (DESIGN section 1)."""
         return "correct" if self.correct else "incorrect"
 
 
@@ -69,6 +69,7 @@ def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
         length=length,
         sentinels=lm.sentinels,
         bos=lm.bos,
+        accepted=prompt.accepted,
     )
 
 
@@ -105,8 +106,28 @@ def answer(lm: LM, windows: Sequence[Window]) -> list[Answer]:
     answers = []
     for item, scores, p, h in zip(windows, at, probability, entropy, strict=True):
         predicted = int(scores.argmax())
-        answers.append(Answer(predicted, predicted == item.expected, float(p.max()), float(p[item.expected]), float(h)))
+        correct = predicted in (item.expected, *item.accepted)
+        answers.append(Answer(predicted, correct, float(p.max()), float(p[item.expected]), float(h)))
     return answers
+
+
+def with_outcomes(lm: LM, prompts: Sequence[Prompt], length: int, *, advance: Advance | None = None) -> list[Prompt]:
+    """The same prompts with what the model does with them.
+
+    Args:
+        lm: the model that decides outcomes.
+        prompts: any.
+        length: most tokens of a window.
+        advance: called for each prompt.
+    """
+    done: list[Prompt] = []
+    for start in range(0, len(prompts), _WIDTH):
+        batch = prompts[start : start + _WIDTH]
+        for prompt, item in zip(batch, answer(lm, [window_of(lm, one, length) for one in batch]), strict=True):
+            done.append(replace(prompt, outcome=item.outcome))
+            if advance:
+                advance(note=prompt.task)
+    return done
 
 
 def draw_prompts(

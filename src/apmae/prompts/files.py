@@ -14,7 +14,7 @@ from apmae.prompts.sampling import Prompt
 from apmae.schema import PROMPTS
 
 _NAMES = tuple(field.name for field in fields(Prompt))
-_LATER = ("group", "counterfactual")
+_LATER = ("group", "counterfactual", "accepted", "wrong")
 """Columns that files of this format may lack: they were added without a change of what was there."""
 
 MISTAKES = 20
@@ -34,7 +34,9 @@ def from_table(table: pa.Table) -> list[Prompt]:
     """
     for name in _LATER:
         if name not in table.column_names:
-            table = table.append_column(PROMPTS.field(name), pa.nulls(len(table), pa.string()))
+            field = PROMPTS.field(name)
+            empty = pa.nulls(len(table), field.type) if field.nullable else pa.array([[]] * len(table), field.type)
+            table = table.append_column(field, empty)
     missing = [name for name in _NAMES if name not in table.column_names]
     if missing:
         raise SourceError(
@@ -48,7 +50,9 @@ def from_table(table: pa.Table) -> list[Prompt]:
     except (pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise SourceError(f"expected the column types of apmae prompts, found others ({reason}); convert") from None
-    prompts = [Prompt(**row) for row in rows]
+    if any(None in row[name] for row in rows for name in ("accepted", "wrong")):
+        raise SourceError("expected strings in columns accepted and wrong, found nulls; leave them out")
+    prompts = [Prompt(**{**row, "accepted": tuple(row["accepted"]), "wrong": tuple(row["wrong"])}) for row in rows]
     seen: dict[str, str] = {}
     for row, prompt in enumerate(prompts):
         if not prompt.completion:

@@ -4,7 +4,7 @@ Prefix, completion and suffix are tokenised each by itself, so that no token cro
 token of the completion is a token of its own, which the model can get right or wrong.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,8 @@ class Window:
     """Id of the completion's first token."""
     expected_text: str
     """The same for display."""
+    accepted: tuple[int, ...] = ()
+    """Ids of the first tokens of other completions that are right."""
 
 
 def window(
@@ -46,6 +48,7 @@ def window(
     length: int,
     sentinels: Sentinels | None,
     bos: int | None = None,
+    accepted: Sequence[str] = (),
 ) -> Window:
     """Cut a prompt to a window of tokens.
 
@@ -61,6 +64,7 @@ def window(
         length: most tokens of the window, sentinels included.
         sentinels: the model's; without them the suffix is not used.
         bos: a token to put first, for models that want one.
+        accepted: other completions that are right.
 
     Raises:
         ConfigError: if the window has no room for context, or the tokenizer truncates or pads.
@@ -88,7 +92,14 @@ def window(
         ids = [*first, *marks.arrange(left, right)]
     if not ids:
         raise SourceError("expected a prompt of at least one token, got none; give text before the completion")
-    return Window(tuple(ids), token_texts(tokenizer, ids), answer[0], token_texts(tokenizer, answer[:1])[0])
+    others = [_encode(tokenizer, other, inner=True)[:1] for other in accepted]
+    return Window(
+        ids=tuple(ids),
+        tokens=token_texts(tokenizer, ids),
+        expected=answer[0],
+        expected_text=token_texts(tokenizer, answer[:1])[0],
+        accepted=tuple(token for first in others for token in first),
+    )
 
 
 def check_plain(tokenizer: "Tokenizer") -> None:

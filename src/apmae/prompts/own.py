@@ -44,6 +44,10 @@ class OwnPrompt(BaseModel):
     """Shared by prompts that belong together, such as those of one template."""
     counterfactual: Text | None = None
     """Another text in the place of `prompt`, for which another completion is right."""
+    accepted: list[Text] = []
+    """Completions that are right beside `completion`."""
+    wrong: list[Text] = []
+    """Completions that the right ones compete with; where there is a counterfactual, the first is right for it."""
     language: Text = "unknown"
     """Programming or natural language."""
     path: Text | None = None
@@ -62,6 +66,8 @@ _WANTED = {
     "completion": "text",
     "split": "train or held_out",
     "outcome": "correct or incorrect",
+    "accepted": "a list of strings",
+    "wrong": "a list of strings",
     "line": "a count from 1",
     "start": "a count from 0",
 }
@@ -116,6 +122,8 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
         outcome=own.outcome,
         group=own.group,
         counterfactual=own.counterfactual,
+        accepted=tuple(own.accepted),
+        wrong=tuple(own.wrong),
     ), []
 
 

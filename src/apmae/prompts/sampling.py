@@ -58,6 +58,10 @@ class Prompt:
     """Shared by prompts that belong together, such as those of one template; None for a prompt of its own."""
     counterfactual: str | None = None
     """Another text in the place of ``prefix``, for which another completion is right; None where there is none."""
+    accepted: tuple[str, ...] = ()
+    """Completions that are right beside ``completion``."""
+    wrong: tuple[str, ...] = ()
+    """Completions that the right ones compete with; where there is a counterfactual, the first is right for it."""
 
 
 def split_of(path: str, seed: int) -> str:
