@@ -1,5 +1,6 @@
 ; The spans of Java that the tasks take out: one capture name a task, each capturing exactly its span.
-; _comment, _text and _error are no tasks: prompts/tasks.py keeps spans away from them.
+; operator, _comment, _text and _never are no tasks: prompts/tasks.py sorts operators and keeps spans
+; away from the rest.
 
 [")" "]" "}"] @closing_bracket
 (type_arguments ">" @closing_bracket)
@@ -22,22 +23,16 @@
 
 [(identifier) (type_identifier)] @identifier
 
-; comparisons yield a boolean: they count here
-(binary_expression operator: ["&&" "||" "==" "!=" "<" "<=" ">" ">="] @boolean_operator)
-(unary_expression operator: "!" @boolean_operator)
+; prompts/tasks.py tells a boolean from a math operator by its text, the same in every language
+(binary_expression operator: _ @operator)
+(unary_expression operator: _ @operator)
+(update_expression ["++" "--"] @operator)
 
-; bitwise operators count here, also where their operands are boolean: the syntax does not tell
-(binary_expression operator: ["+" "-" "*" "/" "%" "&" "|" "^" "<<" ">>" ">>>"] @math_operator)
-(unary_expression operator: ["+" "-" "~"] @math_operator)
-(update_expression ["++" "--"] @math_operator)
-
-(assignment_expression operator: [
-  "=" "+=" "-=" "*=" "/=" "%=" "&=" "|=" "^=" "<<=" ">>=" ">>>="
-] @assignment_operator)
+(assignment_expression operator: _ @assignment_operator)
 (variable_declarator "=" @assignment_operator)
 (resource "=" @assignment_operator)
 (element_value_pair "=" @assignment_operator)
 
 [(line_comment) (block_comment)] @_comment
 (string_literal) @_text
-(ERROR) @_error
+(ERROR) @_never
