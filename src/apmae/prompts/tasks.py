@@ -101,21 +101,26 @@ def parse_spans(
     if tree is None:
         return None
     offsets = _char_offsets(text, data)
-    names = {"operator" if task in OPERATORS else task for task in wanted} | {"_never"}
+    names = {"operator" if task in OPERATORS else task for task in wanted} | {"_never", "_error"}
     found = _captures(tree.root_node, grammar, frozenset(names), offsets, deepest=DEEPEST)
     none = np.zeros((0, 2), dtype=np.int64)
     if "eol" in wanted:
         # however deep: a line end in a comment must be known for one
         guards = _captures(tree.root_node, grammar, frozenset({"_comment", "_text"}), offsets)
         comments, literals = (_merge(guards.get(name, none)) for name in ("_comment", "_text"))
+        # with \r\n the blanks between two elements of JSX are a node
+        literals = literals[[not text[start:end].isspace() for start, end in literals.tolist()]]
         found["eol"] = _line_ends(text, comments, literals)
-    never = _merge(found.get("_never", none))
+    error, never = _merge(found.get("_error", none)), _packed(found.get("_never", none))
     spans = {}
     for task in wanted:
         pieces = found.get(task, none)
         starts, ends = pieces.T
         # a MISSING node, which the parser made up, has no characters
-        spans[task] = pieces[(ends > starts) & ~_within(never, starts) & ~_within(never, ends - 1)]
+        kept = (ends > starts) & ~_within(error, starts) & ~_within(error, ends - 1)
+        if len(never) and task != "eol":
+            kept &= ~np.isin(_packed(pieces), never)
+        spans[task] = pieces[kept]
     return ParsedSpans(_in_order(spans, language), tree.root_node.has_error)
 
 
@@ -169,10 +174,14 @@ def _char_offsets(text: str, data: bytes) -> np.ndarray | None:
 def _intervals(nodes: Sequence[tree_sitter.Node], offsets: np.ndarray | None) -> np.ndarray:
     """Character intervals of nodes, which come in no order, shape (nodes, 2), sorted and each once."""
     flat = np.fromiter(chain.from_iterable([node.byte_range for node in nodes]), np.int64, 2 * len(nodes))
-    # a file has less than 2**31 bytes
-    packed = np.unique(flat[0::2] << 32 | flat[1::2])
+    packed = np.unique(_packed(flat.reshape(-1, 2)))
     intervals = np.stack([packed >> 32, packed & 0xFFFFFFFF], axis=1)
     return intervals if offsets is None else offsets[intervals]
+
+
+def _packed(intervals: np.ndarray) -> np.ndarray:
+    """Each interval as one number; their order is that of the intervals. No file has 2**31 bytes."""
+    return intervals[:, 0] << 32 | intervals[:, 1]
 
 
 def _merge(intervals: np.ndarray) -> np.ndarray:
@@ -199,12 +208,12 @@ def _line_ends(text: str, comments: np.ndarray, literals: np.ndarray) -> np.ndar
 
     Not the line break alone: it follows ``;`` and ``{`` so surely that a model learns to leave it out of the middle,
     and nothing would be asked. Left out, because nothing there says that the line is over: lines that are blank, end in
-    a comment or in blanks, and line ends within a text block.
+    a comment, in blanks or in a backslash, and line ends within a text block.
     """
     pairs = [match.span() for match in _LINE_END.finditer(text)]
     breaks = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     # a line comment stops where the line ends, so the last character of code is asked
-    breaks = breaks[~_within(comments, breaks[:, 0]) & ~_within(literals, breaks[:, 0] + 1)]
+    breaks = breaks[~_within(comments, breaks[:, 0]) & ~_within(literals, breaks[:, 1] - 1)]
     reverse = text[::-1]
     ends = []
     for last, end in breaks.tolist():
@@ -213,7 +222,7 @@ def _line_ends(text: str, comments: np.ndarray, literals: np.ndarray) -> np.ndar
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
 
 
-_LINE_END = re.compile(r"\S\r?\n")
+_LINE_END = re.compile(r"[^\s\\]\r?\n")  # behind a backslash a line goes on
 _WORD = re.compile(r"[\w$]+")
 
 

@@ -22,7 +22,7 @@ _LETTER = r"[^\W\d_]"
 _WORD = re.compile(rf"{_LETTER}++(?:['\u2019-]{_LETTER}++)*+")
 # a mark that a blank follows, or the end; closing quotes and brackets may come between
 _STOP = re.compile(r"(?<![.!?\u2026\s])[.!?](?=[\"'\u201d\u2019)\]]{0,3}(?:\s|\Z))|[\u3002\uff01\uff1f]")
-_SENTENCE_GOES_ON = re.compile(r"[\"'\u201d\u2019)\]]{0,3}[ \t]*(?:\r?\n)?[ \t]*([^\W\d_])?")
+_GOES_ON = re.compile(r"[\"'\u201d\u2019)\]]{0,3}[ \t]*(?:\r?\n)?[ \t]*([^\W\d_])?")
 _NUMBER = re.compile(r"(?<![\w.,])\d++(?:[.,]\d++)*+(?!\w)")
 _QUOTE = re.compile(
     r"(?<![^\s(\[\u2014])\"(?=\S)[^\"\n]{1,400}+(?<=\S)\"(?!\w)|\u201c[^\u201c\u201d\n]{1,400}+\u201d"
@@ -63,10 +63,10 @@ def _sentence_ends(text: str) -> list[tuple[int, int]]:
     found = []
     for match in _STOP.finditer(text):
         start, end = match.span()
+        after = _GOES_ON.match(text, end)
+        if after is not None and after[1] is not None and after[1].islower():
+            continue
         if match[0] == ".":
-            after = _SENTENCE_GOES_ON.match(text, end)
-            if after is not None and after[1] is not None and after[1].islower():
-                continue
             word = _LAST_WORD.search(text, max(start - 20, 0), start)
             last = "" if word is None else word[1].rpartition(".")[2].lower()
             initial = len(last) == 1 and last.isalpha() and text[start - 1].isupper()

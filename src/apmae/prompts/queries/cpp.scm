@@ -33,6 +33,8 @@
 (init_declarator "=" @assignment_operator)
 (declaration "=" @assignment_operator)
 (field_declaration "=" @assignment_operator)
+(field_declaration declarator: (function_declarator) "=" @_never)
+(field_declaration declarator: (function_declarator) default_value: (number_literal) @_never)
 (optional_parameter_declaration "=" @assignment_operator)
 (enumerator "=" @assignment_operator)
 (initializer_pair "=" @assignment_operator)
@@ -40,4 +42,4 @@
 
 (comment) @_comment
 [(string_literal) (raw_string_literal) (preproc_arg)] @_text
-(ERROR) @_never
+(ERROR) @_error

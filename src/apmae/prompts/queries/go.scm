@@ -19,7 +19,8 @@
 ] @identifier
 
 (binary_expression operator: _ @operator)
-(unary_expression operator: _ @operator)
+; * and & take what a pointer points at and back
+(unary_expression operator: ["!" "+" "-" "^"] @operator)
 (inc_statement "++" @operator)
 (dec_statement "--" @operator)
 
@@ -34,4 +35,4 @@
 
 (comment) @_comment
 (raw_string_literal) @_text
-(ERROR) @_never
+(ERROR) @_error

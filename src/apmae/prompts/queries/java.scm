@@ -1,6 +1,6 @@
-; The spans of Java that the tasks take out: one capture name a task, each capturing exactly its span.
-; operator, _comment, _text and _never are no tasks: prompts/tasks.py sorts operators and keeps spans
-; away from the rest.
+; The spans of Java that the tasks take out: one capture name a task, each capturing exactly its span. Not tasks, but read
+; by prompts/tasks.py as well: operator (sorted there by its text), _never (a node that is no span of its task here),
+; _comment and _text (kept out of eol) and _error (kept out of everything).
 
 [")" "]" "}"] @closing_bracket
 (type_arguments ">" @closing_bracket)
@@ -35,4 +35,4 @@
 
 [(line_comment) (block_comment)] @_comment
 (string_literal) @_text
-(ERROR) @_never
+(ERROR) @_error

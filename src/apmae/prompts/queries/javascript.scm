@@ -34,4 +34,4 @@
 
 [(comment) (html_comment) (hash_bang_line)] @_comment
 [(string) (template_string)] @_text
-(ERROR) @_never
+(ERROR) @_error

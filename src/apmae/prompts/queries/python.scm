@@ -27,5 +27,5 @@
 (typed_default_parameter "=" @assignment_operator)
 
 (comment) @_comment
-[(string) (line_continuation)] @_text
-(ERROR) @_never
+(string) @_text
+(ERROR) @_error

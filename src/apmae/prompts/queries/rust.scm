@@ -40,4 +40,4 @@
 
 [(line_comment) (block_comment)] @_comment
 [(string_literal) (raw_string_literal)] @_text
-(ERROR) @_never
+(ERROR) @_error
