@@ -129,15 +129,14 @@ def _in_order(spans: dict[str, np.ndarray], language: str) -> dict[str, np.ndarr
 
 
 def _parse(data: bytes, grammar: Grammar, seconds: float) -> tree_sitter.Tree | None:
+    parser = tree_sitter.Parser(load_grammar(grammar))
     deadline = time.process_time() + seconds
 
     def late(offset: int, has_error: bool) -> bool:
         return time.process_time() > deadline
 
     try:
-        return tree_sitter.Parser(load_grammar(grammar)).parse(
-            lambda offset, point: data[offset:], encoding="utf8", progress_callback=late
-        )
+        return parser.parse(lambda offset, point: data[offset:], encoding="utf8", progress_callback=late)
     except ValueError:  # a parse that was stopped
         return None
 

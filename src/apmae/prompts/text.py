@@ -77,17 +77,19 @@ def _sentence_ends(text: str) -> list[tuple[int, int]]:
 
 
 def _names(text: str) -> list[tuple[int, int]]:
-    """Runs of capitalised words, one space apart, that no sentence or line begins with."""
+    """Runs of capitalised words, one space apart, without a first word that begins a sentence or line."""
     runs: list[tuple[int, int]] = []
     for match in _WORD.finditer(text):
         start, end = match.span()
         if not text[start].isupper() or not any(letter.islower() for letter in match[0]):
             continue
+        if _begins(text, start) or match[0].lower() in _ABBREVIATIONS:
+            continue
         if runs and runs[-1][1] == start - 1 and text[start - 1] == " ":
             runs[-1] = (runs[-1][0], end)
         else:
             runs.append((start, end))
-    return [(start, end) for start, end in runs if not _begins(text, start)]
+    return runs
 
 
 def _begins(text: str, start: int) -> bool:
