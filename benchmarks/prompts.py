@@ -2,14 +2,15 @@
 
     python benchmarks/prompts.py SOURCE... [--language java]
 
-Prints the files, the prompts of each task, what was rejected, the time of the process and of the wall, and the memory
-(peak resident set) after the first tenth of the files and after all: it should not grow with their number.
+Prints the files, the prompts of each task, what was rejected, the time of the process and of the wall, and the resident
+memory after the first tenth of the files, after all (it should not grow with their number) and at its peak. Linux only.
 """
 
 import argparse
 import resource
 import time
 from collections import Counter
+from pathlib import Path
 
 from apmae.config import PromptsConfig
 from apmae.corpus.sources import list_sources
@@ -17,9 +18,9 @@ from apmae.prompts.languages import language_of
 from apmae.prompts.sampling import candidates
 
 
-def peak() -> float:
-    """Peak resident set of this process, MB (Linux counts in kB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident() -> float:
+    """Resident set of this process, MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 def main() -> None:
@@ -41,14 +42,16 @@ def main() -> None:
             seen.add(prompt.path)
             last = prompt.path
             if len(seen) == len(files) // 10:
-                early = peak()
+                early = resident()
         tasks[prompt.task] += 1
+    late = resident()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(f"{len(files)} files, {sum(file.size for file in files) / 1e6:.0f} MB, {len(seen)} with a prompt")
     print(f"{sum(tasks.values())} prompts: " + ", ".join(f"{task} {count}" for task, count in tasks.items()))
     print("rejected: " + (", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items())) or "nothing"))
     print(f"{wall:.1f} s, {cpu:.1f} s of the processor, {cpu / max(sum(tasks.values()), 1) * 1e3:.2f} ms a prompt")
-    print(f"peak memory {early:.0f} MB after a tenth of the files, {peak():.0f} MB after all")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    print(f"{early:.0f} MB after a tenth of the files, {late:.0f} MB after all, {peak:.0f} MB at most")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_one_space_before_a_span_goes_along_and_more_do_not():
     assert pieces("so 4, so  5,\n6 and\n 7 (8", "number") == [" 4", "5", "6", "7", "8"]
 
 
-PROSE = st.text(alphabet='aB c.!?"“”1,2\n\r\'’-(é日。\U0001f600 ', max_size=200)
+PROSE = st.text(alphabet="aB c.!?\"“”1,2\n\r'’-(é日。\U0001f600 ", max_size=200)
 
 
 @given(PROSE)

@@ -29,8 +29,8 @@ from apmae.lm.outcome import draw_prompts, shortfalls
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.prompts.files import from_table, read_prompts, to_table
-from apmae.prompts.sampling import Prompt, build_prompts
 from apmae.prompts.languages import language_of
+from apmae.prompts.sampling import Prompt, build_prompts
 from apmae.report.page import write_report
 from apmae.schema import POINTS, SCORES
 from apmae.train import checkpoint

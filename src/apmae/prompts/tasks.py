@@ -33,14 +33,16 @@ search for a way to go on can take hours."""
 
 OPERATORS = {
     "boolean_operator": frozenset(
-        "&& || ?? ! == != === !== < <= > >= <=> <> and or not not_eq in is".split() + ["not in", "is not"]
+        ["&&", "||", "??", "!", "and", "or", "not", "not_eq", "in", "not in", "is", "is not"]
+        + ["==", "!=", "===", "!==", "<", "<=", ">", ">=", "<=>", "<>"]
     ),
     "math_operator": frozenset(
-        "+ - * / // % ** @ & | ^ &^ ~ << >> >>> ++ -- bitand bitor xor compl".split()
+        ["+", "-", "*", "/", "//", "%", "**", "@", "++", "--"]
+        + ["&", "|", "^", "~", "&^", "<<", ">>", ">>>", "bitand", "bitor", "xor", "compl"]
     ),
 }
-"""The texts of the two operator tasks. Comparisons yield a boolean, so they are boolean operators. Bitwise operators are
-math operators, also between booleans: the syntax does not tell."""
+"""The texts of the two operator tasks. Comparisons yield a boolean, so they are boolean operators; bitwise operators
+are math operators, also between booleans: the syntax does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +131,25 @@ def _in_order(spans: dict[str, np.ndarray], language: str) -> dict[str, np.ndarr
 
 
 def _parse(data: bytes, grammar: Grammar, seconds: float) -> tree_sitter.Tree | None:
+    """The tree, whose nodes have no text; None if it took too long."""
     parser = tree_sitter.Parser(load_grammar(grammar))
     deadline = time.process_time() + seconds
+    given: list[bytearray] = []
+
+    def read(offset: int, point: object) -> bytearray:
+        given.append(bytearray(data) if offset == 0 else bytearray(data[offset:]))
+        return given[-1]
 
     def late(offset: int, has_error: bool) -> bool:
         return time.process_time() > deadline
 
     try:
-        return parser.parse(lambda offset, point: data[offset:], encoding="utf8", progress_callback=late)
+        return parser.parse(read, encoding="utf8", progress_callback=late)
     except ValueError:  # a parse that was stopped
         return None
+    finally:
+        for piece in given:  # tree-sitter 0.26 never lets go of what it read: every file would stay in memory
+            piece.clear()
 
 
 def _captures(

@@ -13,8 +13,10 @@ NEAR = 1000
 """Characters within which a word must come again to be a ``repeated_word``: about as many as a window of 256 tokens."""
 
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st rev gen col lt sgt capt hon jr sr inc ltd co corp vs cf al no nos fig figs eq sec ch vol pp "
-    "ed eds approx dept est jan feb mar apr jun jul aug sep sept oct nov dec mt ca op".split()
+    ["mr", "mrs", "ms", "dr", "prof", "rev", "hon", "st", "jr", "sr", "gen", "col", "lt", "sgt", "capt", "mt"]
+    + ["inc", "ltd", "co", "corp", "dept", "ed", "eds", "vol", "pp", "ch", "sec", "fig", "figs", "eq", "no", "nos"]
+    + ["vs", "cf", "al", "ca", "approx", "est", "op"]
+    + ["jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"]
 )
 """Words (lower case) behind which a full stop seldom ends a sentence."""
 
@@ -24,9 +26,7 @@ _WORD = re.compile(rf"{_LETTER}++(?:['\u2019-]{_LETTER}++)*+")
 _STOP = re.compile(r"(?<![.!?\u2026\s])[.!?](?=[\"'\u201d\u2019)\]]{0,3}(?:\s|\Z))|[\u3002\uff01\uff1f]")
 _GOES_ON = re.compile(r"[\"'\u201d\u2019)\]]{0,3}[ \t]*(?:\r?\n)?[ \t]*([^\W\d_])?")
 _NUMBER = re.compile(r"(?<![\w.,])\d++(?:[.,]\d++)*+(?!\w)")
-_QUOTE = re.compile(
-    r"(?<![^\s(\[\u2014])\"(?=\S)[^\"\n]{1,400}+(?<=\S)\"(?!\w)|\u201c[^\u201c\u201d\n]{1,400}+\u201d"
-)
+_QUOTE = re.compile(r"(?<![^\s(\[\u2014])\"(?=\S)[^\"\n]{1,400}+(?<=\S)\"(?!\w)|\u201c[^\u201c\u201d\n]{1,400}+\u201d")
 _LAST_WORD = re.compile(r"([\w.]*)\Z")
 
 

@@ -17,6 +17,8 @@
 (comparison_operator operators: _ @operator)
 (binary_operator operator: _ @operator)
 (unary_operator operator: _ @operator)
+; list[int] | None, where int | None is a binary_operator
+(union_type "|" @operator)
 
 ; arguments by name and default values bind a name to a value, too
 (assignment "=" @assignment_operator)
