@@ -88,9 +88,11 @@ def prompts(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file to write.")] = None,
-    language: Annotated[str, typer.Option(help="Programming language of the sources.")] = "java",
+    language: Annotated[
+        str, typer.Option(help="Of the sources: java, python, cpp, javascript, typescript, go, rust, or text.")
+    ] = "java",
     per_task: Annotated[int, typer.Option(help="Prompts a task.")] = 100,
-    tasks: Annotated[str, typer.Option(help="Comma-separated tasks; 'all' for the ten.")] = "all",
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks; 'all' for those of the language.")] = "all",
     lm: Annotated[str | None, typer.Option("--lm", help="Ask this model for each prompt's outcome.")] = None,
     outcome: Annotated[str | None, typer.Option(help="With --lm: balanced (default), correct, or any.")] = None,
     preview: Annotated[
@@ -131,7 +133,7 @@ def prompts(
     values: dict[str, Any] = {
         "language": language,
         "per_task": per_task,
-        "tasks": TASKS if tasks == "all" else tuple(task.strip() for task in tasks.split(",")),
+        **({} if tasks == "all" else {"tasks": tuple(task.strip() for task in tasks.split(","))}),
         "outcome": outcome or ("balanced" if lm else "any"),
         "seed": seed,
         **_settings(set_),

@@ -22,7 +22,10 @@ TASKS = (
     "assignment_operator",
     "random",
 )
-"""The ten completion tasks, in the paper's order (paper section 5)."""
+"""The ten completion tasks of code, in the paper's order (paper section 5)."""
+
+TEXT_TASKS = ("sentence_end", "number", "capitalised_name", "quote", "repeated_word", "random")
+"""The completion tasks of plain text. Not in the paper."""
 
 Task = Literal[
     "closing_bracket",
@@ -35,11 +38,22 @@ Task = Literal[
     "math_operator",
     "assignment_operator",
     "random",
+    "sentence_end",
+    "number",
+    "capitalised_name",
+    "quote",
+    "repeated_word",
 ]
 
 
 Circuit = Literal["ioi", "greater_than", "docstring", "induction", "gendered_pronouns"]
 """The classic circuits that ``prompts/circuits.py`` makes prompts of."""
+
+
+def tasks_of(language: str) -> tuple[Task, ...]:
+    """The tasks of a language."""
+    return TEXT_TASKS if language == "text" else TASKS
+
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -53,11 +67,11 @@ class Config(BaseModel):
 class PromptsConfig(Config):
     """How prompts are drawn from source files."""
 
-    language: Literal["java"] = "java"
-    """Programming language: names the query file ``prompts/queries/<language>.scm``."""
+    language: Literal["java", "python", "cpp", "javascript", "typescript", "go", "rust", "text"] = "java"
+    """What the files are written in: a programming language, or "text" for prose."""
 
     tasks: tuple[Task, ...] = TASKS
-    """The kinds of span to take out."""
+    """The kinds of span to take out, by default all of the language (:func:`tasks_of`)."""
 
     per_task: int = Field(default=1000, ge=1)
     """Prompts a task (paper section 5: 1 000)."""
@@ -74,6 +88,23 @@ class PromptsConfig(Config):
 
     seed: int = 0
     """Which files and spans are drawn."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_task(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "tasks" not in values and values.get("language") == "text":
+            return values | {"tasks": TEXT_TASKS}
+        return values
+
+    @model_validator(mode="after")
+    def _tasks_are_of_the_language(self) -> Self:
+        known = tasks_of(self.language)
+        others = [task for task in self.tasks if task not in known]
+        if others:
+            raise ValueError(
+                f"language {self.language!r} has no task {', '.join(others)}: take from {', '.join(known)}"
+            )
+        return self
 
 
 class CircuitsConfig(Config):

@@ -30,8 +30,8 @@ from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.prompts.circuits import circuit_prompts
 from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
+from apmae.prompts.languages import language_of
 from apmae.prompts.sampling import Prompt, build_prompts
-from apmae.prompts.tasks import language_of
 from apmae.report.page import write_report
 from apmae.schema import POINTS, SCORES
 from apmae.train import checkpoint

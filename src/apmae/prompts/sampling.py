@@ -18,7 +18,9 @@ from apmae.corpus.sources import SourceFile, SourceHandle, list_sources
 from apmae.errors import ConfigError, SourceError
 from apmae.prompts.fim import check_plain, head, tail
 from apmae.prompts.offsets import offsets_of
-from apmae.prompts.tasks import Span, iter_random_spans, language_of, lexemes, parse_spans
+from apmae.prompts.languages import language_of
+from apmae.prompts.spans import Span
+from apmae.prompts.tasks import iter_random_spans, lexemes, parse_spans
 from apmae.seeding import generator, unit_hash
 
 if TYPE_CHECKING:
@@ -136,11 +138,12 @@ def candidates(
         config: the tasks, language, split, seed and length.
         tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
-            files of which a part does not parse (spans there are dropped); "no_span", a file without a span of a task.
+            files of which a part does not parse (spans there are dropped); "too_slow", files that take more than
+            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task.
         wants: whether a task still needs prompts (:meth:`Quota.wants`); once False, it must stay so.
 
     Raises:
-        ConfigError: if the language is unknown, or the tokenizer truncates or pads.
+        ConfigError: if the language is unknown or not installed, or the tokenizer truncates or pads.
         SourceError: if a file that was named by itself cannot be used.
     """
     if tokenizer is None:
@@ -178,7 +181,10 @@ def _from_file(
     file = handle.read(first)
     if file is None:
         return False
-    parsed = parse_spans(file.text, config.language, tasks)
+    parsed = parse_spans(file.text, config.language, tasks, path=file.path)
+    if parsed is None:
+        first["too_slow"] += 1
+        return False
     if parsed.has_error:
         first["parse_error"] += 1
     more = False
@@ -188,8 +194,8 @@ def _from_file(
             spans = _random(file.text, number + 2, draw, offsets)
         else:
             # a prompt needs a character to its left
-            found = [span for span in parsed.spans[task] if span.start > 0]
-            spans = [found[index] for index in draw.permutation(len(found))[: number + 2]]
+            found = parsed.spans[task][parsed.spans[task][:, 0] > 0]
+            spans = [Span(*pair) for pair in found[draw.permutation(len(found))[: number + 2]].tolist()]
         if not spans:
             first["no_span"] += 1
         more |= len(spans) > number + 1

@@ -1,133 +1,174 @@
-"""Where the spans of the ten tasks lie in a source file. Torch-free.
+"""Where the spans of the tasks lie in a source file. Torch-free.
 
-Eight tasks are captures of one tree-sitter query a language (``queries/<language>.scm``); ``eol`` is found in the
-text, ``random`` among tokens. All spans are in characters, not bytes.
+Eight of the ten tasks of code are captures of a language's tree-sitter query (``queries/<language>.scm``); ``eol`` is
+found in the text, ``random`` among tokens. Plain text has tasks of its own (``prompts/text.py``). What counts as a
+span of each task is in ``docs/tasks.md``. All spans are in characters, not bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
-from itertools import islice
-from typing import NamedTuple
+from itertools import chain, islice
 
 import numpy as np
 import tree_sitter
-import tree_sitter_java
 
-from apmae.config import TASKS
-from apmae.errors import ConfigError
+from apmae.config import tasks_of
+from apmae.prompts.languages import Grammar, language_of, load_grammar, load_query
+from apmae.prompts.spans import Span
+from apmae.prompts.text import find_text_spans
 
 SHORTEST, LONGEST = 3, 10
 """Tokens of a ``random`` span (paper section 4)."""
 
+DEEPEST = 100
+"""Levels of the syntax tree in which spans are looked for. Written code has a few dozen; in tables written as one
+expression of thousands of operators a query takes time cubic in the depth."""
 
-class Span(NamedTuple):
-    """A piece of a text, in characters; ``end`` is the first character after it."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Language:
-    """A programming language that prompts can be drawn from; its query is ``queries/<name>.scm``."""
-
-    suffixes: tuple[str, ...]
-    """How its files' names end."""
-    grammar: Callable[[], object]
-    """Makes the tree-sitter grammar."""
+PARSE_SECONDS = 5.0
+"""Processor time that a file may take to parse. A megabyte of code takes 0.1 to 0.5 s; in broken text the parser's
+search for a way to go on can take hours."""
 
 
-LANGUAGES = {"java": Language((".java",), tree_sitter_java.language)}
-
-
-def language_of(name: str) -> Language:
-    """Look a language up.
-
-    Raises:
-        ConfigError: if it is unknown.
-    """
-    try:
-        return LANGUAGES[name]
-    except KeyError:
-        raise ConfigError(f"expected a language among {', '.join(sorted(LANGUAGES))}, got {name!r}") from None
+OPERATORS = {
+    "boolean_operator": frozenset(
+        ["&&", "||", "??", "!", "and", "or", "not", "not_eq", "in", "not in", "is", "is not"]
+        + ["==", "!=", "===", "!==", "<", "<=", ">", ">=", "<=>", "<>"]
+    ),
+    "math_operator": frozenset(
+        ["+", "-", "*", "/", "//", "%", "**", "@", "++", "--"]
+        + ["&", "|", "^", "~", "&^", "<<", ">>", ">>>", "bitand", "bitor", "xor", "compl"]
+    ),
+}
+"""The texts of the two operator tasks. Comparisons yield a boolean, so they are boolean operators; bitwise operators
+are math operators, also between booleans: the syntax does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedSpans:
     """The spans of one file."""
 
-    spans: dict[str, list[Span]]
-    """By task, ``random`` left out; sorted, at least one character each."""
+    spans: dict[str, np.ndarray]
+    """By task, ``random`` left out: int64 (n, 2), first and past-the-end character, sorted, at least one character."""
     has_error: bool
     """Whether a part of the text does not parse; spans that touch such a part are dropped."""
 
 
 def find_spans(text: str, language: str) -> dict[str, list[Span]]:
-    """Find the spans of every task but ``random``.
+    """Find the spans of every task of a language but ``random``.
 
     Args:
         text: a source file.
         language: a key of ``LANGUAGES``.
 
     Returns:
-        Spans by task, in characters, sorted, at least one character each.
+        Spans by task, in characters, sorted, at least one character each; none if the file takes too long to parse.
 
     Raises:
-        ConfigError: if the language is unknown.
+        ConfigError: if the language is unknown, or its grammar is not installed.
     """
-    return parse_spans(text, language).spans
+    parsed = parse_spans(text, language)
+    if parsed is None:
+        return {task: [] for task in tasks_of(language) if task != "random"}
+    return {task: [Span(start, end) for start, end in spans.tolist()] for task, spans in parsed.spans.items()}
 
 
-def parse_spans(text: str, language: str, tasks: Iterable[str] = TASKS) -> ParsedSpans:
+def parse_spans(
+    text: str, language: str, tasks: Iterable[str] | None = None, *, path: str = "", seconds: float = PARSE_SECONDS
+) -> ParsedSpans | None:
     """Find spans, and say whether the file parses.
 
     Args:
         text: a source file.
         language: a key of ``LANGUAGES``.
-        tasks: those to look for: fewer are faster.
+        tasks: those to look for, by default all of the language: fewer are faster.
+        path: the file's name, where a language has several grammars (``.ts`` and ``.tsx``).
+        seconds: of processor time that parsing may take.
+
+    Returns:
+        The spans, or None if the file takes longer to parse.
 
     Raises:
-        ConfigError: if the language is unknown.
+        ConfigError: if the language is unknown, or its grammar is not installed.
     """
-    wanted = frozenset(tasks) - {"random"}
-    grammar, query = _query(language, wanted)
+    grammar = language_of(language).grammar(path)
+    wanted = frozenset(tasks_of(language) if tasks is None else tasks) - {"random"}
+    if grammar is None:
+        found = find_text_spans(text, wanted)
+        spans = {task: np.array(pieces, dtype=np.int64).reshape(-1, 2) for task, pieces in found.items()}
+        return ParsedSpans(_in_order(spans, language), has_error=False)
     data = text.encode()
-    tree = tree_sitter.Parser(grammar).parse(data)
-    captures = tree_sitter.QueryCursor(query).captures(tree.root_node)
+    tree = _parse(data, grammar, seconds)
+    if tree is None:
+        return None
     offsets = _char_offsets(text, data)
-    # captures come in no order
-    found = {name: _intervals(nodes, offsets) for name, nodes in captures.items()}
+    names = {"operator" if task in OPERATORS else task for task in wanted} | {"_never", "_error"}
+    found = _captures(tree.root_node, grammar, frozenset(names), offsets, deepest=DEEPEST)
     none = np.zeros((0, 2), dtype=np.int64)
-    error = _merge(found.get("_error", none))
+    if "eol" in wanted:
+        # however deep: a line end in a comment must be known for one
+        guards = _captures(tree.root_node, grammar, frozenset({"_comment", "_text"}), offsets)
+        comments, literals = (_merge(guards.get(name, none)) for name in ("_comment", "_text"))
+        # with \r\n the blanks between two elements of JSX are a node
+        literals = literals[[not text[start:end].isspace() for start, end in literals.tolist()]]
+        found["eol"] = _line_ends(text, comments, literals)
+    error, never = _merge(found.get("_error", none)), _packed(found.get("_never", none))
     spans = {}
-    for task in TASKS:
-        if task not in wanted:
-            continue
-        if task == "eol":
-            pieces = _line_ends(text, _merge(found.get("_comment", none)), _merge(found.get("_text", none)))
-        else:
-            pieces = found.get(task, none)
+    for task in wanted:
+        pieces = found.get(task, none)
         starts, ends = pieces.T
         # a MISSING node, which the parser made up, has no characters
-        keep = (ends > starts) & ~_within(error, starts) & ~_within(error, ends - 1)
-        spans[task] = [Span(start, end) for start, end in pieces[keep].tolist()]
-    return ParsedSpans(spans, tree.root_node.has_error)
+        kept = (ends > starts) & ~_within(error, starts) & ~_within(error, ends - 1)
+        if len(never) and task != "eol":
+            kept &= ~np.isin(_packed(pieces), never)
+        spans[task] = pieces[kept]
+    return ParsedSpans(_in_order(spans, language), tree.root_node.has_error)
 
 
-@lru_cache(maxsize=64)
-def _query(language: str, tasks: frozenset[str]) -> tuple[tree_sitter.Language, tree_sitter.Query]:
-    grammar = tree_sitter.Language(language_of(language).grammar())
-    source = resources.files("apmae.prompts").joinpath("queries", f"{language}.scm").read_text("utf-8")
-    query = tree_sitter.Query(grammar, source)
-    kept = {*tasks, "_error"} | ({"_comment", "_text"} if "eol" in tasks else set())
-    for pattern in range(query.pattern_count):
-        text = source[query.start_byte_for_pattern(pattern) : query.end_byte_for_pattern(pattern)]
-        if kept.isdisjoint(re.findall(r"@(\w+)", text)):
-            query.disable_pattern(pattern)
-    return grammar, query
+def _in_order(spans: dict[str, np.ndarray], language: str) -> dict[str, np.ndarray]:
+    return {task: spans[task] for task in tasks_of(language) if task in spans}
+
+
+def _parse(data: bytes, grammar: Grammar, seconds: float) -> tree_sitter.Tree | None:
+    """The tree, whose nodes have no text; None if it took too long."""
+    parser = tree_sitter.Parser(load_grammar(grammar))
+    deadline = time.process_time() + seconds
+    given: list[bytearray] = []
+
+    def read(offset: int, point: object) -> bytearray:
+        given.append(bytearray(data) if offset == 0 else bytearray(data[offset:]))
+        return given[-1]
+
+    def late(offset: int, has_error: bool) -> bool:
+        return time.process_time() > deadline
+
+    try:
+        return parser.parse(read, encoding="utf8", progress_callback=late)
+    except ValueError:  # a parse that was stopped
+        return None
+    finally:
+        for piece in given:  # tree-sitter 0.26 never lets go of what it read: every file would stay in memory
+            piece.clear()
+
+
+def _captures(
+    root: tree_sitter.Node,
+    grammar: Grammar,
+    names: frozenset[str],
+    offsets: np.ndarray | None,
+    *,
+    deepest: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Character intervals by capture name, shape (nodes, 2), sorted and each once."""
+    cursor = tree_sitter.QueryCursor(load_query(grammar, names))
+    if deepest is not None:
+        cursor.set_max_start_depth(deepest)
+    captured = {name: nodes for name, nodes in cursor.captures(root).items() if name in names}
+    operators = captured.pop("operator", [])
+    for task, texts in OPERATORS.items():
+        captured[task] = [node for node in operators if node.type in texts]  # the type of a sign is its text
+    return {name: _intervals(nodes, offsets) for name, nodes in captured.items()}
 
 
 def _char_offsets(text: str, data: bytes) -> np.ndarray | None:
@@ -141,10 +182,16 @@ def _char_offsets(text: str, data: bytes) -> np.ndarray | None:
 
 
 def _intervals(nodes: Sequence[tree_sitter.Node], offsets: np.ndarray | None) -> np.ndarray:
-    """Character intervals of nodes, shape (nodes, 2), sorted and each once."""
-    pairs = sorted({(node.start_byte, node.end_byte) for node in nodes})
-    intervals = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    """Character intervals of nodes, which come in no order, shape (nodes, 2), sorted and each once."""
+    flat = np.fromiter(chain.from_iterable([node.byte_range for node in nodes]), np.int64, 2 * len(nodes))
+    packed = np.unique(_packed(flat.reshape(-1, 2)))
+    intervals = np.stack([packed >> 32, packed & 0xFFFFFFFF], axis=1)
     return intervals if offsets is None else offsets[intervals]
+
+
+def _packed(intervals: np.ndarray) -> np.ndarray:
+    """Each interval as one number; their order is that of the intervals. No file has 2**31 bytes."""
+    return intervals[:, 0] << 32 | intervals[:, 1]
 
 
 def _merge(intervals: np.ndarray) -> np.ndarray:
@@ -171,14 +218,22 @@ def _line_ends(text: str, comments: np.ndarray, literals: np.ndarray) -> np.ndar
 
     Not the line break alone: it follows ``;`` and ``{`` so surely that a model learns to leave it out of the middle,
     and nothing would be asked. Left out, because nothing there says that the line is over: lines that are blank, end in
-    a comment or in blanks, and line ends within a text block.
+    a comment, in blanks or in a backslash, and line ends within a text block.
     """
-    # a word is tried from its start only, and whole: else a long one takes time quadratic in its length
-    pairs = [match.span() for match in re.finditer(r"(?:(?<![\w$])[\w$]++|[^\w\s$])\r?\n", text)]
-    ends = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    pairs = [match.span() for match in _LINE_END.finditer(text)]
+    breaks = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     # a line comment stops where the line ends, so the last character of code is asked
-    code = ends[:, 1] - 2 - np.array([text[end - 2] == "\r" for end in ends[:, 1]], dtype=np.int64)
-    return ends[~_within(comments, code) & ~_within(literals, code + 1)]
+    breaks = breaks[~_within(comments, breaks[:, 0]) & ~_within(literals, breaks[:, 1] - 1)]
+    reverse = text[::-1]
+    ends = []
+    for last, end in breaks.tolist():
+        word = _WORD.match(reverse, len(text) - 1 - last)
+        ends.append((last + 1 - len(word[0]) if word else last, end))
+    return np.array(ends, dtype=np.int64).reshape(-1, 2)
+
+
+_LINE_END = re.compile(r"[^\s\\]\r?\n")  # behind a backslash a line goes on
+_WORD = re.compile(r"[\w$]+")
 
 
 def random_spans(token_offsets: Sequence[tuple[int, int]], count: int, generator: np.random.Generator) -> list[Span]:

@@ -12,7 +12,7 @@ import numpy as np
 from apmae.analyze.locations import clustering, head_grid, task_locations
 from apmae.artifacts import replacing
 from apmae.atlas.cluster import NOISE
-from apmae.config import TASKS
+from apmae.config import TASKS, TEXT_TASKS
 from apmae.report.study import Study
 
 _WHERE = 3
@@ -164,4 +164,5 @@ def head_name(layer: int, head: int) -> str:
 
 
 def _task_order(task: str) -> tuple[int, str]:
-    return (TASKS.index(task) if task in TASKS else len(TASKS), task)
+    order = (*TASKS[:-1], *TEXT_TASKS)  # random, the last of both, stays last
+    return (order.index(task) if task in order else len(order), task)

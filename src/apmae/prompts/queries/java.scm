@@ -1,5 +1,6 @@
-; The spans of Java that the tasks take out: one capture name a task, each capturing exactly its span.
-; _comment, _text and _error are no tasks: prompts/tasks.py keeps spans away from them.
+; The spans of Java that the tasks take out: one capture name a task, each capturing exactly its span. Not tasks, but read
+; by prompts/tasks.py as well: operator (sorted there by its text), _never (a node that is no span of its task here),
+; _comment and _text (kept out of eol) and _error (kept out of everything).
 
 [")" "]" "}"] @closing_bracket
 (type_arguments ">" @closing_bracket)
@@ -22,18 +23,12 @@
 
 [(identifier) (type_identifier)] @identifier
 
-; comparisons yield a boolean: they count here
-(binary_expression operator: ["&&" "||" "==" "!=" "<" "<=" ">" ">="] @boolean_operator)
-(unary_expression operator: "!" @boolean_operator)
+; prompts/tasks.py tells a boolean from a math operator by its text, the same in every language
+(binary_expression operator: _ @operator)
+(unary_expression operator: _ @operator)
+(update_expression ["++" "--"] @operator)
 
-; bitwise operators count here, also where their operands are boolean: the syntax does not tell
-(binary_expression operator: ["+" "-" "*" "/" "%" "&" "|" "^" "<<" ">>" ">>>"] @math_operator)
-(unary_expression operator: ["+" "-" "~"] @math_operator)
-(update_expression ["++" "--"] @math_operator)
-
-(assignment_expression operator: [
-  "=" "+=" "-=" "*=" "/=" "%=" "&=" "|=" "^=" "<<=" ">>=" ">>>="
-] @assignment_operator)
+(assignment_expression operator: _ @assignment_operator)
 (variable_declarator "=" @assignment_operator)
 (resource "=" @assignment_operator)
 (element_value_pair "=" @assignment_operator)
