@@ -117,7 +117,7 @@ def prompts(
         raise ConfigError("expected sources to draw prompts from, got none; give a folder, a file or 'bundled'")
     if out is None and not preview:
         raise ConfigError("expected --out to write prompts to, or --preview to look at some, got neither; give one")
-    from apmae.config import TASKS, CircuitsConfig, PromptsConfig, parse
+    from apmae.config import CircuitsConfig, PromptsConfig, parse
 
     if any(source.startswith(_CIRCUIT) for source in sources):
         given = {"--language": language != "java", "--tasks": tasks != "all", "--outcome": outcome is not None}

@@ -17,8 +17,8 @@ from apmae.config import PromptsConfig
 from apmae.corpus.sources import SourceFile, SourceHandle, list_sources
 from apmae.errors import ConfigError, SourceError
 from apmae.prompts.fim import check_plain, head, tail
-from apmae.prompts.offsets import offsets_of
 from apmae.prompts.languages import language_of
+from apmae.prompts.offsets import offsets_of
 from apmae.prompts.spans import Span
 from apmae.prompts.tasks import iter_random_spans, lexemes, parse_spans
 from apmae.seeding import generator, unit_hash
