@@ -314,7 +314,7 @@ def tag(
     lm = _lm(model, device, dtype, infill)
     tagged = tag_prompt(lm, prompt, mae=mae, atlas=places)
     rows = tagged.tags.to_pylist()
-    predicted = lm.tokenizer.decode([tagged.answer.predicted])
+    predicted = tagged.answer.predicted
     print_tags(rows, lm.num_layers, lm.num_heads, predicted=predicted, expected=tagged.window.expected_text)
     if json_:
         # JSON knows no NaN, which a score is where the prompt has no row to measure it on.

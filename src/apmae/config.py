@@ -83,8 +83,16 @@ class PromptsConfig(Config):
     length: int = Field(default=256, ge=8)
     """Tokens of the window, sentinels included."""
 
-    split: Literal["all", "train", "held_out"] = "all"
-    """Which files to draw from: files are split by a hash of their path, a fifth held out."""
+    per_file: int | None = Field(default=None, ge=1)
+    """Most prompts of a task from one file. By default one, and more only when every file has given one."""
+
+    similar: float = Field(default=0.8, gt=0, le=1)
+    """A prompt is left out if this share of its window is in an earlier one of its task, such as a copy of the file or
+    a span close by. At 1 only what is the same throughout, the place of the span included."""
+
+    split: Literal["all", "train", "atlas", "held_out"] = "all"
+    """Which files to draw from. Files are split by a hash of their path, those of a repository together: three fifths
+    to train an encoder on, a fifth to fit an atlas on, a fifth held out."""
 
     seed: int = 0
     """Which files and spans are drawn."""
@@ -344,7 +352,7 @@ class StudyConfig(Config):
             return values
         trained = values.get("encoder") == "train"
         defaults = {
-            "prompts": {"per_task": 100, "outcome": "balanced", "split": "held_out" if trained else "all"},
+            "prompts": {"per_task": 100, "outcome": "balanced", "split": "atlas" if trained else "all"},
             "train_prompts": {"tasks": ("random",), "outcome": "correct", "split": "train"},
         }
         given = {key: values[key] for key in defaults if isinstance(values.get(key), dict)}

@@ -14,12 +14,13 @@ from apmae.artifacts import Stage, read_table
 from apmae.config import EncodeConfig
 from apmae.errors import CaptureError
 from apmae.lm.load import LM
+from apmae.lm.outcome import answer
 from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import Scores, score
 from apmae.progress import progress
-from apmae.prompts.sampling import Prompt
+from apmae.prompts.prompt import Prompt
 from apmae.schema import ENCODED_PROMPTS, EXEMPLARS, RECONSTRUCTIONS, SCORES, embeddings
 from apmae.seeding import generator, unit_hash
 
@@ -27,7 +28,9 @@ _RECONSTRUCTIONS = 12
 """Exemplars whose masked patches are predicted for the report (paper Figure 3)."""
 
 
-def encode_prompts(lm: LM, mae: APMAE, prompts: Sequence[Prompt], config: EncodeConfig, stage: Stage) -> dict[str, Any]:
+def encode_prompts(
+    lm: LM, mae: APMAE, prompts: Sequence[Prompt], config: EncodeConfig, stage: Stage, *, asked: bool = False
+) -> dict[str, Any]:
     """Encode the patterns of prompts into a stage's shards.
 
     Args:
@@ -36,6 +39,8 @@ def encode_prompts(lm: LM, mae: APMAE, prompts: Sequence[Prompt], config: Encode
         prompts: prompts, in the order that numbers them.
         config: heads, shard size, exemplars.
         stage: where the shards go; whole ones that it already has are not made again.
+        asked: whether the prompts' answers are those of this very model to these very windows. Otherwise it is asked
+            again, which costs a second forward.
 
     Returns:
         Counts for the manifest: prompts, patterns, correct, layers, heads, dim, pattern_size, context.
@@ -69,7 +74,7 @@ def encode_prompts(lm: LM, mae: APMAE, prompts: Sequence[Prompt], config: Encode
                 first=first,
             )
             for captured in stream:
-                batches.append(_tables(lm, mae, captured, config, len(prompts)))
+                batches.append(_tables(lm, mae, captured, config, len(prompts), asked=asked))
                 advance(len(captured.prompts), note=f"{len(captured.patterns) // len(captured.prompts)} heads a prompt")
             stage.write_shard(
                 {file: pa.concat_tables([batch[i] for batch in batches]) for i, file in enumerate(_files(name))}
@@ -160,15 +165,18 @@ def _files(name: str) -> list[str]:
     return [f"{prefix}-{name}" for prefix in ("embeddings", "prompts", "exemplars")]
 
 
-def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total: int) -> list[pa.Table]:
+def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total: int, *, asked: bool) -> list[pa.Table]:
     """Embeddings, prompts and exemplars of one batch."""
     patterns = captured.patterns
     first = int(patterns.prompt[0])
     scores = score_batch(captured)
     z = mae.encode(patterns)
     per_prompt = len(patterns) // len(captured.prompts)
+    answers = [prompt.answer for prompt in captured.prompts if asked and prompt.answer is not None]
+    if len(answers) < len(captured.prompts):
+        answers = answer(lm, captured.windows, spans=True)
     tasks = [prompt.task for prompt in captured.prompts for _ in range(per_prompt)]
-    outcomes = [answer.outcome for answer in captured.answers for _ in range(per_prompt)]
+    outcomes = [said.outcome for said in answers for _ in range(per_prompt)]
     schema = embeddings(z.shape[1])
     columns = {
         "prompt": pa.array(patterns.prompt.astype(np.int32)),
@@ -187,18 +195,14 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
             "id": prompt.id,
             "task": prompt.task,
             "path": prompt.path,
+            "repository": prompt.repository,
             "split": prompt.split,
             "tokens": list(window.tokens),
             "expected": window.expected_text,
-            "predicted": lm.tokenizer.decode([answer.predicted]),
-            "outcome": answer.outcome,
-            "max_probability": answer.max_probability,
-            "expected_probability": answer.expected_probability,
-            "entropy": answer.entropy,
+            "outcome": said.outcome,
+            **{name: value for name, value in said._asdict().items() if name != "correct"},
         }
-        for i, (prompt, window, answer) in enumerate(
-            zip(captured.prompts, captured.windows, captured.answers, strict=True)
-        )
+        for i, (prompt, window, said) in enumerate(zip(captured.prompts, captured.windows, answers, strict=True))
     ]
     return [
         pa.table(columns, schema=schema),

@@ -116,7 +116,7 @@ def demo(out: Path, *, train: bool = False, seed: int = 0) -> StudyConfig:
     return StudyConfig(
         out=out,
         encoder="train" if train else "bundled",
-        prompts=PromptsConfig(per_task=20, outcome="balanced", seed=seed, split="held_out" if train else "all"),
+        prompts=PromptsConfig(per_task=20, outcome="balanced", seed=seed, split="atlas" if train else "all"),
         train=TRAIN["nano"].model_copy(update={"steps": 400, "seed": seed}) if train else None,
         train_prompts=PromptsConfig(per_task=400, tasks=("random",), outcome="correct", split="train", seed=seed)
         if train
@@ -132,7 +132,7 @@ def debug(out: Path) -> StudyConfig:
     return StudyConfig(
         out=out,
         encoder="train",
-        prompts=PromptsConfig(per_task=6, tasks=tasks, outcome="any", split="held_out"),
+        prompts=PromptsConfig(per_task=6, tasks=tasks, outcome="any", split="atlas"),
         train=TRAIN["debug"],
         train_prompts=PromptsConfig(per_task=8, tasks=("random",), outcome="any", split="train"),
         encode=EncodeConfig(batch_prompts=4, shard_prompts=4, exemplars_per_head=2),

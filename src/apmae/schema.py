@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-FORMAT = 2
+FORMAT = 3
 """Grows when a table or manifest changes shape: artifacts of another format are refused, not misread."""
 
 KINDS = (
@@ -45,6 +45,7 @@ PROMPTS = pa.schema(
         pa.field("task", pa.string(), nullable=False),
         pa.field("language", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
+        pa.field("repository", pa.string()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("line", pa.int32(), nullable=False),
         pa.field("start", pa.int32(), nullable=False),
@@ -52,6 +53,13 @@ PROMPTS = pa.schema(
         pa.field("completion", pa.string(), nullable=False),
         pa.field("suffix", pa.string()),
         pa.field("outcome", pa.string()),
+        pa.field("predicted", pa.string()),
+        pa.field("max_probability", pa.float32()),
+        pa.field("expected_probability", pa.float32()),
+        pa.field("margin", pa.float32()),
+        pa.field("entropy", pa.float32()),
+        pa.field("log_probability", pa.float32()),
+        pa.field("exact", pa.bool_()),
         pa.field("group", pa.string()),
         pa.field("counterfactual", pa.string()),
         pa.field("accepted", pa.list_(pa.string()), nullable=False),
@@ -59,10 +67,10 @@ PROMPTS = pa.schema(
     ]
 )
 """Prompts as text: ``line`` counts from 1, ``start`` is the span's first character in its file, ``suffix`` is null
-where the prompt has no right context, ``outcome`` is "correct", "incorrect" or null (no model was asked), ``group`` is
-shared by prompts that belong together, ``counterfactual`` is another text in the place of ``prefix``, for which
-another completion is right, ``accepted`` are other right completions, ``wrong`` are those that the right ones compete
-with. Files from before the last four columns are read as if they held nothing there."""
+where the prompt has no right context, ``outcome`` is "correct", "incorrect" or null (no model was asked), the seven
+columns behind it are the model's answer (``prompts.prompt.Answer``), ``group`` is shared by prompts that belong
+together, ``counterfactual`` is another text in the place of ``prefix``, for which another completion is right,
+``accepted`` are other right completions, ``wrong`` are those that the right ones compete with."""
 
 ENCODED_PROMPTS = pa.schema(
     [
@@ -70,17 +78,21 @@ ENCODED_PROMPTS = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
+        pa.field("repository", pa.string()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("tokens", pa.list_(pa.string()), nullable=False),
         pa.field("expected", pa.string(), nullable=False),
-        pa.field("predicted", pa.string(), nullable=False),
         pa.field("outcome", pa.string(), nullable=False),
+        pa.field("predicted", pa.string(), nullable=False),
         pa.field("max_probability", pa.float32(), nullable=False),
         pa.field("expected_probability", pa.float32(), nullable=False),
+        pa.field("margin", pa.float32(), nullable=False),
         pa.field("entropy", pa.float32(), nullable=False),
+        pa.field("log_probability", pa.float32()),
+        pa.field("exact", pa.bool_()),
     ]
 )
-"""One row a prompt that the model ran on: its tokens and the model's answer at the completion position."""
+"""One row a prompt that the model ran on: its tokens and the model's answer (``prompts.prompt.Answer``)."""
 
 
 def embeddings(dim: int) -> pa.Schema:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from time import sleep
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from apmae import bundled
 from apmae.config import PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.errors import CaptureError, SourceError
+from apmae.lm import outcome
 from apmae.lm.outcome import answer, draw_prompts, pad, shortfalls, window_of, with_outcomes
-from apmae.prompts.fim import Window
-from apmae.prompts.sampling import Prompt
+from apmae.prompts.prompt import Prompt
 
 TEXTS = [
     ("class A {\n    int total = 0;\n    void add(int n) { total += n", ";", " }\n}\n"),
@@ -61,7 +62,7 @@ def test_answers_of_a_padded_batch_are_each_prompts_own(bundled_lm, windows, kee
     answers = answer(lm, windows)
     for window, found in zip(windows, answers, strict=True):
         p = distribution(bundled_lm, window)
-        assert found.predicted == p.argmax()
+        assert found.predicted == bundled_lm.tokenizer.decode([p.argmax()])
         assert found.correct == (p.argmax() == window.expected)
         assert found.outcome == ("correct" if p.argmax() == window.expected else "incorrect")
         assert found.max_probability == pytest.approx(p.max(), abs=1e-5)
@@ -70,18 +71,96 @@ def test_answers_of_a_padded_batch_are_each_prompts_own(bundled_lm, windows, kee
     assert len({found.outcome for found in answers}) == 2, "the sample should hold both outcomes"
 
 
+def test_the_margin_is_that_of_the_two_best(bundled_lm, windows):
+    for window, found in zip(windows, answer(bundled_lm, windows), strict=True):
+        best = np.sort(distribution(bundled_lm, window))[::-1]
+        assert found.margin == pytest.approx(best[0] - best[1], abs=1e-5)
+
+
+SPANS = [
+    ("for (int i = 0; i < n; i", "++", ") {\n"),
+    ("public class Box {\n    private final int size", ";\n", "\n}\n"),
+    ("return x ", "== null ? 0 : 1;", "\n}\n"),
+    ("class A {\n    int total = 0;\n    void add(int n) {\n        total ", "+= n;\n    }", "\n}\n"),
+    ("if (", "list.isEmpty()", ") {\n            return null;\n        }\n"),
+]
+
+
+@torch.no_grad()
+def greedy(lm, ids, count):
+    """What generate itself decodes."""
+    generated = lm.model.generate(
+        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=count,
+        do_sample=False, eos_token_id=None, pad_token_id=lm.pad_id,
+    )  # fmt: skip
+    return generated[0, len(ids) :].tolist()
+
+
+@torch.no_grad()
+def log_probability(lm, ids, span):
+    """A float64 loop, one token at a time and without a cache."""
+    total = 0.0
+    for at, token in enumerate(span):
+        logits = lm.model(input_ids=torch.tensor([[*ids, *span[:at]]])).logits[0, -1].double().numpy()
+        total += logits[token] - logits.max() - math.log(np.exp(logits - logits.max()).sum())
+    return total
+
+
+@pytest.mark.parametrize("keeps_logits", [True, False])
+def test_a_span_is_scored_as_greedy_decoding_would_go(bundled_lm, keeps_logits):
+    lm = replace(bundled_lm)
+    lm.__dict__["keeps_logits"] = keeps_logits
+    first = [window_of(lm, prompt_of(*text), 64) for text in SPANS]
+    # beside the written spans, those that the model itself would write: half of the cases are exact
+    own = [replace(item, completion=tuple(greedy(bundled_lm, item.ids, 7))) for item in first]
+    items = [*first, *own]
+    answers = answer(lm, items, spans=True)
+    for item, found in zip(items, answers, strict=True):
+        assert found.exact == (greedy(bundled_lm, item.ids, len(item.completion)) == list(item.completion))
+        assert found.log_probability == pytest.approx(log_probability(bundled_lm, item.ids, item.completion), abs=1e-4)
+        assert not found.exact or found.correct
+    assert {found.exact for found in answers} == {True, False}
+    alone = answer(lm, items)
+    assert {(found.log_probability, found.exact) for found in alone} == {(None, None)}
+    for found, other in zip(answers, alone, strict=True):
+        assert found[:2] == other[:2]
+        assert found[2:6] == pytest.approx(other[2:6], abs=1e-5)
+
+
+def test_halves_of_a_batch_that_is_too_large_answer_the_same(bundled_lm, monkeypatch):
+    items = [window_of(bundled_lm, prompt_of(*text), 64) for text in SPANS]
+    whole = answer(bundled_lm, items, spans=True)
+    monkeypatch.setattr("apmae.lm.outcome._MOST_LOGITS", 4096)
+    for found, other in zip(answer(bundled_lm, items, spans=True), whole, strict=True):
+        assert (found.predicted, found.exact) == (other.predicted, other.exact)
+        assert found.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+
+
+def test_a_span_without_room_is_not_scored(bundled_lm):
+    longest = bundled_lm.max_length
+    full = window_of(bundled_lm, prompt_of("int x = 1;\n" * 500, "int y", "z"), longest)
+    assert len(full.ids) == longest
+    assert len(full.completion) > 1
+    wordy = window_of(bundled_lm, prompt_of("int x = 1;", "int y = 2;\n" * 40, "z"), 64)
+    one = replace(full, completion=full.completion[:1])
+    answers = answer(bundled_lm, [full, wordy, one], spans=True)
+    assert [found.exact is None for found in answers] == [True, True, False]
+    assert [found.log_probability is None for found in answers] == [True, True, False]
+    p = distribution(bundled_lm, full)
+    assert answers[0].expected_probability == pytest.approx(p[full.expected], abs=1e-5)
+
+
 def test_the_expected_token_decides(bundled_lm, windows):
-    predicted = answer(bundled_lm, windows[:1])[0].predicted
-    right = replace(windows[0], expected=predicted)
-    wrong = replace(windows[0], expected=predicted + 1)
+    predicted = int(distribution(bundled_lm, windows[0]).argmax())
+    right = replace(windows[0], completion=(predicted,))
+    wrong = replace(windows[0], completion=(predicted + 1,))
     assert [found.correct for found in answer(bundled_lm, [right, wrong])] == [True, False]
 
 
 def test_another_completion_that_is_accepted_is_right_too(bundled_lm):
     prompt = prompt_of("for (int i = 0; i < n; i", "-", None)
     (found,) = answer(bundled_lm, [window_of(bundled_lm, prompt, 64)])
-    likely = bundled_lm.tokenizer.decode([found.predicted])
-    accepting = replace(prompt, accepted=("*", likely))
+    accepting = replace(prompt, accepted=("*", found.predicted))
     (accepted,) = answer(bundled_lm, [window_of(bundled_lm, accepting, 64)])
     assert (found.outcome, accepted.outcome) == ("incorrect", "correct")
     assert found.expected_probability == accepted.expected_probability
@@ -90,8 +169,7 @@ def test_another_completion_that_is_accepted_is_right_too(bundled_lm):
 
 
 def test_padding_fills_up_on_the_right():
-    windows = [Window(ids=ids, tokens=(), expected=0, expected_text="") for ids in ((5, 6, 7), (8,))]
-    ids, mask = pad(windows, 9)
+    ids, mask = pad([(5, 6, 7), (8,)], 9)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
@@ -119,7 +197,7 @@ def test_balanced_prompts_are_half_and_half_and_truly_so(bundled_lm, java):
         bundled_lm, java, config, rejected=rejected, advance=lambda amount=1, note="", total=None: seen.append(note)
     )
     assert Counter((prompt.task, prompt.outcome) for prompt in prompts) == {
-        (task, outcome): n for task in TASKS for outcome, n in (("correct", 3), ("incorrect", 2))
+        (task, kind): n for task in TASKS for kind, n in (("correct", 3), ("incorrect", 2))
     }
     assert seen == [prompt.task for prompt in prompts]
     assert counts["prompts"] == {task: {"correct": 3, "incorrect": 2, "unknown": 0} for task in TASKS}
@@ -129,13 +207,18 @@ def test_balanced_prompts_are_half_and_half_and_truly_so(bundled_lm, java):
     for prompt in prompts:
         window = window_of(bundled_lm, prompt, 64)
         p = distribution(bundled_lm, window)
+        assert prompt.answer.outcome == prompt.outcome
+        assert prompt.answer.expected_probability == pytest.approx(p[window.expected], abs=1e-5)
+        assert prompt.answer.exact == (
+            greedy(bundled_lm, window.ids, len(window.completion)) == list(window.completion)
+        )
         assert prompt.outcome == ("correct" if p.argmax() == window.expected else "incorrect")
     assert shortfalls(prompts, config) == []
 
 
-@pytest.mark.parametrize(("outcome", "kinds"), [("correct", {"correct"}), ("any", {"correct", "incorrect"})])
-def test_other_quotas(bundled_lm, java, outcome, kinds):
-    config = PromptsConfig(per_task=6, tasks=("identifier",), outcome=outcome, length=64)
+@pytest.mark.parametrize(("wanted", "kinds"), [("correct", {"correct"}), ("any", {"correct", "incorrect"})])
+def test_other_quotas(bundled_lm, java, wanted, kinds):
+    config = PromptsConfig(per_task=6, tasks=("identifier",), outcome=wanted, length=64)
     prompts, _ = draw_prompts(bundled_lm, java, config, rejected=Counter())
     assert len(prompts) == 6
     assert {prompt.outcome for prompt in prompts} == kinds
@@ -148,6 +231,29 @@ def test_the_seed_decides_the_draw(bundled_lm, java):
 
     assert drawn(0) == drawn(0)
     assert drawn(0) != drawn(1)
+
+
+def test_a_slow_builder_or_a_slow_model_draws_the_same(bundled_lm, java, monkeypatch):
+    """The next batch is built while the model answers; which of the two is faster changes nothing."""
+    config = PromptsConfig(per_task=4, tasks=TASKS, outcome="balanced", length=64)
+    draws = []
+    for slow in ("neither", "builder", "model"):
+        with monkeypatch.context() as patched:
+            if slow == "builder":
+                patched.setattr(outcome, "window_of", lambda *of, call=outcome.window_of: (sleep(0.01), call(*of))[1])
+            if slow == "model":
+                slowly = lambda *of, call=outcome.answer, **how: (sleep(0.2), call(*of, **how))[1]  # noqa: E731
+                patched.setattr(outcome, "answer", slowly)
+            rejected = Counter()
+            draws.append((*draw_prompts(bundled_lm, java, config, rejected=rejected), rejected))
+    assert draws[0] == draws[1] == draws[2]
+
+
+def test_what_goes_wrong_while_building_is_raised(bundled_lm, tmp_path):
+    (tmp_path / "A.java").write_bytes(b"\xff\xfe")
+    config = PromptsConfig(per_task=2, tasks=("eol",), outcome="any", length=64)
+    with pytest.raises(SourceError, match="expected UTF-8"):
+        draw_prompts(bundled_lm, list_sources([tmp_path / "A.java"], suffixes=(".java",)), config, rejected=Counter())
 
 
 def test_what_cannot_be_filled_is_said(bundled_lm, tmp_path):

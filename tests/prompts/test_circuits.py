@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from apmae.errors import ConfigError, ModelError, SourceError
 from apmae.prompts.circuits import CIRCUITS, circuit_prompts
 from apmae.prompts.fim import window
-from apmae.prompts.sampling import HELD_OUT
+from apmae.prompts.prompt import SPLITS
 
 FOLDER = resources.files("apmae.prompts") / "circuits"
 DATA = {name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8")) for name in (*CIRCUITS, "names")}
@@ -200,7 +200,7 @@ def test_rows_say_what_they_are(kind, name):
         assert all(split[prompt.group] == prompt.split for prompt in prompts)
         assert len(split) == len(DATA[name]["templates"])
         held_out = sum(value == "held_out" for value in split.values())
-        assert held_out == max(1, round(HELD_OUT * len(split)))
+        assert held_out == max(1, round(SPLITS["held_out"] * len(split)))
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)

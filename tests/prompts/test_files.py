@@ -17,7 +17,8 @@ from apmae.config import PromptsConfig
 from apmae.errors import ArtifactError, MalformedError, SourceError
 from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.own import schema
-from apmae.prompts.sampling import Prompt, build_prompts
+from apmae.prompts.prompt import Prompt
+from apmae.prompts.sampling import build_prompts
 from apmae.schema import PROMPTS
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -1,9 +1,10 @@
 """Drawing from the bundled Java sample and from small folders made here."""
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import fields, replace
 from importlib import resources
-from itertools import islice
+from itertools import combinations, islice
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,8 @@ from tokenizers import Tokenizer
 from apmae.config import TASKS, PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.errors import ConfigError, SourceError
-from apmae.prompts.sampling import REGION, Prompt, Quota, build_prompts, candidates, split_of
+from apmae.prompts.prompt import SPLITS, Answer, Prompt, split_of
+from apmae.prompts.sampling import REGION, Quota, build_prompts, candidates
 from apmae.prompts.tasks import find_spans
 from apmae.schema import PROMPTS
 
@@ -36,7 +38,9 @@ def drawn():
 
 
 def test_the_fields_of_a_prompt_are_the_columns():
-    assert [field.name for field in fields(Prompt)] == PROMPTS.names
+    answer = [name for name in Answer._fields if name != "correct"]
+    names = [name for field in fields(Prompt) for name in (answer if field.name == "answer" else [field.name])]
+    assert names == PROMPTS.names
 
 
 def test_a_prompt_is_a_piece_of_its_file(drawn):
@@ -104,7 +108,8 @@ def test_other_tasks_and_other_files_change_no_draw(tmp_path):
     names = ["Fields.java", "Loop.java", "Names.java"]
     for name in names:
         (tmp_path / "src").mkdir(exist_ok=True)
-        (tmp_path / "src" / name).write_text("class A {\n" + "    int a = 1 + 2, b = 3;\n" * 30 + "}\n")
+        text = "class A {\n" + "".join(f"    int {name[0]}{n} = {n} + 2, b{n} = 3;\n" for n in range(99)) + "}\n"
+        (tmp_path / "src" / name).write_text(text)
     few, _ = draw(PromptsConfig(tasks=("identifier",)), source=tmp_path / "src", limit=3)
     (tmp_path / "src" / "More.java").write_text("class More { int x = 4; }\n")
     more, _ = draw(PromptsConfig(tasks=("numeric_literal", "identifier")), source=tmp_path / "src", limit=8)
@@ -115,7 +120,7 @@ def test_other_tasks_and_other_files_change_no_draw(tmp_path):
 def test_rounds_go_on_until_every_span_was_drawn_once(tmp_path):
     for name in "AB":
         (tmp_path / f"{name}.java").write_text(f"class {name} {{\n    int x = 10 + 20;\n    boolean y = true;\n}}\n")
-    everything, rejected = draw(PromptsConfig(), source=tmp_path)
+    everything, rejected = draw(PromptsConfig(similar=1), source=tmp_path)
     for path in {prompt.path for prompt in everything}:
         mine = [prompt for prompt in everything if prompt.path == path]
         text = (tmp_path / path.split("/")[-1]).read_text()
@@ -164,14 +169,105 @@ def test_reading_stops_when_nothing_is_wanted(tmp_path):
     assert not rejected, "no further file was opened"
 
 
-def test_the_splits_part_the_files_one_to_four():
-    train, _ = draw(PromptsConfig(split="train", seed=5), limit=900)
-    held_out, _ = draw(PromptsConfig(split="held_out", seed=5), limit=300)
-    assert {prompt.split for prompt in train} == {"train"}
-    assert {prompt.split for prompt in held_out} == {"held_out"}
-    assert not {prompt.path for prompt in train} & {prompt.path for prompt in held_out}
-    shares = [split_of(f"src/File{index}.java", 0) == "held_out" for index in range(5000)]
-    assert 0.18 < sum(shares) / len(shares) < 0.22
+def test_the_splits_part_the_files():
+    drawn = {split: draw(PromptsConfig(split=split, seed=5), limit=300)[0] for split in SPLITS}
+    paths = {split: {prompt.path for prompt in prompts} for split, prompts in drawn.items()}
+    for split, prompts in drawn.items():
+        assert {prompt.split for prompt in prompts} == {split}
+    assert not paths["train"] & paths["atlas"] | paths["train"] & paths["held_out"] | paths["atlas"] & paths["held_out"]
+    shares = Counter(split_of(f"src/File{index}.java", 0) for index in range(5000))
+    assert shares == {split: pytest.approx(5000 * share, abs=150) for split, share in SPLITS.items()}
+
+
+def repositories(folder, count, files=3):
+    """A folder of repositories, some of them deeper than others."""
+    for number in range(count):
+        root = folder / ("forks" if number % 2 else "") / f"repository{number}"
+        (root / ".git").mkdir(parents=True)
+        for index in range(files if number else 40):
+            (root / "src").mkdir(exist_ok=True)
+            words = " ".join(f"int x{number}_{index}_{word} = {word};" for word in range(60))
+            (root / "src" / f"F{index}.java").write_text(f"class F{number} {{ {words} }}\n")
+    return folder
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    units=st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=30),
+    more=st.sets(st.text(min_size=1, max_size=8), max_size=30),
+)
+def test_a_split_depends_on_nothing_but_the_file(seed, units, more):
+    alone = {unit: split_of(unit, seed) for unit in units}
+    assert all(split_of(unit, seed) == alone[unit] for unit in units | more if unit in alone)
+    assert set(alone.values()) <= set(SPLITS)
+
+
+def test_the_files_of_a_repository_share_a_split(tmp_path):
+    folder = repositories(tmp_path / "code", 20)
+    config = PromptsConfig(tasks=("identifier",), per_file=1)
+    splits, drawn = defaultdict(set), Counter()
+    for split in SPLITS:
+        for prompt in draw(config.model_copy(update={"split": split}), source=folder)[0]:
+            assert prompt.split == split
+            assert prompt.path.startswith(f"{prompt.repository}/src/")
+            splits[prompt.repository].add(split)
+            drawn[prompt.repository] += 1
+    assert len(splits) == 20
+    assert all(len(found) == 1 for found in splits.values()), "no repository is in two splits"
+    assert {split for found in splits.values() for split in found} == set(SPLITS)
+    assert sum(drawn.values()) == 40 + 19 * 3
+
+
+def test_a_draw_is_spread_over_repositories(tmp_path):
+    folder = repositories(tmp_path / "code", 5)
+    order = [prompt.repository for prompt in draw(PromptsConfig(tasks=("identifier",)), source=folder, limit=20)[0]]
+    assert Counter(order[:15]) == dict.fromkeys(set(order), 3), "one has 40 files, the others three"
+    assert all(len(set(order[turn * 5 : turn * 5 + 5])) == 5 for turn in range(3))
+    assert len(set(order[15:])) == 1
+
+
+def test_a_copy_of_a_file_gives_no_prompt(tmp_path):
+    text = TEXTS[next(path for path, text in TEXTS.items() if len(text) > 3000)]
+    (tmp_path / "A.java").write_text(text)
+    config = PromptsConfig(tasks=("identifier", "eol"), per_file=1)
+    alone, rejected = draw(config, source=tmp_path)
+    assert (len(alone), rejected) == (2, {})
+    (tmp_path / "A.java").unlink()
+    for name in ("A", "B", "C"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "A.java").write_text(text.replace("\n", "\r\n") if name == "B" else text)
+    # Each copy draws spans of its own, which may lie apart: take every span, and look at what is kept.
+    drawn, rejected = draw(PromptsConfig(tasks=("identifier",)), source=tmp_path)
+    spans = len(find_spans(text, "java")["identifier"])
+    assert len(drawn) + rejected["near_identical"] == 3 * spans
+    assert rejected["near_identical"] > 2 * spans
+    for one, other in combinations(drawn, 2):
+        assert jaccard(one, other) < 0.93, "the estimate is off by three standard errors at most"
+
+
+def jaccard(one, other):
+    """The exact share of runs of five words that two prompts' surroundings have in common."""
+    sets = []
+    for prompt in (one, other):
+        half = 4 * 256 // 2
+        right = prompt.suffix[: max(half, 2 * half - len(prompt.prefix))]
+        left = prompt.prefix[-(2 * half - len(right)) :]
+        words = re.findall(r"\w+|[^\w\s]", f"{left}\ufffc{prompt.completion}\ufffc{right}")
+        sets.append({tuple(words[at : at + 5]) for at in range(len(words) - 4)})
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def test_windows_that_differ_are_kept(drawn):
+    """Over the bundled sources: what is left out is alike, what is kept is not."""
+    kept = [prompt for prompt in drawn if prompt.task == "identifier"][:120]
+    assert len({prompt.path for prompt in kept}) > 60
+    assert max(jaccard(one, other) for one, other in combinations(kept, 2)) < 0.93
+
+
+def test_per_file_is_the_most_that_a_file_gives():
+    for most in (1, 2):
+        drawn, _ = draw(PromptsConfig(per_file=most))
+        assert max(Counter((prompt.path, prompt.task) for prompt in drawn).values()) == most
 
 
 def test_a_random_span_is_not_blank(tmp_path):

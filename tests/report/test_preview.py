@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from apmae.prompts.sampling import Prompt
+from apmae.prompts.prompt import Prompt
 from apmae.report.preview import LINES, print_prompts, readable
 
 GIVEN = {"id": "a", "task": "eol", "language": "java", "path": "x/A.java", "split": "train", "line": 7, "start": 3}

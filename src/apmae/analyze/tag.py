@@ -12,11 +12,10 @@ from apmae.atlas.names import kind_word, name_of
 from apmae.encode import score_batch
 from apmae.errors import SourceError
 from apmae.lm.load import LM
-from apmae.lm.outcome import Answer
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
 from apmae.prompts.fim import Window
-from apmae.prompts.sampling import Prompt
+from apmae.prompts.prompt import Answer, Prompt
 from apmae.schema import KINDS, SCORES, TAGS
 
 

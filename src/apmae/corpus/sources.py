@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn
 
@@ -65,6 +65,9 @@ class SourceHandle:
     """Bytes, as the folder or archive says."""
     _open: _Opener
     _explicit: bool = False
+    repository: str | None = None
+    """Folder of the repository that the file is in, a beginning of ``path``: the nearest that holds ``.git``, below
+    the source. None where there is none: a source that is itself a repository says nothing about its files."""
 
     def read(self, rejected: Counter[str]) -> SourceFile | None:
         """Read the file.
@@ -200,13 +203,28 @@ def _list_one(
     else:
         return [], 0, 1
     total = 0
-    found = {}
+    found: dict[str, SourceHandle] = {}
+    repositories: set[str] = set()
     for member, size, opener in members:
         total += 1
-        if member.endswith(suffixes):  # of two members of one name the later counts, as for unzip and tar
+        before, git, _ = f"/{member}".partition("/.git/")
+        if git:
+            repositories.add(f"{label}{_printable(before)}")
+        elif member.endswith(suffixes):  # of two members of one name the later counts, as for unzip and tar
             member_path = f"{label}/{_printable(str(PurePosixPath(member)))}"
             found[member_path] = SourceHandle(member_path, size, opener)
-    return list(found.values()), len(found), total
+    handles = list(found.values())
+    if repositories:
+        handles = [replace(handle, repository=_nearest(handle.path, label, repositories)) for handle in handles]
+    return handles, len(found), total
+
+
+def _nearest(path: str, label: str, repositories: set[str]) -> str | None:
+    """The deepest folder above a file that is a repository, the source itself left out."""
+    folder = path.rpartition("/")[0]
+    while folder not in repositories and folder != label:
+        folder = folder.rpartition("/")[0]
+    return folder if folder != label else None
 
 
 def _list_folder(
@@ -214,7 +232,15 @@ def _list_folder(
 ) -> tuple[list[SourceHandle], int, int]:
     found = []
     wanted = total = 0
-    for folder, _, names in os.walk(real, onerror=_refuse_folder):
+    repositories: dict[str, str] = {}
+    for folder, folders, names in os.walk(real, onerror=_refuse_folder):
+        inside = _printable(os.path.relpath(folder, real).replace(os.sep, "/"))
+        repository = repositories.get(os.path.dirname(folder))
+        if inside != "." and (".git" in folders or ".git" in names):  # a file in submodules and worktrees
+            repository = f"{label}/{inside}"
+        if repository is not None:
+            repositories[folder] = repository
+        folders[:] = [name for name in folders if name != ".git"]
         for name in names:
             total += 1
             file = os.path.join(folder, name)
@@ -224,7 +250,8 @@ def _list_folder(
             if file not in seen:
                 seen.add(file)
                 relative = _printable(os.path.relpath(file, real).replace(os.sep, "/"))
-                found.append(SourceHandle(f"{label}/{relative}", os.path.getsize(file), _opener(file)))
+                size = os.path.getsize(file)
+                found.append(SourceHandle(f"{label}/{relative}", size, _opener(file), repository=repository))
     return found, wanted, total
 
 

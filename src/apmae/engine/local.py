@@ -31,7 +31,8 @@ from apmae.progress import progress
 from apmae.prompts.circuits import circuit_prompts
 from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.languages import language_of
-from apmae.prompts.sampling import Prompt, build_prompts
+from apmae.prompts.prompt import Prompt
+from apmae.prompts.sampling import build_prompts
 from apmae.report.page import write_report
 from apmae.schema import POINTS, SCORES
 from apmae.train import checkpoint
@@ -157,6 +158,15 @@ def load_prompts(path: Path) -> list[Prompt]:
     return read_prompts(path)
 
 
+def _asked(prompts_path: Path, lm: LM, length: int) -> bool:
+    """Whether a prompts stage asked this very model, in windows of this length."""
+    if prompts_path.suffix != ".parquet" or not manifest_path(prompts_path).is_file():
+        return False
+    manifest = read_manifest(prompts_path, "prompts")
+    arranged = {**_decisive(Config(), lm), "length": length}
+    return manifest.inputs.get("lm") == lm.fingerprint and arranged.items() <= manifest.config.items()
+
+
 def train_encoder(lm: LM, prompts_path: Path, out: Path, config: TrainConfig, *, overwrite: bool = False) -> Path:
     """The train stage: an AP-MAE on the patterns that the model makes of prompts, on the model's (first) device.
 
@@ -226,7 +236,8 @@ def encode(
         if stage.finished:
             return read_manifest(out, "encode").counts
         prompts = load_prompts(prompts_path)
-        counts = encode_prompts(lm, mae, prompts, config, stage)
+        asked = _asked(prompts_path, lm, check_length(lm, mae.config.pattern_size, config.context))
+        counts = encode_prompts(lm, mae, prompts, config, stage, asked=asked)
         exemplars = pa.concat_tables(
             [read_table(out / name) for name in sorted(stage.files) if name.startswith("exemplars-")]
         )

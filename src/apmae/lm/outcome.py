@@ -1,10 +1,11 @@
 """What the model answers at the completion position, and drawing prompts until the outcomes are balanced."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,29 +16,17 @@ from apmae.errors import CaptureError, ModelError, SourceError
 from apmae.lm.load import LM
 from apmae.progress import Advance
 from apmae.prompts.fim import Window, window
-from apmae.prompts.sampling import Prompt, Quota, candidates
+from apmae.prompts.prompt import Answer, Prompt
+from apmae.prompts.sampling import Quota, candidates
 
 _WIDTH = 16
 """Candidates scored at once."""
+LONGEST_SPAN = 64
+"""Tokens of the longest completion that is scored whole. Of the bundled sources' spans 99.9 % are shorter."""
+_MOST_LOGITS = 2**28
+"""Logits of one forward: 1 GB in fp32. More prompts than that go in halves."""
 _PATIENCE = 40
 """Candidates tried for each prompt wanted, on average, before a task is given up."""
-
-
-class Answer(NamedTuple):
-    """The model's next-token distribution at the completion position, against the expected token."""
-
-    predicted: int
-    """The most probable token."""
-    correct: bool
-    max_probability: float
-    expected_probability: float
-    entropy: float
-    """In nats."""
-
-    @property
-    def outcome(self) -> str:
-        """Correct when the most probable token is the expected one, or an accepted one (DESIGN section 1)."""
-        return "correct" if self.correct else "incorrect"
 
 
 def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
@@ -73,42 +62,78 @@ def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
     )
 
 
-def pad(windows: Sequence[Window], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Windows as one batch, filled up on the right.
+def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids as one batch, filled up on the right.
 
     Returns:
         ``input_ids`` and ``attention_mask``, int64 (b, t).
     """
-    longest = max(len(item.ids) for item in windows)
-    ids = torch.full((len(windows), longest), pad_id)
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros_like(ids)
-    for row, item in enumerate(windows):
-        ids[row, : len(item.ids)] = torch.tensor(item.ids)
-        mask[row, : len(item.ids)] = 1
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        mask[place, : len(row)] = 1
     return ids, mask
 
 
 @torch.no_grad()
-def answer(lm: LM, windows: Sequence[Window]) -> list[Answer]:
-    """Run the model once over a batch. A tap that is open sees this forward."""
-    ids, mask = pad(windows, lm.pad_id)
-    last = mask.sum(1) - 1
+def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[Answer]:
+    """Run the model over a batch, each prompt once. A tap that is open sees these forwards.
+
+    Args:
+        lm: the model.
+        windows: what it sees.
+        spans: also score whole completions. Their tokens then stand behind the window, so that one forward gives what
+            greedy decoding would: it continues as expected as long as each expected token is the most probable one.
+    """
+    # what is asked for at each position: the completion's tokens, of which all but the last are read as well
+    asked = [item.completion if spans and _room(lm, item) else item.completion[:1] for item in windows]
+    where = [range(len(item.ids) - 1, len(item.ids) - 1 + len(want)) for item, want in zip(windows, asked, strict=True)]
+    kept = sorted(set().union(*where))
+    vocabulary = lm.model.config.get_text_config().vocab_size
+    if len(windows) > 1 and len(windows) * len(kept) * vocabulary > _MOST_LOGITS:
+        half = len(windows) // 2
+        return answer(lm, windows[:half], spans=spans) + answer(lm, windows[half:], spans=spans)
+    ids, mask = pad([(*item.ids, *want[:-1]) for item, want in zip(windows, asked, strict=True)], lm.pad_id)
     inputs = {"input_ids": ids.to(lm.device), "attention_mask": mask.to(lm.device), "use_cache": False}
     if lm.keeps_logits:  # the logits of other positions are the largest array of the forward
-        kept, row = last.unique(return_inverse=True)
-        logits = lm.model(**inputs, logits_to_keep=kept.to(lm.device)).logits
+        logits = lm.model(**inputs, logits_to_keep=torch.tensor(kept, device=lm.device)).logits
     else:
-        row, logits = last, lm.model(**inputs).logits
-    at = logits[torch.arange(len(windows)), row.to(logits.device)].float().cpu()
-    log_probability = at.log_softmax(-1)
-    probability = log_probability.exp()
-    entropy = -(probability * log_probability.clamp(min=-1e4)).sum(-1)
+        logits, kept = lm.model(**inputs).logits, range(ids.shape[1])
+    places = {position: place for place, position in enumerate(kept)}
+    rows = [row for row, positions in enumerate(where) for _ in positions]
+    columns = [places[position] for positions in where for position in positions]
+    at = logits[rows, columns].float().log_softmax(-1)
+    expected = at.gather(1, torch.tensor([[token] for want in asked for token in want], device=at.device))[:, 0]
+    first = torch.tensor([0, *(len(want) for want in asked[:-1])]).cumsum(0).to(at.device)
+    best, second = at[first].topk(2).values.exp().T.tolist()
+    entropy = -(at[first].exp() * at[first].clamp(min=-1e4)).sum(-1)
+    greedy, log_probability = at.argmax(-1).tolist(), expected.tolist()
     answers = []
-    for item, scores, p, h in zip(windows, at, probability, entropy, strict=True):
-        predicted = int(scores.argmax())
-        correct = predicted in (item.expected, *item.accepted)
-        answers.append(Answer(predicted, correct, float(p.max()), float(p[item.expected]), float(h)))
+    for place, begin in enumerate(first.tolist()):
+        item, want = windows[place], asked[place]
+        span = slice(begin, begin + len(want))
+        whole = spans and len(want) == len(item.completion)
+        answers.append(
+            Answer(
+                predicted=lm.tokenizer.decode([greedy[begin]]),
+                correct=greedy[begin] in (item.expected, *item.accepted),
+                max_probability=best[place],
+                expected_probability=math.exp(log_probability[begin]),
+                margin=best[place] - second[place],
+                entropy=float(entropy[place]),
+                log_probability=sum(log_probability[span]) if whole else None,
+                exact=greedy[span] == list(want) if whole else None,
+            )
+        )
     return answers
+
+
+def _room(lm: LM, item: Window) -> bool:
+    """Whether the completion can be scored whole."""
+    positions = len(item.ids) + len(item.completion) - 1
+    return len(item.completion) <= LONGEST_SPAN and (lm.max_length is None or positions <= lm.max_length)
 
 
 def with_outcomes(lm: LM, prompts: Sequence[Prompt], length: int, *, advance: Advance | None = None) -> list[Prompt]:
@@ -123,8 +148,9 @@ def with_outcomes(lm: LM, prompts: Sequence[Prompt], length: int, *, advance: Ad
     done: list[Prompt] = []
     for start in range(0, len(prompts), _WIDTH):
         batch = prompts[start : start + _WIDTH]
-        for prompt, item in zip(batch, answer(lm, [window_of(lm, one, length) for one in batch]), strict=True):
-            done.append(replace(prompt, outcome=item.outcome))
+        answers = answer(lm, [window_of(lm, one, length) for one in batch], spans=True)
+        for prompt, said in zip(batch, answers, strict=True):
+            done.append(replace(prompt, outcome=said.outcome, answer=said))
             if advance:
                 advance(note=prompt.task)
     return done
@@ -165,18 +191,28 @@ def draw_prompts(
         rejected=rejected,
         wants=lambda task: quota.wants(task) and tried[task] < limit,
     )
+
+    def build() -> list[tuple[Prompt, Window]]:
+        return [(prompt, window_of(lm, prompt, config.length)) for prompt in islice(drawn, _WIDTH)]
+
     accepted: list[Prompt] = []
-    while batch := list(islice(drawn, _WIDTH)):
-        windows = [window_of(lm, prompt, config.length) for prompt in batch]
-        for prompt, item in zip(batch, answer(lm, windows), strict=True):
-            tried[prompt.task] += 1
-            scored = replace(prompt, outcome=item.outcome)
-            if quota.offer(scored):
-                accepted.append(scored)
-                if advance:
-                    advance(note=prompt.task)
-            else:
-                rejected[f"surplus_{scored.outcome}"] += 1
+    with ThreadPoolExecutor(1, "prompts") as builder:
+        following = builder.submit(build)
+        while batch := following.result():
+            # The next batch is built while the model answers this one. It is done before this one counts, so that what
+            # it draws does not depend on which of the two was faster.
+            following = builder.submit(build)
+            answers = answer(lm, [window for _, window in batch], spans=True)
+            wait([following])
+            for (prompt, _), said in zip(batch, answers, strict=True):
+                tried[prompt.task] += 1
+                asked = replace(prompt, outcome=said.outcome, answer=said)
+                if quota.offer(asked):
+                    accepted.append(asked)
+                    if advance:
+                        advance(note=prompt.task)
+                else:
+                    rejected[f"surplus_{said.outcome}"] += 1
     if not accepted:
         raise SourceError(f"expected prompts from {len(files)} files, found none; rejected: {dict(rejected)}")
     counts = {

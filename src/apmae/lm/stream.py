@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from apmae.lm.load import LM
-from apmae.lm.outcome import Answer, answer, window_of
+from apmae.lm.outcome import answer, window_of
 from apmae.lm.tap import Heads, capture
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.fim import Window
-from apmae.prompts.sampling import Prompt
+from apmae.prompts.prompt import Answer, Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import yaml
 from apmae.config import Circuit
 from apmae.errors import ConfigError, ModelError, SourceError
 from apmae.prompts.fim import check_plain
-from apmae.prompts.sampling import HELD_OUT, Prompt, split_of
+from apmae.prompts.prompt import SPLITS, Prompt, split_of
 from apmae.seeding import generator, unit_hash
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def _split(template: str, words: _Words, seed: int) -> str:
     """As ``split_of``, but of so few templates one at least is held out."""
     numbers = [str(index + 1) for index in range(len(words.data["templates"]))]
     order = sorted(numbers, key=lambda number: unit_hash(seed, "split", words.name, number))
-    return "held_out" if template in order[: max(round(HELD_OUT * len(order)), 1)] else "train"
+    return "held_out" if template in order[: max(round(SPLITS["held_out"] * len(order)), 1)] else "train"
 
 
 def _template(words: _Words, draw: np.random.Generator) -> tuple[str, str]:

@@ -4,18 +4,20 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from apmae.artifacts import read_table, replacing
 from apmae.errors import MalformedError, SourceError
 from apmae.prompts.own import parse_line
-from apmae.prompts.sampling import Prompt
+from apmae.prompts.prompt import Answer, Prompt
 from apmae.schema import PROMPTS
 
-_NAMES = tuple(field.name for field in fields(Prompt))
-_LATER = ("group", "counterfactual", "accepted", "wrong")
-"""Columns that files of this format may lack: they were added without a change of what was there."""
+_ANSWER = tuple(name for name in Answer._fields if name != "correct")  # which is said by outcome
+_NAMES = tuple(name for field in fields(Prompt) for name in ((field.name,) if field.name != "answer" else _ANSWER))
+_OPTIONAL = ("repository", *_ANSWER, "group", "counterfactual", "accepted", "wrong")
+"""Columns that anyone's table may lack."""
 
 MISTAKES = 20
 """Mistakes listed before reading a JSONL file is given up."""
@@ -23,7 +25,20 @@ MISTAKES = 20
 
 def to_table(prompts: Iterable[Prompt]) -> pa.Table:
     """Prompts as a table with the columns of ``schema.PROMPTS``."""
-    return pa.Table.from_pylist([{name: getattr(prompt, name) for name in _NAMES} for prompt in prompts], PROMPTS)
+    return pa.Table.from_pylist([_row(prompt) for prompt in prompts], PROMPTS)
+
+
+def _row(prompt: Prompt) -> dict[str, Any]:
+    answer = {} if prompt.answer is None else prompt.answer._asdict()
+    return {name: answer.get(name) if name in _ANSWER else getattr(prompt, name) for name in _NAMES}
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    answer = {name: row.pop(name) for name in _ANSWER}
+    said = None
+    if answer["predicted"] is not None:
+        said = Answer(**answer, correct=row["outcome"] == "correct")
+    return Prompt(**{**row, "accepted": tuple(row["accepted"]), "wrong": tuple(row["wrong"]), "answer": said})
 
 
 def from_table(table: pa.Table) -> list[Prompt]:
@@ -32,7 +47,7 @@ def from_table(table: pa.Table) -> list[Prompt]:
     Raises:
         SourceError: if a column is missing, of another type or has nulls where it may not, or ids repeat.
     """
-    for name in _LATER:
+    for name in _OPTIONAL:
         if name not in table.column_names:
             field = PROMPTS.field(name)
             empty = pa.nulls(len(table), field.type) if field.nullable else pa.array([[]] * len(table), field.type)
@@ -52,7 +67,7 @@ def from_table(table: pa.Table) -> list[Prompt]:
         raise SourceError(f"expected the column types of apmae prompts, found others ({reason}); convert") from None
     if any(None in row[name] for row in rows for name in ("accepted", "wrong")):
         raise SourceError("expected strings in columns accepted and wrong, found nulls; leave them out")
-    prompts = [Prompt(**{**row, "accepted": tuple(row["accepted"]), "wrong": tuple(row["wrong"])}) for row in rows]
+    prompts = [_prompt(row) for row in rows]
     seen: dict[str, str] = {}
     for row, prompt in enumerate(prompts):
         if not prompt.completion:
@@ -88,7 +103,8 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def write_jsonl(path: Path, prompts: Iterable[Prompt]) -> None:
-    """Write prompts one a line, atomically; :func:`read_prompts` reads them back as they were.
+    """Write prompts one a line, atomically; :func:`read_prompts` reads them back as they were, but for ``answer``:
+    of what a model made of a prompt its outcome is written.
 
     Raises:
         ArtifactError: if the file cannot be written.
@@ -96,6 +112,7 @@ def write_jsonl(path: Path, prompts: Iterable[Prompt]) -> None:
     with replacing(path) as file:
         for prompt in prompts:
             row = {"prompt" if name == "prefix" else name: value for name, value in asdict(prompt).items()}
+            del row["answer"]
             file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 

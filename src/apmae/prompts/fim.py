@@ -31,12 +31,17 @@ class Window:
     """Token ids, sentinels included."""
     tokens: tuple[str, ...]
     """The same tokens for display."""
-    expected: int
-    """Id of the completion's first token."""
+    completion: tuple[int, ...]
+    """Ids of the completion's tokens, at least one."""
     expected_text: str
-    """The same for display."""
+    """The first of them for display."""
     accepted: tuple[int, ...] = ()
     """Ids of the first tokens of other completions that are right."""
+
+    @property
+    def expected(self) -> int:
+        """Id of the completion's first token, which decides the outcome."""
+        return self.completion[0]
 
 
 def window(
@@ -96,7 +101,7 @@ def window(
     return Window(
         ids=tuple(ids),
         tokens=token_texts(tokenizer, ids),
-        expected=answer[0],
+        completion=tuple(answer),
         expected_text=token_texts(tokenizer, answer[:1])[0],
         accepted=tuple(token for first in others for token in first),
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from apmae.prompts.sampling import Prompt, split_of
+from apmae.prompts.prompt import Prompt, split_of
 
 
 def _characters(text: str) -> str:
@@ -52,8 +52,10 @@ class OwnPrompt(BaseModel):
     """Programming or natural language."""
     path: Text | None = None
     """The source file; prompts of one file share a split. By default a file of its own, "FILE:N"."""
-    split: Literal["train", "held_out"] | None = None
-    """By default by a hash of the path, or of the group where there is a group and no path."""
+    repository: Text | None = None
+    """The repository of the source file; prompts of one repository share a split."""
+    split: Literal["train", "atlas", "held_out"] | None = None
+    """By default by a hash of the repository, else of the path, else of the group."""
     line: Annotated[Count, Field(ge=1)] | None = None
     """Line of the completion's first character in its file, from 1; by default that in `prompt`."""
     start: Annotated[Count, Field(ge=0)] | None = None
@@ -64,7 +66,7 @@ class OwnPrompt(BaseModel):
 
 _WANTED = {
     "completion": "text",
-    "split": "train or held_out",
+    "split": "train, atlas or held_out",
     "outcome": "correct or incorrect",
     "accepted": "a list of strings",
     "wrong": "a list of strings",
@@ -113,7 +115,8 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
         task=own.task,
         language=own.language,
         path=origin,
-        split=own.split or split_of(own.path or own.group or origin, 0),
+        repository=own.repository,
+        split=own.split or split_of(own.repository or own.path or own.group or origin, 0),
         line=own.line if own.line is not None else own.prompt.count("\n") + 1,
         start=own.start if own.start is not None else len(own.prompt),
         prefix=own.prompt,

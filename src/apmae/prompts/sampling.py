@@ -7,18 +7,19 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from apmae.config import PromptsConfig
-from apmae.corpus.sources import SourceFile, SourceHandle, list_sources
+from apmae.corpus.sources import SourceHandle, list_sources
 from apmae.errors import ConfigError, SourceError
 from apmae.prompts.fim import check_plain, head, tail
 from apmae.prompts.languages import language_of
 from apmae.prompts.offsets import offsets_of
+from apmae.prompts.prompt import Prompt, split_of
+from apmae.prompts.similar import Windows
 from apmae.prompts.spans import Span
 from apmae.prompts.tasks import iter_random_spans, lexemes, parse_spans
 from apmae.seeding import generator, unit_hash
@@ -26,49 +27,11 @@ from apmae.seeding import generator, unit_hash
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-HELD_OUT = 0.2
-"""Share of the files that is held out."""
-
 CONTEXT_CHARS_PER_TOKEN = 32
 """Characters of context kept on each side for each token of the window; no source code has so few tokens."""
 
 REGION = 8_192
 """Characters of a file that are tokenised to draw ``random`` spans; a longer file gives a region drawn from it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """A context with one span taken out, the expected completion, and where they came from (``schema.PROMPTS``)."""
-
-    id: str
-    task: str
-    language: str
-    path: str
-    split: str
-    line: int
-    """Line of the span's first character, from 1."""
-    start: int
-    """The span's first character in its file, from 0."""
-    prefix: str
-    """Text before the span, as much as a window can hold."""
-    completion: str
-    suffix: str | None
-    """Text after the span, as much as a window can hold; None where there is no right context."""
-    outcome: str | None = None
-    """"correct", "incorrect", or None where no model was asked."""
-    group: str | None = None
-    """Shared by prompts that belong together, such as those of one template; None for a prompt of its own."""
-    counterfactual: str | None = None
-    """Another text in the place of ``prefix``, for which another completion is right; None where there is none."""
-    accepted: tuple[str, ...] = ()
-    """Completions that are right beside ``completion``."""
-    wrong: tuple[str, ...] = ()
-    """Completions that the right ones compete with; where there is a counterfactual, the first is right for it."""
-
-
-def split_of(path: str, seed: int) -> str:
-    """Which split a file belongs to: "held_out" for a fifth of all paths, else "train"."""
-    return "held_out" if unit_hash(seed, "split", path) < HELD_OUT else "train"
 
 
 class Quota:
@@ -130,8 +93,9 @@ def candidates(
 ) -> Iterator[Prompt]:
     """Draw prompts, without end but for the files': the caller stops when it has enough.
 
-    Files come in a seeded order. Each round gives at most one prompt a file and task, tasks in turn; the next round
-    draws other spans of the same files, until there are none.
+    Files come in a seeded order that takes one file of each repository, then another of each, and so on. Each round
+    gives at most one prompt a file and task, tasks in turn; the next round draws other spans of the same files, until
+    there are none, or ``per_file`` rounds.
 
     Args:
         files: what :func:`apmae.corpus.sources.list_sources` listed.
@@ -139,7 +103,8 @@ def candidates(
         tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
             files of which a part does not parse (spans there are dropped); "too_slow", files that take more than
-            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task.
+            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task; "near_identical", a prompt whose
+            window is nearly that of an earlier one of its task (``similar``).
         wants: whether a task still needs prompts (:meth:`Quota.wants`); once False, it must stay so.
 
     Raises:
@@ -151,20 +116,39 @@ def candidates(
     else:
         check_plain(tokenizer)
         offsets = offsets_of(tokenizer)
-    chosen = [handle for handle in files if config.split in ("all", split_of(handle.path, config.seed))]
-    waiting = sorted(chosen, key=lambda handle: unit_hash(config.seed, "order", handle.path))
+    waiting = in_order([handle for handle in files if config.split in ("all", _split(handle, config))], config.seed)
+    windows = Windows(config.length, config.similar, config.seed)
     number = 0
-    while waiting:
+    while waiting and (config.per_file is None or number < config.per_file):
         again = []
         for handle in waiting:
             tasks = [task for task in config.tasks if wants(task)]
             if not tasks:
                 return
-            more = yield from _from_file(handle, tasks, number, config, offsets, rejected)
+            prompts, more = _from_file(handle, tasks, number, config, offsets, rejected)
+            for prompt in prompts:
+                if windows.add(prompt):
+                    yield prompt
+                else:
+                    rejected["near_identical"] += 1
             if more:
                 again.append(handle)
         waiting = again
         number += 1
+
+
+def in_order(files: Iterable[SourceHandle], seed: int) -> list[SourceHandle]:
+    """Files in a seeded order that is spread over repositories, or over sources where no repository is known: the
+    first file of each, then the second of each, and so on.
+    """
+    drawn = sorted(files, key=lambda handle: unit_hash(seed, "order", handle.path))
+    taken: Counter[str] = Counter()
+    turns = []
+    for handle in drawn:
+        unit = handle.repository or handle.path.partition("/")[0]
+        turns.append(taken[unit])
+        taken[unit] += 1
+    return [drawn[place] for place in np.argsort(turns, kind="stable")]
 
 
 def _from_file(
@@ -174,19 +158,20 @@ def _from_file(
     config: PromptsConfig,
     offsets: Callable[[str], list[tuple[int, int]]],
     rejected: Counter[str],
-) -> Iterator[Prompt]:
-    """One round's prompts of one file; returns whether another round would find more."""
+) -> tuple[list[Prompt], bool]:
+    """One round's prompts of one file, and whether another round would find more."""
     # a file is rejected once, however often it is read
     first = rejected if number == 0 else Counter()
     file = handle.read(first)
     if file is None:
-        return False
+        return [], False
     parsed = parse_spans(file.text, config.language, tasks, path=file.path)
     if parsed is None:
         first["too_slow"] += 1
-        return False
+        return [], False
     if parsed.has_error:
         first["parse_error"] += 1
+    prompts: list[Prompt] = []
     more = False
     for task in tasks:
         draw = generator(config.seed, "prompts", file.path, task)
@@ -200,8 +185,8 @@ def _from_file(
             first["no_span"] += 1
         more |= len(spans) > number + 1
         if len(spans) > number:
-            yield _prompt(file, spans[number], task, config)
-    return more
+            prompts.append(_prompt(handle, file.text, spans[number], task, config))
+    return prompts, more
 
 
 def _random(
@@ -220,21 +205,26 @@ def _random(
     return list(islice(usable, count))
 
 
-def _prompt(file: SourceFile, span: Span, task: str, config: PromptsConfig) -> Prompt:
+def _prompt(handle: SourceHandle, text: str, span: Span, task: str, config: PromptsConfig) -> Prompt:
     limit = CONTEXT_CHARS_PER_TOKEN * config.length
-    identity = "\x1f".join([file.path, str(span.start), task])
+    identity = "\x1f".join([handle.path, str(span.start), task])
     return Prompt(
         id=hashlib.sha256(identity.encode()).hexdigest()[:16],
         task=task,
         language=config.language,
-        path=file.path,
-        split=split_of(file.path, config.seed),
-        line=file.text.count("\n", 0, span.start) + 1,
+        path=handle.path,
+        repository=handle.repository,
+        split=_split(handle, config),
+        line=text.count("\n", 0, span.start) + 1,
         start=span.start,
-        prefix=tail(file.text[: span.start], limit),
-        completion=file.text[span.start : span.end],
-        suffix=head(file.text[span.end :], limit),
+        prefix=tail(text[: span.start], limit),
+        completion=text[span.start : span.end],
+        suffix=head(text[span.end :], limit),
     )
+
+
+def _split(handle: SourceHandle, config: PromptsConfig) -> str:
+    return split_of(handle.repository or handle.path, config.seed)
 
 
 def build_prompts(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from apmae.prompts.sampling import Prompt
+from apmae.prompts.prompt import Prompt
 
 LINES = 6
 """Lines of context shown on each side."""

@@ -15,7 +15,7 @@ from apmae.errors import ConfigError, TrainingError
 from apmae.lm.load import LM
 from apmae.lm.stream import capture_prompts
 from apmae.patterns.patterns import Patterns
-from apmae.prompts.sampling import Prompt
+from apmae.prompts.prompt import Prompt
 from apmae.seeding import generator
 
 _ROUND_BATCHES = 4

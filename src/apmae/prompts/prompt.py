@@ -1,0 +1,90 @@
+"""A prompt, what a model answered to it, and which split it belongs to. Torch-free."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from apmae.seeding import unit_hash
+
+SPLITS = {"train": 0.6, "atlas": 0.2, "held_out": 0.2}
+"""The splits and their shares of the files: to train an encoder on, to fit an atlas on, and to measure on."""
+
+
+class Answer(NamedTuple):
+    """What a model makes of a prompt: its next-token distribution at the completion position, and the whole span.
+
+    The baselines that whatever is read off attention has to beat.
+    """
+
+    predicted: str
+    """The most probable token, as text."""
+    correct: bool
+    """Whether that is the first token of the completion, or of an accepted one (paper section 5)."""
+    max_probability: float
+    expected_probability: float
+    """Of the completion's first token."""
+    margin: float
+    """Probability of the most probable token less that of the second, 0 to 1."""
+    entropy: float
+    """In nats."""
+    log_probability: float | None = None
+    """Of the whole completion, in nats: the sum over its tokens, each behind the expected ones. None where the
+    completion was not asked for, is longer than ``lm.outcome.LONGEST_SPAN`` tokens or the model has no positions."""
+    exact: bool | None = None
+    """Whether greedy decoding gives the completion, token by token. None as for ``log_probability``."""
+
+    @property
+    def outcome(self) -> str:
+        """By ``correct``: "correct" or "incorrect"."""
+        return "correct" if self.correct else "incorrect"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A context with one span taken out, the expected completion, and where they came from (``schema.PROMPTS``)."""
+
+    id: str
+    task: str
+    language: str
+    path: str
+    repository: str | None = None
+    """Folder of the repository that the file is in, a beginning of ``path``; None where none is known."""
+    split: str
+    """A key of :data:`SPLITS`."""
+    line: int
+    """Line of the span's first character, from 1."""
+    start: int
+    """The span's first character in its file, from 0."""
+    prefix: str
+    """Text before the span, as much as a window can hold."""
+    completion: str
+    suffix: str | None
+    """Text after the span, as much as a window can hold; None where there is no right context."""
+    outcome: str | None = None
+    """"correct", "incorrect", or None where no model was asked."""
+    answer: Answer | None = None
+    """What the model that was asked answered."""
+    group: str | None = None
+    """Shared by prompts that belong together, such as those of one template; None for a prompt of its own."""
+    counterfactual: str | None = None
+    """Another text in the place of ``prefix``, for which another completion is right; None where there is none."""
+    accepted: tuple[str, ...] = ()
+    """Completions that are right beside ``completion``."""
+    wrong: tuple[str, ...] = ()
+    """Completions that the right ones compete with; where there is a counterfactual, the first is right for it."""
+
+
+def split_of(unit: str, seed: int) -> str:
+    """Which split a file, or a repository with all its files, belongs to.
+
+    It depends on nothing but the arguments, so that no draw, from whatever other files, puts it elsewhere.
+
+    Args:
+        unit: the repository's folder, or the file's path where no repository is known.
+        seed: of the draw.
+    """
+    place = unit_hash(seed, "split", unit)
+    for name in ("held_out", "atlas"):
+        if place < SPLITS[name]:
+            return name
+        place -= SPLITS[name]
+    return "train"

@@ -1,0 +1,57 @@
+"""Windows that are nearly the same as an earlier one's, such as copies of a file or spans side by side. Torch-free."""
+
+import re
+
+from rensa import RMinHash, RMinHashDeduplicator  # pyright: ignore[reportAttributeAccessIssue]
+
+from apmae.prompts.prompt import Prompt
+from apmae.seeding import subseed
+
+_WORDS = 5
+"""Words and signs of a shingle."""
+_PERMUTATIONS = 128
+_CHARS_PER_TOKEN = 4
+_SPAN = "\ufffc"
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class Windows:
+    """The windows seen so far, task by task; about 1.2 kB each.
+
+    How alike two are is the share of runs of five words or signs that both have, of those that either has (Jaccard),
+    estimated by MinHash (Broder 1997) with a standard error of at most 0.045. Where the span is counts as a sign.
+
+    Args:
+        length: tokens of a window.
+        similar: from which share on two windows are nearly the same.
+        seed: of the hashes.
+    """
+
+    def __init__(self, length: int, similar: float, seed: int) -> None:
+        self._similar = similar
+        self._chars = _CHARS_PER_TOKEN * length
+        self._seed = subseed(seed, "windows") & 0xFFFFFFFF
+        self._seen: dict[str, RMinHashDeduplicator] = {}
+
+    def add(self, prompt: Prompt) -> bool:
+        """Remember a prompt's window unless one nearly the same is there.
+
+        Returns:
+            Whether it is new among the prompts of its task.
+        """
+        words = _WORD.findall(self._text(prompt))
+        shingles = [" ".join(words[at : at + _WORDS]) for at in range(max(len(words) - _WORDS + 1, 1))]
+        sketch = RMinHash(_PERMUTATIONS, self._seed)
+        sketch.update(shingles)
+        seen = self._seen.get(prompt.task)
+        if seen is None:
+            seen = RMinHashDeduplicator(self._similar, _PERMUTATIONS, True, 16, self._seed)
+            self._seen[prompt.task] = seen
+        return seen.add(prompt.id, sketch)
+
+    def _text(self, prompt: Prompt) -> str:
+        """About what a window holds, by the rule of ``fim.window`` in characters: models see the same prompts."""
+        suffix = prompt.suffix or ""
+        right = suffix[: max(self._chars // 2, self._chars - len(prompt.prefix))]
+        left = prompt.prefix[-max(self._chars - len(right), 1) :]
+        return f"{left}{_SPAN}{prompt.completion}{_SPAN}{right}"
