@@ -5,6 +5,7 @@ A draw depends on the seed, the file's path and the task alone, so that more fil
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from apmae.errors import ConfigError, SourceError
 from apmae.prompts.fim import check_plain, head, tail
 from apmae.prompts.languages import language_of
 from apmae.prompts.offsets import offsets_of
+from apmae.prompts.sentinels import spelled
 from apmae.prompts.spans import Span
 from apmae.prompts.tasks import iter_random_spans, lexemes, parse_spans
 from apmae.seeding import generator, unit_hash
@@ -139,7 +141,8 @@ def candidates(
         tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
             files of which a part does not parse (spans there are dropped); "too_slow", files that take more than
-            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task.
+            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task; "sentinel_in_text", prompts whose
+            text spells out a sentinel (:func:`apmae.prompts.sentinels.spelled`).
         wants: whether a task still needs prompts (:meth:`Quota.wants`); once False, it must stay so.
 
     Raises:
@@ -151,6 +154,7 @@ def candidates(
     else:
         check_plain(tokenizer)
         offsets = offsets_of(tokenizer)
+    sentinels = spelled(tokenizer)
     chosen = [handle for handle in files if config.split in ("all", split_of(handle.path, config.seed))]
     waiting = sorted(chosen, key=lambda handle: unit_hash(config.seed, "order", handle.path))
     number = 0
@@ -160,7 +164,7 @@ def candidates(
             tasks = [task for task in config.tasks if wants(task)]
             if not tasks:
                 return
-            more = yield from _from_file(handle, tasks, number, config, offsets, rejected)
+            more = yield from _from_file(handle, tasks, number, config, offsets, sentinels, rejected)
             if more:
                 again.append(handle)
         waiting = again
@@ -173,6 +177,7 @@ def _from_file(
     number: int,
     config: PromptsConfig,
     offsets: Callable[[str], list[tuple[int, int]]],
+    sentinels: re.Pattern[str],
     rejected: Counter[str],
 ) -> Iterator[Prompt]:
     """One round's prompts of one file; returns whether another round would find more."""
@@ -187,6 +192,7 @@ def _from_file(
         return False
     if parsed.has_error:
         first["parse_error"] += 1
+    suspect = sentinels.search(file.text) is not None
     more = False
     for task in tasks:
         draw = generator(config.seed, "prompts", file.path, task)
@@ -200,7 +206,11 @@ def _from_file(
             first["no_span"] += 1
         more |= len(spans) > number + 1
         if len(spans) > number:
-            yield _prompt(file, spans[number], task, config)
+            prompt = _prompt(file, spans[number], task, config)
+            if suspect and sentinels.search(f"{prompt.prefix}{prompt.completion}{prompt.suffix}"):
+                rejected["sentinel_in_text"] += 1
+            else:
+                yield prompt
     return more
 
 

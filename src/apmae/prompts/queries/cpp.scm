@@ -27,6 +27,10 @@
 (binary_expression operator: _ @operator)
 (unary_expression operator: _ @operator)
 (update_expression operator: _ @operator)
+(fold_expression operator: _ @operator)
+; of a requires clause
+(constraint_conjunction operator: _ @operator)
+(constraint_disjunction operator: _ @operator)
 
 ; not of "= 0", "= default", "= delete", of types or of namespaces
 (assignment_expression operator: _ @assignment_operator)
