@@ -143,7 +143,9 @@ def test_broken_and_unreadable_files_are_counted_once(tmp_path):
     assert rejected == {"parse_error": 1, "not_utf8": 1}
 
 
-@pytest.mark.parametrize("name", ["<fim_suffix>", "<|fim_middle|>", "<｜fim▁hole｜>", "[SUFFIX]", "▁<MID>", "<|mask:0|>"])
+@pytest.mark.parametrize(
+    "name", ["<fim_suffix>", "<|fim_middle|>", "<｜fim▁hole｜>", "[SUFFIX]", "▁<MID>", "<|mask:0|>"]
+)
 def test_a_prompt_that_spells_a_sentinel_is_rejected_and_counted(tmp_path, name):
     """With or without a model: a table of prompts may be encoded by another one."""
     lines = "".join(f"    int field = {number}; // {'x' * 1000}\n" for number in range(20))

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FAMILIES = {
-    # StarCoder, StarCoder2, Granite Code, Stable Code (arXiv 2305.06161, 2402.19173, 2405.04324; bigcode/starcoder model
-    # card)
+    # StarCoder, StarCoder2, Granite Code, Stable Code (arXiv 2305.06161, 2402.19173, 2405.04324; bigcode/starcoder and
+    # stabilityai/stable-code-3b model cards)
     "starcoder": "<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>",
     # arXiv 2301.03988; bigcode/santacoder model card
     "santacoder": "<fim-prefix>{prefix}<fim-suffix>{suffix}<fim-middle>",
