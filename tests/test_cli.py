@@ -92,11 +92,11 @@ def test_the_installed_command_is_the_module(environment):
     if not script.is_file():
         pytest.skip("the package is not installed with its scripts here")
     said = []
-    for command in ([script], [sys.executable, "-m", "apmae.cli"]):
+    for command in ([script], [sys.executable, "-m", "apmae"], [sys.executable, "-m", "apmae.cli"]):
         result = subprocess.run([*command, "encode", "--help"], capture_output=True, text=True, env=environment)
         said.append([line.strip() for line in result.stdout.splitlines() if "Usage" not in line and line.strip()])
     assert len(said[0]) > 10
-    assert said[0] == said[1]
+    assert said[0] == said[1] == said[2]
 
 
 # -- the stages --------------------------------------------------------------------------------------------------------
@@ -139,6 +139,7 @@ def test_prompts_from_a_folder_need_no_model(apmae_command, tmp_path):
     prompts = load_prompts(tmp_path / "p.parquet")
     assert result.stdout.splitlines()[0] == f"{len(prompts)} prompts in p.parquet"
     assert "short: boolean_literal: 0 of 2 prompts found" in result.stdout
+    assert "for more: give more source files or a smaller --per-task\n" in result.stdout
     assert "not_utf8 1" in result.stdout
     assert {prompt.path for prompt in prompts} == {"src/A.java"}
 

@@ -9,7 +9,7 @@ from itertools import combinations, islice
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from apmae.config import TASKS, PromptsConfig
 from apmae.corpus.sources import list_sources
@@ -146,6 +146,33 @@ def test_broken_and_unreadable_files_are_counted_once(tmp_path):
     everything, rejected = draw(PromptsConfig(tasks=("numeric_literal", "identifier")), source=tmp_path)
     assert {prompt.completion for prompt in everything if prompt.task == "numeric_literal"} == {"1", "2"}
     assert rejected == {"parse_error": 1, "not_utf8": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["<fim_suffix>", "<|fim_middle|>", "<｜fim▁hole｜>", "[SUFFIX]", "▁<MID>", "<|mask:0|>"]
+)
+def test_a_prompt_that_spells_a_sentinel_is_rejected_and_counted(tmp_path, name):
+    """With or without a model: a table of prompts may be encoded by another one."""
+    lines = "".join(f"    int field = {number}; // {'x' * 1000}\n" for number in range(20))
+    (tmp_path / "A.java").write_text(f'class A {{\n    String s = "{name}";\n{lines}}}\n')
+    drawn, rejected = draw(PromptsConfig(tasks=("numeric_literal",)), source=tmp_path)
+    # contexts are whole lines within 32 * 256 characters
+    assert sorted(int(prompt.completion) for prompt in drawn) == list(range(8, 20))
+    assert rejected == {"sentinel_in_text": 8}
+    assert not any(name in prompt.prefix + prompt.completion + (prompt.suffix or "") for prompt in drawn)
+
+
+def test_special_tokens_of_the_tokenizer_are_rejected_too_but_no_others(tmp_path):
+    tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
+    tokenizer.add_special_tokens([AddedToken("<turn>"), AddedToken("    ")])
+    tokenizer.add_tokens([AddedToken("int")])
+    for name, spelled in {"A": "<turn>", "B": "<PRE>", "C": "fim_suffix"}.items():
+        (tmp_path / f"{name}.java").write_text(f"/** {spelled} */\nclass {name} {{\n    int x = 1;\n}}\n")
+    config = PromptsConfig(tasks=("numeric_literal",))
+    drawn, rejected = draw(config, source=tmp_path, tokenizer=tokenizer)
+    assert sorted(prompt.path[-6:] for prompt in drawn) == ["B.java", "C.java"]
+    assert rejected == {"sentinel_in_text": 1}
+    assert len(draw(config, source=tmp_path)[0]) == 3
 
 
 def test_a_task_that_is_not_wanted_is_not_drawn():

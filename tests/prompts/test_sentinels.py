@@ -10,7 +10,7 @@ from transformers import CodeLlamaTokenizer
 
 from apmae.errors import ConfigError
 from apmae.prompts.fim import window
-from apmae.prompts.sentinels import FAMILIES, find_sentinels, split_template
+from apmae.prompts.sentinels import FAMILIES, find_sentinels, spelled, split_template
 
 # Written down by hand from model cards and papers: prefix L, suffix R.
 SEEN = {
@@ -21,6 +21,8 @@ SEEN = {
     "deepseek": ["<｜fim▁begin｜>", "L", "<｜fim▁hole｜>", "R", "<｜fim▁end｜>"],
     "codestral": ["[SUFFIX]", "R", "[PREFIX]", "L"],
     "seedcoder": ["<[fim-suffix]>", "R", "<[fim-prefix]>", "L", "<[fim-middle]>"],
+    "incoder": ["L", "<|mask:0|>", "R", "<|mask:1|>", "<|mask:0|>"],
+    "codegen2": ["L", "<mask_1>", "R", "<|endoftext|>", "<sep>", "<mask_1>"],
 }
 
 
@@ -44,6 +46,19 @@ def test_a_family_is_found_by_its_tokens_and_arranged_as_it_was_trained(family):
     assert find_sentinels(tokenizer, family) == found
     assert find_sentinels(tokenizer, FAMILIES[family]) == found
     assert find_sentinels(tokenizer, "none") is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_sentinel_of_every_family_is_found_where_it_is_spelled(family):
+    for name in (token for token in SEEN[family] if len(token) > 1):
+        assert spelled().fullmatch(name)
+        assert spelled().search(f'x = "{name}"')
+        assert spelled().search(name[:-1]) is None
+
+
+def test_what_only_looks_like_a_sentinel_is_none():
+    assert not any(map(spelled().search, ["<PRE>", "* <pre>", "List<T>", "[1]", "fim_prefix", "< fim_prefix >", "<s>"]))
+    assert spelled(with_tokens("<s>")).search("<s>")
 
 
 def test_every_family_is_checked():

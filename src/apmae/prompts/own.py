@@ -1,6 +1,7 @@
 """Anyone's own prompts, one JSON object a line: the fields, their schema, and what is wrong with a line. Torch-free."""
 
 import json
+from collections import Counter
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
@@ -94,14 +95,15 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
     """
     where = f"line {number}"
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+        row = json.loads(text, object_pairs_hook=_Fields)
     except UnicodeDecodeError as error:
         return None, [f"{where}: expected UTF-8, found another byte at {error.start}; convert the file"]
     except (ValueError, RecursionError) as error:
         return None, [f"{where}: expected a JSON object, found none ({error}); one prompt a line"]
-    if not isinstance(row, dict):
-        return None, [f"{where}: expected a JSON object, got {line[:40]!r}; one prompt a line"]
-    mistakes = [f"{where}: {mistake}" for mistake in _slips(row)]
+    if not isinstance(row, _Fields):
+        return None, [f"{where}: expected a JSON object, got {text.strip()[:40]!r}; one prompt a line"]
+    mistakes = [f"{where}: {mistake}" for mistake in (*_slips(row), *_twice(row))]
     try:
         own = OwnPrompt.model_validate(row)
     except ValidationError as error:
@@ -130,6 +132,14 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
     ), []
 
 
+class _Fields(dict[str, Any]):
+    """A JSON object that still knows which of its fields stood there more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.names = [name for name, _ in pairs]
+
+
 def _mistake(field: str, kind: str, value: Any) -> str:
     wanted = _WANTED.get(field, "a string")
     if kind == "missing":
@@ -149,3 +159,9 @@ def _slips(row: dict[str, Any]) -> list[str]:
         if alike := get_close_matches(name, absent, n=1, cutoff=_ALIKE):
             slips.append(f"expected a known field, got {name!r}; is it {alike[0]!r}?")
     return sorted(slips)
+
+
+def _twice(row: _Fields) -> list[str]:
+    """Fields given more than once, of which JSON keeps the last without a word."""
+    more = sorted(name for name, count in Counter(row.names).items() if count > 1)
+    return [f"expected field {name!r} once, it is there {row.names.count(name)} times; keep one" for name in more]

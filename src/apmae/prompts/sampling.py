@@ -5,6 +5,7 @@ A draw depends on the seed, the file's path and the task alone, so that more fil
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,6 +20,7 @@ from apmae.prompts.fim import check_plain, head, tail
 from apmae.prompts.languages import language_of
 from apmae.prompts.offsets import offsets_of
 from apmae.prompts.prompt import Prompt, split_of
+from apmae.prompts.sentinels import spelled
 from apmae.prompts.similar import Windows
 from apmae.prompts.spans import Span
 from apmae.prompts.tasks import iter_random_spans, lexemes, parse_spans
@@ -103,8 +105,9 @@ def candidates(
         tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
             files of which a part does not parse (spans there are dropped); "too_slow", files that take more than
-            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task; "near_identical", a prompt whose
-            window is nearly that of an earlier one of its task (``similar``).
+            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task; "sentinel_in_text", prompts whose
+            text spells out a sentinel (:func:`apmae.prompts.sentinels.spelled`); "near_identical", prompts whose window
+            is nearly that of an earlier one of their task (``similar``).
         wants: whether a task still needs prompts (:meth:`Quota.wants`); once False, it must stay so.
 
     Raises:
@@ -116,6 +119,7 @@ def candidates(
     else:
         check_plain(tokenizer)
         offsets = offsets_of(tokenizer)
+    sentinels = spelled(tokenizer)
     waiting = in_order([handle for handle in files if config.split in ("all", _split(handle, config))], config.seed)
     windows = Windows(config.length, config.similar, config.seed)
     number = 0
@@ -125,7 +129,7 @@ def candidates(
             tasks = [task for task in config.tasks if wants(task)]
             if not tasks:
                 return
-            prompts, more = _from_file(handle, tasks, number, config, offsets, rejected)
+            prompts, more = _from_file(handle, tasks, number, config, offsets, sentinels, rejected)
             for prompt in prompts:
                 if windows.add(prompt):
                     yield prompt
@@ -157,6 +161,7 @@ def _from_file(
     number: int,
     config: PromptsConfig,
     offsets: Callable[[str], list[tuple[int, int]]],
+    sentinels: re.Pattern[str],
     rejected: Counter[str],
 ) -> tuple[list[Prompt], bool]:
     """One round's prompts of one file, and whether another round would find more."""
@@ -172,6 +177,7 @@ def _from_file(
     if parsed.has_error:
         first["parse_error"] += 1
     prompts: list[Prompt] = []
+    suspect = sentinels.search(file.text) is not None
     more = False
     for task in tasks:
         draw = generator(config.seed, "prompts", file.path, task)
@@ -185,7 +191,11 @@ def _from_file(
             first["no_span"] += 1
         more |= len(spans) > number + 1
         if len(spans) > number:
-            prompts.append(_prompt(handle, file.text, spans[number], task, config))
+            prompt = _prompt(handle, file.text, spans[number], task, config)
+            if suspect and sentinels.search(f"{prompt.prefix}{prompt.completion}{prompt.suffix}"):
+                rejected["sentinel_in_text"] += 1
+            else:
+                prompts.append(prompt)
     return prompts, more
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FAMILIES = {
-    # StarCoder, StarCoder2, Granite Code, Stable Code (arXiv 2305.06161; bigcode/starcoder2 model card)
+    # StarCoder, StarCoder2, Granite Code, Stable Code (arXiv 2305.06161, 2402.19173, 2405.04324; bigcode/starcoder and
+    # stabilityai/stable-code-3b model cards)
     "starcoder": "<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>",
     # arXiv 2301.03988; bigcode/santacoder model card
     "santacoder": "<fim-prefix>{prefix}<fim-suffix>{suffix}<fim-middle>",
@@ -22,12 +23,16 @@ FAMILIES = {
     "codellama": "\u2581<PRE>{prefix}\u2581<SUF>{suffix}\u2581<MID>",
     # Qwen2.5-Coder (arXiv 2409.12186) and CodeGemma (arXiv 2406.11409), Granite 4: the same tokens in the same order
     "qwen": "<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>",
-    # DeepSeek-Coder, -V2, V3 (arXiv 2401.14196; deepseek-ai/DeepSeek-Coder README)
+    # DeepSeek-Coder, -V2, V3 (arXiv 2401.14196, 2406.11931; deepseek-ai/DeepSeek-Coder README)
     "deepseek": "<\uff5cfim\u2581begin\uff5c>{prefix}<\uff5cfim\u2581hole\uff5c>{suffix}<\uff5cfim\u2581end\uff5c>",
     # Codestral 22B; mistral-common's encode_fim: the middle follows the prefix without a token of its own
     "codestral": "[SUFFIX]{suffix}[PREFIX]{prefix}",
     # Seed-Coder (arXiv 2506.03524)
     "seedcoder": "<[fim-suffix]>{suffix}<[fim-prefix]>{prefix}<[fim-middle]>",
+    # arXiv 2204.05999; dpfried/incoder example_usage.py, with its extra sentinel behind the suffix
+    "incoder": "{prefix}<|mask:0|>{suffix}<|mask:1|><|mask:0|>",
+    # CodeGen2, CodeGen2.5 (arXiv 2305.02309; Salesforce/codegen2 model card)
+    "codegen2": "{prefix}<mask_1>{suffix}<|endoftext|><sep><mask_1>",
 }
 """How each family arranges a prompt; where one was trained on two orders, that of its own examples."""
 
@@ -103,6 +108,18 @@ def split_template(infill: str) -> tuple[tuple[str, str, str], bool]:
             f"{{suffix}} once each and a sentinel between them, got {infill!r}; for instance {FAMILIES['starcoder']}"
         )
     return (pieces[0], pieces[2], pieces[4]), pieces[1] == "suffix"
+
+
+def spelled(tokenizer: "Tokenizer | None" = None) -> re.Pattern[str]:
+    """Finds sentinels that a text spells out, of every family, whatever the model; and a tokenizer's special tokens.
+
+    They would be tokenised as what they spell: a source file that handles them cannot be told from an arranged prompt.
+    """
+    names = {name for template in FAMILIES.values() for name in re.findall(r"\u2581?<[^<>{}]+>|\[[A-Z]+\]", template)}
+    if tokenizer is not None:
+        tokens = tokenizer.get_added_tokens_decoder().values()
+        names |= {token.content for token in tokens if token.special and token.content.strip()}
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
 
 
 def _ids(tokenizer: "Tokenizer", text: str, vocabulary: int | None) -> list[int] | None:

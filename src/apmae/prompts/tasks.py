@@ -103,7 +103,7 @@ def parse_spans(
     if tree is None:
         return None
     offsets = _char_offsets(text, data)
-    names = {"operator" if task in OPERATORS else task for task in wanted} | {"_never", "_error"}
+    names = {"operator" if task in OPERATORS else task for task in wanted} | {"_never", "_error", "_signed"}
     found = _captures(tree.root_node, grammar, frozenset(names), offsets, deepest=DEEPEST)
     none = np.zeros((0, 2), dtype=np.int64)
     if "eol" in wanted:
@@ -113,6 +113,7 @@ def parse_spans(
         # with \r\n the blanks between two elements of JSX are a node
         literals = literals[[not text[start:end].isspace() for start, end in literals.tolist()]]
         found["eol"] = _line_ends(text, comments, literals)
+    _part_signs(text, found)
     error, never = _merge(found.get("_error", none)), _packed(found.get("_never", none))
     spans = {}
     for task in wanted:
@@ -187,6 +188,19 @@ def _intervals(nodes: Sequence[tree_sitter.Node], offsets: np.ndarray | None) ->
     packed = np.unique(_packed(flat.reshape(-1, 2)))
     intervals = np.stack([packed >> 32, packed & 0xFFFFFFFF], axis=1)
     return intervals if offsets is None else offsets[intervals]
+
+
+def _part_signs(text: str, found: dict[str, np.ndarray]) -> None:
+    """Make the sign that a grammar puts into a number an operator, as it is in other languages; changes ``found``."""
+    signed = found.get("_signed")
+    if signed is None:
+        return
+    signs = signed[[text[start] in "+-" for start in signed[:, 0].tolist()]]
+    if "numeric_literal" in found:
+        found["numeric_literal"][np.isin(_packed(found["numeric_literal"]), _packed(signs)), 0] += 1
+    signs[:, 1] = signs[:, 0] + 1
+    operators = np.concatenate([found["math_operator"], signs])
+    found["math_operator"] = operators[np.argsort(operators[:, 0])]
 
 
 def _packed(intervals: np.ndarray) -> np.ndarray:

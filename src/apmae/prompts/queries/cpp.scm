@@ -13,6 +13,8 @@
 (preproc_include path: (string_literal) @_never)
 
 (number_literal) @numeric_literal
+; -1 is a single node where no operand stands before it
+(number_literal) @_signed
 
 ; int, size_t and the like are keywords to this grammar
 [
@@ -27,6 +29,10 @@
 (binary_expression operator: _ @operator)
 (unary_expression operator: _ @operator)
 (update_expression operator: _ @operator)
+(fold_expression operator: _ @operator)
+; of a requires clause
+(constraint_conjunction operator: _ @operator)
+(constraint_disjunction operator: _ @operator)
 
 ; not of "= 0", "= default", "= delete", of types or of namespaces
 (assignment_expression operator: _ @assignment_operator)

@@ -1,0 +1,5 @@
+"""``python -m apmae``: the command line where the ``apmae`` script is not on the path."""
+
+from apmae.cli import main
+
+main()

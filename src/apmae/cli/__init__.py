@@ -1,0 +1,49 @@
+"""The command line: one command a stage, each a shim from options to ``engine.local``. Heavy imports wait."""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from apmae.cli import heads, prompts, stages, study
+from apmae.errors import ApmaeError, MalformedError
+
+app = typer.Typer(
+    name="apmae",
+    help="Find, name and tag the attention patterns of a language model's heads.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_PANELS = {
+    "Start here": (study.demo, study.run),
+    "Stages": (prompts.prompts, stages.train, stages.encode, stages.cluster, stages.report),
+    "Use an atlas": (heads.tag,),
+    "Use a model": (heads.show,),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr (each, of a prompts file) and exit code 2."""
+    try:
+        app()
+    except MalformedError as error:
+        _fail(error.heading if len(error.mistakes) > 1 else str(error), error.mistakes)
+    except ApmaeError as error:
+        _fail(str(error))
+    except OSError as error:
+        where = "" if error.filename is None else f" {error.filename}"
+        _fail(f"cannot read or write{where}: {error.strerror or error}; check the path, its permissions and the disk")
+
+
+def _fail(message: str, mistakes: Sequence[str] = ()) -> NoReturn:
+    typer.echo(f"apmae: {' '.join(message.splitlines())}", err=True)
+    for mistake in mistakes if len(mistakes) > 1 else ():
+        typer.echo(f"  {mistake}", err=True)
+    sys.exit(2)

@@ -1,0 +1,5 @@
+"""``python -m apmae.cli``."""
+
+from apmae.cli import main
+
+main()

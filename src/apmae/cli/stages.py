@@ -1,0 +1,106 @@
+"""The stages after prompts: ``train``, ``encode``, ``cluster``, ``report``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apmae.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    EncoderOption,
+    InfillOption,
+    LMOption,
+    OverwriteOption,
+    SeedOption,
+    SetOption,
+    load,
+    say,
+    settings,
+)
+from apmae.errors import ConfigError
+
+
+def train(
+    prompts: Annotated[Path, typer.Option(help="Prompts to train on, Parquet or JSONL.")],
+    out: Annotated[Path, typer.Option(help="Folder of the encoder.")],
+    lm: LMOption = "bundled",
+    recipe: Annotated[str, typer.Option(help="debug, nano, small or paper.")] = "nano",
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; by default the recipe's.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    infill: InfillOption = "auto",
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Train an AP-MAE on the patterns that a model makes. A killed run goes on from its checkpoint."""
+    from apmae.config import TrainConfig, parse
+    from apmae.recipes import train_settings
+
+    changes = {"seed": seed, **({} if steps is None else {"steps": steps}), **settings(set_)}
+    config = parse(TrainConfig, train_settings(recipe, changes), "train")
+    from apmae.engine.local import train_encoder
+
+    folder = train_encoder(load(lm, device, dtype, infill), prompts, out, config, overwrite=overwrite)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    say(f"encoder in {folder}: loss {last['loss']:.5f} after {config.steps} steps; see {folder / 'reconstruction.png'}")
+
+
+def encode(
+    prompts: Annotated[Path, typer.Option(help="Prompts, Parquet or JSONL.")],
+    out: Annotated[Path, typer.Option(help="Folder of the embeddings.")],
+    lm: LMOption = "bundled",
+    encoder: EncoderOption = "bundled",
+    heads: Annotated[str, typer.Option(help="'all', or a share of each layer's heads such as 0.25.")] = "all",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    infill: InfillOption = "auto",
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Run the model, capture its heads and encode every pattern. A killed run goes on after its last shard."""
+    from apmae.config import EncodeConfig, parse
+
+    values = {"heads": heads if heads == "all" else _number(heads, "--heads"), "seed": seed, **settings(set_)}
+    config = parse(EncodeConfig, values, "encode")
+    from apmae.engine import local
+
+    counts = local.encode(load(lm, device, dtype, infill), encoder, prompts, out, config, overwrite=overwrite)
+    say(f"{counts['patterns']} patterns of {counts['prompts']} prompts in {out}")
+
+
+def cluster(
+    embeddings: Annotated[Path, typer.Argument(help="Folder that apmae encode made.")],
+    out: Annotated[Path, typer.Option(help="Folder of the atlas.")],
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Reduce and cluster embeddings, and name the clusters."""
+    from apmae.config import AtlasConfig, parse
+
+    config = parse(AtlasConfig, {"seed": seed, **settings(set_)}, "cluster")
+    from apmae.engine.local import fit_atlas
+
+    counts = fit_atlas(embeddings, out, config, overwrite=overwrite)
+    share = counts["clustered"] / max(counts["patterns"], 1)
+    say(f"{counts['clusters']} clusters hold {share:.1%} of {counts['patterns']} patterns; atlas in {out}")
+
+
+def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:
+    """Write the tables, pictures and page of a study."""
+    from apmae.report.page import write_report
+    from apmae.report.terminal import print_study
+
+    page = write_report(study)
+    print_study(study, page)
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"expected 'all' or a share in (0, 1] for {option}, got {text!r}") from None

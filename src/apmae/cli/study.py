@@ -1,0 +1,52 @@
+"""Whole studies: ``demo`` and ``run``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apmae.cli.options import OverwriteOption, SeedOption
+from apmae.errors import ConfigError
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="The study's folder.")] = Path("demo-study"),
+    train: Annotated[
+        bool, typer.Option("--train", help="Train the encoder now instead of taking the bundled one.")
+    ] = False,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Discover the patterns of the bundled model on the bundled Java, and write a report of them."""
+    from apmae import recipes
+
+    _study(recipes.demo(out, train=train, seed=seed), overwrite)
+
+
+def run(
+    study: Annotated[Path, typer.Argument(help="STUDY.yaml: the fields of StudyConfig (docs/pipeline.md).")],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Run every stage of a study described in one file."""
+    import yaml
+
+    from apmae.config import StudyConfig, parse
+    from apmae.recipes import study_settings
+
+    try:
+        values = yaml.safe_load(study.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"expected a study file at {study}: {error.strerror}; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected YAML in {study}: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected fields of a study in {study}, got {type(values).__name__}; see docs/pipeline.md")
+    _study(parse(StudyConfig, {"out": str(study.with_suffix("")), **study_settings(values)}, str(study)), overwrite)
+
+
+def _study(config: Any, overwrite: bool) -> None:
+    from apmae.engine.local import run_study
+    from apmae.report.terminal import print_study
+
+    page = run_study(config, overwrite=overwrite)
+    print_study(config.out, page)
