@@ -489,11 +489,11 @@ def main() -> None:
     """Command line of the script."""
     parser = argparse.ArgumentParser(
         description="Train the small fill-in-the-middle Java model, or its family, from a JDK's src.zip.",
-        epilog="Takes 1 GB of memory and, on one core, 25 minutes (small, 5500 tokens a second), an hour (medium, 4000) "
-        "or three (large, 2000); --part1-tokens 600000 --part2-tokens 0 shows in six minutes at most that the loss "
-        "falls. Killed, the same command goes on from the last checkpoint (every 100 steps, half a minute to four "
-        "minutes) to the same weights, as long as the number of threads is the same; finished, it only saves again, "
-        "for instance with another --dtype.",
+        epilog="Takes 1 GB of memory and, on one core, 25 minutes (small, 5500 tokens a second), an hour (medium) or "
+        "three (large, 2000); --part1-tokens 600000 --part2-tokens 0 shows in six minutes at most that the loss falls. "
+        "Killed, the same command goes on from the last checkpoint (every 100 steps, half a minute to four minutes) to "
+        "the same weights, as long as the number of threads is the same; finished, it only saves again, for instance "
+        "with another --dtype.",
     )
     parser.add_argument("src_zip", type=Path, metavar="SRC_ZIP", help="lib/src.zip of a JDK (the recipe took JDK 25)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where model, log and checkpoint go")
