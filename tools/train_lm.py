@@ -1,10 +1,12 @@
-"""Train the small fill-in-the-middle Java model that the package bundles, from the sources of a JDK.
+"""Train the small fill-in-the-middle Java model that the package bundles, or its family, from the sources of a JDK.
 
     python tools/train_lm.py JDK/lib/src.zip --out model
+    python tools/train_lm.py JDK/lib/src.zip --out model-small --size small --tokenizer model
 
-Everything comes from one archive and one seed: the texts, the byte-level BPE, the initial weights, every row. Training
-has two parts. The first teaches the language on rows half plain and half infilling; the second starts a new cosine,
-mostly on infilling rows, and weighs the first infilled token most, because that token is what the package scores.
+Everything comes from one archive and one seed: the texts, the byte-level BPE, the initial weights, every row. Only the
+BPE may be given instead, so that all sizes of the family read a prompt as the same tokens. Training has two parts. The
+first teaches the language on rows half plain and half infilling; the second starts a new cosine, mostly on infilling
+rows, and weighs the first infilled token most, because that token is what the package scores.
 
 The folder that comes out is in transformers layout, with ``training_log.jsonl`` (held-out loss and accuracy by kind of
 token, head scores of ``check_lm.py``) and ``recipe.json`` (settings, versions, the archive's hash). ``checkpoint/`` in
@@ -63,7 +65,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that decides the weights, beside the archive."""
+    """Everything that decides the weights, beside the archive and a given tokenizer; by default the size "large"."""
 
     seed: int = 0
     vocab_size: int = 4096
@@ -80,6 +82,26 @@ class Settings:
              infilling=0.78, samples=(0.3, 0.4, 0.3), moved_space=0.5, weights=(0.0, 1.0, 4.0, 16.0)),
     )  # fmt: skip
 
+
+def with_tokens(*tokens: int) -> tuple[Part, ...]:
+    """The parts of training, each on so many tokens."""
+    return tuple(dataclasses.replace(part, tokens=n) for part, n in zip(Settings().parts, tokens, strict=True))
+
+
+SIZES = {
+    "small": Settings(
+        layers=3, heads=4, key_value_heads=2, hidden=96, feed_forward=256, parts=with_tokens(2_359_296, 5_111_808)
+    ),
+    "medium": Settings(
+        layers=4, heads=6, key_value_heads=3, hidden=144, feed_forward=384, parts=with_tokens(4_096_000, 8_847_360)
+    ),
+    "large": Settings(),
+}
+"""The family: 0.63, 1.29 and 2.64 M parameters; 24 dimensions a head and two heads a key in all of them.
+
+Tokens are 12, 10 and 7 a parameter, fewer than the 20 of Hoffmann et al. 2022, "Training Compute-Optimal Large Language
+Models", at every size: what one core trains in 25 minutes, an hour and three hours.
+"""
 
 OMITTED_MODULES = {"jdk.localedata", "jdk.charsets"}  # generated tables
 OMITTED_FILES = {"module-info.java", "package-info.java"}
@@ -137,6 +159,30 @@ def train_tokenizer(texts: list[str], settings: Settings) -> Tokenizer:
     return tokenizer
 
 
+def load_tokenizer(folder: Path, settings: Settings) -> Tokenizer:
+    """The tokenizer of a model folder, which must have the settings' vocabulary size and :data:`SPECIAL` in its places.
+
+    Raises:
+        ValueError: ``tokenizer.json`` is no tokenizer, or another than that.
+        OSError: there is no such file.
+    """
+    file = folder / "tokenizer.json"
+    text = file.read_text(encoding="utf-8")
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as problem:  # the library raises nothing narrower
+        raise ValueError(f"expected a tokenizer, got {file} ({problem}): take the tokenizer of the family") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    special = [tokenizer.id_to_token(index) for index in range(len(SPECIAL))]
+    if tokenizer.get_vocab_size() != settings.vocab_size or special != SPECIAL:
+        raise ValueError(
+            f"expected {settings.vocab_size} tokens of which the first are {', '.join(SPECIAL)}; {file} has "
+            f"{tokenizer.get_vocab_size()}, first {', '.join(map(str, special))}: take the tokenizer of the family"
+        )
+    return tokenizer
+
+
 LEXEME = re.compile(
     r"""
       (?P<comment> //[^\n]* | /\*.*?(?:\*/|\Z) )
@@ -163,7 +209,7 @@ class Texts:
     def __init__(self, texts: list[str], tokenizer: Tokenizer) -> None:
         self.texts = texts
         self.ends = np.cumsum([len(text) for text in texts])
-        self.encode: Callable[[str], list[int]] = lambda text: tokenizer.encode(text).ids
+        self.encode: Callable[[str], list[int]] = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
     def draw(self, rng: np.random.Generator) -> tuple[str, int]:
         """A text and the start of one of its lines."""
@@ -367,17 +413,21 @@ def load_checkpoint(tensors_file: Path, model: Starcoder2ForCausalLM, optimizers
             parameters[name].data.copy_(tensor)
 
 
-def train(settings: Settings, archive: Path, out: Path) -> tuple[Starcoder2ForCausalLM, Tokenizer]:
-    """Go on from wherever ``out`` has got to; returns the trained model and its tokenizer.
+def train(
+    settings: Settings, archive: Path, out: Path, tokenizer_folder: Path | None = None
+) -> tuple[Starcoder2ForCausalLM, Tokenizer]:
+    """Go on from wherever ``out`` has got to; returns the trained model and its tokenizer, made here unless given.
 
     Every batch has a generator of its own, named by part and step, so resuming needs no generator's state.
     """
+    given = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder, settings)
     sides = read_sources(archive, settings.seed)
-    tokenizer = train_tokenizer(sides[0], settings)
+    tokenizer = train_tokenizer(sides[0], settings) if given is None else given
     training, held_out = (Texts(side, tokenizer) for side in sides)
     recipe = {
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
         "archive_sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+        "tokenizer": "trained on the archive" if given is None else "given",
         "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         "files": {"training": len(sides[0]), "held_out": len(sides[1])},
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
@@ -437,28 +487,30 @@ def save_model(model: Starcoder2ForCausalLM, tokenizer: Tokenizer, context: int,
 
 def main() -> None:
     """Command line of the script."""
-    first, second = Settings().parts
     parser = argparse.ArgumentParser(
-        description="Train the small fill-in-the-middle Java model from a JDK's src.zip.",
-        epilog="Takes 1 GB of memory and, a core, some 2000 tokens a second: the defaults want about three hours on "
-        "one core; --part1-tokens 600000 --part2-tokens 0 shows in six minutes that the loss falls. Killed, the same "
-        "command goes on from the last checkpoint (every 100 steps, one to four minutes) to the same weights, as long "
-        "as the number of threads is the same; finished, it only saves again, for instance with another --dtype.",
+        description="Train the small fill-in-the-middle Java model, or its family, from a JDK's src.zip.",
+        epilog="Takes 1 GB of memory and, on one core, 25 minutes (small, 5500 tokens a second), an hour (medium) or "
+        "three (large, 2000); --part1-tokens 600000 --part2-tokens 0 shows in six minutes at most that the loss falls. "
+        "Killed, the same command goes on from the last checkpoint (every 100 steps, half a minute to four minutes) to "
+        "the same weights, as long as the number of threads is the same; finished, it only saves again, for instance "
+        "with another --dtype.",
     )
     parser.add_argument("src_zip", type=Path, metavar="SRC_ZIP", help="lib/src.zip of a JDK (the recipe took JDK 25)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where model, log and checkpoint go")
-    parser.add_argument("--part1-tokens", type=int, default=first.tokens, metavar="N", help="default %(default)s")
-    parser.add_argument("--part2-tokens", type=int, default=second.tokens, metavar="N", help="default %(default)s")
+    parser.add_argument("--size", choices=SIZES, default="large", help="of the family; default %(default)s, as bundled")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take its tokenizer.json instead of making one")
+    parser.add_argument("--part1-tokens", type=int, metavar="N", help="instead of the size's own")
+    parser.add_argument("--part2-tokens", type=int, metavar="N", help="instead of the size's own")
     parser.add_argument("--seed", type=int, default=0, help="of texts, rows and weights; default %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the saved weights")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
-    tokens = (flags.part1_tokens, flags.part2_tokens)
-    parts = tuple(dataclasses.replace(part, tokens=n) for part, n in zip((first, second), tokens, strict=True))
-    settings = Settings(seed=flags.seed, parts=parts)
+    chosen, wanted = SIZES[flags.size], (flags.part1_tokens, flags.part2_tokens)
+    tokens = (part.tokens if n is None else n for part, n in zip(chosen.parts, wanted, strict=True))
+    settings = dataclasses.replace(chosen, seed=flags.seed, parts=with_tokens(*tokens))
     try:
-        model, tokenizer = train(settings, flags.src_zip, flags.out)
+        model, tokenizer = train(settings, flags.src_zip, flags.out, flags.tokenizer)
     except (ValueError, OSError, zipfile.BadZipFile) as problem:
         sys.exit(f"train_lm.py: {problem}")
     save_model(model, tokenizer, settings.context, flags.out, flags.dtype)
