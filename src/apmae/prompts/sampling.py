@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -19,8 +20,9 @@ from apmae.errors import ConfigError, SourceError
 from apmae.prompts.fim import check_plain, head, tail
 from apmae.prompts.languages import language_of
 from apmae.prompts.offsets import offsets_of
+from apmae.prompts.parser import ParsedFile, parse_in_order
 from apmae.prompts.spans import Span
-from apmae.prompts.tasks import iter_random_spans, lexemes, parse_spans
+from apmae.prompts.tasks import iter_random_spans, lexemes
 from apmae.seeding import generator, unit_hash
 
 if TYPE_CHECKING:
@@ -138,13 +140,14 @@ def candidates(
         config: the tasks, language, split, seed and length.
         tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
-            files of which a part does not parse (spans there are dropped); "too_slow", files that take more than
-            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task.
+            files of which a part does not parse (spans there are dropped); files that the parser cannot take by the
+            reasons of :class:`apmae.prompts.parser.ParsedFile`; "no_span", a file without a span of a task.
         wants: whether a task still needs prompts (:meth:`Quota.wants`); once False, it must stay so.
 
     Raises:
         ConfigError: if the language is unknown or not installed, or the tokenizer truncates or pads.
         SourceError: if a file that was named by itself cannot be used.
+        ParserError: if no parser process can be started.
     """
     if tokenizer is None:
         offsets = lexemes
@@ -153,22 +156,24 @@ def candidates(
         offsets = offsets_of(tokenizer)
     chosen = [handle for handle in files if config.split in ("all", split_of(handle.path, config.seed))]
     waiting = sorted(chosen, key=lambda handle: unit_hash(config.seed, "order", handle.path))
+
+    def wanted() -> list[str]:
+        return [task for task in config.tasks if wants(task)]
+
     number = 0
-    while waiting:
+    while waiting and wanted():
         again = []
-        for handle in waiting:
-            tasks = [task for task in config.tasks if wants(task)]
-            if not tasks:
-                return
-            more = yield from _from_file(handle, tasks, number, config, offsets, rejected)
-            if more:
-                again.append(handle)
+        with closing(parse_in_order(waiting, config.language, wanted)) as parsed_files:
+            for parsed in parsed_files:
+                more = yield from _from_file(parsed, wanted(), number, config, offsets, rejected)
+                if more:
+                    again.append(parsed.handle)
         waiting = again
         number += 1
 
 
 def _from_file(
-    handle: SourceHandle,
+    parsed: ParsedFile,
     tasks: Sequence[str],
     number: int,
     config: PromptsConfig,
@@ -178,14 +183,11 @@ def _from_file(
     """One round's prompts of one file; returns whether another round would find more."""
     # a file is rejected once, however often it is read
     first = rejected if number == 0 else Counter()
-    file = handle.read(first)
-    if file is None:
+    first.update(parsed.rejected)
+    file, found_spans = parsed.file, parsed.spans
+    if file is None or found_spans is None:
         return False
-    parsed = parse_spans(file.text, config.language, tasks, path=file.path)
-    if parsed is None:
-        first["too_slow"] += 1
-        return False
-    if parsed.has_error:
+    if found_spans.has_error:
         first["parse_error"] += 1
     more = False
     for task in tasks:
@@ -194,7 +196,8 @@ def _from_file(
             spans = _random(file.text, number + 2, draw, offsets)
         else:
             # a prompt needs a character to its left
-            found = parsed.spans[task][parsed.spans[task][:, 0] > 0]
+            found = found_spans.spans[task]
+            found = found[found[:, 0] > 0]
             spans = [Span(*pair) for pair in found[draw.permutation(len(found))[: number + 2]].tolist()]
         if not spans:
             first["no_span"] += 1
