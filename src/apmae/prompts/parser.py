@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -68,7 +68,7 @@ class ParsedFile:
 
 def parse_in_order(
     handles: Iterable["SourceHandle"], language: str, tasks: Callable[[], Sequence[str]]
-) -> Iterator[ParsedFile]:
+) -> Generator[ParsedFile, None, None]:
     """Read and parse files, some ahead of the one that is asked for, in worker processes.
 
     What is yielded depends neither on the number of workers nor on how they fare: a file is given up only if a worker
