@@ -3,8 +3,8 @@
     python benchmarks/prompts.py SOURCE... [--language java]
 
 Prints the files, the prompts of each task, what was rejected, the time of the wall and of the processor (this process
-and the parsers), and the resident memory of all of them after the first tenth of the files, after all (it should not grow
-with their number) and at its peak, looked at after every hundredth file. Linux only.
+and the parsers), and the resident memory of all of them after the first tenth of the files, after all (it should not
+grow with their number) and at its peak, looked at after every hundredth file. Linux only.
 """
 
 import argparse
@@ -73,8 +73,8 @@ def main() -> None:
         f"{sum(times) / max(sum(tasks.values()), 1) * 1e3:.2f} ms a prompt"
     )
     print(
-        f"{early:.0f} MB after a tenth of the files, {sum(sizes):.0f} MB after all ({sizes[0]:.0f} outside the parsers), "
-        f"{max(peak, sum(sizes)):.0f} MB at most"
+        f"{early:.0f} MB after a tenth of the files, {sum(sizes):.0f} MB after all "
+        f"({sizes[0]:.0f} outside the parsers), {max(peak, sum(sizes)):.0f} MB at most"
     )
 
 

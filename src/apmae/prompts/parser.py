@@ -1,14 +1,12 @@
 """Parsing in processes of their own: a file that takes all memory, all time or the parser's life costs itself only.
 
-A worker runs this module (``python -m apmae.prompts.parser``). What goes through its pipes is a line of JSON and as
-many bytes as it says: a file's text there, its spans back. Nothing is pickled, and no script of a user is imported
-again. Workers start when there are files for them, stay for later calls and end with the process. Torch-free.
+Workers (``prompts/worker.py``) start when there are files for them, stay for later calls and end with the process; no
+script of a user is imported again. Torch-free.
 """
 
 import atexit
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -19,7 +17,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +24,7 @@ import numpy as np
 from apmae.errors import ApmaeError, ConfigError, ParserError
 from apmae.prompts.languages import language_of
 from apmae.prompts.tasks import ParsedSpans, parse_spans
+from apmae.prompts.worker import READY, TOO_MUCH_MEMORY, TOO_SLOW
 
 if TYPE_CHECKING:
     from apmae.corpus.sources import SourceFile, SourceHandle
@@ -37,19 +35,10 @@ MOST_WORKERS = 4
 AHEAD, AHEAD_BYTES = 4, 4_000_000
 """Files read ahead for each worker, and bytes of text read ahead in all. The next file is read whatever its size."""
 
-MEMORY = 1_500_000_000
-"""Bytes of address space that a worker may take beyond a fresh one; a megabyte of code takes 0.3 GB. Linux only."""
-
-FILE_SECONDS = 20.0
-"""Processor time for a whole file. Parsing stops by itself before (``tasks.PARSE_SECONDS``), a query does not: over
-broken text, such as 400 000 opening brackets, it takes minutes."""
-
 PATIENCE = 120.0
 """Seconds of waiting without a sign from a worker after which it is given up."""
 
-_READY = b"apmae parser ready\n"
-_TOO_SLOW, _TOO_MUCH_MEMORY = 2, 3
-_REASONS = {_TOO_SLOW: "too_slow", _TOO_MUCH_MEMORY: "too_much_memory"}
+_REASONS = {TOO_SLOW: "too_slow", TOO_MUCH_MEMORY: "too_much_memory"}
 
 
 @dataclass(slots=True)
@@ -63,7 +52,7 @@ class ParsedFile:
     """None if it cannot be read or parsed."""
     rejected: Counter[str] = field(default_factory=Counter)
     """One of the reasons of ``SourceHandle.read``, or "too_slow", "too_much_memory" or "crashed" for a file on which
-    the parser takes more than ``FILE_SECONDS``, more than ``MEMORY``, or ends in another way."""
+    the parser takes too long or more than ``worker.MEMORY``, or ends in another way."""
 
 
 def parse_in_order(
@@ -127,7 +116,7 @@ class _Worker:
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "apmae.prompts.parser"],  # -P: a user's select.py is not ours
+                [sys.executable, "-P", "-m", "apmae.prompts.worker"],  # -P: a user's select.py is not ours
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -180,7 +169,7 @@ class _Worker:
             raise EOFError
         self._inbox += piece
         if not self.ready:
-            said, found, rest = self._inbox.partition(_READY)  # a user's site hooks may print before
+            said, found, rest = self._inbox.partition(READY)  # a user's site hooks may print before
             self.ready, self._inbox = bool(found), rest if found else said
         start = self._inbox.find(b"\n") + 1
         if not self.ready or not start:
@@ -385,7 +374,7 @@ class _Crew:
         if not worker.ready:
             raise ParserError(
                 f"expected a parser process to start, it did not: {said or reason}; "
-                f"see what {sys.executable} -m apmae.prompts.parser says"
+                f"see what {sys.executable} -m apmae.prompts.worker says"
             )
         job = worker.job
         if job is None:
@@ -404,69 +393,3 @@ def _cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def main() -> None:
-    """Be a worker: answer requests until there are no more."""
-    for number in (signal.SIGCHLD, signal.SIGPROF):  # a parent may have them ignored
-        signal.signal(number, signal.SIG_DFL)
-    child = os.fork()
-    if not child:
-        _serve()
-        return
-    # Only the one that waits learns how much memory was used: to an allocation that fails, tree-sitter adds no word.
-    # And it must be waited for by a small process, because at its start a program counts the memory of its parent.
-    _, status, usage = os.wait4(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGPROF:
-        code = _TOO_SLOW
-    elif code < 0:
-        used = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        code = _TOO_MUCH_MEMORY if used > MEMORY / 2 else 1
-    os._exit(code)
-
-
-def _serve() -> None:
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    _limit_memory()
-    try:
-        answers.write(_READY)
-        answers.flush()
-        for line in iter(requests.readline, b""):
-            header = json.loads(line)
-            text = requests.read(header["bytes"]).decode()
-            signal.setitimer(signal.ITIMER_PROF, FILE_SECONDS)
-            answer, body = _answer(text, header)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            answers.write(json.dumps({**answer, "bytes": len(body)}).encode() + b"\n" + body)
-            answers.flush()
-    except MemoryError:
-        os._exit(_TOO_MUCH_MEMORY)
-    except BrokenPipeError:  # the parent is gone
-        os._exit(0)
-
-
-def _answer(text: str, header: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    try:
-        parsed = parse_spans(text, header["language"], header["tasks"], path=header["path"])
-    except ConfigError as error:
-        return {"error": str(error)}, b""
-    if parsed is None:
-        return {}, b""
-    counts = {task: len(spans) for task, spans in parsed.spans.items()}
-    body = b"".join(spans.astype("<i8").tobytes() for spans in parsed.spans.values())
-    return {"spans": counts, "has_error": parsed.has_error}, body
-
-
-def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        wanted = pages * resource.getpagesize() + MEMORY
-        limits = resource.getrlimit(resource.RLIMIT_AS)
-        lowest = min([wanted, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
-        resource.setrlimit(resource.RLIMIT_AS, (lowest, limits[1]))
-
-
-if __name__ == "__main__":
-    main()

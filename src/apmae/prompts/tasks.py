@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice, pairwise
+from itertools import chain, islice
 
 import numpy as np
 import tree_sitter
@@ -269,5 +269,4 @@ def lexemes(text: str) -> list[tuple[int, int]]:
 
     Blanks belong to the lexeme behind them; together the lexemes cover the whole text.
     """
-    ends = [0, *accumulate(map(len, _LEXEME.findall(text)))]
-    return list(pairwise(ends))
+    return [match.span() for match in _LEXEME.finditer(text)]
