@@ -30,6 +30,10 @@ class MalformedError(SourceError):
         super().__init__(f"{path}: {count}{'; '.join(mistakes)}")
 
 
+class ParserError(ApmaeError):
+    """A process that parses source files cannot be started."""
+
+
 class ModelError(ApmaeError):
     """A language model or an AP-MAE cannot be loaded, or is of a kind that apmae does not support."""
 

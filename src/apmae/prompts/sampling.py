@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,12 @@ from apmae.errors import ConfigError, SourceError
 from apmae.prompts.fim import check_plain, head, tail
 from apmae.prompts.languages import language_of
 from apmae.prompts.offsets import offsets_of
+from apmae.prompts.parser import ParsedFile, parse_in_order
 from apmae.prompts.prompt import Prompt, split_of
 from apmae.prompts.sentinels import spelled
 from apmae.prompts.similar import Windows
 from apmae.prompts.spans import Span
-from apmae.prompts.tasks import iter_random_spans, lexemes, parse_spans
+from apmae.prompts.tasks import iter_random_spans, lexemes
 from apmae.seeding import generator, unit_hash
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 CONTEXT_CHARS_PER_TOKEN = 32
 """Characters of context kept on each side for each token of the window; no source code has so few tokens."""
+
+KEPT_CHARS = 8_000_000
+"""Characters of files that stay in memory, parsed, for the next round: all of a small project. A round reads the files
+beyond that again."""
 
 REGION = 8_192
 """Characters of a file that are tokenised to draw ``random`` spans; a longer file gives a region drawn from it."""
@@ -104,15 +110,16 @@ def candidates(
         config: the tasks, language, split, seed and length.
         tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
-            files of which a part does not parse (spans there are dropped); "too_slow", files that take more than
-            ``PARSE_SECONDS`` to parse; "no_span", a file without a span of a task; "sentinel_in_text", prompts whose
-            text spells out a sentinel (:func:`apmae.prompts.sentinels.spelled`); "near_identical", prompts whose window
-            is nearly that of an earlier one of their task (``similar``).
+            files of which a part does not parse (spans there are dropped); files that the parser cannot take by the
+            reasons of :class:`apmae.prompts.parser.ParsedFile`; "no_span", a file without a span of a task;
+            "sentinel_in_text", prompts whose text spells out a sentinel (:func:`apmae.prompts.sentinels.spelled`);
+            "near_identical", prompts whose window is nearly that of an earlier one of their task (``similar``).
         wants: whether a task still needs prompts (:meth:`Quota.wants`); once False, it must stay so.
 
     Raises:
         ConfigError: if the language is unknown or not installed, or the tokenizer truncates or pads.
         SourceError: if a file that was named by itself cannot be used.
+        ParserError: if no parser process can be started.
     """
     if tokenizer is None:
         offsets = lexemes
@@ -122,21 +129,27 @@ def candidates(
     sentinels = spelled(tokenizer)
     waiting = in_order([handle for handle in files if config.split in ("all", _split(handle, config))], config.seed)
     windows = Windows(config.length, config.similar, config.seed)
+
+    def wanted() -> list[str]:
+        return [task for task in config.tasks if wants(task)]
+
+    kept: dict[str, ParsedFile] = {}
+    room = KEPT_CHARS
     number = 0
-    while waiting and (config.per_file is None or number < config.per_file):
+    while waiting and wanted() and (config.per_file is None or number < config.per_file):
         again = []
-        for handle in waiting:
-            tasks = [task for task in config.tasks if wants(task)]
-            if not tasks:
-                return
-            prompts, more = _from_file(handle, tasks, number, config, offsets, sentinels, rejected)
+        for parsed in _parsed(waiting, kept, config.language, wanted):
+            prompts, more = _from_file(parsed, wanted(), number, config, offsets, sentinels, rejected)
             for prompt in prompts:
                 if windows.add(prompt):
                     yield prompt
                 else:
                     rejected["near_identical"] += 1
             if more:
-                again.append(handle)
+                again.append(parsed.handle)
+                if parsed.file is not None and parsed.handle.path not in kept and len(parsed.file.text) <= room:
+                    kept[parsed.handle.path] = parsed
+                    room -= len(parsed.file.text)
         waiting = again
         number += 1
 
@@ -155,8 +168,21 @@ def in_order(files: Iterable[SourceHandle], seed: int) -> list[SourceHandle]:
     return [drawn[place] for place in np.argsort(turns, kind="stable")]
 
 
+def _parsed(
+    waiting: Sequence[SourceHandle], kept: dict[str, ParsedFile], language: str, wanted: Callable[[], Sequence[str]]
+) -> Iterator[ParsedFile]:
+    """Files in the order given; those that are not kept from an earlier round are read and parsed."""
+    missing = [handle for handle in waiting if handle.path not in kept]
+    with closing(parse_in_order(missing, language, wanted)) as fresh:
+        for handle in waiting:
+            parsed = kept.get(handle.path) or next(fresh, None)
+            if parsed is None or not wanted():
+                return
+            yield parsed
+
+
 def _from_file(
-    handle: SourceHandle,
+    parsed: ParsedFile,
     tasks: Sequence[str],
     number: int,
     config: PromptsConfig,
@@ -167,14 +193,11 @@ def _from_file(
     """One round's prompts of one file, and whether another round would find more."""
     # a file is rejected once, however often it is read
     first = rejected if number == 0 else Counter()
-    file = handle.read(first)
-    if file is None:
+    first.update(parsed.rejected)
+    file, found_spans = parsed.file, parsed.spans
+    if file is None or found_spans is None:
         return [], False
-    parsed = parse_spans(file.text, config.language, tasks, path=file.path)
-    if parsed is None:
-        first["too_slow"] += 1
-        return [], False
-    if parsed.has_error:
+    if found_spans.has_error:
         first["parse_error"] += 1
     prompts: list[Prompt] = []
     suspect = sentinels.search(file.text) is not None
@@ -185,13 +208,14 @@ def _from_file(
             spans = _random(file.text, number + 2, draw, offsets)
         else:
             # a prompt needs a character to its left
-            found = parsed.spans[task][parsed.spans[task][:, 0] > 0]
+            found = found_spans.spans[task]
+            found = found[found[:, 0] > 0]
             spans = [Span(*pair) for pair in found[draw.permutation(len(found))[: number + 2]].tolist()]
         if not spans:
             first["no_span"] += 1
         more |= len(spans) > number + 1
         if len(spans) > number:
-            prompt = _prompt(handle, file.text, spans[number], task, config)
+            prompt = _prompt(parsed.handle, file.text, spans[number], task, config)
             if suspect and sentinels.search(f"{prompt.prefix}{prompt.completion}{prompt.suffix}"):
                 rejected["sentinel_in_text"] += 1
             else:
