@@ -38,6 +38,9 @@ KEPT_CHARS = 8_000_000
 """Characters of files that stay in memory, parsed, for the next round: all of a small project. A round reads the files
 beyond that again."""
 
+STALE = 10
+"""Rounds in a row without a new window after which a file is left: its other spans lie close to those drawn."""
+
 REGION = 8_192
 """Characters of a file that are tokenised to draw ``random`` spans; a longer file gives a region drawn from it."""
 
@@ -135,20 +138,24 @@ def candidates(
 
     kept: dict[str, ParsedFile] = {}
     room = KEPT_CHARS
+    stale: Counter[str] = Counter()
     number = 0
     while waiting and wanted() and (config.per_file is None or number < config.per_file):
         again = []
         for parsed in _parsed(waiting, kept, config.language, wanted):
             prompts, more = _from_file(parsed, wanted(), number, config, offsets, sentinels, rejected)
+            path = parsed.handle.path
+            stale[path] += 1
             for prompt in prompts:
                 if windows.add(prompt):
+                    stale[path] = 0
                     yield prompt
                 else:
                     rejected["near_identical"] += 1
-            if more:
+            if more and stale[path] < STALE:
                 again.append(parsed.handle)
-                if parsed.file is not None and parsed.handle.path not in kept and len(parsed.file.text) <= room:
-                    kept[parsed.handle.path] = parsed
+                if parsed.file is not None and path not in kept and len(parsed.file.text) <= room:
+                    kept[path] = parsed
                     room -= len(parsed.file.text)
         waiting = again
         number += 1
