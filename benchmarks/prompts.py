@@ -1,19 +1,24 @@
 """How long does it take to draw one prompt a file and task from many source files?
 
     python benchmarks/prompts.py SOURCE... [--language java]
+    python benchmarks/prompts.py SOURCE... --lm bundled --count 960
 
 Prints the files, the prompts of each task, what was rejected, the time of the wall and of the processor (this process
 and the parsers), and the resident memory of all of them after the first tenth of the files, after all (it should not
 grow with their number) and at its peak, looked at after every hundredth file. Linux only.
+
+With ``--lm``, how long the prompts and windows of that many candidates take beside the model's forward on them, by
+turns in one process, and how long the two take together as ``draw_prompts`` overlaps them. torch has one thread.
 """
 
 import argparse
 import os
 import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
-from apmae.config import PromptsConfig
+from apmae.config import PromptsConfig, tasks_of
 from apmae.corpus.sources import list_sources
 from apmae.prompts.languages import language_of
 from apmae.prompts.sampling import candidates
@@ -39,14 +44,49 @@ def processor() -> list[float]:
     return [(int(field[11]) + int(field[12])) / os.sysconf("SC_CLK_TCK") for field in fields]
 
 
+def against_forward(sources: list[str], language: str, lm_name: str, count: int) -> None:
+    import torch
+
+    from apmae import bundled
+    from apmae.lm.load import load_lm
+    from apmae.lm.outcome import answer, draw_prompts, window_of
+
+    torch.set_num_threads(1)
+    lm = load_lm(bundled.language_model() if lm_name == "bundled" else lm_name)
+    files = list_sources(sources, suffixes=language_of(language).suffixes)
+    settings = {"language": language, "per_task": count // len(tasks_of(language))}
+    config = PromptsConfig.model_validate(settings)
+    drawn = candidates(files, config, tokenizer=lm.backend_tokenizer, rejected=Counter())
+    next(drawn)  # the parsers start
+    build = forward = 0.0
+    for _ in range(count // 16):
+        start = time.perf_counter()
+        windows = [window_of(lm, prompt, config.length) for prompt in islice(drawn, 16)]
+        built = time.perf_counter()
+        answer(lm, windows, spans=True)
+        build, forward = build + built - start, forward + time.perf_counter() - built
+    start = time.perf_counter()
+    prompts, counts = draw_prompts(lm, files, config, rejected=Counter())
+    both = time.perf_counter() - start
+    asked = sum(counts["candidates"].values())
+    print(f"{count} candidates: {1e3 * build / count:.2f} ms to build, {1e3 * forward / count:.2f} ms of forward each")
+    print(f"the forward takes {forward / build:.1f} times as long")
+    print(f"overlapped: {1e3 * both / asked:.2f} ms each over {asked} ({len(prompts)} kept)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--language", default="java")
+    parser.add_argument("--lm", help="a model, or 'bundled'")
+    parser.add_argument("--count", type=int, default=960, help="with --lm: candidates")
     arguments = parser.parse_args()
+    if arguments.lm:
+        against_forward(arguments.sources, arguments.language, arguments.lm, arguments.count)
+        return
     wall = time.perf_counter()
     files = list_sources(arguments.sources, suffixes=language_of(arguments.language).suffixes)
-    config = PromptsConfig(language=arguments.language)
+    config = PromptsConfig.model_validate({"language": arguments.language})
     tasks: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     seen: set[str] = set()

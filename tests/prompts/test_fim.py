@@ -162,10 +162,10 @@ def test_only_a_piece_of_a_long_file_is_tokenised():
 
 
 def test_a_cut_within_a_word_leaves_no_half_token_in_the_window():
-    text = " private" * 1000 + " continue"
+    text = " this" * 1000 + " continue"
     full = encode(text)
     assert len(full) == 1001
-    # the last 8 * 64 characters are 64 tokens, the first of them "private" without its space
+    # the last 5 * 64 characters are 64 tokens, the first of them "his"
     assert len(encode(text[-CHARS_PER_TOKEN * 64 :])) == 64
     assert window(TOKENIZER, text, "x", None, length=64, sentinels=None).ids == tuple(full[-64:])
 

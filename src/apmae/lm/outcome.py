@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,7 +164,7 @@ def draw_prompts(
     *,
     rejected: Counter[str],
     advance: Advance | None = None,
-) -> tuple[list[Prompt], dict[str, object]]:
+) -> tuple[list[Prompt], dict[str, Any]]:
     """Draw prompts until every task has its quota of outcomes, asking the model for each candidate.
 
     A task that yields too rarely is given up after about :data:`_PATIENCE` candidates for each prompt wanted.

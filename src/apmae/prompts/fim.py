@@ -5,7 +5,8 @@ token of the completion is a token of its own, which the model can get right or 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from apmae.errors import ConfigError, SourceError
@@ -14,7 +15,7 @@ from apmae.prompts.sentinels import Sentinels
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CHARS_PER_TOKEN = 8
+CHARS_PER_TOKEN = 5
 """Characters of context tokenised for each token of the window at first; source code has 3 to 4 a token."""
 
 _SPARE = 16
@@ -23,20 +24,32 @@ _SPARE = 16
 _ANCHOR = "\u263a"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Window:
     """What a model sees of one prompt."""
 
     ids: tuple[int, ...]
     """Token ids, sentinels included."""
-    tokens: tuple[str, ...]
-    """The same tokens for display."""
     completion: tuple[int, ...]
     """Ids of the completion's tokens, at least one."""
-    expected_text: str
-    """The first of them for display."""
     accepted: tuple[int, ...] = ()
     """Ids of the first tokens of other completions that are right."""
+    tokenizer: "Tokenizer | None" = field(default=None, repr=False, compare=False)
+    """Whose tokens they are, for display."""
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The window's tokens for display."""
+        return self._texts(self.ids)
+
+    @cached_property
+    def expected_text(self) -> str:
+        """The completion's first token for display."""
+        return self._texts(self.completion[:1])[0]
+
+    def _texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        assert self.tokenizer is not None, "a window that is shown was made by window()"
+        return token_texts(self.tokenizer, ids)
 
     @property
     def expected(self) -> int:
@@ -84,26 +97,25 @@ def window(
     answer = _encode(tokenizer, completion, inner=True)
     if not answer:
         raise SourceError(f"expected a completion of at least one token, got {completion[:40]!r}; give another")
-    left = _last_tokens(tokenizer, prefix, budget)
     if infill is None:
-        ids = [*first, *left]
+        ids = [*first, *_last_tokens(tokenizer, prefix, budget)]
     else:
         marks, after = infill
-        right = _first_tokens(tokenizer, after, budget)
         half = budget // 2
-        right_kept = budget - len(left) if len(left) <= half else half
-        right = right[:right_kept]
-        left = left[max(len(left) - (budget - len(right)), 0) :]
+        left = _last_tokens(tokenizer, prefix, budget - half + 1)
+        right = _first_tokens(tokenizer, after, budget - len(left) if len(left) <= half else half)
+        if len(left) > half:
+            room = budget - len(right)
+            left = left[-room:] if len(right) == half else _last_tokens(tokenizer, prefix, room)
         ids = [*first, *marks.arrange(left, right)]
     if not ids:
         raise SourceError("expected a prompt of at least one token, got none; give text before the completion")
     others = [_encode(tokenizer, other, inner=True)[:1] for other in accepted]
     return Window(
         ids=tuple(ids),
-        tokens=token_texts(tokenizer, ids),
         completion=tuple(answer),
-        expected_text=token_texts(tokenizer, answer[:1])[0],
         accepted=tuple(token for first in others for token in first),
+        tokenizer=tokenizer,
     )
 
 
@@ -142,7 +154,7 @@ def _last_tokens(tokenizer: "Tokenizer", text: str, count: int) -> list[int]:
 
 
 def _first_tokens(tokenizer: "Tokenizer", text: str, count: int) -> list[int]:
-    return _bounded(tokenizer, text, count, head)[:count]
+    return _bounded(tokenizer, text, count, head)[:count] if count else []
 
 
 def _bounded(tokenizer: "Tokenizer", text: str, count: int, cut: Callable[[str, int], str]) -> list[int]:
@@ -175,7 +187,7 @@ def _encode(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
     return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else ids
 
 
-def token_texts(tokenizer: "Tokenizer", ids: list[int]) -> tuple[str, ...]:
+def token_texts(tokenizer: "Tokenizer", ids: Sequence[int]) -> tuple[str, ...]:
     """Each token by itself as text, special tokens too, for display."""
     texts = []
     for token in ids:
