@@ -120,7 +120,7 @@ def test_prompts_by_hand_are_the_studys(real_study, apmae_command, tmp_path):
     config = real_study.config.prompts
     result = apmae_command(
         *("prompts", "bundled", "--language", "java", "--per-task", config.per_task, "--out", "prompts.parquet"),
-        *("--tasks", "closing_bracket, identifier", "--lm", "bundled", "--outcome", "any", "--set", "split=held_out"),
+        *("--tasks", "closing_bracket, identifier", "--lm", "bundled", "--outcome", "any", "--set", "split=atlas"),
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr

@@ -122,7 +122,7 @@ def test_a_studys_file_leaves_out_what_it_does_not_change():
 
 def test_a_study_that_trains_draws_both_kinds_of_prompts_from_different_files():
     study = parse(StudyConfig, {"encoder": "train", "train": {}, "train_prompts": {"per_task": 7}}, "study.yaml")
-    assert (study.prompts.split, study.train_prompts.split) == ("held_out", "train")
+    assert (study.prompts.split, study.train_prompts.split) == ("atlas", "train")
     assert (study.train_prompts.outcome, study.train_prompts.tasks) == ("correct", ("random",))
     chosen = {"prompts": {"split": "all"}, "encoder": "train", "train": {}, "train_prompts": {"split": "all"}}
     study = parse(StudyConfig, chosen, "study.yaml")

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -17,6 +18,7 @@ from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
+from apmae.prompts.prompt import Answer
 from apmae.seeding import unit_hash
 
 LAYERS, HEADS = 6, 8
@@ -55,11 +57,11 @@ def captured(bundled_lm, prompts):
     torch.set_num_threads(threads)
 
 
-def encode_to(out, lm, mae, prompts, stop_after=None, **changes):
+def encode_to(out, lm, mae, prompts, stop_after=None, asked=False, **changes):
     config = EncodeConfig(**{"batch_prompts": 2, "shard_prompts": 2, "exemplars_per_head": 1, **changes})
     with Stage.open(out, "encode", config.model_dump(mode="json"), {}) as stage:
         if stop_after is None:
-            counts = encode_prompts(lm, mae, prompts, config, stage)
+            counts = encode_prompts(lm, mae, prompts, config, stage, asked=asked)
             stage.finish(counts)
             return counts
 
@@ -137,6 +139,35 @@ def test_prompts_carry_what_the_model_saw_and_answered(real_study, prompts, capt
         assert row["max_probability"] >= row["expected_probability"] - 1e-6
         assert 0 <= row["entropy"] <= np.log(4096)
     assert {row["outcome"] for row in rows} <= {"correct", "incorrect"}
+
+
+ANSWER = [name for name in Answer._fields if name != "correct"]
+
+
+def test_answers_of_a_prompts_stage_that_asked_the_model_are_taken_over(real_study):
+    rows = read_tables(real_study.folder / "embeddings", "encode", "prompts").select(["id", "outcome", *ANSWER])
+    assert rows.to_pylist() == read_table(real_study.folder / "prompts.parquet").select(rows.column_names).to_pylist()
+    assert None not in rows["log_probability"].to_pylist()
+    assert set(rows["exact"].to_pylist()) == {True, False}
+
+
+def test_other_answers_are_asked_for_anew(tmp_path, bundled_lm, mae, prompts):
+    """Whether a prompt's answer is kept is for the caller to know: here all say what no model would."""
+    claimed = [replace(prompt, answer=prompt.answer._replace(margin=0.123)) for prompt in prompts[:3]]
+    unasked = [replace(prompt, outcome=None, answer=None) for prompt in prompts[:3]]
+    encode_to(tmp_path / "kept", bundled_lm, mae, claimed, asked=True)
+    encode_to(tmp_path / "anew", bundled_lm, mae, claimed)
+    encode_to(tmp_path / "none", bundled_lm, mae, unasked, asked=True)
+    kept, anew, none = (
+        read_tables(tmp_path / name, "encode", "prompts").to_pylist() for name in ("kept", "anew", "none")
+    )
+    assert [row["margin"] for row in kept] == pytest.approx([0.123] * 3)
+    assert anew == none
+    for row, prompt in zip(anew, prompts, strict=False):
+        assert row["outcome"] == prompt.outcome
+        for name in ANSWER:
+            said = getattr(prompt.answer, name)
+            assert row[name] == (said if isinstance(said, (str, bool)) else pytest.approx(said, abs=1e-4))
 
 
 def test_outcomes_are_the_prompts_own(real_study):

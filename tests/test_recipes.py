@@ -49,7 +49,7 @@ def test_a_demo_that_trains_keeps_its_files_apart(tmp_path):
     demo = recipes.demo(tmp_path, train=True, seed=5)
     assert demo.encoder == "train"
     assert demo.train.seed == demo.train_prompts.seed == 5
-    assert (demo.prompts.split, demo.train_prompts.split) == ("held_out", "train")
+    assert (demo.prompts.split, demo.train_prompts.split) == ("atlas", "train")
 
 
 @pytest.mark.parametrize("make", [recipes.demo, recipes.debug, lambda out: recipes.demo(out, train=True)])

@@ -35,6 +35,7 @@ _LIBRARIES = (
     "pyarrow",
     "umap-learn",
     "hdbscan",
+    "rensa",
     "tree-sitter",
 )
 

@@ -87,7 +87,7 @@ def test_a_prompts_tags_are_what_encode_and_place_say_of_it(bundled_lm, mae, atl
 
 def test_the_expected_token_decides_the_outcome_alone(bundled_lm, mae, atlas):
     free = tag_prompt(bundled_lm, text_prompt("int x = ", "\n", ";\n"), mae=mae, atlas=atlas)
-    answer = bundled_lm.tokenizer.decode([free.answer.predicted])
+    answer = free.answer.predicted
     right = tag_prompt(bundled_lm, text_prompt("int x = ", answer, ";\n"), mae=mae, atlas=atlas)
     wrong = tag_prompt(bundled_lm, text_prompt("int x = ", "@Override", ";\n"), mae=mae, atlas=atlas)
     assert (right.answer.outcome, wrong.answer.outcome) == ("correct", "incorrect")

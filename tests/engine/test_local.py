@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import apmae
-from apmae import recipes
+from apmae import bundled, recipes
 from apmae.artifacts import fingerprint, read_json, read_manifest, read_table
 from apmae.atlas.atlas import Atlas
 from apmae.config import AtlasConfig, CircuitsConfig, EncodeConfig, PromptsConfig, StudyConfig
@@ -206,7 +206,8 @@ def test_circuits_are_prompts_that_encode_takes(tmp_path, bundled_lm, real_study
     prompts = local.load_prompts(out)
     tokenizer = bundled_lm.backend_tokenizer
     alone = [prompt for name in config.circuits for prompt in circuit_prompts(name, tokenizer, count=6)]
-    assert [replace(prompt, outcome=None) for prompt in prompts] == alone
+    assert [replace(prompt, outcome=None, answer=None) for prompt in prompts] == alone
+    assert all(prompt.answer.outcome == prompt.outcome for prompt in prompts)
     found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
     assert counts["prompts"] == {
         task: {outcome: found[task, outcome] for outcome in ("correct", "incorrect")} for task in config.circuits
@@ -221,6 +222,20 @@ def test_circuits_are_prompts_that_encode_takes(tmp_path, bundled_lm, real_study
     rows = read_table(tmp_path / "embeddings" / "prompts-00000.parquet").to_pylist()
     assert encoded["prompts"] == 12
     assert [row["outcome"] for row in rows] == [prompt.outcome for prompt in prompts]
+
+
+def test_a_prompts_stage_answers_for_its_own_model_and_window_alone(tmp_path, bundled_lm, real_study):
+    prompts = real_study.folder / "prompts.parquet"
+    other = load_lm(bundled.language_model(), dtype="bfloat16")
+    left = load_lm(bundled.language_model(), infill="none")
+    assert local._asked(prompts, bundled_lm, 256)
+    assert not local._asked(prompts, bundled_lm, 128)
+    assert not local._asked(prompts, other, 256)
+    assert not local._asked(prompts, left, 256)
+    shutil.copy(prompts, tmp_path / "anyones.parquet")
+    assert not local._asked(tmp_path / "anyones.parquet", bundled_lm, 256)
+    local.make_prompts(["bundled"], tmp_path / "unasked.parquet", PromptsConfig(per_task=1))
+    assert not local._asked(tmp_path / "unasked.parquet", bundled_lm, 256)
 
 
 def test_a_mended_input_is_not_mistaken_for_a_changed_one(tmp_path, bundled_lm, real_study):

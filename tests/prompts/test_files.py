@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from apmae.config import PromptsConfig
 from apmae.errors import ArtifactError, MalformedError, SourceError
 from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.own import schema
-from apmae.prompts.prompt import Prompt
+from apmae.prompts.prompt import Answer, Prompt
 from apmae.prompts.sampling import build_prompts
 from apmae.schema import PROMPTS
 
@@ -131,7 +132,7 @@ GOOD = {"prompt": "a", "completion": "b"}
         ({**GOOD, "line": -1}, r"line 2: expected a count from 1 in field 'line', got -1"),
         ({**GOOD, "line": True}, r"line 2: expected a count from 1 in field 'line', got True"),
         ({**GOOD, "start": 2**31}, r"line 2: expected a count from 0 in field 'start'"),
-        ({**GOOD, "split": "test"}, r"line 2: expected train or held_out in field 'split', got 'test'"),
+        ({**GOOD, "split": "test"}, r"line 2: expected train, atlas or held_out in field 'split', got 'test'"),
         ({**GOOD, "outcome": "yes"}, r"line 2: expected correct or incorrect in field 'outcome', got 'yes'"),
         ({**GOOD, "prompt": "\ud800"}, r"line 2: expected Unicode text in field 'prompt'"),
         ({**GOOD, "group": 3}, r"line 2: expected a string in field 'group', got 3"),
@@ -193,11 +194,11 @@ def test_the_schema_says_what_a_line_holds():
     assert list(found["properties"])[:7] == [
         *("prompt", "completion", "suffix", "task", "id", "group", "counterfactual"),
     ]
-    written = {"prompt" if field.name == "prefix" else field.name for field in dataclasses.fields(Prompt)}
+    written = {"prompt" if field.name == "prefix" else field.name for field in dataclasses.fields(Prompt)} - {"answer"}
     assert set(found["properties"]) == written
     assert all(field["description"] for field in found["properties"].values())
     assert found["properties"]["completion"]["minLength"] == 1
-    assert {"enum": ["train", "held_out"], "type": "string"} in found["properties"]["split"]["anyOf"]
+    assert {"enum": ["train", "atlas", "held_out"], "type": "string"} in found["properties"]["split"]["anyOf"]
     line = {"exclusiveMaximum": 2**31, "minimum": 1, "type": "integer"}
     assert found["properties"]["line"]["anyOf"] == [line, {"type": "null"}]
 
@@ -212,6 +213,27 @@ def test_the_example_of_the_documents_is_prompts():
 def test_tables_from_before_the_last_columns_are_read(prompts):
     table = to_table(prompts).drop_columns(["group", "counterfactual", "accepted", "wrong"])
     assert from_table(table) == prompts
+
+
+ANSWER = Answer(
+    predicted=";", correct=False, max_probability=0.5, expected_probability=0.25, margin=0.125, entropy=1.5,
+    log_probability=-3.5, exact=False,
+)  # fmt: skip
+
+
+def test_an_answer_comes_back_from_parquet_and_its_outcome_from_jsonl(tmp_path, prompts):
+    asked = [
+        replace(prompts[0], outcome="incorrect", answer=ANSWER),
+        replace(prompts[1], outcome="correct", answer=ANSWER._replace(correct=True, log_probability=None, exact=None)),
+        replace(prompts[2], outcome="correct"),
+        prompts[3],
+    ]
+    write_table(tmp_path / "asked.parquet", to_table(asked))
+    assert read_prompts(tmp_path / "asked.parquet") == asked
+    some = to_table(asked).drop_columns(["margin", "repository"])  # as anyone might write it
+    assert from_table(some) == [replace(prompt, answer=None) for prompt in asked]
+    write_jsonl(tmp_path / "asked.jsonl", asked)
+    assert read_prompts(tmp_path / "asked.jsonl") == [replace(prompt, answer=None) for prompt in asked]
 
 
 def test_jsonl_and_parquet_are_one(tmp_path):

@@ -117,6 +117,7 @@ def _write_study(
                     "outcome": outcomes[prompt],
                     "max_probability": 0.25 + 0.5 * (prompt % 5) / 4,
                     "expected_probability": 0.2,
+                    "margin": 0.1,
                     "entropy": 1.5,
                 }
                 for prompt in range(first, min(first + shard, prompts))

@@ -36,7 +36,7 @@ def _row(prompt: Prompt) -> dict[str, Any]:
 def _prompt(row: dict[str, Any]) -> Prompt:
     answer = {name: row.pop(name) for name in _ANSWER}
     said = None
-    if answer["predicted"] is not None:
+    if all(answer[name] is not None for name in _ANSWER if name not in Answer._field_defaults):
         said = Answer(**answer, correct=row["outcome"] == "correct")
     return Prompt(**{**row, "accepted": tuple(row["accepted"]), "wrong": tuple(row["wrong"]), "answer": said})
 
