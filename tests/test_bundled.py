@@ -14,11 +14,12 @@ from apmae.atlas.atlas import Atlas
 from apmae.config import TASKS, PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.lm.load import load_lm
-from apmae.lm.outcome import draw_prompts
+from apmae.lm.outcome import draw_prompts, with_outcomes
 from apmae.lm.tap import capture
 from apmae.model.mae import APMAE
 from apmae.patterns.planted import planted
 from apmae.patterns.scores import score
+from apmae.prompts.sampling import build_prompts
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,38 @@ def test_the_language_model_has_the_known_heads(lm):
     assert heads[:, query, query - 1].mean(-1).max() > 0.8
     assert heads[:, query, query].mean(-1).max() > 0.8
     assert heads[:, query, query - half + 1].mean(-1).max() > 0.5
+
+
+FAMILY = {"bundled-small": (3, 4), "bundled-medium": (4, 6), "bundled": (6, 8)}
+
+
+@pytest.fixture(scope="module")
+def family():
+    return {name: load_lm(name) for name in FAMILY}
+
+
+def test_the_family_is_three_sizes_with_one_tokenizer(family):
+    assert set(bundled.LANGUAGE_MODELS) == set(FAMILY)
+    tokenizer = family["bundled"].backend_tokenizer.to_str()
+    for name, lm in family.items():
+        assert (lm.num_layers, lm.num_heads) == FAMILY[name]
+        assert lm.backend_tokenizer.to_str() == tokenizer
+        assert lm.sentinels == family["bundled"].sentinels
+        assert bundled.name_of(lm.source) == name
+    assert bundled.name_of("/models/other") == "other"
+
+
+def test_a_larger_model_of_the_family_answers_better(family):
+    """On Java that none of them has seen: the first token of 200 spans, every task alike."""
+    prompts, _ = build_prompts(
+        [bundled.java()], PromptsConfig(per_task=20), tokenizer=family["bundled"].backend_tokenizer
+    )
+    asked = {name: with_outcomes(lm, prompts, 256) for name, lm in family.items()}
+    right = [sum(prompt.outcome == "correct" for prompt in asked[name]) for name in FAMILY]
+    assert right == sorted(right)
+    assert right[0] > 40
+    expected = [np.mean([prompt.answer.expected_probability for prompt in asked[name]]) for name in FAMILY]
+    assert expected == sorted(expected)
 
 
 def test_the_language_model_has_a_sink_on_code(lm):

@@ -317,7 +317,7 @@ class StudyConfig(Config):
     """One study: a language model, source files, and what is done with them. The content of ``STUDY.yaml``."""
 
     lm: str = "bundled"
-    """Folder or hub id of the language model, or "bundled"."""
+    """Folder or hub id of the language model, or "bundled", "bundled-medium" or "bundled-small"."""
 
     sources: tuple[str, ...] = ("bundled",)
     """Folders, files, zips or tars of source code, a prompts JSONL or Parquet, or "bundled"."""

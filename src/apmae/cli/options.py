@@ -6,7 +6,10 @@ import typer
 
 from apmae.errors import ConfigError
 
-LMOption = Annotated[str, typer.Option("--lm", help="Folder or hub id of a transformers model, or 'bundled'.")]
+LMOption = Annotated[
+    str,
+    typer.Option("--lm", help="Folder or hub id of a transformers model; or bundled, bundled-medium or -small."),
+]
 EncoderOption = Annotated[str, typer.Option(help="Folder or hub id of an AP-MAE, or 'bundled'.")]
 AtlasOption = Annotated[str, typer.Option(help="Folder of an atlas, or 'bundled'.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]

@@ -244,8 +244,7 @@ def encode(
         if exemplars.num_rows:
             table = reconstructions(mae, unpack_exemplars(exemplars), seed=config.seed)
             stage.write_shard({"reconstructions.parquet": table})
-        name = lm.source if lm.source != str(bundled.language_model()) else "bundled"
-        return stage.finish({**counts, "lm": Path(name).name, "encoder": Path(encoder).name}).counts
+        return stage.finish({**counts, "lm": bundled.name_of(lm.source), "encoder": Path(encoder).name}).counts
 
 
 def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool = False) -> dict[str, Any]:

@@ -204,4 +204,4 @@ def _token_ids(lm: LM, prompt: str, suffix: str | None) -> list[int]:
 
 
 def _name(lm: LM) -> str:
-    return "bundled" if lm.source == str(bundled.language_model()) else Path(lm.source).name
+    return bundled.name_of(lm.source)

@@ -125,7 +125,7 @@ def load_lm(
     """Load a language model and check that it can be captured.
 
     Args:
-        source: folder or hub id of a transformers decoder or encoder, or "bundled".
+        source: folder or hub id of a transformers decoder or encoder, or one of ``bundled.LANGUAGE_MODELS``.
         device: where to put it, for instance "cpu" or "cuda:0"; "auto" spreads it over all devices (``device_map``).
         dtype: "float32", "bfloat16" or "float16".
         attention: transformers' ``attn_implementation`` that computes the model's output, for instance
@@ -141,7 +141,7 @@ def load_lm(
     if dtype not in DTYPES:
         raise ModelError(f"expected a dtype, one of {', '.join(DTYPES)}, got {dtype!r}")
     split_template(infill)  # refused before the weights are read
-    path = str(bundled.language_model()) if str(source) == "bundled" else str(source)
+    path = str(bundled.LANGUAGE_MODELS.get(str(source), source))
     _expect_source(path)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
