@@ -87,7 +87,9 @@ def prompts(
 
     model = load(lm, device, dtype, infill) if lm else None
     if out is None:
-        _preview(local.preview_prompts(sources, config, lm=model), count)
+        # the first prompts are the same ones, and a model is not asked about thousands to show a few
+        config = config.model_copy(update={"per_task": min(config.per_task, 2 * count)})
+        _preview(local.preview_prompts(sources, config, lm=model)[:count], count)
         return
     counts = local.make_prompts(sources, out, config, lm=model, overwrite=overwrite)
     if preview:
