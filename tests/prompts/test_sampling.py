@@ -396,7 +396,7 @@ def test_build_prompts_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(ConfigError, match="outcome 'balanced' needs a language model"):
         build_prompts([JAVA], PromptsConfig(outcome="balanced"))
     (tmp_path / "A.java").write_text("// nothing\n")
-    with pytest.raises(SourceError, match=r"in 1 files, found none \(no_span: 1\)"):
+    with pytest.raises(SourceError, match=r"from 1 files, found none \(no_span: 1\)"):
         build_prompts([tmp_path], PromptsConfig(tasks=("identifier",)))
 
 

@@ -4,8 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
+from threading import Event
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from apmae.lm.load import LM
 from apmae.progress import Advance
 from apmae.prompts.fim import Window, window
 from apmae.prompts.prompt import Answer, Prompt
-from apmae.prompts.sampling import Quota, candidates
+from apmae.prompts.sampling import Quota, candidates, said_of
 
 _WIDTH = 16
 """Candidates scored at once."""
@@ -185,19 +187,21 @@ def draw_prompts(
     quota = Quota(config)
     tried: Counter[str] = Counter()
     limit = _PATIENCE * config.per_task
+    stopped = Event()
     drawn = candidates(
         files,
         config,
         tokenizer=lm.backend_tokenizer,
         rejected=rejected,
-        wants=lambda task: quota.wants(task) and tried[task] < limit,
+        wants=lambda task: not stopped.is_set() and quota.wants(task) and tried[task] < limit,
     )
 
     def build() -> list[tuple[Prompt, Window]]:
         return [(prompt, window_of(lm, prompt, config.length)) for prompt in islice(drawn, _WIDTH)]
 
     accepted: list[Prompt] = []
-    with ThreadPoolExecutor(1, "prompts") as builder:
+    with ThreadPoolExecutor(1, "prompts") as builder, ExitStack() as leaving:
+        leaving.callback(stopped.set)  # else a Ctrl-C, or a model that fails, waits for a batch: perhaps for all files
         following = builder.submit(build)
         while batch := following.result():
             # The next batch is built while the model answers this one. It is done before this one counts, so that what
@@ -215,7 +219,10 @@ def draw_prompts(
                 else:
                     rejected[f"surplus_{said.outcome}"] += 1
     if not accepted:
-        raise SourceError(f"expected prompts from {len(files)} files, found none; rejected: {dict(rejected)}")
+        any_ = ", or set outcome to 'any', which takes what comes" if config.outcome != "any" else ""
+        raise SourceError(
+            f"expected prompts from {len(files)} files, found none ({said_of(rejected)}); give other source files{any_}"
+        )
     counts = {
         "files": len(files),
         "prompts": quota.counts(),
