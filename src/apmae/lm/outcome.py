@@ -93,17 +93,16 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
     # what is asked for at each position: the completion's tokens, of which all but the last are read as well
     asked = [item.completion if spans and _room(lm, item) else item.completion[:1] for item in windows]
     where = [range(len(item.ids) - 1, len(item.ids) - 1 + len(want)) for item, want in zip(windows, asked, strict=True)]
-    kept = sorted(set().union(*where))
+    kept = _kept(lm, where)
     vocabulary = lm.model.config.get_text_config().vocab_size
     if len(windows) > 1 and len(windows) * len(kept) * vocabulary > _MOST_LOGITS:
         half = len(windows) // 2
         return answer(lm, windows[:half], spans=spans) + answer(lm, windows[half:], spans=spans)
     ids, mask = pad([(*item.ids, *want[:-1]) for item, want in zip(windows, asked, strict=True)], lm.pad_id)
-    inputs = {"input_ids": ids.to(lm.device), "attention_mask": mask.to(lm.device), "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": ids.to(lm.device), "attention_mask": mask.to(lm.device), "use_cache": False}
     if lm.keeps_logits:  # the logits of other positions are the largest array of the forward
-        logits = lm.model(**inputs, logits_to_keep=torch.tensor(kept, device=lm.device)).logits
-    else:
-        logits, kept = lm.model(**inputs).logits, range(ids.shape[1])
+        inputs["logits_to_keep"] = len(kept) if isinstance(kept, range) else torch.tensor(kept, device=lm.device)
+    logits = lm.model(**inputs).logits
     places = {position: place for place, position in enumerate(kept)}
     rows = [row for row, positions in enumerate(where) for _ in positions]
     columns = [places[position] for positions in where for position in positions]
@@ -131,6 +130,17 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
             )
         )
     return answers
+
+
+def _kept(lm: LM, where: Sequence[range]) -> Sequence[int]:
+    """Positions whose logits the model gives: a range if they are the last."""
+    longest = max(positions.stop for positions in where)
+    if not lm.keeps_logits:
+        return range(longest)
+    asked = sorted(set().union(*where))
+    # accelerate moves positions to the first device of a model that is spread, but hidden states are on the last
+    spread = len(set(getattr(lm.model, "hf_device_map", {}).values())) > 1
+    return range(asked[0], longest) if spread else asked
 
 
 def _room(lm: LM, item: Window) -> bool:
