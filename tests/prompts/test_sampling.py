@@ -16,6 +16,7 @@ from apmae.corpus.sources import list_sources
 from apmae.errors import ConfigError, SourceError
 from apmae.prompts.prompt import SPLITS, Answer, Prompt, split_of
 from apmae.prompts.sampling import REGION, Quota, build_prompts, candidates
+from apmae.prompts.similar import Windows
 from apmae.prompts.tasks import find_spans
 from apmae.schema import PROMPTS
 
@@ -296,6 +297,29 @@ def test_a_file_that_repeats_itself_is_left(tmp_path):
     assert rejected["near_identical"] < 60
 
 
+def test_at_1_only_what_is_the_same_throughout_is_left_out(tmp_path):
+    """Also in text that repeats itself, or differs in one word of hundreds: no estimate tells."""
+    lines = [f"    int field = {number // 90}; // {'x' * 9}\n" for number in range(99)]
+    for name in "ABB":
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "A.java").write_text("class A {\n" + "".join(lines) + "}\n")
+    drawn, rejected = draw(PromptsConfig(tasks=("numeric_literal",), similar=1), source=tmp_path)
+    assert len(drawn) > 20
+    assert rejected["near_identical"] > 0
+    assert len({prompt.path for prompt in drawn}) == 2
+    texts = [Windows(256, 1, 0)._text(prompt) for prompt in drawn]
+    assert len(set(texts)) == len(texts)
+    one = next(prompt for prompt in drawn if len(prompt.prefix) > 600)
+    other = replace(one, prefix=one.prefix[:-300] + "y" + one.prefix[-299:])
+    seen = Windows(256, 1, 0)
+    assert [seen.add(one), seen.add(other), seen.add(one), seen.add(replace(one, task="eol"))] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
 def test_per_file_is_the_most_that_a_file_gives():
     for most in (1, 2):
         drawn, _ = draw(PromptsConfig(per_file=most))
@@ -396,7 +420,7 @@ def test_build_prompts_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(ConfigError, match="outcome 'balanced' needs a language model"):
         build_prompts([JAVA], PromptsConfig(outcome="balanced"))
     (tmp_path / "A.java").write_text("// nothing\n")
-    with pytest.raises(SourceError, match=r"in 1 files, found none \(no_span: 1\)"):
+    with pytest.raises(SourceError, match=r"from 1 files, found none \(no_span: 1\)"):
         build_prompts([tmp_path], PromptsConfig(tasks=("identifier",)))
 
 

@@ -264,6 +264,11 @@ def _prompt(handle: SourceHandle, text: str, span: Span, task: str, config: Prom
     )
 
 
+def said_of(rejected: Counter[str]) -> str:
+    """Why no prompt was found, for a message."""
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted((+rejected).items())) or "none in this split"
+
+
 def _split(handle: SourceHandle, config: PromptsConfig) -> str:
     return split_of(handle.repository or handle.path, config.seed)
 
@@ -296,6 +301,5 @@ def build_prompts(
     drawn = candidates(files, config, tokenizer=tokenizer, rejected=rejected, wants=quota.wants)
     prompts = [prompt for prompt in drawn if quota.offer(prompt)]
     if not prompts:
-        why = ", ".join(f"{reason}: {count}" for reason, count in sorted((+rejected).items())) or "none in this split"
-        raise SourceError(f"expected spans to draw prompts from in {len(files)} files, found none ({why}); give others")
+        raise SourceError(f"expected prompts from {len(files)} files, found none ({said_of(rejected)}); give others")
     return prompts, {"files": len(files), "prompts": quota.counts(), "rejected": dict(sorted((+rejected).items()))}
