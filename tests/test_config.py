@@ -95,12 +95,6 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (StudyConfig, {"train": {"steps": 5}}, "StudyConfig", "encoder is 'bundled'"),
         (StudyConfig, {"prompts": {"per_task": -1}}, "prompts.per_task", "got -1"),
         (StudyConfig, {"prompts": None}, "prompts", "got None"),
-        (
-            StudyConfig,
-            {"encoder": "train", "train": {}, "train_prompts": {"seed": 1}, "prompts": {"seed": 2}},
-            "StudyConfig",
-            "expected one in prompts and train_prompts, got 2 and 1",
-        ),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_with_its_field(kind, values, field, came):

@@ -370,17 +370,6 @@ class StudyConfig(Config):
             )
         return self
 
-    @model_validator(mode="after")
-    def _splits_are_of_one_seed(self) -> Self:
-        """Splits of two seeds overlap: files that the encoder saw would be in the atlas."""
-        train = self.train_prompts
-        if train is not None and train.seed != self.prompts.seed and "all" not in (train.split, self.prompts.split):
-            raise ValueError(
-                f"the seed decides which files are in a split: expected one in prompts and train_prompts, got "
-                f"{self.prompts.seed} and {train.seed}"
-            )
-        return self
-
 
 C = TypeVar("C", bound=Config)
 

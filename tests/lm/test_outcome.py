@@ -307,6 +307,6 @@ def test_no_prompt_at_all_is_an_error(bundled_lm, tmp_path):
         draw_prompts(bundled_lm, list_sources([tmp_path], suffixes=(".java",)), config, rejected=Counter())
     loose = config.model_copy(update={"outcome": "any", "split": "train"})
     (handle,) = list_sources([tmp_path], suffixes=(".java",))
-    others = [replace(handle, path=f"a/{n}.java") for n in range(9) if split_of(f"a/{n}.java", 0) == "atlas"]
+    others = [replace(handle, path=f"a/{n}.java") for n in range(9) if split_of(f"a/{n}.java") == "atlas"]
     with pytest.raises(SourceError, match=r"found none \(none in this split\); give other source files$"):
         draw_prompts(bundled_lm, others, loose, rejected=Counter())

@@ -54,7 +54,7 @@ def test_a_prompt_is_a_piece_of_its_file(drawn):
         assert prompt.prefix
         assert prompt.line == len(text[: prompt.start].split("\n"))
         assert (prompt.language, prompt.outcome) == ("java", None)
-        assert prompt.split == split_of(prompt.path, 3)
+        assert prompt.split == split_of(prompt.path)
 
 
 def test_contexts_are_whole_unless_they_are_long(drawn):
@@ -203,7 +203,7 @@ def test_the_splits_part_the_files():
     for split, prompts in drawn.items():
         assert {prompt.split for prompt in prompts} == {split}
     assert not paths["train"] & paths["atlas"] | paths["train"] & paths["held_out"] | paths["atlas"] & paths["held_out"]
-    shares = Counter(split_of(f"src/File{index}.java", 0) for index in range(5000))
+    shares = Counter(split_of(f"src/File{index}.java") for index in range(5000))
     assert shares == {split: pytest.approx(5000 * share, abs=150) for split, share in SPLITS.items()}
 
 
@@ -219,15 +219,29 @@ def repositories(folder, count, files=3):
     return folder
 
 
-@given(
-    seed=st.integers(0, 2**31),
-    units=st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=30),
-    more=st.sets(st.text(min_size=1, max_size=8), max_size=30),
-)
-def test_a_split_depends_on_nothing_but_the_file(seed, units, more):
-    alone = {unit: split_of(unit, seed) for unit in units}
-    assert all(split_of(unit, seed) == alone[unit] for unit in units | more if unit in alone)
-    assert set(alone.values()) <= set(SPLITS)
+def test_no_draw_puts_a_file_into_two_splits(tmp_path):
+    """Whatever the seed, the tasks, the numbers and the files beside it."""
+    folder = repositories(tmp_path / "code", 6)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in range(30):
+        (other / f"O{name}.java").write_text(f"class O{name} {{ int o{name} = {name}; }}\n")
+    found = defaultdict(set)
+    for seed, tasks, sources in (
+        *((seed, ("identifier",), [folder, other]) for seed in range(4)),
+        (0, ("random", "numeric_literal"), [other, folder]),
+        (1, ("eol", "identifier"), [other]),
+        (2, ("identifier",), [folder]),
+    ):
+        for split in SPLITS:
+            config = PromptsConfig(tasks=tasks, split=split, seed=seed, similar=1)
+            for prompt in islice(
+                candidates(list_sources(sources, suffixes=(".java",)), config, rejected=Counter()), 40
+            ):
+                found[prompt.path].add(split)
+                found[prompt.repository or prompt.path].add(split)
+    assert len(found) > 40
+    assert all(len(splits) == 1 for splits in found.values())
 
 
 def test_the_files_of_a_repository_share_a_split(tmp_path):

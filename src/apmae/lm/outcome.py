@@ -25,7 +25,7 @@ from apmae.prompts.sampling import Quota, candidates, said_of
 _WIDTH = 16
 """Candidates scored at once."""
 LONGEST_SPAN = 64
-"""Tokens of the longest completion that is scored whole. Of 10 462 spans of the bundled sources all but one are shorter."""
+"""Tokens of the longest completion that is scored whole. Of 10 462 spans of the bundled sources one is longer."""
 _MOST_LOGITS = 2**28
 """Logits of one forward: 1 GB in fp32. More prompts than that go in halves."""
 _PATIENCE = 40
