@@ -293,6 +293,8 @@ def test_what_cannot_be_filled_is_said(bundled_lm, tmp_path):
         f"eol: {found['correct']} of 25 correct, {found['incorrect']} of 25 incorrect found",
         "boolean_literal: 0 of 25 correct, 0 of 25 incorrect found",
     ]
+    strict = config.model_copy(update={"outcome": "correct"})
+    assert shortfalls([], strict)[0] == "eol: 0 of 50 correct prompts found"
     loose = config.model_copy(update={"outcome": "any"})
     assert shortfalls(prompts, loose) == [
         f"eol: {len(prompts)} of 50 prompts found",

@@ -252,7 +252,8 @@ def shortfalls(prompts: Iterable[Prompt], config: PromptsConfig) -> list[str]:
         if wanted is None:
             count = sum(n for (name, _), n in found.items() if name == task)
             if count < config.per_task:
-                lines.append(f"{task}: {count} of {config.per_task} prompts found")
+                kind = "correct prompts" if config.outcome == "correct" else "prompts"
+                lines.append(f"{task}: {count} of {config.per_task} {kind} found")
             continue
         short = [f"{found[task, o]} of {n} {o}" for o, n in wanted.items() if found[task, o] < n]
         if short:
