@@ -258,7 +258,11 @@ def cross_evaluation(
         axis.add_patch(Rectangle((lm - 0.47, encoder - 0.47), 0.94, 0.94, fill=False, edgecolor="white", linewidth=1.6))
     axis.set_xticks(range(len(columns)), columns, rotation=30 if max(map(len, columns)) > 14 else 0)
     axis.set_yticks(range(len(rows)), rows)
-    axis.set(xlabel="patterns of", ylabel="encoder", title="masked loss \u00d7 0.01, mean \u00b1 s.d. over patterns")
+    axis.set(
+        xlabel="patterns of",
+        ylabel="encoder",
+        title="masked loss \u00d7 0.01, mean \u00b1 s.d. over patterns (framed: the model's own encoder)",
+    )
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     figure.colorbar(image, shrink=0.8).outline.set_visible(False)
