@@ -180,9 +180,9 @@ def test_the_picture_of_any_number(encoders, lms):
     mean = draw.uniform(0.01, 0.03, (encoders, lms))
     names = [f"number {i} $x_ {'long ' * i}" for i in range(12)]
     own = np.eye(encoders, lms, dtype=bool)
-    figure = figures.cross_evaluation(mean, mean / 3, own, names[:encoders], names[:lms])
-    first, second = (figures.png(figure) for _ in range(2))
-    assert first == second
+    drawn = [figures.cross_evaluation(mean, mean / 3, own, names[:encoders], names[:lms]) for _ in range(2)]
+    assert figures.png(drawn[0]) == figures.png(drawn[1])
+    figure = drawn[0]
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == [f"{100 * value:.2f} ± {100 * value / 3:.2f}" for value in mean.ravel()]
     assert len(figure.axes[0].patches) == own.sum()

@@ -225,10 +225,13 @@ def _breakdown(losses: Mapping[str, pa.Table]) -> Table:
     rows = []
     for lm, table in losses.items():
         wide = table.set_column(table.column_names.index("loss"), "loss", pc.cast(table["loss"], pa.float64()))
+        wide = wide.combine_chunks()  # and one thread: else sums end in other bits from run to run
         for by in BREAKDOWNS:
             keys = ["layer", "head"] if by == "head" else [by]
             spread = ("loss", "stddev", pc.VarianceOptions(ddof=0))
-            groups = wide.group_by(["encoder", *keys]).aggregate([("loss", "count"), ("loss", "mean"), spread])
+            groups = wide.group_by(["encoder", *keys], use_threads=False).aggregate(
+                [("loss", "count"), ("loss", "mean"), spread]
+            )
             for row in groups.sort_by([(key, "ascending") for key in ("encoder", *keys)]).to_pylist():
                 value = head_name(row["layer"], row["head"]) if by == "head" else str(row[by])
                 rows.append((row["encoder"], lm, by, value, row["loss_count"], row["loss_mean"], row["loss_stddev"]))
