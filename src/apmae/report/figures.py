@@ -242,27 +242,18 @@ def cross_evaluation(
     """
     rows, columns = [_short(name) for name in encoders], [_short(name) for name in lms]
     margin = 0.075 * max(map(len, rows)) + 1.5
-    size = (1.25 * len(columns) + margin, 0.6 * len(rows) + 0.055 * max(map(len, columns)) + 1.1)
+    size = (max(1.25 * len(columns) + margin, 4.4), 0.5 * len(rows) + 0.055 * max(map(len, columns)) + 1.2)
     figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(mean * 100, cmap=_COLORS, aspect="auto")
-    _number(
-        axis,
-        mean * 100,
-        [
-            [f"{100 * m:.2f} \u00b1 {100 * s:.2f}" for m, s in zip(*pair, strict=True)]
-            for pair in zip(mean, sd, strict=True)
-        ],
-    )
+    texts = [f"{100 * m:.2f} \u00b1 {100 * s:.2f}" for m, s in zip(mean.flat, sd.flat, strict=True)]
+    _number(axis, mean * 100, np.array(texts).reshape(mean.shape).tolist())
     for encoder, lm in zip(*np.nonzero(own), strict=True):
         axis.add_patch(Rectangle((lm - 0.47, encoder - 0.47), 0.94, 0.94, fill=False, edgecolor="white", linewidth=1.6))
     axis.set_xticks(range(len(columns)), columns, rotation=30 if max(map(len, columns)) > 14 else 0)
     axis.set_yticks(range(len(rows)), rows)
-    axis.set(
-        xlabel="patterns of",
-        ylabel="encoder",
-        title="masked loss \u00d7 0.01, mean \u00b1 s.d. over patterns (framed: the model's own encoder)",
-    )
+    title = "masked loss \u00d7 0.01, mean \u00b1 s.d. over patterns\nframed: the model's own encoder"
+    axis.set(xlabel="patterns of", ylabel="encoder", title=title)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     figure.colorbar(image, shrink=0.8).outline.set_visible(False)
