@@ -90,7 +90,13 @@ def test_masks_are_the_patterns_own_and_grow_with_the_ratio(small_patterns):
         visible, masked = few.visible[number].tolist(), few.masked[number].tolist()
         assert sorted(visible + masked) == list(range(PATCHES))
         assert set(masked) < set(many.masked[number].tolist())
-    assert len({tuple(row) for row in few.masked.tolist()}) > len(small_patterns) / 2
+
+
+@pytest.mark.parametrize("axis", ["prompt", "layer", "head"])
+def test_masks_differ_by_prompt_layer_and_head(axis):
+    places = {name: np.arange(8) if name == axis else np.zeros(8, int) for name in ("prompt", "layer", "head")}
+    masked = hidden(Patterns(torch.zeros(8, 3, 4, 4), 8, **places), PATCHES, 5, 0).masked
+    assert len({frozenset(row) for row in masked.tolist()}) > 4
 
 
 def test_every_patch_is_hidden_equally_often():
