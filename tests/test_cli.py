@@ -19,7 +19,7 @@ from apmae.artifacts import read_json, read_manifest
 from apmae.engine.local import load_prompts
 from apmae.model.mae import APMAE
 
-COMMANDS = ("demo", "run", "prompts", "train", "encode", "cluster", "report", "tag", "show")
+COMMANDS = ("demo", "run", "prompts", "train", "evaluate", "encode", "cluster", "report", "tag", "show")
 JAVA = "class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n"
 ENCODE = ("--set", "batch_prompts=4", "--set", "shard_prompts=4", "--set", "exemplars_per_head=2")
 

@@ -12,6 +12,7 @@ from apmae.config import (
     APMAEConfig,
     AtlasConfig,
     EncodeConfig,
+    EvaluateConfig,
     PromptsConfig,
     StudyConfig,
     TrainConfig,
@@ -19,7 +20,7 @@ from apmae.config import (
 )
 from apmae.errors import ApmaeError, ConfigError
 
-ALL = [PromptsConfig, APMAEConfig, TrainConfig, EncodeConfig, AtlasConfig, StudyConfig]
+ALL = [PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, StudyConfig]
 
 
 def test_the_defaults_are_the_paper():
@@ -82,8 +83,10 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (TrainConfig, {"betas": [0.9, 1.0]}, "betas.1", "got 1.0"),
         (TrainConfig, {"model": {"patch_size": 7}}, "model", "patch_size 7 does not divide"),
         (TrainConfig, {"model": 3}, "model", "got 3"),
-        (EncodeConfig, {"heads": 0}, "EncodeConfig", "heads is 0"),
-        (EncodeConfig, {"heads": 1.5}, "EncodeConfig", "heads is 1.5"),
+        (EncodeConfig, {"heads": 0}, "heads", "heads is 0"),
+        (EncodeConfig, {"heads": 1.5}, "heads", "heads is 1.5"),
+        (EvaluateConfig, {"heads": -0.5}, "heads", "heads is -0.5"),
+        (EvaluateConfig, {"mask_ratio": 1}, "mask_ratio", "less than 1"),
         (EncodeConfig, {"heads": "some"}, "heads", "'some'"),
         (AtlasConfig, {"neighbors": 1}, "neighbors", "got 1"),
         (AtlasConfig, {"min_dist": 1.5}, "min_dist", "got 1.5"),

@@ -17,6 +17,7 @@ from apmae.config import (
     APMAEConfig,
     AtlasConfig,
     EncodeConfig,
+    EvaluateConfig,
     PromptsConfig,
     StudyConfig,
     TrainConfig,
@@ -34,6 +35,7 @@ SCORES = ROOT / "docs/scores.md"
 SECTIONS = {
     "prompts": (PromptsConfig,),
     "train": (TrainConfig, APMAEConfig),
+    "evaluate": (EvaluateConfig,),
     "encode": (EncodeConfig,),
     "cluster": (AtlasConfig,),
     "STUDY.yaml": (StudyConfig,),
@@ -46,6 +48,7 @@ TABLES = {
     "embeddings(dim)": schema.embeddings(8),
     "EXEMPLARS": schema.EXEMPLARS,
     "RECONSTRUCTIONS": schema.RECONSTRUCTIONS,
+    "LOSSES": schema.LOSSES,
     "POINTS": schema.POINTS,
     "CLUSTERS": schema.CLUSTERS,
     "TAGS": schema.TAGS,

@@ -6,7 +6,7 @@ Defaults are the paper's unless the field says otherwise; whole configurations l
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from apmae.errors import ConfigError
 
@@ -56,6 +56,15 @@ def tasks_of(language: str) -> tuple[Task, ...]:
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _expect_share(heads: float | str) -> float | str:
+    if isinstance(heads, float) and not 0 < heads <= 1:
+        raise ValueError(f"heads is {heads}: expected 'all' or a share in (0, 1]")
+    return heads
+
+
+Share = Annotated[float | Literal["all"], AfterValidator(_expect_share)]
 
 
 class Config(BaseModel):
@@ -251,7 +260,7 @@ class TrainConfig(Config):
 class EncodeConfig(Config):
     """How patterns are encoded."""
 
-    heads: float | Literal["all"] = "all"
+    heads: Share = "all"
     """All heads, or a share of each layer's."""
 
     batch_prompts: int = Field(default=8, ge=1)
@@ -272,11 +281,30 @@ class EncodeConfig(Config):
 
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _share(self) -> Self:
-        if self.heads != "all" and not 0 < self.heads <= 1:
-            raise ValueError(f"heads is {self.heads}: expected 'all' or a share in (0, 1]")
-        return self
+
+class EvaluateConfig(Config):
+    """How encoders are compared on patterns that they were not trained on (paper Table 3)."""
+
+    heads: Share = 0.25
+    """All heads, or a share of each layer's, drawn anew a prompt (paper's training: 25 %)."""
+
+    mask_ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the patches hidden, the same for every encoder whatever it was trained with (paper Table 2: 0.5)."""
+
+    batch_prompts: int = Field(default=8, ge=1)
+    """Prompts a forward of the language model."""
+
+    shard_prompts: int = Field(default=64, ge=1)
+    """Prompts a shard: what a kill can cost at most."""
+
+    context: int | None = Field(default=None, ge=8)
+    """Tokens of the language model's window; by default as many as an encoder's patterns have rows."""
+
+    long: Literal["pool", "crop"] = "pool"
+    """What becomes of windows with more tokens than that, as in :class:`EncodeConfig`."""
+
+    seed: int = 0
+    """Which heads, and which patches are hidden."""
 
 
 class AtlasConfig(Config):

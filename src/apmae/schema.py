@@ -145,6 +145,23 @@ RECONSTRUCTIONS = pa.schema(
 """What the encoder's decoder makes of masked exemplars (paper Figure 3): scaled fp16 patches as in EXEMPLARS;
 ``masked`` is one byte a patch, 1 where it was hidden."""
 
+LOSSES = pa.schema(
+    [
+        pa.field("encoder", pa.string(), nullable=False),
+        pa.field("lm", pa.string(), nullable=False),
+        pa.field("prompt", pa.int32(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("head", pa.int16(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("measured", pa.string(), nullable=False),
+        pa.field("loss", pa.float32(), nullable=False),
+        pa.field("published_loss", pa.float32(), nullable=False),
+    ]
+)
+"""One row an encoder and pattern: how well it predicts what was hidden (``train/evaluate.py``), and ``measured``, the
+name that the pattern's own scores give."""
+
 POINTS = pa.schema(
     [
         pa.field("prompt", pa.int32(), nullable=False),

@@ -14,6 +14,7 @@ from apmae.errors import SourceError
 from apmae.lm.load import LM
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
+from apmae.patterns.scores import Scores
 from apmae.prompts.fim import Window
 from apmae.prompts.prompt import Answer, Prompt
 from apmae.schema import KINDS, SCORES, TAGS
@@ -59,11 +60,9 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     patterns = captured.patterns
     placed = atlas.place(mae.encode(patterns))
     scores = score_batch(captured)
-    names = atlas.names
+    names, measured = atlas.names, measured_names(scores)
     rows = []
     for i in range(len(patterns)):
-        values: dict[str, float] = dict(zip(SCORES, scores.values[i].tolist(), strict=True))
-        looks_at = kind_word(dict(zip(KINDS, scores.key_kinds[i].tolist(), strict=True)))
         rows.append(
             {
                 "layer": int(patterns.layer[i]),
@@ -71,12 +70,21 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
                 "cluster": int(placed.cluster[i]),
                 "name": names[int(placed.cluster[i])],
                 "strength": float(placed.strength[i]),
-                "measured": name_of(values, looks_at),
+                "measured": measured[i],
                 "coordinates": placed.coordinates[i].tolist(),
-                **{f"score_{name}": value for name, value in values.items()},
+                **{f"score_{name}": float(scores[name][i]) for name in SCORES},
             }
         )
     return Tagged(pa.Table.from_pylist(rows, schema=TAGS), captured.windows[0], captured.answers[0])
+
+
+def measured_names(scores: Scores) -> list[str]:
+    """The name that each pattern's own scores give, by the rules that name clusters (``atlas/names.py``)."""
+    names = []
+    for values, kinds in zip(scores.values.tolist(), scores.key_kinds.tolist(), strict=True):
+        looks_at = kind_word(dict(zip(KINDS, kinds, strict=True)))
+        names.append(name_of(dict(zip(SCORES, values, strict=True)), looks_at))
+    return names
 
 
 def text_prompt(prefix: str, completion: str, suffix: str | None, *, path: str = "", line: int = 1) -> Prompt:

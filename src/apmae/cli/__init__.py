@@ -20,7 +20,7 @@ app = typer.Typer(
 
 _PANELS = {
     "Start here": (study.demo, study.run),
-    "Stages": (prompts.prompts, stages.train, stages.encode, stages.cluster, stages.report),
+    "Stages": (prompts.prompts, stages.train, stages.evaluate, stages.encode, stages.cluster, stages.report),
     "Use an atlas": (heads.tag,),
     "Use a model": (heads.show,),
 }

@@ -1,4 +1,4 @@
-"""The stages after prompts: ``train``, ``encode``, ``cluster``, ``report``."""
+"""The stages after prompts: ``train``, ``evaluate``, ``encode``, ``cluster``, ``report``."""
 
 import json
 from pathlib import Path
@@ -70,6 +70,44 @@ def encode(
 
     counts = local.encode(load(lm, device, dtype, infill), encoder, prompts, out, config, overwrite=overwrite)
     say(f"{counts['patterns']} patterns of {counts['prompts']} prompts in {out}")
+
+
+def evaluate(
+    prompts: Annotated[Path, typer.Option(help="Prompts that no encoder was trained on, Parquet or JSONL.")],
+    out: Annotated[Path, typer.Option(help="Folder of the evaluation.")],
+    lm: Annotated[
+        list[str] | None, typer.Option("--lm", help="As for encode, 'bundled' by default; repeat it for several.")
+    ] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="As for encode, 'bundled' by default; repeat it for several.")
+    ] = None,
+    heads: Annotated[str, typer.Option(help="'all', or a share of each layer's heads.")] = "0.25",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    infill: InfillOption = "auto",
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Measure every encoder's loss on every language model's patterns. A killed run goes on after its last shard."""
+    from apmae.config import EvaluateConfig, parse
+
+    values = {"heads": heads if heads == "all" else _number(heads, "--heads"), "seed": seed, **settings(set_)}
+    config = parse(EvaluateConfig, values, "evaluate")
+    from apmae.engine.evaluate import cross_evaluate
+    from apmae.report.terminal import print_evaluation
+
+    found = cross_evaluate(
+        lm or ["bundled"],
+        encoder or ["bundled"],
+        prompts,
+        out,
+        config,
+        load=lambda source: load(source, device, dtype, infill),
+        overwrite=overwrite,
+    )
+    print_evaluation(found)
+    say(f"evaluation in {out}; see {out / 'cross_evaluation.png'}")
 
 
 def cluster(

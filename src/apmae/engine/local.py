@@ -59,7 +59,7 @@ def make_prompts(
     paths = _source_paths(sources)
     inputs = {f"source-{number}": fingerprint(path) for number, path in enumerate(paths)}
     inputs |= {"lm": lm.fingerprint} if lm else {}
-    with Stage.open(out, "prompts", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
+    with Stage.open(out, "prompts", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
         prompts, counts = _draw(paths, config, lm)
@@ -81,7 +81,7 @@ def make_circuits(out: Path, config: CircuitsConfig, lm: LM, *, overwrite: bool 
         The manifest's counts.
     """
     _expect_parquet(out)
-    with Stage.open(out, "prompts", _decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
+    with Stage.open(out, "prompts", decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
         prompts = draw_circuits(config, lm)
@@ -163,7 +163,7 @@ def _asked(prompts_path: Path, lm: LM, length: int) -> bool:
     if prompts_path.suffix != ".parquet" or not manifest_path(prompts_path).is_file():
         return False
     manifest = read_manifest(prompts_path, "prompts")
-    arranged = {**_decisive(Config(), lm), "length": length}
+    arranged = {**decisive(Config(), lm), "length": length}
     return manifest.inputs.get("lm") == lm.fingerprint and arranged.items() <= manifest.config.items()
 
 
@@ -181,7 +181,7 @@ def train_encoder(lm: LM, prompts_path: Path, out: Path, config: TrainConfig, *,
         The encoder's folder.
     """
     inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
-    with Stage.open(out, "train", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
+    with Stage.open(out, "train", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return out
         length = check_length(lm, config.model.pattern_size, config.context)
@@ -232,7 +232,7 @@ def encode(
         "encoder": fingerprint(folder) if folder.is_dir() else encoder,
         "prompts": fingerprint(prompts_path),
     }
-    with Stage.open(out, "encode", _decisive(config, lm), inputs, overwrite=overwrite) as stage:
+    with Stage.open(out, "encode", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "encode").counts
         prompts = load_prompts(prompts_path)
@@ -336,7 +336,7 @@ def _expect_parquet(out: Path) -> None:
         raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")
 
 
-def _decisive(config: Config, lm: LM | None) -> dict[str, Any]:
+def decisive(config: Config, lm: LM | None) -> dict[str, Any]:
     """What decides a stage's bytes beside its inputs: its configuration, the precision the model ran in, and how its
     prompts were arranged.
     """

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -131,14 +131,18 @@ class APMAE(nn.Module):
             masking: which to hide.
         """
         flat = patches.flatten(2)
-        pixels = flat.shape[-1]
-        seen = flat.gather(1, masking.visible[..., None].expand(-1, -1, pixels))
+        seen = flat.gather(1, masking.visible[..., None].expand(-1, -1, flat.shape[-1]))
         encoded = self.encoder(self.embed_patches(seen, self.slots[masking.visible]))
         predicted = self.decode(encoded, masking)
-        target = flat.gather(1, masking.masked[..., None].expand(-1, -1, pixels))
-        error = (predicted - target).square()
-        real = self.real[masking.masked]
+        error, real = self.errors(patches, predicted, masking)
         return Reconstruction(error.masked_select(real).mean(), error.mean(), predicted, masking)
+
+    def errors(
+        self, patches: Float[Tensor, "n k p p"], predicted: Float[Tensor, "n m q"], masking: Masking
+    ) -> tuple[Float[Tensor, "n m q"], Bool[Tensor, "n m q"]]:
+        """Squared error of every predicted pixel, and which of them are real: on or below the diagonal."""
+        target = patches.flatten(2).gather(1, masking.masked[..., None].expand_as(predicted))
+        return (predicted - target).square(), self.real[masking.masked]
 
     # -- what users call -----------------------------------------------------------------------------------------------
 

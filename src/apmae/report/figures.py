@@ -1,6 +1,7 @@
 """The paper's figures of a study, one function each. Matplotlib's object interface on Agg; equal input, equal bytes.
 
-Pixels of a pattern are scaled log probabilities; what cannot be attended to is white. Axes: t tokens.
+Pixels of a pattern are scaled log probabilities; what cannot be attended to is white. Axes: t tokens, l layers,
+h heads; e encoders, m language models.
 """
 
 import io
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
@@ -219,6 +220,43 @@ def head_maps(prompt: int, single: Int[ndarray, "l h"], grid: HeadGrid, names: M
     under[0].legend(handles=handles, loc="upper center", ncols=2, frameon=False, handlelength=1, borderpad=0)
     for axis in under:
         axis.set_axis_off()
+    return figure
+
+
+@rc_context(STYLE)
+def cross_evaluation(
+    mean: Float[ndarray, "e m"],
+    sd: Float[ndarray, "e m"],
+    own: Bool[ndarray, "e m"],
+    encoders: Sequence[str],
+    lms: Sequence[str],
+) -> Figure:
+    """Every encoder's loss on every language model's patterns (paper Table 3); own ones have a frame.
+
+    Args:
+        mean: of each encoder on each language model.
+        sd: over patterns.
+        own: where the encoder was trained on the language model.
+        encoders: names of the rows.
+        lms: names of the columns.
+    """
+    rows, columns = [_short(name) for name in encoders], [_short(name) for name in lms]
+    margin = 0.075 * max(map(len, rows)) + 1.5
+    size = (max(1.25 * len(columns) + margin, 4.4), 0.5 * len(rows) + 0.055 * max(map(len, columns)) + 1.2)
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(mean * 100, cmap=_COLORS, aspect="auto")
+    texts = [f"{100 * m:.2f} \u00b1 {100 * s:.2f}" for m, s in zip(mean.flat, sd.flat, strict=True)]
+    _number(axis, mean * 100, np.array(texts).reshape(mean.shape).tolist())
+    for encoder, lm in zip(*np.nonzero(own), strict=True):
+        axis.add_patch(Rectangle((lm - 0.47, encoder - 0.47), 0.94, 0.94, fill=False, edgecolor="white", linewidth=1.6))
+    axis.set_xticks(range(len(columns)), columns, rotation=30 if max(map(len, columns)) > 14 else 0)
+    axis.set_yticks(range(len(rows)), rows)
+    title = "masked loss \u00d7 0.01, mean \u00b1 s.d. over patterns\nframed: the model's own encoder"
+    axis.set(xlabel="patterns of", ylabel="encoder", title=title)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    figure.colorbar(image, shrink=0.8).outline.set_visible(False)
     return figure
 
 

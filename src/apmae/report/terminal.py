@@ -11,6 +11,7 @@ from rich.text import Text
 
 from apmae.atlas.cluster import NOISE
 from apmae.report.display import visible
+from apmae.report.evaluation import Evaluation
 from apmae.report.palette import cluster_color, ink_on
 from apmae.report.study import Study
 from apmae.report.summary import summarize
@@ -98,6 +99,26 @@ def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, pr
     )
     if len(rows) > len(shown):
         console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Print every encoder's loss on every language model's patterns (paper Table 3), and what follows.
+
+    Args:
+        found: an evaluation.
+    """
+    console = Console()
+    table = Grid("encoder", *found.lms, box=SIMPLE_HEAD)
+    cells = {(cell.encoder, cell.lm): cell for cell in found.cells}
+    for encoder in found.encoders:
+        row = [cells[encoder, lm] for lm in found.lms]
+        shown = [f"{100 * cell.mean:.2f} \u00b1 {100 * cell.sd:.2f}" for cell in row]
+        styles = ["bold" if cell.own else "" for cell in row]
+        table.add_row(encoder, *(Text(text, style=style) for text, style in zip(shown, styles, strict=True)))
+    console.print("\nMasked loss \u00d7 0.01, mean \u00b1 s.d. over patterns; each model's own encoder in bold")
+    console.print(table)
+    for line in (*found.finding, *found.notes):
+        console.print(f"  \u2192 {line}", highlight=False, markup=False)
 
 
 def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], total: int) -> None:

@@ -1,0 +1,166 @@
+"""Evaluating encoders: the loss on hidden patches, pattern by pattern, of a language model's patterns (paper Table 3).
+
+Every encoder gets the same patterns with the same patches hidden. Patterns are captured, evaluated and dropped; shards
+are whole prompts, and a killed run goes on after the last whole one. Axes: n patterns, k patches.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
+from apmae.artifacts import Stage
+from apmae.config import EvaluateConfig
+from apmae.errors import ModelError
+from apmae.lm.load import LM
+from apmae.lm.stream import Captured, capture_prompts
+from apmae.model.mae import APMAE
+from apmae.model.masking import Masking
+from apmae.patterns.patterns import Patterns
+from apmae.progress import progress
+from apmae.prompts.prompt import Prompt
+from apmae.schema import LOSSES
+from apmae.seeding import generator
+
+_BATCH = 128
+"""Patterns an encoder sees at once."""
+
+
+class Losses(NamedTuple):
+    """Mean squared errors over the hidden patches of each pattern, in the square of the scaling's unit."""
+
+    loss: Float[ndarray, " n"]
+    """Over their real pixels: what is minimised (``model.mae.Reconstruction``)."""
+    published_loss: Float[ndarray, " n"]
+    """Over all their pixels, the constant upper halves of diagonal patches included."""
+
+
+def evaluate_prompts(
+    lm: LM,
+    encoders: Mapping[str, APMAE],
+    prompts: Sequence[Prompt],
+    config: EvaluateConfig,
+    stage: Stage,
+    *,
+    name: str,
+    lengths: Mapping[int, int],
+    measured: Callable[[Captured], Sequence[str]],
+) -> None:
+    """Write the losses of encoders on one language model's patterns into a stage's shards, ``losses-NNNNN.parquet``.
+
+    Args:
+        lm: the language model. It runs each prompt once for every pattern size among the encoders.
+        encoders: by what they are called.
+        prompts: in the order that numbers them.
+        config: heads, masks, shard size.
+        stage: where the shards go; whole ones that it already has are not made again.
+        name: what the language model is called.
+        lengths: tokens of the window, by pattern size.
+        measured: the name of each captured pattern.
+
+    Raises:
+        ModelError: if an encoder predicts what is not a number.
+    """
+    firsts = range(0, len(prompts), config.shard_prompts)
+    files = {first: f"losses-{number:05d}.parquet" for number, first in enumerate(firsts)}
+    done = sum(len(prompts[first : first + config.shard_prompts]) for first in firsts if stage.has(files[first]))
+    with progress(f"evaluate {name}", len(prompts) * len(lengths), done=done * len(lengths)) as advance:
+        for first in firsts:
+            if stage.has(files[first]):
+                continue
+            found: dict[str, list[pa.Table]] = {encoder: [] for encoder in encoders}
+            for size, length in lengths.items():
+                stream = capture_prompts(
+                    lm,
+                    prompts[first : first + config.shard_prompts],
+                    length=length,
+                    batch=config.batch_prompts,
+                    size=size,
+                    long=config.long,
+                    heads=config.heads,
+                    seed=config.seed,
+                    first=first,
+                )
+                own = {encoder: mae for encoder, mae in encoders.items() if mae.config.pattern_size == size}
+                for captured in stream:
+                    where = _columns(captured, measured(captured), name)
+                    for encoder, mae in own.items():
+                        found[encoder].append(_table(encoder, mae, captured.patterns, where, config))
+                    advance(len(captured.prompts))
+            stage.write_shard({files[first]: pa.concat_tables([table for every in found.values() for table in every])})
+
+
+@torch.no_grad()
+def pattern_losses(mae: APMAE, patterns: Patterns, *, mask_ratio: float = 0.5, seed: int = 0) -> Losses:
+    """What an encoder's decoder gets wrong in hidden patches, pattern by pattern.
+
+    Args:
+        mae: with its decoder.
+        patterns: at most ``pattern_size`` tokens.
+        mask_ratio: share of the patches hidden, in (0, 1); at least one is, and at least one is not.
+        seed: of the masks (:func:`hidden`).
+
+    Raises:
+        CaptureError: if the patterns are too long, or square.
+    """
+    masked = mae.config.model_copy(update={"mask_ratio": mask_ratio}).num_masked
+    parts = []
+    for begin in range(0, len(patterns), _BATCH):
+        some = patterns[begin : begin + _BATCH]
+        patches = mae.scale(some)
+        masking = Masking(*(index.to(patches.device) for index in hidden(some, mae.config.num_patches, masked, seed)))
+        error, real = mae.errors(patches, mae(patches, masking).predicted, masking)
+        error = error.double()
+        of_real = (error * real).sum((1, 2)) / real.sum((1, 2))  # a diagonal patch has real pixels too: never 0
+        parts.append(torch.stack([of_real, error.mean((1, 2))]).cpu().numpy())
+    return Losses(*(np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))))
+
+
+def hidden(patterns: Patterns, patches: int, masked: int, seed: int) -> Masking:
+    """Which patches are hidden of each pattern: a draw that depends on the seed, its prompt, layer and head alone.
+
+    Of one pattern, those hidden at a smaller ratio are among those hidden at a larger one.
+
+    Args:
+        patterns: n.
+        patches: k of each.
+        masked: how many are hidden, in 1 .. k-1.
+        seed: of the draw.
+    """
+    places = zip(patterns.prompt.tolist(), patterns.layer.tolist(), patterns.head.tolist(), strict=True)
+    orders = [generator(seed, "evaluate", *place).permutation(patches) for place in places]
+    order = torch.from_numpy(np.stack(orders))
+    return Masking(visible=order[:, masked:], masked=order[:, :masked])
+
+
+def _columns(captured: Captured, measured: Sequence[str], name: str) -> dict[str, Any]:
+    """The columns that say which pattern a row is of."""
+    patterns = captured.patterns
+    per_prompt = len(patterns) // len(captured.prompts)
+    return {
+        "lm": [name] * len(patterns),
+        "prompt": patterns.prompt.astype(np.int32),
+        "layer": patterns.layer.astype(np.int16),
+        "head": patterns.head.astype(np.int16),
+        "task": [prompt.task for prompt in captured.prompts for _ in range(per_prompt)],
+        "outcome": [answer.outcome for answer in captured.answers for _ in range(per_prompt)],
+        "measured": list(measured),
+    }
+
+
+def _table(encoder: str, mae: APMAE, patterns: Patterns, where: Mapping[str, Any], config: EvaluateConfig) -> pa.Table:
+    losses = pattern_losses(mae, patterns, mask_ratio=config.mask_ratio, seed=config.seed)
+    broken = np.flatnonzero(~np.isfinite(losses.loss))
+    if len(broken):
+        i = broken[0]
+        raise ModelError(
+            f"expected finite predictions of the encoder {encoder}, {len(broken)} of {len(patterns)} patterns have "
+            f"none (prompt {patterns.prompt[i]} head {patterns.layer[i]}.{patterns.head[i]}); is its training finished?"
+        )
+    columns = {"encoder": [encoder] * len(patterns), **where}
+    columns |= {name: values.astype(np.float32) for name, values in losses._asdict().items()}
+    return pa.table({name: pa.array(columns[name]) for name in LOSSES.names}, schema=LOSSES)

@@ -1,0 +1,188 @@
+"""Tables of a cross-evaluation against loops over rows, and the finding in words."""
+
+import csv
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from apmae.artifacts import Stage, fingerprint, read_manifest
+from apmae.errors import ArtifactError
+from apmae.report import figures
+from apmae.report.evaluation import evaluate, write_evaluation
+from apmae.report.terminal import print_evaluation
+from apmae.schema import LOSSES
+
+OWN = {"one": "small", "two": "large"}
+SAME = {"one": "log_normalize", "two": "log_normalize"}
+COUNT = 40
+
+
+def losses(lm, means, seed=0, sd=0.002):
+    draw = np.random.default_rng(seed)
+    rows = [
+        {
+            "encoder": encoder,
+            "lm": lm,
+            "prompt": i // 8,
+            "layer": i % 8 // 4,
+            "head": i % 4,
+            "task": ("eol", "random")[i // 8 % 2],
+            "outcome": ("correct", "incorrect")[i // 16 % 2],
+            "measured": ("induction", "self", "mixed")[i % 3],
+            "loss": abs(draw.normal(mean, sd)),
+            "published_loss": abs(draw.normal(3 * mean, sd)),
+        }
+        for encoder, mean in means.items()
+        for i in range(COUNT)
+    ]
+    return pa.Table.from_pylist(rows, schema=LOSSES)
+
+
+@pytest.fixture
+def tables():
+    """Encoder two is far off on the small model's patterns, one is close on the large one's."""
+    return {
+        "small": losses("small", {"one": 0.01, "two": 0.02}),
+        "large": losses("large", {"one": 0.0145, "two": 0.014}, seed=1),
+    }
+
+
+def test_cells_are_means_and_deviations_over_patterns(tables):
+    found = evaluate(tables, OWN, SAME)
+    assert [(cell.encoder, cell.lm, cell.own) for cell in found.cells] == [
+        *(("one", "small", True), ("one", "large", False), ("two", "small", False), ("two", "large", True))
+    ]
+    for cell in found.cells:
+        rows = tables[cell.lm].to_pylist()
+        mine = [row["loss"] for row in rows if row["encoder"] == cell.encoder]
+        mean = sum(mine) / COUNT
+        sd = (sum((loss - mean) ** 2 for loss in mine) / COUNT) ** 0.5
+        published = sum(row["published_loss"] for row in rows if row["encoder"] == cell.encoder) / COUNT
+        assert (cell.patterns, cell.mean, cell.sd, cell.published) == (
+            *(COUNT, pytest.approx(mean), pytest.approx(sd), pytest.approx(published)),
+        )
+    own, other = found.cells[0], found.cells[2]
+    assert (own.against, own.deviations, own.better, own.moved) == (None, None, None, None)
+    assert other.against == "one"
+    assert other.deviations == pytest.approx((other.mean - own.mean) / own.sd)
+    assert other.relative == pytest.approx(other.mean / own.mean - 1)
+    pairs = zip(
+        *(tables["small"].filter(pa.compute.field("encoder") == name)["loss"].to_pylist() for name in SAME), strict=True
+    )
+    assert other.better == sum(first < second for first, second in pairs) / COUNT
+    home = found.cells[3]
+    assert other.moved == pytest.approx((other.mean - home.mean) / home.sd)
+
+
+def test_the_finding_says_what_is_within_a_deviation_and_what_is_not(tables):
+    found = evaluate(tables, OWN, SAME)
+    first, *lines, last = found.finding
+    assert "in 1 of 2 cells: the paper's claim does not hold here" in first
+    assert [line.split(":")[0] for line in lines] == ["one on large", "two on small"]
+    other = found.cells[2]
+    assert other.relative > 0.5
+    assert f"{100 * other.relative:+.0f}% ({other.deviations:+.2f} s.d.)" in lines[1]
+    assert "One encoder, moved" in last
+    tables["small"] = losses("small", {"one": 0.01, "two": 0.0105})
+    assert "in 2 of 2 cells: the paper's claim holds here" in evaluate(tables, OWN, SAME).finding[0]
+
+
+def test_without_a_diagonal_nothing_is_claimed(tables):
+    found = evaluate(tables, {}, SAME)
+    assert not any(cell.own or cell.deviations is not None for cell in found.cells)
+    (line,) = found.finding
+    assert line.startswith("There is no diagonal")
+
+
+def test_losses_of_different_scalings_are_not_compared(tables):
+    found = evaluate(tables, OWN, {"one": "log_normalize", "two": "raw"}, ["said before"])
+    assert all(cell.deviations is None for cell in found.cells)
+    assert found.notes == (
+        "said before",
+        "Losses of different scalings cannot be compared (one log_normalize, two raw).",
+    )
+    assert "One encoder, moved" in found.finding[0], "of one scaling with itself"
+
+
+def test_equal_losses_are_neither_better_nor_apart():
+    table = losses("small", {"one": 0.01, "two": 0.01}, sd=0)
+    other = evaluate({"small": table}, {"one": "small"}, SAME).cells[1]
+    assert (other.deviations, other.relative, other.better) == (0, 0, 0.5)
+
+
+def test_the_breakdown_is_of_every_layer_head_task_outcome_and_name(tables):
+    rows = [
+        dict(zip(evaluate(tables, OWN, SAME).breakdown.header, row, strict=True))
+        for row in evaluate(tables, OWN, SAME).breakdown.rows
+    ]
+    assert (
+        len({(row["encoder"], row["lm"], row["by"], row["value"]) for row in rows})
+        == len(rows)
+        == 4 * (2 + 8 + 2 + 2 + 3)
+    )
+    for row in rows:
+        by = row["by"]
+        of = [
+            each["loss"]
+            for each in tables[row["lm"]].to_pylist()
+            if each["encoder"] == row["encoder"]
+            and row["value"] == (f"{each['layer']}.{each['head']}" if by == "head" else str(each[by]))
+        ]
+        assert row["patterns"] == len(of) > 0
+        assert row["mean loss"] == pytest.approx(np.mean(of))
+        assert row["s.d."] == pytest.approx(np.std(of), abs=1e-9)
+
+
+@pytest.fixture
+def folders(tables, tmp_path):
+    folders = {}
+    for lm, table in tables.items():
+        folders[lm] = tmp_path / lm
+        with Stage.open(folders[lm], "losses", {}, {}) as stage:
+            stage.write_shard({"losses-00000.parquet": table.slice(0, 50)})
+            stage.write_shard({"losses-00001.parquet": table.slice(50)})
+            stage.finish()
+    return folders
+
+
+def test_files_hold_what_was_found(folders, tables, tmp_path, capsys):
+    found = write_evaluation(tmp_path / "out", folders, OWN, SAME, ["a note"])
+    assert found == evaluate(tables, OWN, SAME, ["a note"])
+    manifest = read_manifest(tmp_path / "out", "evaluate")
+    assert set(manifest.files) == {"cross_evaluation.csv", "cross_evaluation.png", "losses_by.csv"}
+    assert manifest.inputs["losses-large"] == fingerprint(folders["large"])
+    assert (manifest.counts["finding"], manifest.counts["notes"]) == (list(found.finding), ["a note"])
+    written = list(csv.DictReader(io.StringIO((tmp_path / "out/cross_evaluation.csv").read_text())))
+    assert [float(row["mean loss"]) for row in written] == [cell.mean for cell in found.cells]
+    assert (tmp_path / "out/cross_evaluation.png").read_bytes().startswith(b"\x89PNG")
+    print_evaluation(found)
+    said = " ".join(capsys.readouterr().out.split())
+    for cell in found.cells:
+        assert f"{100 * cell.mean:.2f} ± {100 * cell.sd:.2f}" in said
+    assert "does not hold here" in said
+    assert "a note" in said
+
+
+def test_unfinished_losses_are_refused_and_earlier_files_stay(folders, tmp_path):
+    write_evaluation(tmp_path / "out", folders, OWN, SAME)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (folders["large"] / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="expected a finished losses artifact"):
+        write_evaluation(tmp_path / "out", folders, OWN, SAME)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize(("encoders", "lms"), [(1, 1), (3, 3), (1, 12), (12, 2)])
+def test_the_picture_of_any_number(encoders, lms):
+    draw = np.random.default_rng(0)
+    mean = draw.uniform(0.01, 0.03, (encoders, lms))
+    names = [f"number {i} $x_ {'long ' * i}" for i in range(12)]
+    own = np.eye(encoders, lms, dtype=bool)
+    drawn = [figures.cross_evaluation(mean, mean / 3, own, names[:encoders], names[:lms]) for _ in range(2)]
+    assert figures.png(drawn[0]) == figures.png(drawn[1])
+    figure = drawn[0]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == [f"{100 * value:.2f} ± {100 * value / 3:.2f}" for value in mean.ravel()]
+    assert len(figure.axes[0].patches) == own.sum()

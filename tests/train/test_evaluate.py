@@ -1,0 +1,108 @@
+"""The loss of each pattern against float64 loops over pixels, and masks that are the same for every encoder."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from apmae.model.mae import APMAE
+from apmae.patterns.patterns import Patterns
+from apmae.train.evaluate import hidden, pattern_losses
+
+SIZE, PATCH, GRID, PATCHES = 32, 8, 4, 10
+
+
+@pytest.fixture
+def mae(tiny_train):
+    def make(seed=0, **model):
+        return APMAE(tiny_train(model=model).model, seed=seed).eval()
+
+    return make
+
+
+def by_hand(mae, patterns, number, masking):
+    """The two losses of one pattern, pixel by pixel of the square picture."""
+    picture = patterns.scaled(mae.config.scaling)[number].astype(np.float64)
+    with torch.no_grad():
+        predicted = mae(mae.scale(patterns), masking).predicted[number].double().numpy()
+    rows, columns = np.tril_indices(GRID)
+    real, every = [], []
+    for place, patch in enumerate(masking.masked[number].tolist()):
+        for i in range(PATCH):
+            for j in range(PATCH):
+                query, key = rows[patch] * PATCH + i, columns[patch] * PATCH + j
+                error = (predicted[place, i * PATCH + j] - picture[query, key]) ** 2
+                every.append(error)
+                if key <= query:
+                    real.append(error)
+    return np.mean(real), np.mean(every)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.8])
+@pytest.mark.parametrize("model", [{}, {"decoder_input": "cls"}, {"scaling": "raw"}, {"grid": "square"}])
+def test_losses_are_mean_squared_errors_over_hidden_pixels(mae, small_patterns, model, ratio):
+    encoder = mae(**model)
+    found = pattern_losses(encoder, small_patterns, mask_ratio=ratio, seed=4)
+    masking = hidden(small_patterns, PATCHES, round(PATCHES * ratio), 4)
+    wanted = [by_hand(encoder, small_patterns, number, masking) for number in range(len(small_patterns))]
+    assert len(found.loss) == len(small_patterns) > 20
+    np.testing.assert_allclose(found.loss, [loss for loss, _ in wanted], rtol=1e-5)
+    np.testing.assert_allclose(found.published_loss, [loss for _, loss in wanted], rtol=1e-5)
+    assert np.std(found.loss) > 0
+
+
+def test_losses_are_the_ones_that_training_minimises(mae, small_patterns):
+    """Training's is the mean over all hidden real pixels of a batch: patterns weighted by how many they have."""
+    encoder = mae()
+    masking = hidden(small_patterns, PATCHES, 5, 0)
+    with torch.no_grad():
+        trained = encoder(encoder.scale(small_patterns), masking)
+    rows, columns = np.tril_indices(GRID)
+    real = np.where(rows == columns, PATCH * (PATCH + 1) // 2, PATCH * PATCH)
+    weights = real[masking.masked.numpy()].sum(1)
+    found = pattern_losses(encoder, small_patterns)
+    assert np.average(found.loss, weights=weights) == pytest.approx(float(trained.loss), rel=1e-5)
+    assert found.published_loss.mean() == pytest.approx(float(trained.published_loss), rel=1e-5)
+
+
+def test_a_loss_does_not_depend_on_what_else_is_measured(mae, small_patterns):
+    encoder = mae()
+    every = pattern_losses(encoder, small_patterns)
+    order = np.random.default_rng(0).permutation(len(small_patterns))
+    np.testing.assert_allclose(pattern_losses(encoder, small_patterns[order]).loss, every.loss[order], rtol=1e-5)
+    np.testing.assert_allclose(pattern_losses(encoder, small_patterns[3:7]).loss, every.loss[3:7], rtol=1e-5)
+    many = Patterns.concatenate([small_patterns] * (129 // len(small_patterns) + 1))
+    np.testing.assert_allclose(
+        pattern_losses(encoder, many).loss.reshape(-1, len(small_patterns)),
+        every.loss[None].repeat(len(many) // len(small_patterns), 0),
+        rtol=1e-5,
+    )  # more than are seen at once
+    assert not np.allclose(pattern_losses(encoder, small_patterns, seed=1).loss, every.loss)
+    assert len(pattern_losses(encoder, small_patterns[:0]).loss) == 0
+
+
+def test_masks_are_the_patterns_own_and_grow_with_the_ratio(small_patterns):
+    few, many = (hidden(small_patterns, PATCHES, masked, 7) for masked in (3, 6))
+    alone = hidden(small_patterns[5], PATCHES, 3, 7)
+    assert torch.equal(alone.masked[0], few.masked[5])
+    for number in range(len(small_patterns)):
+        visible, masked = few.visible[number].tolist(), few.masked[number].tolist()
+        assert sorted(visible + masked) == list(range(PATCHES))
+        assert set(masked) < set(many.masked[number].tolist())
+
+
+@pytest.mark.parametrize("axis", ["prompt", "layer", "head"])
+def test_masks_differ_by_prompt_layer_and_head(axis):
+    places = {name: np.arange(8) if name == axis else np.zeros(8, int) for name in ("prompt", "layer", "head")}
+    masked = hidden(Patterns(torch.zeros(8, 3, 4, 4), 8, **places), PATCHES, 5, 0).masked
+    assert len({frozenset(row) for row in masked.tolist()}) > 4
+
+
+def test_every_patch_is_hidden_equally_often():
+    count = 2000
+    patterns = Patterns(
+        torch.zeros(count, 3, 4, 4), 8, prompt=np.arange(count), layer=np.full(count, 1), head=np.full(count, 2)
+    )
+    often = Counter(hidden(patterns, PATCHES, 5, 0).masked.flatten().tolist())
+    assert all(abs(often[patch] - count / 2) < 5 * np.sqrt(count / 4) for patch in range(PATCHES))
