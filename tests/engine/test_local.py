@@ -276,6 +276,10 @@ def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, 
     counts = read_manifest(second, "train").counts
     used = sum(prompt.outcome != "incorrect" for prompt in local.load_prompts(prompts))
     assert 0 < used < 8
+    # the buffer of 256 patterns takes forwards of 8 prompts or fewer, 12 patterns each, until there is no room for one
+    asked = counts.pop("asked")
+    assert counts.pop("correct") == asked, "these prompts were drawn with the same model"
+    assert counts.pop("epochs") == -(-asked // used)
     assert counts == {"steps": 4, "prompts": used, "parameters": APMAE(config.model).num_parameters}
 
 

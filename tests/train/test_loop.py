@@ -298,6 +298,15 @@ class Stopping:
             raise KeyboardInterrupt
         return self.source.batch(step)
 
+    def state(self):
+        return self.source.state()
+
+    def restore(self, state):
+        self.source.restore(state)
+
+    def counts(self):
+        return self.source.counts()
+
 
 @pytest.mark.parametrize("stops", [(3,), (5,), (6, 11), (1, 2, 3, 9)])
 @pytest.mark.parametrize("crop", [0.0, 0.5])
@@ -385,16 +394,16 @@ from apmae.train.source import ArraySource
 folder, hang = Path(sys.argv[1]), int(sys.argv[2])
 config = train_recipe("debug")
 patterns, _ = planted(6, size=64)
-source = ArraySource(patterns, config.batch_size, config.seed)
 
-class Hanging:
+class Hanging(ArraySource):
     def batch(self, step):
         if step == hang:
             (folder / "hanging").touch()
             time.sleep(600)
-        return source.batch(step)
+        return super().batch(step)
 
-fit(config, Hanging(), folder=folder).save_pretrained(folder / "encoder")
+source = Hanging(patterns, config.batch_size, config.seed)
+fit(config, source, folder=folder).save_pretrained(folder / "encoder")
 """
 
 

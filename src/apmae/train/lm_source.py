@@ -6,7 +6,7 @@ whenever it has room for a whole one, so that what a step draws depends on count
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -181,7 +181,7 @@ class LMSource:
             self._thread.shutdown()
             self._thread = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LMSource":
         return self
 
     def __exit__(self, *_: object) -> None:
