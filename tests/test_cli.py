@@ -144,6 +144,37 @@ def test_prompts_from_a_folder_need_no_model(apmae_command, tmp_path):
     assert {prompt.path for prompt in prompts} == {"src/A.java"}
 
 
+def test_what_is_short_says_which_settings_would_give_more(apmae_command, tmp_path):
+    (tmp_path / "src").mkdir()
+    for name in "ABCDEFGH":
+        (tmp_path / "src" / f"{name}.java").write_text("class A {\n" + "    int field = 1;\n" * 30 + "}\n")
+    command = ("prompts", "src", "--tasks", "numeric_literal", "--per-task", 30, "--out", "p.parquet")
+    result = apmae_command(*command, "--set", "split=train", "--set", "per_file=3", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (said,) = [line for line in result.stdout.splitlines() if line.startswith("  for more: ")]
+    ways = said.split(", or ")[1:]
+    assert [way.split(",")[0] for way in ways] == ["--set split=all", "a larger per_file", "--set similar=1"]
+    more = apmae_command(*command, "--set", "similar=1", "--overwrite", cwd=tmp_path)
+    assert more.stdout.splitlines()[0] == "30 prompts in p.parquet"
+    assert "short" not in more.stdout
+
+
+def test_run_says_what_is_short(real_study, apmae_command, tmp_path):
+    shutil.copytree(real_study.folder, tmp_path / "mine")
+    study = real_study.config.model_copy(update={"out": Path("mine")})
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    whole = apmae_command("run", "mine.yaml", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    assert "short:" not in whole.stdout
+    manifest = tmp_path / "mine" / "prompts.manifest.json"
+    noted = read_json(manifest)
+    noted["counts"]["short"] = ["eol: 3 of 6 prompts found"]
+    manifest.write_text(json.dumps(noted))
+    result = apmae_command("run", "mine.yaml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "prompts: fewer than asked for\n  short: eol: 3 of 6 prompts found\n  for more: " in result.stdout
+
+
 def test_prompts_of_circuits(apmae_command, tmp_path):
     command = ["prompts", "circuit:induction", "circuit:docstring", "--lm", "bundled", "--per-task", 5]
     result = apmae_command(*command, "--out", "p.parquet", cwd=tmp_path)

@@ -15,7 +15,7 @@ from apmae.corpus.sources import list_sources
 from apmae.errors import CaptureError, SourceError
 from apmae.lm import outcome
 from apmae.lm.outcome import answer, draw_prompts, pad, shortfalls, window_of, with_outcomes
-from apmae.prompts.prompt import Prompt
+from apmae.prompts.prompt import Prompt, split_of
 
 TEXTS = [
     ("class A {\n    int total = 0;\n    void add(int n) { total += n", ";", " }\n}\n"),
@@ -106,10 +106,12 @@ def log_probability(lm, ids, span):
     return total
 
 
-@pytest.mark.parametrize("keeps_logits", [True, False])
-def test_a_span_is_scored_as_greedy_decoding_would_go(bundled_lm, keeps_logits):
+@pytest.mark.parametrize("keeps", ["positions", "the last", "all"])
+def test_a_span_is_scored_as_greedy_decoding_would_go(bundled_lm, monkeypatch, keeps):
     lm = replace(bundled_lm)
-    lm.__dict__["keeps_logits"] = keeps_logits
+    lm.__dict__["keeps_logits"] = keeps != "all"
+    if keeps == "the last":  # as accelerate notes it on a model over two devices
+        monkeypatch.setattr(lm.model, "hf_device_map", {"model": 0, "lm_head": 1}, raising=False)
     first = [window_of(lm, prompt_of(*text), 64) for text in SPANS]
     # beside the written spans, those that the model itself would write: half of the cases are exact
     own = [replace(item, completion=tuple(greedy(bundled_lm, item.ids, 7))) for item in first]
@@ -256,6 +258,31 @@ def test_what_goes_wrong_while_building_is_raised(bundled_lm, tmp_path):
         draw_prompts(bundled_lm, list_sources([tmp_path / "A.java"], suffixes=(".java",)), config, rejected=Counter())
 
 
+def test_a_model_that_fails_does_not_wait_for_all_files(bundled_lm, tmp_path, monkeypatch):
+    """The next batch may lie far ahead, here behind files that have no span of the task."""
+    (tmp_path / "plenty").mkdir()
+    for number in range(20):
+        (tmp_path / "plenty" / f"A{number}.java").write_text(f"class A{number} {{ int x = {number}; }}\n")
+    (tmp_path / "none").mkdir()
+    for number in range(400):
+        (tmp_path / "none" / f"B{number}.java").write_text(f"class B{number} {{ }}\n")
+    plenty, none = (list_sources([tmp_path / name], suffixes=(".java",)) for name in ("plenty", "none"))
+    monkeypatch.setattr("apmae.prompts.sampling.in_order", lambda files, seed: files)
+    read = []
+    noted = [replace(handle, _open=lambda handle=handle: read.append(1) or handle._open()) for handle in none]
+
+    def fail(*_, **__):
+        while len(read) < 30:  # the builder is among them
+            sleep(0.01)
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(outcome, "answer", fail)
+    config = PromptsConfig(per_task=20, tasks=("numeric_literal",), outcome="any", length=64, similar=1)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        draw_prompts(bundled_lm, [*plenty, *noted], config, rejected=Counter())
+    assert len(read) < 200
+
+
 def test_what_cannot_be_filled_is_said(bundled_lm, tmp_path):
     (tmp_path / "A.java").write_text("class A {\n    int x = 1;\n}\n")
     config = PromptsConfig(per_task=50, tasks=("eol", "boolean_literal"), outcome="balanced", length=64)
@@ -266,6 +293,8 @@ def test_what_cannot_be_filled_is_said(bundled_lm, tmp_path):
         f"eol: {found['correct']} of 25 correct, {found['incorrect']} of 25 incorrect found",
         "boolean_literal: 0 of 25 correct, 0 of 25 incorrect found",
     ]
+    strict = config.model_copy(update={"outcome": "correct"})
+    assert shortfalls([], strict)[0] == "eol: 0 of 50 correct prompts found"
     loose = config.model_copy(update={"outcome": "any"})
     assert shortfalls(prompts, loose) == [
         f"eol: {len(prompts)} of 50 prompts found",
@@ -276,5 +305,10 @@ def test_what_cannot_be_filled_is_said(bundled_lm, tmp_path):
 def test_no_prompt_at_all_is_an_error(bundled_lm, tmp_path):
     (tmp_path / "A.java").write_text("class A {}\n")
     config = PromptsConfig(per_task=2, tasks=("boolean_literal",), outcome="balanced", length=64)
-    with pytest.raises(SourceError, match="expected prompts from 1 files, found none"):
+    with pytest.raises(SourceError, match=r"from 1 files, found none \(no_span: 1\).*outcome to 'any'"):
         draw_prompts(bundled_lm, list_sources([tmp_path], suffixes=(".java",)), config, rejected=Counter())
+    loose = config.model_copy(update={"outcome": "any", "split": "train"})
+    (handle,) = list_sources([tmp_path], suffixes=(".java",))
+    others = [replace(handle, path=f"a/{n}.java") for n in range(9) if split_of(f"a/{n}.java") == "atlas"]
+    with pytest.raises(SourceError, match=r"found none \(none in this split\); give other source files$"):
+        draw_prompts(bundled_lm, others, loose, rejected=Counter())

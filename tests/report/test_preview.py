@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from apmae.prompts.prompt import Prompt
+from apmae.prompts.prompt import Answer, Prompt
 from apmae.report.preview import LINES, print_prompts, readable
 
 GIVEN = {"id": "a", "task": "eol", "language": "java", "path": "x/A.java", "split": "train", "line": 7, "start": 3}
@@ -34,6 +34,13 @@ def test_a_prompt_as_a_person_reads_it():
         "2/2  eol  java  no model asked  x/A.java:7  train  id b\n"
         "a\nb\n⟦c⟧  (no right context)\n"
         "counterfactual: a\nd\n\n\n"
+    )
+
+
+def test_what_a_model_answered_is_said():
+    answer = Answer("\x1b[2J", False, 0.25, 0.1, 0.1, 1.0)
+    assert shown(prompt(outcome="incorrect", answer=answer)).startswith(
+        "1/1  eol  java  incorrect  x/A.java:7  train  id a  answered \u241b[2J at 25%\n"
     )
 
 

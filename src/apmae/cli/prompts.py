@@ -87,19 +87,34 @@ def prompts(
 
     model = load(lm, device, dtype, infill) if lm else None
     if out is None:
-        _preview(local.preview_prompts(sources, config, lm=model), count)
+        # the first prompts are the same ones, and a model is not asked about thousands to show a few
+        config = config.model_copy(update={"per_task": min(config.per_task, 2 * count)})
+        _preview(local.preview_prompts(sources, config, lm=model)[:count], count)
         return
     counts = local.make_prompts(sources, out, config, lm=model, overwrite=overwrite)
     if preview:
         _preview(local.load_prompts(out), count)
     say(f"{sum(sum(found.values()) for found in counts['prompts'].values())} prompts in {out}")
+    say_short(counts, config)
+    if counts["rejected"]:
+        say("  not used: " + ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items()))
+
+
+def say_short(counts: dict[str, Any], config: Any) -> None:
+    """Which tasks have too few prompts, and which settings would give more."""
     for line in counts["short"]:
         say(f"  short: {line}")
     if counts["short"]:
-        any_ = ", or --outcome any, which takes what comes" if config.outcome != "any" else ""
-        say(f"  for more: give more source files or a smaller --per-task{any_}")
-    if counts["rejected"]:
-        say("  not used: " + ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items()))
+        ways = ["give more source files or a smaller --per-task"]
+        if config.outcome != "any":
+            ways.append("--outcome any, which takes what comes")
+        if config.split != "all":
+            ways.append("--set split=all, which leaves no file out")
+        if config.per_file is not None:
+            ways.append("a larger per_file")
+        if counts["rejected"].get("near_identical"):
+            ways.append("--set similar=1, which keeps windows that are much alike")
+        say(f"  for more: {', or '.join(ways)}")
 
 
 def _own_prompts(path: Path, out: Path | None, shown: int, *, asked: bool) -> None:

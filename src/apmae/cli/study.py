@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from apmae.cli.options import OverwriteOption, SeedOption
+from apmae.cli.options import OverwriteOption, SeedOption, say
+from apmae.cli.prompts import say_short
 from apmae.errors import ConfigError
 
 
@@ -45,8 +46,17 @@ def run(
 
 
 def _study(config: Any, overwrite: bool) -> None:
+    from apmae.artifacts import manifest_path, read_manifest
     from apmae.engine.local import run_study
     from apmae.report.terminal import print_study
 
     page = run_study(config, overwrite=overwrite)
     print_study(config.out, page)
+    for name, drawn in (("prompts", config.prompts), ("train-prompts", config.train_prompts)):
+        path = config.out / f"{name}.parquet"
+        if drawn is None or not manifest_path(path).is_file() or config.sources[0].endswith((".jsonl", ".parquet")):
+            continue
+        counts = read_manifest(path, "prompts").counts
+        if counts["short"]:
+            say(f"\n{name}: fewer than asked for")
+            say_short(counts, drawn)

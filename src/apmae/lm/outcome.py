@@ -4,8 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
+from threading import Event
 from typing import Any
 
 import torch
@@ -18,12 +20,12 @@ from apmae.lm.load import LM
 from apmae.progress import Advance
 from apmae.prompts.fim import Window, window
 from apmae.prompts.prompt import Answer, Prompt
-from apmae.prompts.sampling import Quota, candidates
+from apmae.prompts.sampling import Quota, candidates, said_of
 
 _WIDTH = 16
 """Candidates scored at once."""
 LONGEST_SPAN = 64
-"""Tokens of the longest completion that is scored whole. Of the bundled sources' spans 99.9 % are shorter."""
+"""Tokens of the longest completion that is scored whole. Of 10 462 spans of the bundled sources one is longer."""
 _MOST_LOGITS = 2**28
 """Logits of one forward: 1 GB in fp32. More prompts than that go in halves."""
 _PATIENCE = 40
@@ -91,17 +93,16 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
     # what is asked for at each position: the completion's tokens, of which all but the last are read as well
     asked = [item.completion if spans and _room(lm, item) else item.completion[:1] for item in windows]
     where = [range(len(item.ids) - 1, len(item.ids) - 1 + len(want)) for item, want in zip(windows, asked, strict=True)]
-    kept = sorted(set().union(*where))
+    kept = _kept(lm, where)
     vocabulary = lm.model.config.get_text_config().vocab_size
     if len(windows) > 1 and len(windows) * len(kept) * vocabulary > _MOST_LOGITS:
         half = len(windows) // 2
         return answer(lm, windows[:half], spans=spans) + answer(lm, windows[half:], spans=spans)
     ids, mask = pad([(*item.ids, *want[:-1]) for item, want in zip(windows, asked, strict=True)], lm.pad_id)
-    inputs = {"input_ids": ids.to(lm.device), "attention_mask": mask.to(lm.device), "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": ids.to(lm.device), "attention_mask": mask.to(lm.device), "use_cache": False}
     if lm.keeps_logits:  # the logits of other positions are the largest array of the forward
-        logits = lm.model(**inputs, logits_to_keep=torch.tensor(kept, device=lm.device)).logits
-    else:
-        logits, kept = lm.model(**inputs).logits, range(ids.shape[1])
+        inputs["logits_to_keep"] = len(kept) if isinstance(kept, range) else torch.tensor(kept, device=lm.device)
+    logits = lm.model(**inputs).logits
     places = {position: place for place, position in enumerate(kept)}
     rows = [row for row, positions in enumerate(where) for _ in positions]
     columns = [places[position] for positions in where for position in positions]
@@ -129,6 +130,17 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
             )
         )
     return answers
+
+
+def _kept(lm: LM, where: Sequence[range]) -> Sequence[int]:
+    """Positions whose logits the model gives: a range if they are the last."""
+    longest = max(positions.stop for positions in where)
+    if not lm.keeps_logits:
+        return range(longest)
+    asked = sorted(set().union(*where))
+    # accelerate moves positions to the first device of a model that is spread, but hidden states are on the last
+    spread = len(set(getattr(lm.model, "hf_device_map", {}).values())) > 1
+    return range(asked[0], longest) if spread else asked
 
 
 def _room(lm: LM, item: Window) -> bool:
@@ -185,19 +197,21 @@ def draw_prompts(
     quota = Quota(config)
     tried: Counter[str] = Counter()
     limit = _PATIENCE * config.per_task
+    stopped = Event()
     drawn = candidates(
         files,
         config,
         tokenizer=lm.backend_tokenizer,
         rejected=rejected,
-        wants=lambda task: quota.wants(task) and tried[task] < limit,
+        wants=lambda task: not stopped.is_set() and quota.wants(task) and tried[task] < limit,
     )
 
     def build() -> list[tuple[Prompt, Window]]:
         return [(prompt, window_of(lm, prompt, config.length)) for prompt in islice(drawn, _WIDTH)]
 
     accepted: list[Prompt] = []
-    with ThreadPoolExecutor(1, "prompts") as builder:
+    with ThreadPoolExecutor(1, "prompts") as builder, ExitStack() as leaving:
+        leaving.callback(stopped.set)  # else a Ctrl-C, or a model that fails, waits for a batch: perhaps for all files
         following = builder.submit(build)
         while batch := following.result():
             # The next batch is built while the model answers this one. It is done before this one counts, so that what
@@ -215,7 +229,10 @@ def draw_prompts(
                 else:
                     rejected[f"surplus_{said.outcome}"] += 1
     if not accepted:
-        raise SourceError(f"expected prompts from {len(files)} files, found none; rejected: {dict(rejected)}")
+        any_ = ", or set outcome to 'any', which takes what comes" if config.outcome != "any" else ""
+        raise SourceError(
+            f"expected prompts from {len(files)} files, found none ({said_of(rejected)}); give other source files{any_}"
+        )
     counts = {
         "files": len(files),
         "prompts": quota.counts(),
@@ -235,7 +252,8 @@ def shortfalls(prompts: Iterable[Prompt], config: PromptsConfig) -> list[str]:
         if wanted is None:
             count = sum(n for (name, _), n in found.items() if name == task)
             if count < config.per_task:
-                lines.append(f"{task}: {count} of {config.per_task} prompts found")
+                kind = "correct prompts" if config.outcome == "correct" else "prompts"
+                lines.append(f"{task}: {count} of {config.per_task} {kind} found")
             continue
         short = [f"{found[task, o]} of {n} {o}" for o, n in wanted.items() if found[task, o] < n]
         if short:

@@ -319,7 +319,7 @@ def _prompt(words: _Words, draft: _Draft, number: int, seed: int) -> Prompt:
         task=name,
         language=words.data["language"],
         path=path,
-        split=split_of(path, seed) if draft.template is None else _split(draft.template, words, seed),
+        split=split_of(path) if draft.template is None else _split(draft.template, words),
         line=draft.prefix.count("\n") + 1,
         start=len(draft.prefix),
         prefix=draft.prefix,
@@ -332,10 +332,10 @@ def _prompt(words: _Words, draft: _Draft, number: int, seed: int) -> Prompt:
     )
 
 
-def _split(template: str, words: _Words, seed: int) -> str:
+def _split(template: str, words: _Words) -> str:
     """As ``split_of``, but of so few templates one at least is held out."""
     numbers = [str(index + 1) for index in range(len(words.data["templates"]))]
-    order = sorted(numbers, key=lambda number: unit_hash(seed, "split", words.name, number))
+    order = sorted(numbers, key=lambda number: unit_hash(0, "split", words.name, number))
     return "held_out" if template in order[: max(round(SPLITS["held_out"] * len(order)), 1)] else "train"
 
 

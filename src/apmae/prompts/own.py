@@ -118,7 +118,7 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
         language=own.language,
         path=origin,
         repository=own.repository,
-        split=own.split or split_of(own.repository or own.path or own.group or origin, 0),
+        split=own.split or split_of(own.repository or own.path or own.group or origin),
         line=own.line if own.line is not None else own.prompt.count("\n") + 1,
         start=own.start if own.start is not None else len(own.prompt),
         prefix=own.prompt,

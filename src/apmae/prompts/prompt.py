@@ -73,16 +73,15 @@ class Prompt:
     """Completions that the right ones compete with; where there is a counterfactual, the first is right for it."""
 
 
-def split_of(unit: str, seed: int) -> str:
+def split_of(unit: str) -> str:
     """Which split a file, or a repository with all its files, belongs to.
 
-    It depends on nothing but the arguments, so that no draw, from whatever other files, puts it elsewhere.
+    It depends on nothing but the name, no seed either, so that no draw puts it elsewhere.
 
     Args:
         unit: the repository's folder, or the file's path where no repository is known.
-        seed: of the draw.
     """
-    place = unit_hash(seed, "split", unit)
+    place = unit_hash(0, "split", unit)
     for name in ("held_out", "atlas"):
         if place < SPLITS[name]:
             return name

@@ -130,7 +130,7 @@ def candidates(
         check_plain(tokenizer)
         offsets = offsets_of(tokenizer)
     sentinels = spelled(tokenizer)
-    waiting = in_order([handle for handle in files if config.split in ("all", _split(handle, config))], config.seed)
+    waiting = in_order([handle for handle in files if config.split in ("all", _split(handle))], config.seed)
     windows = Windows(config.length, config.similar, config.seed)
 
     def wanted() -> list[str]:
@@ -255,7 +255,7 @@ def _prompt(handle: SourceHandle, text: str, span: Span, task: str, config: Prom
         language=config.language,
         path=handle.path,
         repository=handle.repository,
-        split=_split(handle, config),
+        split=_split(handle),
         line=text.count("\n", 0, span.start) + 1,
         start=span.start,
         prefix=tail(text[: span.start], limit),
@@ -264,8 +264,13 @@ def _prompt(handle: SourceHandle, text: str, span: Span, task: str, config: Prom
     )
 
 
-def _split(handle: SourceHandle, config: PromptsConfig) -> str:
-    return split_of(handle.repository or handle.path, config.seed)
+def said_of(rejected: Counter[str]) -> str:
+    """Why no prompt was found, for a message."""
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted((+rejected).items())) or "none in this split"
+
+
+def _split(handle: SourceHandle) -> str:
+    return split_of(handle.repository or handle.path)
 
 
 def build_prompts(
@@ -296,6 +301,5 @@ def build_prompts(
     drawn = candidates(files, config, tokenizer=tokenizer, rejected=rejected, wants=quota.wants)
     prompts = [prompt for prompt in drawn if quota.offer(prompt)]
     if not prompts:
-        why = ", ".join(f"{reason}: {count}" for reason, count in sorted((+rejected).items())) or "none in this split"
-        raise SourceError(f"expected spans to draw prompts from in {len(files)} files, found none ({why}); give others")
+        raise SourceError(f"expected prompts from {len(files)} files, found none ({said_of(rejected)}); give others")
     return prompts, {"files": len(files), "prompts": quota.counts(), "rejected": dict(sorted((+rejected).items()))}

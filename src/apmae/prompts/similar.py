@@ -1,5 +1,6 @@
 """Windows that are nearly the same as an earlier one's, such as copies of a file or spans side by side. Torch-free."""
 
+import hashlib
 import re
 
 from rensa import RMinHash, RMinHashDeduplicator  # pyright: ignore[reportAttributeAccessIssue]
@@ -23,7 +24,7 @@ class Windows:
 
     Args:
         length: tokens of a window.
-        similar: from which share on two windows are nearly the same.
+        similar: from which share on two windows are nearly the same; 1 takes windows for the same only if they are.
         seed: of the hashes.
     """
 
@@ -32,6 +33,7 @@ class Windows:
         self._chars = _CHARS_PER_TOKEN * length
         self._seed = subseed(seed, "windows") & 0xFFFFFFFF
         self._seen: dict[str, RMinHashDeduplicator] = {}
+        self._same: set[bytes] = set()
 
     def add(self, prompt: Prompt) -> bool:
         """Remember a prompt's window unless one nearly the same is there.
@@ -39,7 +41,12 @@ class Windows:
         Returns:
             Whether it is new among the prompts of its task.
         """
-        words = _WORD.findall(self._text(prompt))
+        text = self._text(prompt)
+        if self._similar == 1:  # an estimate of 1 is not yet the same, and shingles do not count repeats
+            known = len(self._same)
+            self._same.add(hashlib.sha256(f"{prompt.task}\x1f{text}".encode()).digest())
+            return len(self._same) > known
+        words = _WORD.findall(text)
         shingles = [" ".join(words[at : at + _WORDS]) for at in range(max(len(words) - _WORDS + 1, 1))]
         sketch = RMinHash(_PERMUTATIONS, self._seed)
         sketch.update(shingles)

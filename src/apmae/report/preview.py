@@ -69,6 +69,8 @@ def _readable(character: str, breaks: bool) -> str:
 def _heading(prompt: Prompt, number: int, total: int) -> Text:
     said = [prompt.task, prompt.language, prompt.outcome or "no model asked", f"{prompt.path}:{prompt.line}"]
     said += [prompt.split, f"id {prompt.id}", *([f"group {prompt.group}"] if prompt.group is not None else [])]
+    if prompt.answer is not None:
+        said.append(f"answered {prompt.answer.predicted} at {prompt.answer.max_probability:.0%}")
     task, *rest = (readable(text[:_SPAN], breaks=False) for text in said)
     return Text.assemble((f"{number}/{total}  ", "dim"), (task, "bold cyan"), (f"  {'  '.join(rest)}", "dim"))
 
