@@ -10,6 +10,7 @@ added to its reference points, under the same cluster, so that short prompts can
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import FAMILIES, planted
 from apmae.schema import SCORES
 from apmae.seeding import generator
+from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS, fit
-from apmae.train.source import ArraySource, LMSource
+from apmae.train.source import ArraySource
 
 _PLANTED_SHARE = 0.1875  # 12 of a batch of 64
 _POINTS = 12_000  # of full patterns, and as many of shorter ones: about 10 MB
@@ -45,6 +47,18 @@ class MixedSource:
     def batch(self, step: int) -> Patterns:
         """The patterns of a step."""
         return Patterns.concatenate([self._real.batch(step), self._made.batch(step)])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """That of the real patterns; planted ones follow from the step."""
+        return self._real.state()
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
+        self._real.restore(state)
+
+    def counts(self) -> dict[str, int]:
+        """Those of the real patterns."""
+        return self._real.counts()
 
 
 def planted_patterns(per_family: int, seed: int) -> Patterns:
@@ -68,6 +82,8 @@ def make_encoder(source: str, work: Path, config: TrainConfig, count: int) -> No
         length=config.model.pattern_size,
         batch_size=config.batch_size - made,
         seed=config.seed,
+        buffer=config.buffer,
+        batch_prompts=config.batch_prompts,
     )
     source_ = MixedSource(real, ArraySource(planted_patterns(100, config.seed), made, config.seed))
     mae = fit(config, source_, folder=work)

@@ -240,6 +240,16 @@ class TrainConfig(Config):
     long: Literal["pool", "crop"] = "pool"
     """What becomes of windows with more tokens than a pattern has rows, as in :class:`EncodeConfig`."""
 
+    outcome: Literal["correct", "any"] = "correct"
+    """Train on prompts that the language model answers correctly (the paper's way), or on all."""
+
+    buffer: int = Field(default=16_384, ge=1)
+    """Patterns that wait to be drawn, so that a batch mixes many prompts, layers and heads: 73.7 kB each at 256 tokens,
+    1.2 GB by default. That is 91 prompts of a model of 30 layers and 24 heads."""
+
+    batch_prompts: int = Field(default=8, ge=1)
+    """Prompts a forward of the language model, at most."""
+
     crop: float = Field(default=0.0, ge=0, le=1)
     """Share of patterns cut to a random shorter prompt, so that the encoder knows short ones. Not in the paper."""
 

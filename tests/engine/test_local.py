@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+import torch
 
 import apmae
 from apmae import bundled, recipes
@@ -276,15 +277,30 @@ def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, 
     counts = read_manifest(second, "train").counts
     used = sum(prompt.outcome != "incorrect" for prompt in local.load_prompts(prompts))
     assert 0 < used < 8
+    # the buffer of 256 patterns takes forwards of 8 prompts or fewer, 12 patterns each, until there is no room for one
+    asked = counts.pop("asked")
+    assert counts.pop("correct") == asked, "these prompts were drawn with the same model"
+    assert counts.pop("epochs") == -(-asked // used)
     assert counts == {"steps": 4, "prompts": used, "parameters": APMAE(config.model).num_parameters}
 
 
 def test_training_leaves_out_what_the_model_gets_wrong(tmp_path, bundled_lm):
-    rows = [{"prompt": "int a = ", "completion": "1", "outcome": outcome} for outcome in ("correct", "incorrect", None)]
+    with torch.no_grad():
+        logits = bundled_lm.model(**bundled_lm.tokenizer("int a = ", return_tensors="pt")).logits
+    said = bundled_lm.tokenizer.decode(logits[0, -1].argmax())
+    rows = [
+        {"prompt": "int a = ", "completion": said, "outcome": outcome} for outcome in ("correct", "incorrect", None)
+    ]
     jsonl = tmp_path / "p.jsonl"
     jsonl.write_text("".join(json.dumps({**row, "id": str(i)}) + "\n" for i, row in enumerate(rows)))
     config = recipes.TRAIN["debug"].model_copy(update={"steps": 1, "batch_size": 4})
-    assert read_manifest(local.train_encoder(bundled_lm, jsonl, tmp_path / "a", config), "train").counts["prompts"] == 2
+    everything = config.model_copy(update={"outcome": "any"})
+    for out, settings, prompts in (("a", config, 2), ("b", everything, 3)):
+        folder = local.train_encoder(bundled_lm, jsonl, tmp_path / out, settings)
+        counts = read_manifest(folder, "train").counts
+        assert counts["prompts"] == prompts
+        assert counts["epochs"] == counts["asked"] // prompts > 1
+        assert counts["correct"] == counts["asked"], "this model says so, whatever the file does"
 
 
 def test_an_encoder_longer_than_the_models_inputs_is_refused(tmp_path, bundled_lm, real_study):

@@ -1,5 +1,6 @@
 """Checkpoints hold a run exactly, and only that run."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,13 +38,24 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path):
     train(*first, 0, 5)
     checkpoint.save(tmp_path, 5, *first, RUN)
     second = made(seed=1)
-    assert checkpoint.load(tmp_path, *second, RUN) == 5
+    assert checkpoint.load(tmp_path, *second, RUN) == (5, {})
     train(*second, 5, 12)
     for a, b in zip(straight[0].parameters(), second[0].parameters(), strict=True):
         assert torch.equal(a, b)
     for a, b in zip(straight[0].parameters(), second[0].parameters(), strict=True):
         for name in ("step", "exp_avg", "exp_avg_sq"):
             assert torch.equal(straight[1].state[a][name], second[1].state[b][name])
+
+
+def test_the_state_of_a_source_comes_back(tmp_path):
+    run = made()
+    train(*run, 0, 2)
+    state = {"cursor": np.array([3, 2**40]), "origins": np.arange(6).reshape(3, 2)}
+    checkpoint.save(tmp_path, 2, *run, RUN, state)
+    step, found = checkpoint.load(tmp_path, *made(seed=1), RUN)
+    assert step == 2 and found.keys() == state.keys()
+    for name, array in state.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
 
 
 def test_equal_runs_are_equal_bytes(tmp_path):
@@ -55,8 +67,8 @@ def test_equal_runs_are_equal_bytes(tmp_path):
 
 
 def test_no_checkpoint_is_step_0(tmp_path):
-    assert checkpoint.load(tmp_path, *made(), RUN) == 0
-    assert checkpoint.load(tmp_path / "none", *made(), RUN) == 0
+    assert checkpoint.load(tmp_path, *made(), RUN) == (0, {})
+    assert checkpoint.load(tmp_path / "none", *made(), RUN) == (0, {})
 
 
 @pytest.mark.parametrize(
@@ -104,4 +116,4 @@ def test_what_a_kill_left_while_writing_does_not_matter(tmp_path):
     train(*run, 0, 2)
     checkpoint.save(tmp_path, 2, *run, RUN)
     (tmp_path / f".{checkpoint.NAME}.123.tmp").write_bytes(b"half")
-    assert checkpoint.load(tmp_path, *made(), RUN) == 2
+    assert checkpoint.load(tmp_path, *made(), RUN) == (2, {})

@@ -130,7 +130,7 @@ def test_metrics_are_lines_of_json(tiny_train, small_patterns, tmp_path):
     fit(config, source, folder=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 5, 10, 11]
-    assert all(set(line) == {"step", "loss", "published_loss", "lr", "grad_norm"} for line in lines)
+    assert all(set(line) == {"step", "loss", "published_loss", "lr", "grad_norm", "epoch"} for line in lines)
     assert [line["lr"] for line in lines] == [learning_rate(config, line["step"]) for line in lines]
     model = APMAE(config.model, seed=config.seed)
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_patterns(tiny_tra
     assert steps == list(range(7)), "what was measured before is on disk"
 
     kept = APMAE(config.model, seed=0)
-    assert checkpoint.load(tmp_path, kept, loop._optimizer(kept, config), run_of(config)) == 5
+    assert checkpoint.load(tmp_path, kept, loop._optimizer(kept, config), run_of(config)) == (5, {})
     assert all(torch.isfinite(tensor).all() for tensor in kept.state_dict().values())
     fit(config, Breaking(small_patterns, -1, 0), folder=tmp_path)  # mended, the run goes on
     steps = [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()]
@@ -298,6 +298,15 @@ class Stopping:
             raise KeyboardInterrupt
         return self.source.batch(step)
 
+    def state(self):
+        return self.source.state()
+
+    def restore(self, state):
+        self.source.restore(state)
+
+    def counts(self):
+        return self.source.counts()
+
 
 @pytest.mark.parametrize("stops", [(3,), (5,), (6, 11), (1, 2, 3, 9)])
 @pytest.mark.parametrize("crop", [0.0, 0.5])
@@ -385,16 +394,16 @@ from apmae.train.source import ArraySource
 folder, hang = Path(sys.argv[1]), int(sys.argv[2])
 config = train_recipe("debug")
 patterns, _ = planted(6, size=64)
-source = ArraySource(patterns, config.batch_size, config.seed)
 
-class Hanging:
+class Hanging(ArraySource):
     def batch(self, step):
         if step == hang:
             (folder / "hanging").touch()
             time.sleep(600)
-        return source.batch(step)
+        return super().batch(step)
 
-fit(config, Hanging(), folder=folder).save_pretrained(folder / "encoder")
+source = Hanging(patterns, config.batch_size, config.seed)
+fit(config, source, folder=folder).save_pretrained(folder / "encoder")
 """
 
 

@@ -36,8 +36,8 @@ from apmae.prompts.sampling import build_prompts
 from apmae.report.page import write_report
 from apmae.schema import POINTS, SCORES
 from apmae.train import checkpoint
+from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS, fit
-from apmae.train.source import LMSource
 
 
 def make_prompts(
@@ -172,7 +172,8 @@ def train_encoder(lm: LM, prompts_path: Path, out: Path, config: TrainConfig, *,
 
     Args:
         lm: the language model.
-        prompts_path: prompts to train on; those known to be incorrect are left out (paper section 4).
+        prompts_path: prompts to train on; unless the config's ``outcome`` is "any", those that the model answers
+            incorrectly are left out (paper section 4).
         out: the encoder's folder.
         config: model and training.
         overwrite: replace an artifact made from something else.
@@ -187,24 +188,29 @@ def train_encoder(lm: LM, prompts_path: Path, out: Path, config: TrainConfig, *,
         length = check_length(lm, config.model.pattern_size, config.context)
         if not stage.resumed:  # a checkpoint that is there is another run's
             (out / checkpoint.NAME).unlink(missing_ok=True)
-        prompts = [prompt for prompt in load_prompts(prompts_path) if prompt.outcome != "incorrect"]
-        source = LMSource(
+        with LMSource(
             lm,
-            prompts,
+            load_prompts(prompts_path),
             heads=config.heads,
             length=length,
             batch_size=config.batch_size,
             seed=config.seed,
             size=config.model.pattern_size,
             long=config.long,
-        )
-        mae = fit(config, source, folder=out, device=str(lm.device))
+            buffer=config.buffer,
+            batch_prompts=config.batch_prompts,
+            outcome=config.outcome,
+        ) as source:
+            mae = fit(config, source, folder=out, device=str(lm.device))
+            counts, unseen = source.counts(), source.batch(config.steps)
         mae.save_pretrained(out)
-        write_table(out / "reconstructions.parquet", reconstructions(mae, source.batch(config.steps), seed=config.seed))
+        write_table(out / "reconstructions.parquet", reconstructions(mae, unseen, seed=config.seed))
         _reconstruction_picture(out)
         files = ["config.json", "model.safetensors", METRICS, "reconstructions.parquet", "reconstruction.png"]
         stage.add_files(files)
-        stage.finish({"steps": config.steps, "prompts": len(prompts), "parameters": mae.num_parameters})
+        read = {"prompts": len(source.prompts), "epochs": counts["epoch"]}
+        read |= {"asked": counts["asked"], "correct": counts["correct"]}
+        stage.finish({"steps": config.steps, **read, "parameters": mae.num_parameters})
         (out / checkpoint.NAME).unlink(missing_ok=True)
     return out
 

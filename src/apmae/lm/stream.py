@@ -55,7 +55,48 @@ def capture_prompts(
     for start in range(0, len(prompts), batch):
         chunk = prompts[start : start + batch]
         windows = [window_of(lm, prompt, length) for prompt in chunk]
-        limit: dict[str, Any] = {} if size is None or size >= length else {long: size}
-        with capture(lm.model, heads=heads, seed=seed, dtype=dtype, first_prompt=first + start, **limit) as tap:
-            answers = answer(lm, windows)
-        yield Captured(chunk, windows, answers, tap.patterns)
+        yield capture_batch(
+            lm,
+            chunk,
+            windows,
+            length=length,
+            size=size,
+            long=long,
+            heads=heads,
+            seed=seed,
+            first=first + start,
+            dtype=dtype,
+        )
+
+
+def capture_batch(
+    lm: LM,
+    prompts: Sequence[Prompt],
+    windows: Sequence[Window],
+    *,
+    length: int,
+    size: int | None = None,
+    long: str = "pool",
+    heads: Heads = "all",
+    seed: int = 0,
+    first: int = 0,
+    dtype: torch.dtype = torch.float16,
+) -> Captured:
+    """One forward: the patterns and answers of prompts whose windows are known.
+
+    Args:
+        lm: the model.
+        prompts: those of one forward.
+        windows: what the model sees of each.
+        length: most tokens of a window.
+        size: as for :func:`capture_prompts`, and so are the others.
+        long: "pool" or "crop".
+        heads: which heads.
+        seed: decides the draw of heads.
+        first: number of the first prompt.
+        dtype: of the log patterns.
+    """
+    limit: dict[str, Any] = {} if size is None or size >= length else {long: size}
+    with capture(lm.model, heads=heads, seed=seed, dtype=dtype, first_prompt=first, **limit) as tap:
+        answers = answer(lm, windows)
+    return Captured(prompts, windows, answers, tap.patterns)

@@ -1,4 +1,4 @@
-"""Checkpoints: weights, optimizer state and step in one safetensors file, replaced atomically. Never pickled.
+"""Checkpoints: weights, optimizer state, step and source in one safetensors file, replaced atomically. Never pickled.
 
 What the run was started with is kept beside them as JSON, so that a run never goes on from another one's weights.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -19,29 +20,48 @@ from apmae.errors import ArtifactError
 NAME = "checkpoint.safetensors"
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]) -> None:
-    """Write the state after ``step`` finished steps of a run, described by JSON values."""
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    run: Mapping[str, Any],
+    source: Mapping[str, ndarray] | None = None,
+) -> None:
+    """Write the state after ``step`` finished steps of a run, described by JSON values.
+
+    Args:
+        folder: where to; made if missing.
+        step: how many steps are finished.
+        model: its weights are kept.
+        optimizer: and its state.
+        run: what the run was started with.
+        source: the state of where patterns come from (``ResumableSource.state``).
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors |= {f"source.{name}": torch.from_numpy(array) for name, array in (source or {}).items()}
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # One entry: safetensors writes several in no fixed order, and equal runs should be equal bytes.
     metadata = {"apmae": json.dumps({"step": step, "run": run}, sort_keys=True)}
     write_through(folder / NAME, lambda path: save_file(cpu, path, metadata=metadata))
 
 
-def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]) -> int:
+def load(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]
+) -> tuple[int, dict[str, ndarray]]:
     """Restore a run.
 
     Returns:
-        How many steps were finished; 0 if there is no checkpoint.
+        How many steps were finished, 0 if there is no checkpoint; and the state of its source.
 
     Raises:
         ArtifactError: if the checkpoint is damaged or of another run; names what differs.
     """
     path = folder / NAME
     if not path.is_file():
-        return 0
+        return 0, {}
     try:
         with safe_open(path, framework="pt") as file:
             head = json.loads(file.metadata()["apmae"])
@@ -61,4 +81,5 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: 
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0][:400]
         raise ArtifactError(f"cannot resume from {path}: {reason}; delete it to train from the start") from None
-    return head["step"]
+    source = {name[7:]: value.numpy() for name, value in tensors.items() if name.startswith("source.")}
+    return head["step"], source

@@ -20,7 +20,7 @@ from apmae.progress import progress
 from apmae.recipes import train_recipe
 from apmae.seeding import generator, subseed
 from apmae.train import checkpoint
-from apmae.train.source import ArraySource, Source, StreamSource
+from apmae.train.source import ArraySource, ResumableSource, Source, StreamSource
 
 METRICS = "metrics.jsonl"
 _SHORTEST_CROP = 8
@@ -46,7 +46,7 @@ def fit(
 
     Args:
         config: model, steps, optimizer.
-        source: patterns by step.
+        source: patterns by step; a ``ResumableSource`` goes on where the checkpoint left it, and is counted in the log.
         folder: where checkpoints go; None keeps none.
         device: where to train.
         inputs: fingerprint of what the source reads, where the caller knows it; kept in the checkpoint.
@@ -63,7 +63,10 @@ def fit(
     optimizer = _optimizer(model, config)
     run = config.model_dump(mode="json", exclude=_HARMLESS)
     run |= {**run.pop("model"), "inputs": inputs}
-    first = checkpoint.load(folder, model, optimizer, run) if folder else 0
+    first, state = checkpoint.load(folder, model, optimizer, run) if folder else (0, {})
+    resumable = source if isinstance(source, ResumableSource) else None
+    if resumable and state:
+        resumable.restore(state)
     lines = _metrics_until(folder, first) if folder else []
     with progress("train", config.steps, done=first) as advance:
         for step in range(first, config.steps):
@@ -87,13 +90,15 @@ def fit(
                     "published_loss": round(result.published_loss.item(), 8),
                     "lr": lr,
                     "grad_norm": round(norm.item(), 6),
+                    **(resumable.counts() if resumable else {}),
                 }
                 lines.append(json.dumps(line))
-                advance(0, note=f"loss {result.loss.item():.5f}")
+                epoch = f", epoch {line['epoch']}" if resumable else ""
+                advance(0, note=f"loss {result.loss.item():.5f}{epoch}")
             advance()
             if folder and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
                 _write_metrics(folder, lines)
-                checkpoint.save(folder, step + 1, model, optimizer, run)
+                checkpoint.save(folder, step + 1, model, optimizer, run, resumable.state() if resumable else None)
     return model.eval()
 
 

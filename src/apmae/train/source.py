@@ -1,10 +1,9 @@
 """Where training patterns come from. A source answers one question: which patterns does step s see?
 
-Because the answer depends on nothing but the seed and the step, a killed run resumes on the very same batches.
+The answer depends on nothing but the seed and the steps before, so that a killed run resumes on the very same batches.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from math import gcd
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,15 +11,8 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from apmae.errors import ConfigError, TrainingError
-from apmae.lm.load import LM
-from apmae.lm.stream import capture_prompts
 from apmae.patterns.patterns import Patterns
-from apmae.prompts.prompt import Prompt
 from apmae.seeding import generator
-
-_ROUND_BATCHES = 4
-"""Training batches that one round of prompts is shuffled over, at least."""
-_FORWARD_PROMPTS = 8
 
 
 @runtime_checkable
@@ -29,6 +21,23 @@ class Source(Protocol):
 
     def batch(self, step: int) -> Patterns:
         """The patterns of a step, counted from 0."""
+        ...
+
+
+@runtime_checkable
+class ResumableSource(Source, Protocol):
+    """Patterns by step, that can go on where a checkpoint left them."""
+
+    def state(self) -> Mapping[str, ndarray]:
+        """What the steps to come depend on beside the settings; empty if nothing."""
+        ...
+
+    def restore(self, state: Mapping[str, ndarray]) -> None:
+        """Go on from a :meth:`state`."""
+        ...
+
+    def counts(self) -> Mapping[str, int]:
+        """How much was read for the steps so far: at least ``epoch``, counted from 1."""
         ...
 
 
@@ -46,68 +55,24 @@ class ArraySource:
         if not len(patterns):
             raise ConfigError("expected patterns to train on, got none; capture some first")
         self._patterns, self._batch_size, self._seed = patterns, batch_size, seed
+        self._read = 0
 
     def batch(self, step: int) -> Patterns:
-        """The patterns of a step."""
+        """The patterns of a step, any at any time."""
         first = step * self._batch_size
+        self._read = first + self._batch_size
         return self._patterns[epoch_positions(len(self._patterns), first, self._batch_size, self._seed)]
 
+    def state(self) -> dict[str, ndarray]:
+        """Nothing: a step's patterns follow from its number."""
+        return {}
 
-class LMSource:
-    """Patterns that a language model makes as training goes on: a share of each layer's heads, drawn anew a prompt.
+    def restore(self, state: Mapping[str, ndarray]) -> None:
+        """Nothing to do."""
 
-    A round runs just so many prompts that their patterns fill whole batches, and shuffles them (paper section 4,
-    Training Procedure).
-    """
-
-    def __init__(
-        self,
-        lm: LM,
-        prompts: Sequence[Prompt],
-        *,
-        heads: float,
-        length: int,
-        batch_size: int,
-        seed: int,
-        size: int | None = None,
-        long: str = "pool",
-    ) -> None:
-        if not prompts:
-            raise ConfigError("expected prompts to train on, got none; draw some with apmae prompts")
-        self._lm, self._prompts, self._heads, self._length = lm, prompts, heads, length
-        self._batch_size, self._seed = batch_size, seed
-        self._size, self._long = size, long
-        per_prompt = lm.num_layers * max(1, round(heads * lm.num_heads))
-        whole = batch_size // gcd(batch_size, per_prompt)
-        repeats = -(-_ROUND_BATCHES * batch_size // (per_prompt * whole))
-        self._round_prompts = whole * repeats
-        self._round_steps = self._round_prompts * per_prompt // batch_size
-        self._round: tuple[int, Patterns] | None = None
-
-    def batch(self, step: int) -> Patterns:
-        """The patterns of a step; runs the model when the step opens a round."""
-        number, offset = divmod(step, self._round_steps)
-        if self._round is None or self._round[0] != number:
-            self._round = (number, self._run(number))
-        first = offset * self._batch_size
-        return self._round[1][slice(first, first + self._batch_size)]
-
-    def _run(self, number: int) -> Patterns:
-        first = number * self._round_prompts
-        chosen = epoch_positions(len(self._prompts), first, self._round_prompts, self._seed)
-        stream = capture_prompts(
-            self._lm,
-            [self._prompts[index] for index in chosen],
-            length=self._length,
-            batch=_FORWARD_PROMPTS,
-            size=self._size,
-            long=self._long,
-            heads=self._heads,
-            seed=self._seed,
-            first=first,
-        )
-        patterns = Patterns.concatenate([captured.patterns for captured in stream])
-        return patterns[generator(self._seed, "round", number).permutation(len(patterns))]
+    def counts(self) -> dict[str, int]:
+        """The epoch of the last step's last pattern, from 1."""
+        return {"epoch": max(self._read - 1, 0) // len(self._patterns) + 1}
 
 
 class StreamSource:

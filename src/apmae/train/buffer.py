@@ -1,0 +1,86 @@
+"""The mixing buffer: patterns wait here, so that a batch holds many prompts, layers and heads.
+
+Captures come a few prompts at a time. What is drawn from a full buffer comes from all that it holds, each pattern once.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy import ndarray
+
+from apmae.patterns import geometry
+from apmae.patterns.patterns import PATCH, Patterns
+
+_FORWARD, _ROW, _PROMPT, _LAYER, _HEAD = range(5)
+
+
+class MixingBuffer:
+    """A fixed number of places for packed float16 patterns; 73 728 bytes each at 256 tokens, all taken at once.
+
+    Args:
+        capacity: places.
+        size: rows of a pattern; shorter ones get empty rows.
+        reach: how rows stand for tokens (``patterns.reach``).
+        device: where the patterns lie: that of the captures, so that they never leave it.
+    """
+
+    def __init__(self, capacity: int, size: int, *, reach: str, device: torch.device | str) -> None:
+        self.capacity = capacity
+        self._size, self._reach = size, reach
+        shape = (capacity, geometry.num_patches(size, PATCH), PATCH, PATCH)
+        self._logs = torch.empty(shape, dtype=torch.float16, device=device)
+        self._origins = np.zeros((capacity, 5), np.int64)
+        self._filled = 0
+
+    def __len__(self) -> int:
+        return self._filled
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the patterns, full or not."""
+        return self._logs.nbytes
+
+    @property
+    def origins(self) -> Int[ndarray, "n 2"]:
+        """Of each pattern, in order: the number of its forward and its row there. Enough to fill the buffer again."""
+        return self._origins[: self._filled, : _ROW + 1].copy()
+
+    def add(self, patterns: Patterns, forward: int, rows: Int[ndarray, " r"]) -> None:
+        """Put some rows of a forward's patterns behind what is there."""
+        self._filled += len(rows)
+        self._put(np.arange(self._filled - len(rows), self._filled), patterns, forward, rows)
+
+    def refill(self, origins: Int[ndarray, "n 2"], patterns: Patterns, forward: int) -> None:
+        """Put a forward's patterns where ``origins`` has them; after each of the forwards, the buffer is as it was."""
+        self._filled = len(origins)
+        places = np.flatnonzero(origins[:, _FORWARD] == forward)
+        self._put(places, patterns, forward, origins[places, _ROW])
+
+    def draw(self, count: int, chance: np.random.Generator) -> Patterns:
+        """Take patterns out, in the order of the draw; each is as likely as any other."""
+        chosen = chance.choice(self._filled, count, replace=False)
+        origins = self._origins[chosen]
+        patterns = Patterns(
+            self._logs[torch.from_numpy(chosen)],
+            self._size,
+            prompt=origins[:, _PROMPT],
+            layer=origins[:, _LAYER],
+            head=origins[:, _HEAD],
+            reach=self._reach,
+        )
+        # The last ones move into the holes, so that what is left stays in one piece.
+        self._filled -= count
+        stays = np.ones(count, bool)
+        stays[chosen[chosen >= self._filled] - self._filled] = False
+        holes, movers = chosen[chosen < self._filled], self._filled + np.flatnonzero(stays)
+        self._logs[torch.from_numpy(holes)] = self._logs[torch.from_numpy(movers)]
+        self._origins[holes] = self._origins[movers]
+        return patterns
+
+    def _put(self, places: Int[ndarray, " r"], patterns: Patterns, forward: int, rows: Int[ndarray, " r"]) -> None:
+        own = patterns.log_patches[torch.from_numpy(rows)].to(self._logs.device, self._logs.dtype)
+        index = torch.from_numpy(places)
+        self._logs[index, : own.shape[1]] = own  # the patches of a shorter pattern are the first of a longer one's
+        self._logs[index, own.shape[1] :] = -torch.inf
+        where = (patterns.prompt[rows], patterns.layer[rows], patterns.head[rows])
+        self._origins[places] = np.stack([np.full(len(rows), forward), rows, *where], axis=1)

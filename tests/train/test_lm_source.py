@@ -1,0 +1,387 @@
+"""Patterns of the bundled language model as they come: mixed, each its own prompt's, the same after any restart."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from apmae import bundled
+from apmae.config import PromptsConfig
+from apmae.errors import ConfigError, TrainingError
+from apmae.lm.outcome import window_of
+from apmae.patterns.patterns import Patterns
+from apmae.prompts.sampling import build_prompts
+from apmae.train import checkpoint, lm_source
+from apmae.train.lm_source import LMSource
+from apmae.train.loop import METRICS
+from apmae.train.source import ResumableSource
+
+LENGTH = 48
+PER_PROMPT = 12  # a quarter of 8 heads in 6 layers
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    found, _ = build_prompts([bundled.java()], PromptsConfig(per_task=60, tasks=("random",), length=LENGTH))
+    return [replace(p, prefix=p.prefix[-40:], suffix=p.suffix[:30]) if i % 3 else p for i, p in enumerate(found)]
+
+
+@pytest.fixture
+def make(bundled_lm, prompts):
+    """Sources that are closed after the test."""
+    opened = []
+
+    def made(count=60, **changes):
+        settings = {"heads": 0.25, "length": LENGTH, "batch_size": 24, "seed": 1, "buffer": 480, "outcome": "any"}
+        source = LMSource(bundled_lm, changes.pop("prompts", prompts[:count]), **{**settings, **changes})
+        opened.append(source)
+        return source
+
+    yield made
+    for source in opened:
+        source.close()
+
+
+def places(patterns):
+    return list(zip(patterns.prompt.tolist(), patterns.layer.tolist(), patterns.head.tolist(), strict=True))
+
+
+def equal(a, b):
+    return places(a) == places(b) and torch.equal(a.log_patches, b.log_patches)
+
+
+def by_number(source, forwards):
+    """The prompts of the first forwards by the numbers that their patterns carry."""
+    batches = [source._forwards[number] for number in range(forwards)]
+    return {batch.first + i: prompt for batch in batches for i, prompt in enumerate(batch.prompts)}
+
+
+# -- what a batch holds ------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_holds_patterns_of_many_prompts_and_all_layers(make, bundled_lm):
+    """Filled one prompt after another, as the published loop does, batches of 48 would hold 4 or 5 prompts."""
+    source = make(batch_size=48)
+    for step in range(12):
+        batch = source.batch(step)
+        assert len(batch) == 48
+        assert len(set(batch.prompt.tolist())) >= 20, "of 32 or more in the buffer"
+        assert set(batch.layer.tolist()) == set(range(bundled_lm.num_layers))
+        assert len(set(batch.head.tolist())) >= 6
+
+
+def test_each_pattern_is_that_of_its_prompt_and_head(make, bundled_lm):
+    """Held against transformers' own eager attention, one prompt at a time."""
+    source = make()
+    batches = Patterns.concatenate([source.batch(step) for step in range(6)])
+    assert batches.log_patches.dtype == torch.float16
+    prompts = by_number(source, source._taken)
+    model = bundled_lm.model
+    for number in sorted(set(batches.prompt.tolist()))[::5]:
+        ids = torch.tensor([window_of(bundled_lm, prompts[number], LENGTH).ids])
+        before = model.config._attn_implementation
+        model.set_attn_implementation("eager")
+        try:
+            with torch.no_grad():
+                attentions = model(input_ids=ids, output_attentions=True).attentions
+        finally:
+            model.set_attn_implementation(before)
+        own = batches[batches.prompt == number]
+        tokens = ids.shape[1]
+        for pattern, layer, head in zip(own.probabilities(), own.layer, own.head, strict=True):
+            expected = attentions[layer][0, head].numpy()
+            np.testing.assert_allclose(pattern[:tokens, :tokens], expected, atol=2e-3)
+            assert not pattern[tokens:].any()
+
+
+def test_no_pattern_comes_twice_and_none_is_lost(make, bundled_lm):
+    source = make(batch_size=20)
+    seen = [place for step in range(60) for place in places(source.batch(step))]
+    left = places(source._buffer.draw(len(source._buffer), np.random.default_rng(0)))
+    assert source.counts()["epoch"] > 1, "the prompts should have begun again"
+    assert max(Counter(seen + left).values()) == 1
+    asked = source.counts()["asked"]
+    assert len(seen + left) == asked * PER_PROMPT
+    by_layer = Counter((prompt, layer) for prompt, layer, _ in seen + left)
+    assert set(by_layer.values()) == {2}, "a quarter of the heads of every layer"
+    assert len(by_layer) == asked * bundled_lm.num_layers
+
+
+def test_heads_are_drawn_anew_for_every_prompt_and_epoch(make):
+    source = make(count=4, buffer=480)
+    source.batch(0)
+    drawn = {}
+    origins = source._buffer._origins[: len(source._buffer)]
+    for prompt, layer, head in origins[:, 2:].tolist():
+        drawn.setdefault(prompt, []).append((layer, head))
+    heads = [tuple(sorted(found)) for found in drawn.values()]
+    assert len(heads) > 30 and len(set(heads)) == len(heads)
+
+
+def test_windows_longer_than_a_pattern_are_pooled_or_cropped(make, prompts):
+    for long in ("pool", "crop"):
+        batch = make(size=32, long=long).batch(0)
+        assert (batch.size, batch.reach) == (32, long)
+        sums = batch.probabilities().sum(-1)
+        filled = sums > 0.5
+        np.testing.assert_allclose(sums[filled], 1, atol=5e-3)
+        assert filled.mean() > 0.8
+    assert make().batch(0).reach == "whole"
+
+
+# -- epochs and forwards -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 8), (7, 3), (60, 8), (60, 1), (41, 2)])
+def test_every_prompt_comes_once_an_epoch_in_a_new_order(make, count, width, monkeypatch):
+    monkeypatch.setattr(lm_source, "_SORTED_FORWARDS", 4)
+    source = make(count=count, batch_prompts=width)
+    forwards, orders = source._forwards, []
+    for epoch in range(3):
+        batches = [forwards[epoch * forwards.per_epoch + i] for i in range(forwards.per_epoch)]
+        assert max(len(batch.prompts) for batch in batches) <= width
+        ids = [prompt.id for batch in batches for prompt in batch.prompts]
+        assert sorted(ids) == sorted(prompt.id for prompt in source.prompts)
+        orders.append(tuple(ids))
+        numbers = [batch.first + i for batch in batches for i in range(len(batch.prompts))]
+        assert sorted(numbers) == list(range(epoch * count, (epoch + 1) * count))
+    assert len(set(orders)) == (3 if count > 5 else 1)
+    again = make(count=count, batch_prompts=width)._forwards[0]
+    assert [prompt.id for prompt in again.prompts] == [prompt.id for prompt in forwards[0].prompts]
+
+
+def test_prompts_of_a_forward_are_about_equally_long(make, bundled_lm, prompts):
+    def run(parts):
+        return sum(max(map(len, part)) * len(part) for part in parts) / sum(len(ids) for part in parts for ids in part)
+
+    windows = [window_of(bundled_lm, prompt, LENGTH).ids for prompt in prompts]
+    as_drawn = run([windows[start : start + 8] for start in range(0, len(windows), 8)])
+    forwards = make()._forwards
+    ours = run([[window.ids for window in forwards[i].windows] for i in range(forwards.per_epoch)])
+    assert as_drawn > 1.3 and ours < 1.06
+
+
+def test_epochs_are_counted(make):
+    source = make(count=20, batch_size=60)
+    for step in range(20):
+        source.batch(step)
+        counts = source.counts()
+        assert counts["epoch"] == -(-counts["asked"] // 20)
+    assert counts["epoch"] >= 5
+
+
+# -- the same whatever happens -----------------------------------------------------------------------------------------
+
+
+def test_a_thread_changes_nothing(make):
+    with make(overlap=True) as source:
+        batches = [source.batch(step) for step in range(20)]
+        counts = source.counts()
+    alone = make(overlap=False)
+    assert all(equal(alone.batch(step), batch) for step, batch in enumerate(batches))
+    assert alone.counts() == counts
+    assert not equal(make(seed=2).batch(0), batches[0])
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("outcome", ["any", "correct"])
+def test_a_source_goes_on_from_its_state(make, overlap, outcome):
+    source = make(outcome=outcome)
+    assert isinstance(source, ResumableSource)
+    states, batches = [source.state()], []
+    for step in range(40):
+        batches.append(source.batch(step))
+        states.append(source.state())
+    assert source.counts()["epoch"] > 1
+    for begin in (0, 1, 17, 39):
+        with make(outcome=outcome, overlap=overlap) as other:
+            if begin == 17:
+                other.batch(0)  # and a forward of its own is under way
+            other.restore(states[begin])
+            for step in range(begin, min(begin + 6, 40)):
+                assert equal(other.batch(step), batches[step])
+            if begin == 39:
+                assert other.counts() == source.counts()
+
+
+def test_the_state_is_small(make):
+    source = make()
+    source.batch(0)
+    state = source.state()
+    assert sum(array.nbytes for array in state.values()) < source._buffer.nbytes / 100
+
+
+def test_steps_are_asked_for_in_order(make):
+    source = make()
+    source.batch(0)
+    for step in (0, 2):
+        with pytest.raises(TrainingError, match=f"expected step 1 of the stream, got {step}; restore"):
+            source.batch(step)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_patterns_are_held_in_the_buffer_and_nowhere_else(make):
+    """Patterns are all float16 tensors here: those of the buffer, one forward, and the batch that was asked for."""
+    before = held()
+    source = make(overlap=True)
+    forward, batch = 8 * PER_PROMPT, 24
+    for step in range(40):
+        patterns = source.batch(step)
+        assert len(patterns) == batch
+        each = source._buffer.nbytes / source._buffer.capacity
+        if step % 13 == 0:
+            assert held() - before <= (source._buffer.capacity + forward + batch) * each
+    assert len(source._buffer) <= source._buffer.capacity == 480
+
+
+def held():
+    gc.collect()
+    tensors = [item for item in gc.get_objects() if type(item) is torch.Tensor and item.dtype == torch.float16]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def test_a_small_buffer_takes_fewer_prompts_a_forward(make):
+    source = make(buffer=24 + 3 * PER_PROMPT)
+    source.batch(0)
+    assert max(len(source._forwards[i].prompts) for i in range(3)) == 3
+    least = 24 + PER_PROMPT
+    assert len(make(buffer=least).batch(0)) == 24
+    with pytest.raises(ConfigError, match=f"expected a buffer of at least {least} patterns, .* got {least - 1}; set b"):
+        make(buffer=least - 1)
+
+
+# -- correct prompts only ----------------------------------------------------------------------------------------------
+
+
+def test_only_patterns_of_correct_prompts_come(make, bundled_lm):
+    source = make(outcome="correct")
+    seen = {prompt for step in range(12) for prompt in source.batch(step).prompt.tolist()}
+    right = set()
+    for number, prompt in by_number(source, source._taken).items():
+        window = window_of(bundled_lm, prompt, LENGTH)
+        with torch.no_grad():
+            logits = bundled_lm.model(input_ids=torch.tensor([window.ids])).logits[0, -1]
+        if int(logits.argmax()) == window.expected:
+            right.add(number)
+    counts = source.counts()
+    assert counts["asked"] == len(by_number(source, source._taken))
+    assert 0 < counts["correct"] == len(right) < counts["asked"]
+    left = set(source._buffer.draw(len(source._buffer), np.random.default_rng(0)).prompt.tolist())
+    assert seen | left == right
+
+
+def test_prompts_known_to_be_incorrect_are_not_even_asked(make, prompts):
+    marked = [replace(p, outcome=(None, "incorrect", "correct")[i % 3]) for i, p in enumerate(prompts)]
+    assert len(make(prompts=marked, outcome="correct").prompts) == 40
+    assert len(make(prompts=marked).prompts) == 60
+    with pytest.raises(TrainingError, match="answers correctly, got 0 of 20; draw some with .* or set outcome to any"):
+        make(prompts=marked[1::3], outcome="correct")
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_model_that_never_answers_correctly_stops_with_the_count(make, prompts, overlap):
+    hopeless = [replace(prompt, completion="\u6c38\u9060") for prompt in prompts[:20]]
+    said = r"got none among the last 40 \(0 of 40 in all\); draw some"
+    with make(prompts=hopeless, outcome="correct", overlap=overlap) as source, pytest.raises(TrainingError, match=said):
+        source.batch(0)
+    assert len(make(prompts=hopeless).batch(0)) == 24, "any outcome: they will do"
+
+
+def test_one_correct_prompt_is_enough(make, prompts, bundled_lm):
+    source = make(outcome="correct")
+    source.batch(0)
+    one = next(p for p in by_number(source, source._taken).values() if p.id in right_ids(source, bundled_lm))
+    mixed = [one, *(replace(prompt, completion="\u6c38\u9060") for prompt in prompts[:30] if prompt.id != one.id)]
+    few = make(prompts=mixed, outcome="correct", batch_size=12, buffer=120)
+    for step in range(4):
+        assert len(few.batch(step)) == 12
+
+
+def right_ids(source, lm):
+    found = set()
+    for prompt in source.prompts[:30]:
+        window = window_of(lm, prompt, LENGTH)
+        with torch.no_grad():
+            if int(lm.model(input_ids=torch.tensor([window.ids])).logits[0, -1].argmax()) == window.expected:
+                found.add(prompt.id)
+    return found
+
+
+def test_no_prompts(make):
+    with pytest.raises(ConfigError, match="expected prompts to train on, got none"):
+        make(prompts=[])
+
+
+# -- a kill ------------------------------------------------------------------------------------------------------------
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from apmae import bundled
+from apmae.config import PromptsConfig
+from apmae.lm.load import load_lm
+from apmae.prompts.sampling import build_prompts
+from apmae.recipes import train_recipe
+from apmae.train.lm_source import LMSource
+from apmae.train.loop import fit
+
+folder, hang, overlap = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "overlap"
+config = train_recipe("debug").model_copy(update={"crop": 0.2})
+prompts, _ = build_prompts([bundled.java()], PromptsConfig(per_task=12, tasks=("random",), length=64))
+
+class Hanging(LMSource):
+    def batch(self, step):
+        if step == hang:
+            (folder / "hanging").touch()
+            time.sleep(600)
+        return super().batch(step)
+
+settings = {"heads": 0.25, "length": 64, "batch_size": config.batch_size, "seed": 0, "buffer": 120}
+with Hanging(load_lm(), prompts, overlap=overlap, **settings) as source:
+    fit(config, source, folder=folder).save_pretrained(folder / "encoder")
+"""
+
+
+def start(tmp_path, name, hang, overlap):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, script, tmp_path / name, str(hang), "overlap" if overlap else "one"]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
+    """SIGKILL at step 13 of 20, checkpoints at 5 and 10; then again, this time without a thread."""
+    undisturbed = start(tmp_path, "undisturbed", -1, overlap=True)
+    killed = start(tmp_path, "killed", 13, overlap=True)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / "hanging").exists():
+        assert killed.poll() is None, killed.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    killed.stderr.close()
+    lines = [json.loads(line) for line in (tmp_path / "killed" / METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(10)), "it was killed between checkpoints"
+    assert lines[-1]["epoch"] > 1 and 0 < lines[-1]["correct"] < lines[-1]["asked"]
+    finish(undisturbed)
+    finish(start(tmp_path, "killed", -1, overlap=False))
+    for name in ("encoder/model.safetensors", METRICS, checkpoint.NAME):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
