@@ -19,7 +19,7 @@ from apmae.config import APMAEConfig
 from apmae.model.blocks import Attention
 from apmae.model.mae import APMAE
 from apmae.model.masking import Masking, random_masking
-from apmae.recipes import TRAIN
+from apmae.recipes import RECIPES, train_recipe
 
 
 class Published(APMAE):
@@ -78,13 +78,13 @@ def trainer(model: APMAE, loss: Callable[[Tensor, Masking], Tensor]) -> Callable
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="paper", choices=tuple(TRAIN))
+    parser.add_argument("--recipe", default="paper-3b", choices=tuple(RECIPES))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    config = TRAIN[arguments.recipe].model
+    config = train_recipe(arguments.recipe).model
     ours, published = APMAE(config), Published(config)
     generator = torch.Generator().manual_seed(0)
     patches = torch.rand(arguments.batch, config.num_patches, config.patch_size, config.patch_size, generator=generator)

@@ -21,7 +21,7 @@ from apmae.lm.outcome import draw_prompts
 from apmae.lm.stream import capture_prompts
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
-from apmae.recipes import TRAIN
+from apmae.recipes import RECIPES, train_recipe
 from apmae.train.loop import fit
 from apmae.train.source import ArraySource
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("source", help="folder, zip or tar of Java that trains the encoders")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--prompts", type=int, default=500)
-    parser.add_argument("--recipe", default="nano", choices=tuple(TRAIN))
+    parser.add_argument("--recipe", default="nano", choices=tuple(RECIPES))
     arguments = parser.parse_args()
     lm = load_lm()
     files = list_sources([arguments.source], suffixes=(".java",))
@@ -52,7 +52,7 @@ def main() -> None:
     truth, families = planted(40)
     held_out = parts["held_out"]
     for decoder_input in ("visible", "cls"):
-        recipe = TRAIN[arguments.recipe].model_copy(update={"steps": arguments.steps})
+        recipe = train_recipe(arguments.recipe).model_copy(update={"steps": arguments.steps})
         config = recipe.model_copy(update={"model": recipe.model.model_copy(update={"decoder_input": decoder_input})})
         mae = fit(config, ArraySource(parts["train"], config.batch_size, 0))
         _, result = mae.reconstruct(held_out)

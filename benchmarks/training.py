@@ -1,4 +1,4 @@
-"""What the stream costs beside the models: the bundled language model feeds the recipe "small" through the real loop.
+"""What the stream costs beside the models: the bundled language model feeds the recipe "bundled" through the real loop.
 
     python benchmarks/training.py [--steps 60] [--rounds 3] [--threads 1]
 
@@ -144,11 +144,11 @@ def resuming(lm: LM, prompts: Sequence[Prompt], config: TrainConfig, drawn: int)
         sizes, seconds = [], []
         for kept in (state, {**state, **pixels}):
             begin = time.perf_counter()
-            checkpoint.save(Path(name), drawn, model, optimizer, {}, kept)
+            checkpoint.save(Path(name), drawn, checkpoint.State(model, optimizer), {}, [kept])
             seconds.append(time.perf_counter() - begin)
             sizes.append((Path(name) / checkpoint.NAME).stat().st_size)
         begin = time.perf_counter()
-        checkpoint.load(Path(name), model, optimizer, {})
+        checkpoint.load(Path(name), checkpoint.State(model, optimizer), {})
         read = time.perf_counter() - begin
     with source_of(lm, prompts, config, overlap=False) as other:
         begin = time.perf_counter()
@@ -175,7 +175,7 @@ def main() -> None:
     lm = load_lm()
     drawn = PromptsConfig(per_task=arguments.per_task, tasks=("random",), length=256, split="train")
     prompts, _ = build_prompts([bundled.java()], drawn)
-    config = train_recipe("small").model_copy(update={"steps": arguments.steps, "warmup_steps": 0})
+    config = train_recipe("bundled").model_copy(update={"steps": arguments.steps, "warmup_steps": 0})
     one, two = [], []
     for _ in range(arguments.rounds):  # interleaved: the machine is noisy
         one.append(steps(lm, prompts, config, overlap=False))

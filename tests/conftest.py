@@ -63,7 +63,7 @@ def real_study(tmp_path_factory, apmae_command):
     ``folder``, ``yaml`` (the study's file), ``config``, and ``result`` (what the command said).
     """
     home = tmp_path_factory.mktemp("real_study")
-    config = recipes.debug(home / "study")
+    config = recipes.debug(out=home / "study")
     file = home / "study.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     result = apmae_command("run", file)

@@ -328,7 +328,7 @@ def an_encoder(folder):
 
 
 def long_encoder(folder):
-    config = recipes.TRAIN["debug"].model.model_copy(update={"pattern_size": 1024, "patch_size": 128})
+    config = recipes.train_recipe("debug").model.model_copy(update={"pattern_size": 1024, "patch_size": 128})
     APMAE(config.model_copy(update={"encoder_mlp_dim": 64, "decoder_mlp_dim": 64})).save_pretrained(folder)
     return folder
 

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from apmae import config as configs
 from apmae.config import (
     TASKS,
     APMAEConfig,
@@ -145,4 +144,4 @@ def test_errors_are_one_family():
     kinds = [value for value in vars(errors).values() if isinstance(value, type)]
     assert len(kinds) > 5
     assert all(issubclass(kind, ApmaeError) for kind in kinds)
-    assert issubclass(configs.ConfigError, ValueError)
+    assert issubclass(ConfigError, ValueError)

@@ -3,10 +3,10 @@
     python tools/make_bundled.py encoder SRC_ZIP --work WORK     (about 25 minutes on two cores; resumes after a kill)
     python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 5 minutes)
 
-The encoder is the recipe "small", trained on the bundled language model's patterns of random spans that the model gets
-right (paper section 4), with a share of planted patterns in every batch: the small model lacks some behaviours that
-larger ones have. The atlas is fitted on prompts of all ten tasks from held-out files; a shorter copy of each pattern is
-added to its reference points, under the same cluster, so that short prompts can be placed.
+The encoder is the recipe "bundled", trained on the bundled language model's patterns of random spans that the model
+gets right (paper section 4), with a share of planted patterns in every batch: the small model lacks some behaviours
+that larger ones have. The atlas is fitted on prompts of all ten tasks from held-out files; a shorter copy of each
+pattern is added to its reference points, under the same cluster, so that short prompts can be placed.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=30, help="prompts a task in the atlas")
     arguments = parser.parse_args()
     if arguments.what == "encoder":
-        config = recipes.TRAIN["small"].model_copy(update={"steps": arguments.steps})
+        config = recipes.train_recipe("bundled").model_copy(update={"steps": arguments.steps})
         make_encoder(arguments.source, arguments.work, config, arguments.prompts)
     else:
         make_atlas(arguments.source, arguments.work, arguments.per_task)

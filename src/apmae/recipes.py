@@ -1,47 +1,90 @@
-"""Named whole configurations. A run starts from one of these and changes a few fields."""
+"""Named whole configurations: each a study with an encoder to train. A run starts from one and changes a few fields.
 
+The sizes differ in the autoencoder; docs/benchmarks.md has what each costs and gives. Figures of the paper's are its
+section 4 and Table 2.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apmae.config import APMAEConfig, AtlasConfig, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
+from apmae.config import TASKS, APMAEConfig, AtlasConfig, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
 from apmae.errors import ConfigError
 
-_NANO = APMAEConfig(
-    encoder_layers=4,
-    encoder_dim=128,
-    encoder_heads=4,
-    encoder_head_dim=32,
-    encoder_mlp_dim=512,
-    decoder_layers=2,
-    decoder_dim=128,
-    decoder_heads=4,
-    decoder_head_dim=32,
-    decoder_mlp_dim=512,
-)
-_SMALL = APMAEConfig(
-    encoder_layers=6,
-    encoder_dim=192,
-    encoder_heads=6,
-    encoder_head_dim=32,
-    encoder_mlp_dim=768,
-    decoder_layers=2,
-    decoder_dim=192,
-    decoder_heads=6,
-    decoder_head_dim=32,
-    decoder_mlp_dim=768,
-)
+_STUDY = Path("study")
 
-TRAIN = {
-    "debug": TrainConfig(
-        model=_NANO.model_copy(update={"encoder_layers": 1, "decoder_layers": 1}),
-        steps=20,
-        batch_size=16,
-        base_lr=1e-3,
-        buffer=256,
-        checkpoint_every=5,
-        log_every=1,
-    ),
-    "nano": TrainConfig(
+_PAPER_LMS = {"3b": "bigcode/starcoder2-3b", "7b": "bigcode/starcoder2-7b", "15b": "bigcode/starcoder2-15b"}
+
+
+def paper(size: str, *, sources: tuple[str, ...] = (), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
+    """The paper's study of one StarCoder2 model, on GPUs: 126 M parameters, 150 000 steps of 480 patterns.
+
+    The paper names no warm-up and no precision; here the language model and the autoencoder compute in bfloat16.
+    Training prompts are not asked beforehand: the forward that is trained on knows what is correct. At half of them
+    correct, 72 million patterns of a quarter of the heads come from about 800 000 prompts of the 3B model, 500 000 of
+    the 7B and 300 000 of the 15B.
+
+    Args:
+        size: "3b", "7b" or "15b".
+        sources: source files; none leaves them to be given.
+        out: the study's folder.
+        seed: of every stage.
+
+    Raises:
+        ConfigError: if there is no such model.
+    """
+    if size not in _PAPER_LMS:
+        raise ConfigError(f"expected one of the paper's models, {', '.join(_PAPER_LMS)}, got {size!r}")
+    prompts = {"3b": 800_000, "7b": 500_000, "15b": 300_000}[size]
+    return _study(
+        TrainConfig(precision="bfloat16", seed=seed),
+        lm=_PAPER_LMS[size],
+        sources=sources,
+        out=out,
+        prompts=PromptsConfig(outcome="balanced", split="atlas", seed=seed),
+        train_prompts=PromptsConfig(tasks=("random",), per_task=prompts, split="train", seed=seed),
+        device="cuda",
+        dtype="bfloat16",
+    )
+
+
+def base(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
+    """29 M parameters: for one GPU. A fifth of training patterns is cut short, as in all sizes below."""
+    train = TrainConfig(
+        model=_encoder(12, 384, 6, 64, decoder=(4, 384, 6, 64)),
+        steps=50_000,
+        batch_size=240,
+        base_lr=2.5e-4,
+        warmup_steps=1000,
+        precision="bfloat16",
+        crop=0.2,
+        seed=seed,
+    )
+    return _study(
+        train, sources=sources, out=out, device="cuda", dtype="bfloat16", train_prompts=_correct(50_000, seed)
+    )
+
+
+def small(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
+    """10 M parameters: tags all heads of a 3B model in less than 0.3 of its forward."""
+    train = TrainConfig(
+        model=_encoder(8, 256, 4, 64, decoder=(4, 256, 4, 64)),
+        steps=10_000,
+        batch_size=96,
+        base_lr=5e-4,
+        warmup_steps=300,
+        buffer=8192,
+        crop=0.2,
+        checkpoint_every=250,
+        seed=seed,
+    )
+    return _study(train, sources=sources, out=out, train_prompts=_correct(10_000, seed))
+
+
+def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
+    """2 M parameters: a quarter of an hour on two cores."""
+    train = TrainConfig(
         model=_NANO,
         steps=2000,
         batch_size=48,
@@ -50,45 +93,114 @@ TRAIN = {
         buffer=2048,
         crop=0.2,
         checkpoint_every=200,
-    ),
-    "small": TrainConfig(
-        model=_SMALL,
-        steps=10_000,
+        panel_every=500,
+        seed=seed,
+    )
+    return _study(train, sources=sources, out=out, train_prompts=_correct(1500, seed))
+
+
+def bundled(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
+    """4 M parameters: what the bundled encoder was trained as (tools/make_bundled.py), on prompts of any source."""
+    train = TrainConfig(
+        model=_encoder(6, 192, 6, 32, decoder=(2, 192, 6, 32)),
+        steps=2400,
         batch_size=64,
         base_lr=8e-4,
         warmup_steps=200,
         buffer=4096,
         crop=0.2,
         checkpoint_every=250,
-    ),
-    "paper": TrainConfig(),
+        panel_every=500,
+        seed=seed,
+    )
+    return _study(train, sources=sources, out=out, train_prompts=_correct(1500, seed))
+
+
+def debug(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
+    """Every stage in seconds, for tests: two tasks, a few prompts, a tiny encoder trained for 20 steps."""
+    tasks = ("closing_bracket", "identifier")
+    train = TrainConfig(
+        model=_NANO.model_copy(update={"encoder_layers": 1, "decoder_layers": 1}),
+        steps=20,
+        batch_size=16,
+        base_lr=1e-3,
+        buffer=256,
+        checkpoint_every=5,
+        log_every=1,
+        panel_every=10,
+        seed=seed,
+    )
+    return _study(
+        train,
+        sources=sources,
+        out=out,
+        prompts=PromptsConfig(per_task=6, tasks=tasks, outcome="any", split="atlas", seed=seed),
+        train_prompts=PromptsConfig(per_task=8, tasks=("random",), outcome="any", split="train", seed=seed),
+        encode=EncodeConfig(batch_prompts=4, shard_prompts=4, exemplars_per_head=2, seed=seed),
+    )
+
+
+def demo(out: Path, *, train: bool = False, seed: int = 0) -> StudyConfig:
+    """The main job on what the package carries: at most a few minutes on two cores.
+
+    Args:
+        out: the study's folder.
+        train: train the encoder in the study instead of taking the bundled one.
+        seed: of every stage.
+    """
+    prompts = PromptsConfig(per_task=20, outcome="balanced", seed=seed, split="atlas" if train else "all")
+    if not train:
+        return StudyConfig(out=out, prompts=prompts, encode=EncodeConfig(seed=seed), atlas=AtlasConfig(seed=seed))
+    steps = nano(seed=seed).train
+    assert steps is not None, "recipes train"
+    fewer = steps.model_copy(update={"steps": 400})
+    return _study(fewer, out=out, prompts=prompts, train_prompts=_correct(400, seed))
+
+
+RECIPES: dict[str, Callable[..., StudyConfig]] = {
+    "debug": debug,
+    "nano": nano,
+    "bundled": bundled,
+    "small": small,
+    "base": base,
+    **{f"paper-{size}": partial(paper, size) for size in _PAPER_LMS},
 }
-"""How to train an AP-MAE, by size: debug (seconds), nano (1.5 M parameters, minutes on two cores), small (4 M: the
-bundled encoder), paper (127 M, paper Table 2)."""
+"""By the name that ``--recipe`` takes, from seconds to GPU days."""
 
 
-def train_recipe(name: str) -> TrainConfig:
-    """A training recipe by name.
+def recipe(name: str) -> StudyConfig:
+    """A whole configuration by name.
 
     Raises:
         ConfigError: if there is none of that name.
     """
-    if name not in TRAIN:
-        raise ConfigError(f"expected a recipe, one of {', '.join(TRAIN)}, got {name!r}")
-    return TRAIN[name]
+    if name not in RECIPES:
+        raise ConfigError(f"expected a recipe, one of {', '.join(RECIPES)}, got {name!r}")
+    return RECIPES[name]()
 
 
-def train_settings(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's fields with some of them changed, not yet validated (``config.parse``).
+def train_recipe(name: str) -> TrainConfig:
+    """How a recipe trains.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    train = recipe(name).train
+    assert train is not None, "recipes train"
+    return train
+
+
+def train_settings(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's training fields with some of them changed, not yet validated (``config.parse``).
 
     Args:
-        recipe: a name from :data:`TRAIN`.
+        name: of the recipe.
         changes: fields of ``TrainConfig``; those of ``APMAEConfig`` also by themselves, or under "model".
 
     Raises:
         ConfigError: if there is no such recipe.
     """
-    values = train_recipe(recipe).model_dump()
+    values = train_recipe(name).model_dump()
     model = changes.get("model", {})
     for key, value in changes.items():
         if key in APMAEConfig.model_fields:
@@ -108,35 +220,44 @@ def study_settings(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "train": train_settings(str(training["recipe"]), changes)}
 
 
-def demo(out: Path, *, train: bool = False, seed: int = 0) -> StudyConfig:
-    """The main job on what the package carries: at most a few minutes on two cores.
-
-    Args:
-        out: the study's folder.
-        train: train the encoder in the study instead of taking the bundled one.
-        seed: of every stage.
-    """
-    return StudyConfig(
-        out=out,
-        encoder="train" if train else "bundled",
-        prompts=PromptsConfig(per_task=20, outcome="balanced", seed=seed, split="atlas" if train else "all"),
-        train=TRAIN["nano"].model_copy(update={"steps": 400, "seed": seed}) if train else None,
-        train_prompts=PromptsConfig(per_task=400, tasks=("random",), outcome="correct", split="train", seed=seed)
-        if train
-        else None,
-        encode=EncodeConfig(seed=seed),
-        atlas=AtlasConfig(seed=seed),
+def _encoder(layers: int, dim: int, heads: int, head_dim: int, *, decoder: tuple[int, int, int, int]) -> APMAEConfig:
+    """Layers, width, heads and their width of both sides; an MLP is four times as wide as what it reads."""
+    return APMAEConfig(
+        encoder_layers=layers,
+        encoder_dim=dim,
+        encoder_heads=heads,
+        encoder_head_dim=head_dim,
+        encoder_mlp_dim=4 * dim,
+        decoder_layers=decoder[0],
+        decoder_dim=decoder[1],
+        decoder_heads=decoder[2],
+        decoder_head_dim=decoder[3],
+        decoder_mlp_dim=4 * decoder[1],
     )
 
 
-def debug(out: Path) -> StudyConfig:
-    """Every stage in seconds, for tests: two tasks, a few prompts, a tiny encoder trained for 20 steps."""
-    tasks = ("closing_bracket", "identifier")
+_NANO = _encoder(4, 160, 5, 32, decoder=(2, 128, 4, 32))
+
+
+def _correct(prompts: int, seed: int) -> PromptsConfig:
+    """Random spans that the language model completes correctly (paper section 4)."""
+    return PromptsConfig(per_task=prompts, tasks=("random",), outcome="correct", split="train", seed=seed)
+
+
+def _study(
+    train: TrainConfig,
+    *,
+    prompts: PromptsConfig | None = None,
+    encode: EncodeConfig | None = None,
+    **given: Any,
+) -> StudyConfig:
+    """A study that trains its encoder, every stage with the seed of the training."""
+    seed = train.seed
     return StudyConfig(
-        out=out,
         encoder="train",
-        prompts=PromptsConfig(per_task=6, tasks=tasks, outcome="any", split="atlas"),
-        train=TRAIN["debug"],
-        train_prompts=PromptsConfig(per_task=8, tasks=("random",), outcome="any", split="train"),
-        encode=EncodeConfig(batch_prompts=4, shard_prompts=4, exemplars_per_head=2),
+        train=train,
+        prompts=prompts or PromptsConfig(per_task=100, outcome="balanced", split="atlas", tasks=TASKS, seed=seed),
+        encode=encode or EncodeConfig(seed=seed),
+        atlas=AtlasConfig(seed=seed),
+        **given,
     )

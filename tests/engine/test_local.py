@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 from collections import Counter
@@ -8,20 +7,15 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
-import torch
 
-import apmae
-from apmae import bundled, recipes
-from apmae.artifacts import fingerprint, read_json, read_manifest, read_table
+from apmae import bundled
+from apmae.artifacts import read_manifest, read_table
 from apmae.atlas.atlas import Atlas
 from apmae.config import AtlasConfig, CircuitsConfig, EncodeConfig, PromptsConfig, StudyConfig
 from apmae.engine import local
-from apmae.errors import ApmaeError, ArtifactError, CaptureError, ConfigError, SourceError
+from apmae.errors import ApmaeError, ArtifactError, ConfigError, SourceError
 from apmae.lm.load import load_lm
-from apmae.model.mae import APMAE
-from apmae.patterns.planted import planted
 from apmae.prompts.circuits import circuit_prompts
-from apmae.train import checkpoint
 
 TINY = PromptsConfig(per_task=3, tasks=("identifier", "eol"))
 
@@ -40,101 +34,6 @@ def copy(real_study, tmp_path):
 
 def config_of(real_study, folder, **changes):
     return StudyConfig(**{**real_study.config.model_dump(), "out": folder, **changes})
-
-
-# -- a whole study -----------------------------------------------------------------------------------------------------
-
-
-def test_a_finished_study_is_reused_whole(real_study, copy):
-    before = {path: when for path, when in files(copy).items() if path.suffix != ".html" and "report" not in path.parts}
-    page = local.run_study(config_of(real_study, copy))
-    after = files(copy)
-    changed = {path.name for path, when in before.items() if after[path] != when}
-    assert changed <= {"study.json"}
-    assert page == copy / "report" / "index.html"
-    assert read_json(copy / "study.json")["out"] == str(copy)
-
-
-def test_stages_after_a_lost_one_are_reused_if_it_comes_out_the_same(real_study, copy):
-    prompts = (copy / "prompts.parquet").read_bytes()
-    for name in ("prompts.parquet", "prompts.manifest.json"):
-        (copy / name).unlink()
-    kept = files(copy / "embeddings")
-    local.run_study(config_of(real_study, copy))
-    assert (copy / "prompts.parquet").read_bytes() == prompts
-    assert files(copy / "embeddings") == kept
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"prompts": {"per_task": 7}}, r"prompts.parquet was made from .*config.per_task was 6, now 7"),
-        ({"train": {"steps": 30}}, r"encoder was made from .*config.steps was 20, now 30"),
-        ({"encode": {"seed": 5}}, r"embeddings was made from .*config.seed was 0, now 5"),
-        ({"atlas": {"neighbors": 9}}, r"atlas was made from .*config.neighbors was 15, now 9"),
-    ],
-)
-def test_a_study_whose_configuration_changed_is_refused_and_loses_nothing(real_study, copy, change, said):
-    values = real_study.config.model_dump()
-    for section, fields in change.items():
-        values[section] = {**values[section], **fields}
-    before = files(copy)
-    with pytest.raises(ArtifactError, match=said):
-        local.run_study(StudyConfig(**{**values, "out": copy}))
-    assert files(copy) == before
-
-
-def test_a_study_takes_anyones_prompts(real_study, copy, tmp_path):
-    rows = [{"prompt": "int a = ", "completion": "1", "suffix": ";\n"}, {"prompt": "String s = ", "completion": '"x"'}]
-    jsonl = tmp_path / "mine.jsonl"
-    jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = StudyConfig(
-        out=tmp_path / "own",
-        sources=(str(jsonl),),
-        encoder=str(copy / "encoder"),
-        encode=EncodeConfig(exemplars_per_head=1),
-    )
-    page = local.run_study(config)
-    assert page.is_file()
-    assert not (tmp_path / "own" / "prompts.parquet").exists()
-    encoded = read_manifest(tmp_path / "own" / "embeddings", "encode")
-    assert (encoded.counts["prompts"], encoded.counts["patterns"]) == (2, 96)
-    assert encoded.inputs["prompts"] == fingerprint(jsonl)
-
-
-def test_duckdb_opens_a_study_directly(real_study, monkeypatch):
-    monkeypatch.chdir(real_study.folder)
-    with duckdb.connect() as database:
-        named = database.execute("""
-            SELECT c.name, count(*) AS patterns, any_value(c.size), avg(p.max_probability), avg(e.score_previous)
-            FROM 'atlas/points.parquet' AS a
-            JOIN 'atlas/clusters.parquet' AS c USING (cluster)
-            JOIN 'embeddings/prompts-*.parquet' AS p USING (prompt)
-            JOIN 'embeddings/embeddings-*.parquet' AS e USING (prompt, layer, head)
-            GROUP BY c.cluster, c.name
-        """).fetchall()
-        total, points = database.execute(
-            "SELECT (SELECT count(*) FROM 'embeddings/embeddings-*.parquet'), "
-            "(SELECT count(*) FROM 'atlas/points.parquet')"
-        ).fetchone()
-        tasks = database.execute("SELECT DISTINCT task FROM 'prompts.parquet' ORDER BY 1").fetchall()
-    assert total == points == 12 * 48
-    assert tasks == [("closing_bracket",), ("identifier",)]
-    assert len(named) == read_manifest(real_study.folder / "atlas", "cluster").counts["clusters"]
-    for _, patterns, size, probability, _ in named:
-        assert patterns == size
-        assert 0 < probability <= 1
-
-
-def test_points_are_the_embeddings_rows_in_order(real_study):
-    points = read_table(real_study.folder / "atlas" / "points.parquet")
-    with duckdb.connect() as database:
-        rows = database.execute(
-            f"SELECT prompt, layer, head, task, outcome FROM '{real_study.folder}/embeddings/embeddings-*.parquet' "
-            "ORDER BY filename, file_row_number",
-        ).fetchall()
-    ours = points.select(["prompt", "layer", "head", "task", "outcome"]).to_pylist()
-    assert [tuple(row.values()) for row in ours] == rows
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------------
@@ -248,67 +147,6 @@ def test_a_mended_input_is_not_mistaken_for_a_changed_one(tmp_path, bundled_lm, 
         local.encode(*arguments)
     jsonl.write_text('{"prompt": "int x = ", "completion": "1"}\n')
     assert local.encode(*arguments)["prompts"] == 1
-
-
-# -- train -------------------------------------------------------------------------------------------------------------
-
-
-def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, bundled_lm, real_study):
-    config = recipes.TRAIN["debug"].model_copy(update={"steps": 4, "checkpoint_every": 2})
-    prompts = real_study.folder / "train-prompts.parquet"
-    first = local.train_encoder(bundled_lm, prompts, tmp_path / "a", config)
-    assert sorted(path.name for path in first.iterdir()) == sorted(
-        ["config.json", "manifest.json", "metrics.jsonl", "model.safetensors", "reconstruction.png"]
-        + ["reconstructions.parquet"]
-    ), "no checkpoint is left"
-    before = files(first)
-    local.train_encoder(bundled_lm, prompts, tmp_path / "a", config)
-    assert files(first) == before
-    # A checkpoint of another run lies there: nothing of it may get in.
-    apmae.train(planted(2)[0], config, seed=99, folder=tmp_path / "b")
-    assert (tmp_path / "b" / checkpoint.NAME).is_file()
-    second = local.train_encoder(bundled_lm, prompts, tmp_path / "b", config)
-    assert (second / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
-    more = config.model_copy(update={"seed": 1})
-    with pytest.raises(ArtifactError, match="config.seed was 0, now 1"):
-        local.train_encoder(bundled_lm, prompts, tmp_path / "b", more)
-    local.train_encoder(bundled_lm, prompts, tmp_path / "b", more, overwrite=True)
-    assert (second / "model.safetensors").read_bytes() != (first / "model.safetensors").read_bytes()
-    counts = read_manifest(second, "train").counts
-    used = sum(prompt.outcome != "incorrect" for prompt in local.load_prompts(prompts))
-    assert 0 < used < 8
-    # the buffer of 256 patterns takes forwards of 8 prompts or fewer, 12 patterns each, until there is no room for one
-    asked = counts.pop("asked")
-    assert counts.pop("correct") == asked, "these prompts were drawn with the same model"
-    assert counts.pop("epochs") == -(-asked // used)
-    assert counts == {"steps": 4, "prompts": used, "parameters": APMAE(config.model).num_parameters}
-
-
-def test_training_leaves_out_what_the_model_gets_wrong(tmp_path, bundled_lm):
-    with torch.no_grad():
-        logits = bundled_lm.model(**bundled_lm.tokenizer("int a = ", return_tensors="pt")).logits
-    said = bundled_lm.tokenizer.decode(logits[0, -1].argmax())
-    rows = [
-        {"prompt": "int a = ", "completion": said, "outcome": outcome} for outcome in ("correct", "incorrect", None)
-    ]
-    jsonl = tmp_path / "p.jsonl"
-    jsonl.write_text("".join(json.dumps({**row, "id": str(i)}) + "\n" for i, row in enumerate(rows)))
-    config = recipes.TRAIN["debug"].model_copy(update={"steps": 1, "batch_size": 4})
-    everything = config.model_copy(update={"outcome": "any"})
-    for out, settings, prompts in (("a", config, 2), ("b", everything, 3)):
-        folder = local.train_encoder(bundled_lm, jsonl, tmp_path / out, settings)
-        counts = read_manifest(folder, "train").counts
-        assert counts["prompts"] == prompts
-        assert counts["epochs"] == counts["asked"] // prompts > 1
-        assert counts["correct"] == counts["asked"], "this model says so, whatever the file does"
-
-
-def test_an_encoder_longer_than_the_models_inputs_is_refused(tmp_path, bundled_lm, real_study):
-    tiny = recipes.TRAIN["debug"].model.model_copy(update={"pattern_size": 1024, "patch_size": 128})
-    config = recipes.TRAIN["debug"].model_copy(update={"model": tiny})
-    with pytest.raises(CaptureError, match="at most 512, .* got 1024; use or train an encoder with a smaller"):
-        local.train_encoder(bundled_lm, real_study.folder / "train-prompts.parquet", tmp_path / "a", config)
-    assert not (tmp_path / "a").exists()
 
 
 # -- cluster -----------------------------------------------------------------------------------------------------------

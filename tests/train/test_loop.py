@@ -24,6 +24,7 @@ from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
 from apmae.recipes import train_recipe
 from apmae.train import checkpoint, loop
+from apmae.train.batch import cropped, step_masking
 from apmae.train.loop import METRICS, fit, learning_rate
 from apmae.train.source import ArraySource
 
@@ -76,7 +77,7 @@ def test_the_optimizer_is_adamw_by_hand(tiny_train, small_patterns, clip_norm):
             for name, parameter in model.named_parameters():
                 parameter.copy_(torch.from_numpy(expected[name]))
         model.zero_grad()
-        model(model.scale(source.batch(step)), loop._masking(config, 10, step, "cpu")).loss.backward()
+        model(model.scale(source.batch(step)), step_masking(config, 10, step)).loss.backward()
         gradients = {name: p.grad.double().numpy() for name, p in model.named_parameters()}
         norm = math.sqrt(sum((g**2).sum() for g in gradients.values()))
         shrink = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))
@@ -99,10 +100,10 @@ def test_the_optimizer_is_adamw_by_hand(tiny_train, small_patterns, clip_norm):
 
 def test_masks_are_drawn_anew_every_step_and_from_the_seed(tiny_train):
     config = tiny_train()
-    a, b = (loop._masking(config, 10, step, "cpu") for step in (0, 1))
+    a, b = (step_masking(config, 10, step) for step in (0, 1))
     assert not torch.equal(a.masked, b.masked)
-    assert torch.equal(a.masked, loop._masking(config, 10, 0, "cpu").masked)
-    assert not torch.equal(a.masked, loop._masking(tiny_train(seed=4), 10, 0, "cpu").masked)
+    assert torch.equal(a.masked, step_masking(config, 10, 0).masked)
+    assert not torch.equal(a.masked, step_masking(tiny_train(seed=4), 10, 0).masked)
 
 
 def test_training_learns(tiny_train, tmp_path):
@@ -134,7 +135,7 @@ def test_metrics_are_lines_of_json(tiny_train, small_patterns, tmp_path):
     assert [line["lr"] for line in lines] == [learning_rate(config, line["step"]) for line in lines]
     model = APMAE(config.model, seed=config.seed)
     with torch.no_grad():
-        result = model(model.scale(source.batch(0)), loop._masking(config, 10, 0, "cpu"))
+        result = model(model.scale(source.batch(0)), step_masking(config, 10, 0))
     assert lines[0]["loss"] == pytest.approx(float(result.loss), rel=1e-5)
     assert lines[0]["published_loss"] == pytest.approx(float(result.published_loss), rel=1e-5)
 
@@ -144,23 +145,23 @@ def test_metrics_are_lines_of_json(tiny_train, small_patterns, tmp_path):
 
 def test_crops_are_the_patterns_of_shorter_prompts(tiny_train, small_patterns):
     config = tiny_train(crop=0.5)
-    cropped = loop._cropped(small_patterns, config, 0).probabilities()
+    short = cropped(small_patterns, config, 0).probabilities()
     whole = small_patterns.probabilities()
-    lengths = [int(rows.any(-1).sum()) for rows in cropped]
-    for rows, full, length in zip(cropped, whole, lengths, strict=True):
+    lengths = [int(rows.any(-1).sum()) for rows in short]
+    for rows, full, length in zip(short, whole, lengths, strict=True):
         assert np.array_equal(rows[:length], full[:length])
         assert not rows[length:].any()
     share = np.mean(np.array(lengths) < 32)
     assert 0.2 < share < 0.8
     assert min(lengths) >= 8
-    assert not np.array_equal(cropped, loop._cropped(small_patterns, config, 1).probabilities())
-    assert loop._cropped(small_patterns, tiny_train(crop=0.0), 0) is small_patterns
+    assert not np.array_equal(short, cropped(small_patterns, config, 1).probabilities())
+    assert cropped(small_patterns, tiny_train(crop=0.0), 0) is small_patterns
 
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_crops_of_patterns_shorter_than_the_shortest_crop(tiny_train, small_patterns, size):
     short = Patterns.from_probabilities(small_patterns.probabilities()[:, :size, :size], patch=8)
-    assert np.array_equal(loop._cropped(short, tiny_train(crop=1.0), 0).probabilities(), short.probabilities())
+    assert np.array_equal(cropped(short, tiny_train(crop=1.0), 0).probabilities(), short.probabilities())
 
 
 # -- what stops it -----------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_patterns(tiny_tra
     assert steps == list(range(7)), "what was measured before is on disk"
 
     kept = APMAE(config.model, seed=0)
-    assert checkpoint.load(tmp_path, kept, loop._optimizer(kept, config), run_of(config)) == (5, {})
+    assert checkpoint.load(tmp_path, checkpoint.State(kept, loop._optimizer(kept, config)), run_of(config))[0] == 5
     assert all(torch.isfinite(tensor).all() for tensor in kept.state_dict().values())
     fit(config, Breaking(small_patterns, -1, 0), folder=tmp_path)  # mended, the run goes on
     steps = [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()]
@@ -202,8 +203,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_patterns(tiny_tra
 
 
 def run_of(config):
-    run = config.model_dump(mode="json", exclude={"checkpoint_every", "log_every"})
-    return run | {**run.pop("model"), "inputs": ""}
+    run = config.model_dump(mode="json", exclude=loop.HARMLESS)
+    return run | {**run.pop("model"), "inputs": "", "processes": 1}
 
 
 def test_a_rate_that_is_too_high_is_told_from_bad_patterns(tiny_train, small_patterns):
@@ -265,7 +266,7 @@ def test_no_steps_are_refused(small_patterns, steps):
 
 
 def test_unknown_recipes(small_patterns):
-    with pytest.raises(ConfigError, match="debug, nano, small, paper, got 'huge'"):
+    with pytest.raises(ConfigError, match="paper-15b, got 'huge'"):
         apmae.train(small_patterns, "huge")
 
 

@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 _PANELS = {
-    "Start here": (study.demo, study.run),
+    "Start here": (study.demo, study.run, study.recipes),
     "Stages": (prompts.prompts, stages.train, stages.evaluate, stages.encode, stages.cluster, stages.report),
     "Use an atlas": (heads.tag,),
     "Use a model": (heads.show,),

@@ -23,29 +23,67 @@ from apmae.errors import ConfigError
 
 
 def train(
-    prompts: Annotated[Path, typer.Option(help="Prompts to train on, Parquet or JSONL.")],
     out: Annotated[Path, typer.Option(help="Folder of the encoder.")],
-    lm: LMOption = "bundled",
-    recipe: Annotated[str, typer.Option(help="debug, nano, small or paper.")] = "nano",
+    prompts: Annotated[Path | None, typer.Option(help="Prompts to train on, Parquet or JSONL.")] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="Or sources to draw the recipe's prompts from: folder, zip, tar, 'bundled'; repeatable."),
+    ] = None,
+    patterns: Annotated[
+        list[Path] | None,
+        typer.Option(help="Or files of stored patterns (Patterns.save), without a model."),
+    ] = None,
+    lm: Annotated[str | None, typer.Option("--lm", help="As for encode; by default the recipe's.")] = None,
+    recipe: Annotated[str, typer.Option(help="A name that apmae recipes lists.")] = "nano",
+    language: Annotated[str, typer.Option(help="Of the corpus, as for apmae prompts.")] = "java",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; by default the recipe's.")] = None,
     seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "float32",
+    device: Annotated[str | None, typer.Option(help="Where models run; by default the recipe's.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Precision of the language model; by default the recipe's.")] = None,
     infill: InfillOption = "auto",
+    track: Annotated[
+        str | None, typer.Option(help="Also send metrics to trackio, wandb or another tracker that is installed.")
+    ] = None,
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
 ) -> None:
-    """Train an AP-MAE on the patterns that a model makes. A killed run goes on from its checkpoint."""
-    from apmae.config import TrainConfig, parse
+    """Train an AP-MAE on the patterns that a model makes. A killed run goes on from its checkpoint.
+
+    On several GPUs or machines: torchrun --nproc-per-node 8 -m apmae train ..., with a folder that all of them see.
+    """
+    from apmae.config import PromptsConfig, TrainConfig, parse
+    from apmae.recipes import recipe as study_of
     from apmae.recipes import train_settings
 
+    given = [name for name, value in (("prompts", prompts), ("corpus", corpus), ("patterns", patterns)) if value]
+    if len(given) != 1:
+        raise ConfigError(f"expected one of --prompts, --corpus and --patterns, got {' and '.join(given) or 'none'}")
+    study = study_of(recipe)
     changes = {"seed": seed, **({} if steps is None else {"steps": steps}), **settings(set_)}
     config = parse(TrainConfig, train_settings(recipe, changes), "train")
-    from apmae.engine.local import train_encoder
+    drawn = None
+    if corpus:
+        values = {**(study.train_prompts or PromptsConfig()).model_dump(), "language": language, "seed": config.seed}
+        drawn = parse(PromptsConfig, values, "--corpus")
+    from apmae.engine import train as engine
+    from apmae.train.processes import device_of, start
 
-    folder = train_encoder(load(lm, device, dtype, infill), prompts, out, config, overwrite=overwrite)
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    say(f"encoder in {folder}: loss {last['loss']:.5f} after {config.steps} steps; see {folder / 'reconstruction.png'}")
+    accelerator = start(device or study.device, track)
+    place = device_of(accelerator, device or study.device)
+    common = {"overwrite": overwrite, "accelerator": accelerator}
+    if patterns:
+        folder = engine.train_on_patterns(patterns, out, config, device=place, **common)
+    else:
+        model = load(lm or study.lm, place, dtype or study.dtype, infill)
+        if drawn is not None:
+            prompts = engine.draw_training_prompts(corpus or (), out, drawn, model, **common)
+        assert prompts is not None, "one of three was given"
+        folder = engine.train_encoder(model, prompts, out, config, **common)
+    if accelerator.is_main_process:
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        picture = folder / "reconstruction.png"
+        say(f"encoder in {folder}: loss {last['loss']:.5f} after {config.steps} steps; see {picture}")
+    accelerator.end_training()
 
 
 def encode(

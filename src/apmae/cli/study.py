@@ -24,6 +24,28 @@ def demo(
     _study(recipes.demo(out, train=train, seed=seed), overwrite)
 
 
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="One of them: prints it as a study's file, for apmae run.")] = None,
+) -> None:
+    """List the named configurations, or print one."""
+    import yaml
+
+    from apmae.recipes import RECIPES, recipe
+
+    if name is not None:
+        say(f"# recipe {name}, {recipe(name).digest}")
+        say(yaml.safe_dump(recipe(name).model_dump(mode="json"), sort_keys=False).rstrip())
+        return
+    for known in RECIPES:
+        found = recipe(known)
+        assert found.train is not None, "recipes train"
+        model, train = found.train.model, found.train
+        say(
+            f"{known:<10} {found.digest}  encoder {model.encoder_layers} x {model.encoder_dim}, {train.steps} steps of "
+            f"{train.batch_size} patterns, for {found.lm} on {found.device}"
+        )
+
+
 def run(
     study: Annotated[Path, typer.Argument(help="STUDY.yaml: the fields of StudyConfig (docs/pipeline.md).")],
     overwrite: OverwriteOption = False,
@@ -47,7 +69,7 @@ def run(
 
 def _study(config: Any, overwrite: bool) -> None:
     from apmae.artifacts import manifest_path, read_manifest
-    from apmae.engine.local import run_study
+    from apmae.engine.study import run_study
     from apmae.report.terminal import print_study
 
     page = run_study(config, overwrite=overwrite)

@@ -16,15 +16,14 @@ from apmae.artifacts import (
     read_manifest,
     read_table,
     read_tables,
-    write_json,
     write_table,
 )
 from apmae.atlas.atlas import Atlas, Measured
-from apmae.config import AtlasConfig, CircuitsConfig, Config, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
+from apmae.config import AtlasConfig, CircuitsConfig, Config, EncodeConfig, PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.encode import check_length, encode_prompts, reconstructions, unpack_exemplars
 from apmae.errors import ConfigError, SourceError
-from apmae.lm.load import LM, load_lm
+from apmae.lm.load import LM
 from apmae.lm.outcome import draw_prompts, shortfalls, with_outcomes
 from apmae.model.mae import APMAE
 from apmae.progress import progress
@@ -33,15 +32,17 @@ from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.languages import language_of
 from apmae.prompts.prompt import Prompt
 from apmae.prompts.sampling import build_prompts
-from apmae.report.page import write_report
 from apmae.schema import POINTS, SCORES
-from apmae.train import checkpoint
-from apmae.train.lm_source import LMSource
-from apmae.train.loop import METRICS, fit
 
 
 def make_prompts(
-    sources: Sequence[str], out: Path, config: PromptsConfig, *, lm: LM | None = None, overwrite: bool = False
+    sources: Sequence[str],
+    out: Path,
+    config: PromptsConfig,
+    *,
+    lm: LM | None = None,
+    ask: bool = True,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """The prompts stage: source files to one Parquet file.
 
@@ -50,6 +51,7 @@ def make_prompts(
         out: a ``.parquet`` file.
         config: tasks, numbers, outcomes.
         lm: decides outcomes; without it they stay unknown.
+        ask: False draws spans of the model's tokens, and leaves outcomes unknown.
         overwrite: replace an artifact made from something else.
 
     Returns:
@@ -59,10 +61,11 @@ def make_prompts(
     paths = _source_paths(sources)
     inputs = {f"source-{number}": fingerprint(path) for number, path in enumerate(paths)}
     inputs |= {"lm": lm.fingerprint} if lm else {}
-    with Stage.open(out, "prompts", decisive(config, lm), inputs, overwrite=overwrite) as stage:
+    settings = decisive(config, lm) | ({} if ask else {"asked": False})
+    with Stage.open(out, "prompts", settings, inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
-        prompts, counts = _draw(paths, config, lm)
+        prompts, counts = _draw(paths, config, lm, ask=ask)
         counts = {**counts, "short": shortfalls(prompts, config)}
         stage.write_shard({out.name: to_table(prompts)})
         return stage.finish(counts).counts
@@ -106,15 +109,19 @@ def draw_circuits(config: CircuitsConfig, lm: LM) -> list[Prompt]:
         return with_outcomes(lm, prompts, config.length, advance=advance)
 
 
-def _draw(paths: Sequence[Path], config: PromptsConfig, lm: LM | None) -> tuple[list[Prompt], dict[str, object]]:
-    if lm is None:
-        return build_prompts(paths, config)
+def _draw(
+    paths: Sequence[Path], config: PromptsConfig, lm: LM | None, *, ask: bool = True
+) -> tuple[list[Prompt], dict[str, object]]:
+    if lm is None or not ask:
+        return build_prompts(paths, config, tokenizer=lm.backend_tokenizer if lm else None)
     files = list_sources(paths, suffixes=language_of(config.language).suffixes)
     with progress("prompts", config.per_task * len(config.tasks)) as advance:
         return draw_prompts(lm, files, config, rejected=Counter(), advance=advance)
 
 
 def _source_paths(sources: Sequence[str]) -> list[Path]:
+    if not sources:
+        raise ConfigError("expected source files, got none; give folders, files, zips or tars, or 'bundled'")
     circuits = [source for source in sources if source.startswith("circuit:")]
     if circuits:
         raise ConfigError(
@@ -165,54 +172,6 @@ def _asked(prompts_path: Path, lm: LM, length: int) -> bool:
     manifest = read_manifest(prompts_path, "prompts")
     arranged = {**decisive(Config(), lm), "length": length}
     return manifest.inputs.get("lm") == lm.fingerprint and arranged.items() <= manifest.config.items()
-
-
-def train_encoder(lm: LM, prompts_path: Path, out: Path, config: TrainConfig, *, overwrite: bool = False) -> Path:
-    """The train stage: an AP-MAE on the patterns that the model makes of prompts, on the model's (first) device.
-
-    Args:
-        lm: the language model.
-        prompts_path: prompts to train on; unless the config's ``outcome`` is "any", those that the model answers
-            incorrectly are left out (paper section 4).
-        out: the encoder's folder.
-        config: model and training.
-        overwrite: replace an artifact made from something else.
-
-    Returns:
-        The encoder's folder.
-    """
-    inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
-    with Stage.open(out, "train", decisive(config, lm), inputs, overwrite=overwrite) as stage:
-        if stage.finished:
-            return out
-        length = check_length(lm, config.model.pattern_size, config.context)
-        if not stage.resumed:  # a checkpoint that is there is another run's
-            (out / checkpoint.NAME).unlink(missing_ok=True)
-        with LMSource(
-            lm,
-            load_prompts(prompts_path),
-            heads=config.heads,
-            length=length,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            size=config.model.pattern_size,
-            long=config.long,
-            buffer=config.buffer,
-            batch_prompts=config.batch_prompts,
-            outcome=config.outcome,
-        ) as source:
-            mae = fit(config, source, folder=out, device=str(lm.device))
-            counts, unseen = source.counts(), source.batch(config.steps)
-        mae.save_pretrained(out)
-        write_table(out / "reconstructions.parquet", reconstructions(mae, unseen, seed=config.seed))
-        _reconstruction_picture(out)
-        files = ["config.json", "model.safetensors", METRICS, "reconstructions.parquet", "reconstruction.png"]
-        stage.add_files(files)
-        read = {"prompts": len(source.prompts), "epochs": counts["epoch"]}
-        read |= {"asked": counts["asked"], "correct": counts["correct"]}
-        stage.finish({"steps": config.steps, **read, "parameters": mae.num_parameters})
-        (out / checkpoint.NAME).unlink(missing_ok=True)
-    return out
 
 
 def encode(
@@ -306,37 +265,6 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
         ).counts
 
 
-def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
-    """All stages of a study, each reused, resumed or made.
-
-    Args:
-        config: the study.
-        overwrite: replace artifacts made from something else.
-
-    Returns:
-        The report's page.
-    """
-    out = config.out
-    lm = load_lm(config.lm, device=config.device, dtype=config.dtype, infill=config.infill)
-    if len(config.sources) == 1 and Path(config.sources[0]).suffix in (".jsonl", ".parquet"):
-        prompts_path = Path(config.sources[0])
-    else:
-        prompts_path = out / "prompts.parquet"
-        make_prompts(config.sources, prompts_path, config.prompts, lm=lm, overwrite=overwrite)
-    encoder = config.encoder
-    if config.train is not None and config.train_prompts is not None and encoder == "train":
-        train_prompts = out / "train-prompts.parquet"
-        make_prompts(config.sources, train_prompts, config.train_prompts, lm=lm, overwrite=overwrite)
-        encoder = str(train_encoder(lm, train_prompts, out / "encoder", config.train, overwrite=overwrite))
-    encode(lm, encoder, prompts_path, out / "embeddings", config.encode, overwrite=overwrite)
-    fit_atlas(out / "embeddings", out / "atlas", config.atlas, overwrite=overwrite)
-    write_json(out / "study.json", config.model_dump(mode="json"))
-    with progress("report", 1) as advance:
-        page = write_report(out)
-        advance()
-    return page
-
-
 def _expect_parquet(out: Path) -> None:
     if out.suffix != ".parquet":
         raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")
@@ -357,12 +285,3 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
     """A column of fixed-size lists as a (n, d) array."""
     array = column.combine_chunks()
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
-
-
-def _reconstruction_picture(out: Path) -> None:
-    from apmae.artifacts import replacing
-    from apmae.report.figures import reconstruction
-
-    figure = reconstruction(read_table(out / "reconstructions.parquet").to_pylist())
-    with replacing(out / "reconstruction.png") as file:
-        figure.savefig(file, format="png", metadata={"Software": None})

@@ -116,6 +116,18 @@ class Patterns:
         prompt, layer, head = where
         return cls(logs, array.shape[-1], prompt=prompt, layer=layer, head=head, causal=causal, tokens=tokens)
 
+    def without_texts(self) -> "Patterns":
+        """The same patterns without their prompts' tokens and lengths, for instance to train on."""
+        return Patterns(
+            self.log_patches,
+            self.size,
+            prompt=self.prompt,
+            layer=self.layer,
+            head=self.head,
+            causal=self.causal,
+            reach=self.reach,
+        )
+
     @classmethod
     def concatenate(cls, parts: Sequence["Patterns"]) -> "Patterns":
         """Join patterns; shorter ones get empty rows, so that all have the longest's size. One alone is not copied.

@@ -1,18 +1,19 @@
-"""Checkpoints: weights, optimizer state, step and source in one safetensors file, replaced atomically. Never pickled.
+"""Checkpoints: weights, optimizer state, step and sources in one safetensors file, replaced atomically. Never pickled.
 
 What the run was started with is kept beside them as JSON, so that a run never goes on from another one's weights.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from apmae.artifacts import write_through
 from apmae.errors import ArtifactError
@@ -20,48 +21,55 @@ from apmae.errors import ArtifactError
 NAME = "checkpoint.safetensors"
 
 
+class State(NamedTuple):
+    """What training changes."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None = None
+    """The running average of the weights, if one is kept."""
+
+
 def save(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    run: Mapping[str, Any],
-    source: Mapping[str, ndarray] | None = None,
+    folder: Path, step: int, state: State, run: Mapping[str, Any], sources: Sequence[Mapping[str, ndarray]] = ()
 ) -> None:
     """Write the state after ``step`` finished steps of a run, described by JSON values.
 
     Args:
         folder: where to; made if missing.
         step: how many steps are finished.
-        model: its weights are kept.
-        optimizer: and its state.
+        state: model and optimizer.
         run: what the run was started with.
-        source: the state of where patterns come from (``ResumableSource.state``).
+        sources: the state of where each process's patterns come from (``ResumableSource.state``).
+
+    Raises:
+        ArtifactError: if it cannot be written, for instance because the disk is full; the one before stays.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    tensors |= {f"source.{name}": torch.from_numpy(array) for name, array in (source or {}).items()}
+    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    for number, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    if state.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
+    for process, source in enumerate(sources):
+        tensors |= {f"source.{process}.{name}": torch.from_numpy(array) for name, array in source.items()}
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # One entry: safetensors writes several in no fixed order, and equal runs should be equal bytes.
-    metadata = {"apmae": json.dumps({"step": step, "run": run}, sort_keys=True)}
+    metadata = {"apmae": json.dumps({"step": step, "run": run, "sources": len(sources)}, sort_keys=True)}
     write_through(folder / NAME, lambda path: save_file(cpu, path, metadata=metadata))
 
 
-def load(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]
-) -> tuple[int, dict[str, ndarray]]:
+def load(folder: Path, state: State, run: Mapping[str, Any]) -> tuple[int, list[dict[str, ndarray]]]:
     """Restore a run.
 
     Returns:
-        How many steps were finished, 0 if there is no checkpoint; and the state of its source.
+        How many steps were finished, 0 if there is no checkpoint; and the state of each process's source.
 
     Raises:
         ArtifactError: if the checkpoint is damaged or of another run; names what differs.
     """
     path = folder / NAME
     if not path.is_file():
-        return 0, {}
+        return 0, []
     try:
         with safe_open(path, framework="pt") as file:
             head = json.loads(file.metadata()["apmae"])
@@ -71,15 +79,24 @@ def load(
             names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
             changes = "; ".join(f"{name}: {found.get(name)!r}, now {wanted.get(name)!r}" for name in names)
             raise ValueError(f"it is of another run ({changes})")
-        model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, key = name.split(".")
-                state.setdefault(int(number), {})[key] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        state.model.load_state_dict(_below("model", tensors))
+        if state.average is not None:
+            state.average.load_state_dict(_below("average", tensors))
+        values: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below("optimizer", tensors).items():
+            number, key = name.split(".")
+            values.setdefault(int(number), {})[key] = value
+        groups = state.optimizer.state_dict()["param_groups"]
+        state.optimizer.load_state_dict({"state": values, "param_groups": groups})
+        sources = [
+            {name: value.numpy() for name, value in _below(f"source.{process}", tensors).items()}
+            for process in range(head["sources"])
+        ]
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0][:400]
         raise ArtifactError(f"cannot resume from {path}: {reason}; delete it to train from the start") from None
-    source = {name[7:]: value.numpy() for name, value in tensors.items() if name.startswith("source.")}
-    return head["step"], source
+    return head["step"], sources
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}

@@ -29,6 +29,23 @@ _PATIENCE = 2000
 """Prompts in a row without a correct answer after which training on correct ones stops, at most."""
 
 
+def own_files(prompts: Sequence[Prompt], process: int, processes: int) -> list[Prompt]:
+    """The prompts of this process: files are dealt out in the order in which they come, each with all its prompts.
+
+    Args:
+        prompts: of all processes.
+        process: this one's number.
+        processes: how many there are.
+
+    Raises:
+        ConfigError: if there are fewer files than processes.
+    """
+    files = {path: number for number, path in enumerate(dict.fromkeys(prompt.path for prompt in prompts))}
+    if prompts and len(files) < processes:
+        raise ConfigError(f"expected prompts of at least {processes} files, one a process, got {len(files)}; give more")
+    return [prompt for prompt in prompts if files[prompt.path] % processes == process]
+
+
 class _Batch(NamedTuple):
     """What one forward runs."""
 

@@ -1,31 +1,39 @@
-"""The training loop: AdamW, cosine, loss on masked patches (paper section 4, Training Setup)."""
+"""The training loop: AdamW, cosine, loss on masked patches (paper section 4, Training Setup).
+
+Any number of processes train as one would on the whole batch: the mean is over the masked pixels of all of them.
+"""
 
 import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from math import cos, pi
 from pathlib import Path
+from typing import cast
 
-import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from apmae.artifacts import replacing
 from apmae.config import TrainConfig, parse
-from apmae.errors import TrainingError
+from apmae.errors import ConfigError, TrainingError
 from apmae.model.mae import APMAE
-from apmae.model.masking import Masking, random_masking
 from apmae.patterns.patterns import Patterns
 from apmae.progress import progress
 from apmae.recipes import train_recipe
-from apmae.seeding import generator, subseed
 from apmae.train import checkpoint
+from apmae.train.batch import cropped, real_pixels, rows_of, step_masking
+from apmae.train.metrics import METRICS, Metrics
+from apmae.train.processes import device_of, expect_agreement, gathered, start
 from apmae.train.source import ArraySource, ResumableSource, Source, StreamSource
 
-METRICS = "metrics.jsonl"
-_SHORTEST_CROP = 8
-_HARMLESS = {"checkpoint_every", "log_every"}
+__all__ = ["METRICS", "fit", "learning_rate", "train"]
+
+HARMLESS = {"checkpoint_every", "log_every", "panel_every"}
 """Settings that change no weight."""
+
+Panel = Callable[[int, APMAE, Patterns], None]
+"""Draws what the decoder makes of some patterns, given the steps done."""
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -37,69 +45,142 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def fit(
-    config: TrainConfig, source: Source, *, folder: Path | None = None, device: str = "cpu", inputs: str = ""
+    config: TrainConfig,
+    source: Source,
+    *,
+    folder: Path | None = None,
+    device: str = "cpu",
+    inputs: str = "",
+    accelerator: Accelerator | None = None,
+    panel: Panel | None = None,
 ) -> APMAE:
     """Train an AP-MAE.
 
     With a folder, ``metrics.jsonl`` grows there and a checkpoint is replaced every ``checkpoint_every`` steps; the same
     call after a kill goes on from it and ends with the same weights. A call with another configuration is refused.
+    Several processes need a folder that all of them see.
 
     Args:
         config: model, steps, optimizer.
-        source: patterns by step; a ``ResumableSource`` goes on where the checkpoint left it, and is counted in the log.
+        source: this process's share of the patterns of each step; a ``ResumableSource`` goes on where the checkpoint
+            left it, and is counted in the log.
         folder: where checkpoints go; None keeps none.
         device: where to train.
         inputs: fingerprint of what the source reads, where the caller knows it; kept in the checkpoint.
+        accelerator: of ``train.processes.start``, where there are several processes or a tracker.
+        panel: called every ``panel_every`` steps and after the last, in the first process.
 
     Returns:
-        The trained model, in evaluation mode.
+        The trained model, the running average of its weights if ``ema`` is set, in evaluation mode.
 
     Raises:
         ArtifactError: if the folder's checkpoint is damaged, or of another configuration or other inputs.
+        ConfigError: if the batch cannot be divided among processes and forwards.
         TrainingError: if the loss or its gradient is not finite; names the step and the batch's patterns. Weights and
-            checkpoint stay as they were before that step.
+            checkpoint stay as they were before that step. Or if the processes were started with different things.
     """
-    model = APMAE(config.model, seed=config.seed).to(device).train()
-    optimizer = _optimizer(model, config)
-    run = config.model_dump(mode="json", exclude=_HARMLESS)
-    run |= {**run.pop("model"), "inputs": inputs}
-    first, state = checkpoint.load(folder, model, optimizer, run) if folder else (0, {})
+    accelerator = accelerator or start(device)
+    device = device_of(accelerator, device)
+    share_of(config, accelerator.num_processes)
+    mae = APMAE(config.model, seed=config.seed).to(device).train()
+    optimizer = _optimizer(mae, config)
+    average = AveragedModel(mae, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+    trained = mae if average is None else cast(APMAE, average.module)
+    run = config.model_dump(mode="json", exclude=HARMLESS)
+    run |= {**run.pop("model"), "inputs": inputs, "processes": accelerator.num_processes}
+    expect_agreement(accelerator, run)
+    kept = checkpoint.State(mae, optimizer, average)
+    first, states = checkpoint.load(folder, kept, run) if folder else (0, [])
     resumable = source if isinstance(source, ResumableSource) else None
-    if resumable and state:
-        resumable.restore(state)
-    lines = _metrics_until(folder, first) if folder else []
-    with progress("train", config.steps, done=first) as advance:
+    if resumable and states:
+        resumable.restore(states[accelerator.process_index])
+    # A compiled module and a parallel one share their parameters with the plain one, which is what is kept.
+    model = accelerator.prepare_model(cast(nn.Module, torch.compile(mae)) if config.compile else mae)
+    metrics = Metrics(folder if accelerator.is_main_process else None, accelerator, first, run)
+    bar = progress("train", config.steps, done=first) if accelerator.is_main_process else nullcontext(_silent)
+    with bar as advance:
         for step in range(first, config.steps):
             patterns = source.batch(step)
             lr = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
-            result = model(model.scale(_cropped(patterns, config, step)), _masking(config, len(patterns), step, device))
-            result.loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or float("inf"))
-            if not torch.isfinite(norm + result.loss):
-                _write_metrics(folder, lines)
-                what = "gradient" if torch.isfinite(result.loss) else "loss"
+            losses, norm = _step(model, mae, optimizer, patterns, config, step, accelerator)
+            if not torch.isfinite(norm + losses[0]):
+                metrics.write()
+                what = "gradient" if torch.isfinite(losses[0]) else "loss"
                 raise TrainingError(_not_finite(what, step, patterns, lr, folder, config))
             optimizer.step()
-            if step % config.log_every == 0 or step + 1 == config.steps:
-                line = {
-                    "step": step,
-                    "loss": round(result.loss.item(), 8),
-                    "published_loss": round(result.published_loss.item(), 8),
-                    "lr": lr,
-                    "grad_norm": round(norm.item(), 6),
-                    **(resumable.counts() if resumable else {}),
-                }
-                lines.append(json.dumps(line))
+            if average is not None:
+                average.update_parameters(mae)
+            last = step + 1 == config.steps
+            if step % config.log_every == 0 or last:
+                line = metrics.log(step, losses, lr, norm, resumable.counts() if resumable else {})
                 epoch = f", epoch {line['epoch']}" if resumable else ""
-                advance(0, note=f"loss {result.loss.item():.5f}{epoch}")
+                advance(0, note=f"loss {line['loss']:.5f}{epoch}")
             advance()
-            if folder and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
-                _write_metrics(folder, lines)
-                checkpoint.save(folder, step + 1, model, optimizer, run, resumable.state() if resumable else None)
-    return model.eval()
+            if panel and accelerator.is_main_process and ((step + 1) % config.panel_every == 0 or last):
+                panel(step + 1, trained, patterns)
+            if folder and ((step + 1) % config.checkpoint_every == 0 or last):
+                states = gathered(accelerator, dict(resumable.state()) if resumable else {})
+                if accelerator.is_main_process:
+                    metrics.write()
+                    checkpoint.save(folder, step + 1, kept, run, states)
+    metrics.close()
+    accelerator.wait_for_everyone()
+    return trained.eval()
+
+
+def share_of(config: TrainConfig, processes: int) -> int:
+    """Patterns of a step that each process brings.
+
+    Raises:
+        ConfigError: if the batch cannot be divided among processes and forwards.
+    """
+    share, rest = divmod(config.batch_size, processes * config.accumulate)
+    if rest:
+        raise ConfigError(
+            f"expected a batch_size that {processes} processes and accumulate {config.accumulate} divide, got "
+            f"{config.batch_size}; take {max(share, 1) * processes * config.accumulate}"
+        )
+    return share * config.accumulate
+
+
+def _step(
+    model: nn.Module,
+    mae: APMAE,
+    optimizer: torch.optim.Optimizer,
+    patterns: Patterns,
+    config: TrainConfig,
+    step: int,
+    accelerator: Accelerator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of one batch, all processes and forwards together.
+
+    Returns:
+        The loss of this process's part and the published loss, weighted so that they sum to those of the batch over
+        the processes, (2,); and the norm of the gradient.
+    """
+    processes, device = accelerator.num_processes, mae.cls.device
+    count = len(patterns) * processes
+    begin = accelerator.process_index * len(patterns)
+    patterns = cropped(patterns, config, step, first=begin, count=count)
+    masking = step_masking(config, count, step)
+    pixels = real_pixels(mae.real, masking)
+    losses = torch.zeros(2, device=device)
+    optimizer.zero_grad(set_to_none=True)
+    parts = torch.arange(len(patterns)).chunk(config.accumulate)
+    for number, rows in enumerate(parts):
+        some = slice(int(rows[0]), int(rows[-1]) + 1)
+        everywhere = slice(begin + some.start, begin + some.stop)
+        # Masks hide patches of more and of fewer real pixels: means of parts are weighted, or they would not be one.
+        weight = float(pixels[everywhere].sum() / pixels.sum())
+        with accelerator.no_sync(model) if number + 1 < len(parts) else nullcontext():
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                result = model(mae.scale(patterns[some]), rows_of(masking, everywhere, str(device)))
+            loss = result.loss * weight
+            (loss * processes).backward()  # parallel gradients are means over the processes
+        losses += torch.stack([loss.detach(), result.published_loss.detach() * (len(rows) / count)])
+    return losses, nn.utils.clip_grad_norm_(mae.parameters(), config.clip_norm or float("inf"))
 
 
 def train(
@@ -159,39 +240,6 @@ def _optimizer(model: APMAE, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def _masking(config: TrainConfig, patterns: int, step: int, device: str) -> Masking:
-    draw = torch.Generator().manual_seed(subseed(config.seed, "mask", step))
-    masking = random_masking(patterns, config.model.num_patches, config.model.num_masked, draw)
-    return Masking(*(index.to(device) for index in masking))
-
-
-def _cropped(patterns: Patterns, config: TrainConfig, step: int) -> Patterns:
-    """Empty the rows after a random token in a share of the patterns.
-
-    In a causal model the first t rows are exactly the pattern of the first t tokens, so these are true short prompts.
-    """
-    if not config.crop:
-        return patterns
-    draw = generator(config.seed, "crop", step)
-    chosen = draw.random(len(patterns)) < config.crop
-    lengths = np.where(
-        chosen, draw.integers(min(_SHORTEST_CROP, patterns.size), patterns.size + 1, len(patterns)), patterns.size
-    )
-    return patterns.cropped(lengths)
-
-
-def _metrics_until(folder: Path, step: int) -> list[str]:
-    path = folder / METRICS
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [line for line in lines if json.loads(line)["step"] < step]
-
-
-def _write_metrics(folder: Path | None, lines: list[str]) -> None:
-    if folder:
-        with replacing(folder / METRICS) as file:
-            file.write("".join(f"{line}\n" for line in lines).encode())
-
-
 def _not_finite(what: str, step: int, patterns: Patterns, lr: float, folder: Path | None, config: TrainConfig) -> str:
     logs = patterns.log_patches.flatten(1)
     broken = patterns[(~(logs.isfinite() | logs.isneginf())).any(1).cpu().numpy()]
@@ -210,3 +258,7 @@ def _not_finite(what: str, step: int, patterns: Patterns, lr: float, folder: Pat
         f"the {what} is not finite at step {step} (learning rate {lr:.3g}), batch of {len(patterns)} patterns "
         f"({', '.join(which)}{', ...' if len(named) > 3 else ''}), {cure}{kept}"
     )
+
+
+def _silent(amount: int = 1, *, note: str = "", total: int | None = None) -> None:
+    """The bar of every process but the first."""

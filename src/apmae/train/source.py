@@ -1,5 +1,7 @@
 """Where training patterns come from. A source answers one question: which patterns does step s see?
 
+With several processes each has a source of its own, for its share of every batch.
+
 The answer depends on nothing but the seed and the steps before, so that a killed run resumes on the very same batches.
 """
 
@@ -49,19 +51,30 @@ def epoch_positions(count: int, first: int, wanted: int, seed: int) -> Int[ndarr
 
 
 class ArraySource:
-    """Patterns in memory, each seen once an epoch, in a new order every epoch."""
+    """Patterns in memory, each seen once an epoch, in a new order every epoch.
 
-    def __init__(self, patterns: Patterns, batch_size: int, seed: int) -> None:
+    Args:
+        patterns: the same in every process.
+        batch_size: patterns a step, of all processes together.
+        seed: of the order.
+        process: this one's number.
+        processes: how many there are.
+    """
+
+    def __init__(self, patterns: Patterns, batch_size: int, seed: int, *, process: int = 0, processes: int = 1) -> None:
         if not len(patterns):
             raise ConfigError("expected patterns to train on, got none; capture some first")
         self._patterns, self._batch_size, self._seed = patterns, batch_size, seed
+        share = batch_size // processes
+        self._own = slice(process * share, (process + 1) * share)
         self._read = 0
 
     def batch(self, step: int) -> Patterns:
         """The patterns of a step, any at any time."""
         first = step * self._batch_size
         self._read = first + self._batch_size
-        return self._patterns[epoch_positions(len(self._patterns), first, self._batch_size, self._seed)]
+        positions = epoch_positions(len(self._patterns), first, self._batch_size, self._seed)
+        return self._patterns[positions[self._own]]
 
     def state(self) -> dict[str, ndarray]:
         """Nothing: a step's patterns follow from its number."""
@@ -96,19 +109,8 @@ class StreamSource:
                     f"expected {self._batch_size} patterns for step {step}, the stream ended with "
                     f"{sum(map(len, parts))}; give more patterns or fewer steps"
                 )
-            # Training needs no texts, and captures that each count their prompts from 0 would disagree about them.
-            prompt, layer, head = part.prompt, part.layer, part.head
-            parts.append(
-                Patterns(
-                    part.log_patches,
-                    part.size,
-                    prompt=prompt,
-                    layer=layer,
-                    head=head,
-                    causal=part.causal,
-                    reach=part.reach,
-                )
-            )
+            # Captures that each count their prompts from 0 would disagree about their texts.
+            parts.append(part.without_texts())
         patterns = Patterns.concatenate(parts)
         self._left = patterns[slice(self._batch_size, None)]
         self._step += 1

@@ -1,0 +1,29 @@
+"""Every setting of every stage: frozen, keyword-only, validated here and nowhere else. Torch-free.
+
+Defaults are the paper's unless the field says otherwise; whole configurations live in ``recipes``.
+"""
+
+from apmae.config.base import Config, Share, parse
+from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
+from apmae.config.stages import AtlasConfig, EncodeConfig, EvaluateConfig
+from apmae.config.study import StudyConfig
+from apmae.config.training import APMAEConfig, TrainConfig
+
+__all__ = [
+    "TASKS",
+    "TEXT_TASKS",
+    "APMAEConfig",
+    "AtlasConfig",
+    "Circuit",
+    "CircuitsConfig",
+    "Config",
+    "EncodeConfig",
+    "EvaluateConfig",
+    "PromptsConfig",
+    "Share",
+    "StudyConfig",
+    "Task",
+    "TrainConfig",
+    "parse",
+    "tasks_of",
+]

@@ -1,0 +1,124 @@
+"""Tasks, circuits, and how prompts are drawn."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from apmae.config.base import Config
+
+TASKS = (
+    "closing_bracket",
+    "eol",
+    "boolean_literal",
+    "string_literal",
+    "numeric_literal",
+    "identifier",
+    "boolean_operator",
+    "math_operator",
+    "assignment_operator",
+    "random",
+)
+"""The ten completion tasks of code, in the paper's order (paper section 5)."""
+
+TEXT_TASKS = ("sentence_end", "number", "capitalised_name", "quote", "repeated_word", "random")
+"""The completion tasks of plain text. Not in the paper."""
+
+Task = Literal[
+    "closing_bracket",
+    "eol",
+    "boolean_literal",
+    "string_literal",
+    "numeric_literal",
+    "identifier",
+    "boolean_operator",
+    "math_operator",
+    "assignment_operator",
+    "random",
+    "sentence_end",
+    "number",
+    "capitalised_name",
+    "quote",
+    "repeated_word",
+]
+
+
+Circuit = Literal["ioi", "greater_than", "docstring", "induction", "gendered_pronouns"]
+"""The classic circuits that ``prompts/circuits.py`` makes prompts of."""
+
+
+def tasks_of(language: str) -> tuple[Task, ...]:
+    """The tasks of a language."""
+    return TEXT_TASKS if language == "text" else TASKS
+
+
+class PromptsConfig(Config):
+    """How prompts are drawn from source files."""
+
+    language: Literal["java", "python", "cpp", "javascript", "typescript", "go", "rust", "text"] = "java"
+    """What the files are written in: a programming language, or "text" for prose."""
+
+    tasks: tuple[Task, ...] = TASKS
+    """The kinds of span to take out, by default all of the language (:func:`tasks_of`)."""
+
+    per_task: int = Field(default=1000, ge=1)
+    """Prompts a task (paper section 5: 1 000)."""
+
+    outcome: Literal["any", "balanced", "correct"] = "any"
+    """With a language model: keep half correct and half incorrect ("balanced", as the paper's atlas prompts),
+    correct ones only ("correct", as its training prompts), or whatever comes."""
+
+    length: int = Field(default=256, ge=8)
+    """Tokens of the window, sentinels included."""
+
+    per_file: int | None = Field(default=None, ge=1)
+    """Most prompts of a task from one file. By default one, and more only when every file has given one."""
+
+    similar: float = Field(default=0.8, gt=0, le=1)
+    """A prompt is left out if this share of its window is in an earlier one of its task, such as a copy of the file or
+    a span close by. At 1 only what is the same throughout, the place of the span included."""
+
+    split: Literal["all", "train", "atlas", "held_out"] = "all"
+    """Which files to draw from. Files are split by a hash of their path, those of a repository together: three fifths
+    to train an encoder on, a fifth to fit an atlas on, a fifth held out."""
+
+    seed: int = 0
+    """Which files and spans are drawn."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_task(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "tasks" not in values and values.get("language") == "text":
+            return values | {"tasks": TEXT_TASKS}
+        return values
+
+    @model_validator(mode="after")
+    def _tasks_are_of_the_language(self) -> Self:
+        known = tasks_of(self.language)
+        others = [task for task in self.tasks if task not in known]
+        if others:
+            raise ValueError(
+                f"language {self.language!r} has no task {', '.join(others)}: take from {', '.join(known)}"
+            )
+        return self
+
+
+class CircuitsConfig(Config):
+    """How prompts of classic circuits are drawn (``docs/circuits.md``)."""
+
+    circuits: tuple[Circuit, ...]
+    """Which sets, each once."""
+
+    per_task: int = Field(default=100, ge=1)
+    """Prompts a set, each with its counterfactual."""
+
+    length: int = Field(default=256, ge=8)
+    """Most tokens of a prompt."""
+
+    seed: int = 0
+    """Which templates and words."""
+
+    @model_validator(mode="after")
+    def _each_circuit_once(self) -> Self:
+        if not self.circuits or len(set(self.circuits)) < len(self.circuits):
+            raise ValueError(f"circuits are one or more, each once, got {', '.join(self.circuits) or 'none'}")
+        return self

@@ -1,0 +1,91 @@
+"""The stages after training."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from apmae.config.base import Config, Share
+
+
+class EncodeConfig(Config):
+    """How patterns are encoded."""
+
+    heads: Share = "all"
+    """All heads, or a share of each layer's."""
+
+    batch_prompts: int = Field(default=8, ge=1)
+    """Prompts a forward of the language model."""
+
+    shard_prompts: int = Field(default=64, ge=1)
+    """Prompts a shard: what a kill can cost at most."""
+
+    context: int | None = Field(default=None, ge=8)
+    """Tokens of the language model's window; by default as many as the encoder's patterns have rows."""
+
+    long: Literal["pool", "crop"] = "pool"
+    """What becomes of windows with more tokens than the encoder's patterns have rows: blocks of tokens, or the last
+    tokens (docs/long_contexts.md)."""
+
+    exemplars_per_head: float = Field(default=8, ge=0)
+    """Packed patterns kept of each head, on average, for the pictures; everything else is encoded and dropped."""
+
+    seed: int = 0
+
+
+class EvaluateConfig(Config):
+    """How encoders are compared on patterns that they were not trained on (paper Table 3)."""
+
+    heads: Share = 0.25
+    """All heads, or a share of each layer's, drawn anew a prompt (paper's training: 25 %)."""
+
+    mask_ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the patches hidden, the same for every encoder whatever it was trained with (paper Table 2: 0.5)."""
+
+    batch_prompts: int = Field(default=8, ge=1)
+    """Prompts a forward of the language model."""
+
+    shard_prompts: int = Field(default=64, ge=1)
+    """Prompts a shard: what a kill can cost at most."""
+
+    context: int | None = Field(default=None, ge=8)
+    """Tokens of the language model's window; by default as many as an encoder's patterns have rows."""
+
+    long: Literal["pool", "crop"] = "pool"
+    """What becomes of windows with more tokens than that, as in :class:`EncodeConfig`."""
+
+    seed: int = 0
+    """Which heads, and which patches are hidden."""
+
+
+class AtlasConfig(Config):
+    """How embeddings become clusters (paper section 5)."""
+
+    neighbors: int = Field(default=15, ge=2)
+    """UMAP neighbours."""
+    min_dist: float = Field(default=0.1, ge=0, le=1)
+    """UMAP minimum distance."""
+    metric: Literal["manhattan", "euclidean", "cosine"] = "manhattan"
+    """Distance between embeddings, for UMAP and for placing."""
+    dimensions: int = Field(default=4, ge=2)
+    """UMAP dimensions (paper Figure 7)."""
+
+    min_cluster_size: int | None = Field(default=None, ge=2)
+    """HDBSCAN's; the paper gives none. None: see ``atlas.cluster.smallest_cluster``."""
+    min_samples: int | None = Field(default=None, ge=1)
+    """HDBSCAN's; None: as ``min_cluster_size``, at most 10."""
+    epsilon: float = Field(default=0.5, ge=0)
+    """HDBSCAN's cluster selection epsilon (paper: minimum separation 0.5)."""
+
+    split_wide: bool = True
+    """Whether a cluster that the next filter would drop is first split into its leaves. False is the paper's way; in
+    small studies it leaves one mass, dropped whole."""
+    max_mean_distance: float = Field(default=1.0, gt=0)
+    """A cluster whose members lie further than this from its centre on average, in reduced coordinates, is dropped."""
+    floor_per_head: float = Field(default=0.139, ge=0)
+    """A cluster with fewer members than this times the model's heads is dropped (paper: 100 / 160 / 267 members for
+    720 / 1 152 / 1 920 heads)."""
+
+    reference_points: int = Field(default=20_000, ge=100)
+    """Fitted points kept in the saved atlas, by which new patterns are placed."""
+
+    seed: int = 0

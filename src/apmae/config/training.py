@@ -1,0 +1,145 @@
+"""The autoencoder and its training (paper section 4)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from apmae.config.base import Config
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class APMAEConfig(Config):
+    """Architecture of an AP-MAE (paper Table 2)."""
+
+    pattern_size: int = Field(default=256, ge=2)
+    """Side of a pattern, tokens."""
+
+    patch_size: int = Field(default=32, ge=1)
+    """Side of a patch, tokens; divides ``pattern_size``."""
+
+    mask_ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the patches hidden from the encoder while training."""
+
+    scaling: Literal["log_normalize", "log", "raw"] = "log_normalize"
+    """How log patterns become pixels (DESIGN section 4; "raw" is the paper's ablation)."""
+
+    decoder_input: Literal["visible", "cls"] = "visible"
+    """What the decoder sees: every visible patch ("visible", a true masked autoencoder) or the CLS vector alone
+    ("cls", what the published code does)."""
+
+    grid: Literal["triangle", "square"] = "triangle"
+    """Which patches have a token: those on or below the diagonal, or all of them (the released models)."""
+
+    encoder_layers: int = Field(default=24, ge=1)
+    encoder_dim: int = Field(default=512, ge=1)
+    """Length of an embedding."""
+    encoder_heads: int = Field(default=16, ge=1)
+    encoder_head_dim: int = Field(default=64, ge=1)
+    encoder_mlp_dim: int = Field(default=2048, ge=1)
+
+    decoder_layers: int = Field(default=8, ge=1)
+    decoder_dim: int = Field(default=512, ge=1)
+    decoder_heads: int = Field(default=8, ge=1)
+    decoder_head_dim: int = Field(default=64, ge=1)
+    decoder_mlp_dim: int = Field(default=2048, ge=1)
+
+    layer_norm_eps: float = Field(default=1e-12, gt=0)
+    """As ViT's (DESIGN section 4)."""
+
+    @model_validator(mode="after")
+    def _patches_tile_the_pattern(self) -> Self:
+        if self.pattern_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} does not divide pattern_size {self.pattern_size}")
+        if self.num_patches < 2:
+            raise ValueError(f"a pattern of {self.num_patches} patch cannot be masked: take a smaller patch_size")
+        return self
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side."""
+        return self.pattern_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches on or below the diagonal."""
+        return self.grid_size * (self.grid_size + 1) // 2
+
+    @property
+    def num_masked(self) -> int:
+        """Patches masked while training: at least one, and at least one stays visible."""
+        return min(max(round(self.num_patches * self.mask_ratio), 1), self.num_patches - 1)
+
+
+class TrainConfig(Config):
+    """How an AP-MAE is trained (paper section 4, Training Setup)."""
+
+    model: APMAEConfig = APMAEConfig()
+
+    steps: int = Field(default=150_000, ge=1)
+    """Optimizer steps."""
+
+    batch_size: int = Field(default=480, ge=1)
+    """Patterns a step, those of all processes together."""
+
+    accumulate: int = Field(default=1, ge=1)
+    """Forwards that a process cuts its share of a batch into, where it does not fit into memory."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the autoencoder multiplies in; weights, their gradients and the optimizer stay float32."""
+
+    compile: bool = False
+    """Compile the autoencoder (``torch.compile``). The language model's next forward then waits for the step."""
+
+    base_lr: float = Field(default=1.5e-4, gt=0)
+    """Learning rate for a batch of 50; scaled linearly with the batch."""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    """Linear warm-up before the cosine; the paper names none."""
+
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.05, ge=0)
+
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient; None (the paper's) does not clip."""
+
+    heads: float = Field(default=0.25, gt=0, le=1)
+    """Share of each layer's heads taken from each prompt, drawn anew a prompt (paper: 25 %)."""
+
+    context: int | None = Field(default=None, ge=8)
+    """Tokens of the language model's window; by default as many as a pattern has rows (paper: 256)."""
+
+    long: Literal["pool", "crop"] = "pool"
+    """What becomes of windows with more tokens than a pattern has rows, as in :class:`EncodeConfig`."""
+
+    outcome: Literal["correct", "any"] = "correct"
+    """Train on prompts that the language model answers correctly (the paper's way), or on all."""
+
+    buffer: int = Field(default=16_384, ge=1)
+    """Patterns that wait in each process to be drawn, so that a batch mixes many prompts, layers and heads: 73.7 kB
+    each at 256 tokens, 1.2 GB by default. That is 91 prompts of a model of 30 layers and 24 heads."""
+
+    batch_prompts: int = Field(default=8, ge=1)
+    """Prompts a forward of the language model, at most."""
+
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay a step of a running average of the weights, which becomes the encoder. Not in the paper."""
+
+    crop: float = Field(default=0.0, ge=0, le=1)
+    """Share of patterns cut to a random shorter prompt, so that the encoder knows short ones. Not in the paper."""
+
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints: what a kill can cost at most."""
+
+    log_every: int = Field(default=10, ge=1)
+    """Steps between lines of ``metrics.jsonl``."""
+
+    panel_every: int = Field(default=1000, ge=1)
+    """Steps between pictures of what the decoder makes of hidden patches (paper Figure 3)."""
+
+    seed: int = 0
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate: ``base_lr * batch_size / 50`` (paper: 1.44e-3 at batch 480)."""
+        return self.base_lr * self.batch_size / 50

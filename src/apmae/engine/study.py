@@ -1,0 +1,42 @@
+"""All stages of a study, one after another."""
+
+from pathlib import Path
+
+from apmae.artifacts import write_json
+from apmae.config import StudyConfig
+from apmae.engine.local import encode, fit_atlas, make_prompts
+from apmae.engine.train import train_encoder
+from apmae.lm.load import load_lm
+from apmae.progress import progress
+from apmae.report.page import write_report
+
+
+def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
+    """All stages of a study, each reused, resumed or made.
+
+    Args:
+        config: the study.
+        overwrite: replace artifacts made from something else.
+
+    Returns:
+        The report's page.
+    """
+    out = config.out
+    lm = load_lm(config.lm, device=config.device, dtype=config.dtype, infill=config.infill)
+    if len(config.sources) == 1 and Path(config.sources[0]).suffix in (".jsonl", ".parquet"):
+        prompts_path = Path(config.sources[0])
+    else:
+        prompts_path = out / "prompts.parquet"
+        make_prompts(config.sources, prompts_path, config.prompts, lm=lm, overwrite=overwrite)
+    encoder = config.encoder
+    if config.train is not None and config.train_prompts is not None and encoder == "train":
+        train_prompts = out / "train-prompts.parquet"
+        make_prompts(config.sources, train_prompts, config.train_prompts, lm=lm, overwrite=overwrite)
+        encoder = str(train_encoder(lm, train_prompts, out / "encoder", config.train, overwrite=overwrite))
+    encode(lm, encoder, prompts_path, out / "embeddings", config.encode, overwrite=overwrite)
+    fit_atlas(out / "embeddings", out / "atlas", config.atlas, overwrite=overwrite)
+    write_json(out / "study.json", config.model_dump(mode="json"))
+    with progress("report", 1) as advance:
+        page = write_report(out)
+        advance()
+    return page

@@ -1,0 +1,193 @@
+"""The train stage, in one process or in each of several that ``torchrun`` started: the first one writes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from apmae.artifacts import Stage, fingerprint, read_table, replacing, write_table
+from apmae.config import PromptsConfig, TrainConfig
+from apmae.encode import check_length, reconstructions
+from apmae.engine.local import decisive, load_prompts, make_prompts
+from apmae.lm.load import LM
+from apmae.model.mae import APMAE
+from apmae.patterns.patterns import Patterns
+from apmae.report.figures import reconstruction
+from apmae.seeding import subseed
+from apmae.train import checkpoint
+from apmae.train.lm_source import LMSource, own_files
+from apmae.train.loop import METRICS, fit, share_of
+from apmae.train.processes import start, told
+from apmae.train.source import ArraySource, Source
+
+_PANELS = "panels"
+
+
+def draw_training_prompts(
+    sources: Sequence[str],
+    out: Path,
+    config: PromptsConfig,
+    lm: LM,
+    *,
+    overwrite: bool = False,
+    accelerator: Accelerator | None = None,
+) -> Path:
+    """Draw prompts to train on, in the first process while the others wait. The model is asked only where its answer
+    decides which are kept.
+
+    Args:
+        sources: as for ``engine.local.make_prompts``.
+        out: the encoder's folder; the prompts go beside it.
+        config: tasks, numbers, outcomes.
+        lm: the language model.
+        overwrite: replace prompts made from something else.
+        accelerator: of ``train.processes.start``; by default one process.
+
+    Returns:
+        The prompts' file.
+    """
+    path = out.with_name(f"{out.name}-prompts.parquet")
+    if accelerator is None or accelerator.is_main_process:
+        make_prompts(sources, path, config, lm=lm, ask=config.outcome != "any", overwrite=overwrite)
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+    return path
+
+
+def train_encoder(
+    lm: LM,
+    prompts_path: Path,
+    out: Path,
+    config: TrainConfig,
+    *,
+    overwrite: bool = False,
+    accelerator: Accelerator | None = None,
+) -> Path:
+    """Train an AP-MAE on the patterns that the model makes of prompts, on the model's (first) device.
+
+    Args:
+        lm: the language model, one in each process.
+        prompts_path: prompts to train on; unless the config's ``outcome`` is "any", those that the model answers
+            incorrectly are left out (paper section 4). Of several processes each takes its own files.
+        out: the encoder's folder.
+        config: model and training.
+        overwrite: replace an artifact made from something else.
+        accelerator: of ``train.processes.start``; by default one process.
+
+    Returns:
+        The encoder's folder.
+    """
+    accelerator = accelerator or start(str(lm.device))
+    inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
+    with _stage(accelerator, out, decisive(config, lm), inputs, overwrite) as (finished, stage):
+        if finished:
+            return out
+        length = check_length(lm, config.model.pattern_size, config.context)
+        number, processes = accelerator.process_index, accelerator.num_processes
+        with LMSource(
+            lm,
+            own_files(load_prompts(prompts_path), number, processes),
+            heads=config.heads,
+            length=length,
+            batch_size=share_of(config, processes),
+            seed=config.seed if processes == 1 else subseed(config.seed, "process", number),
+            size=config.model.pattern_size,
+            long=config.long,
+            buffer=config.buffer,
+            batch_prompts=config.batch_prompts,
+            outcome=config.outcome,
+            # A tap stops compiled code meanwhile, in the whole process.
+            overlap=False if config.compile else None,
+        ) as source:
+            mae = _fit(config, source, out, str(lm.device), inputs, accelerator)
+            counts, unseen = source.counts(), source.batch(config.steps)
+        read = {"prompts": len(source.prompts), "epochs": counts["epoch"]}
+        read |= {"asked": counts["asked"], "correct": counts["correct"]}
+        if stage is not None:
+            _finish(stage, mae, unseen, config, read)
+    return out
+
+
+def train_on_patterns(
+    paths: Sequence[Path],
+    out: Path,
+    config: TrainConfig,
+    *,
+    device: str = "cpu",
+    overwrite: bool = False,
+    accelerator: Accelerator | None = None,
+) -> Path:
+    """Train an AP-MAE on stored patterns, all of them in memory.
+
+    Args:
+        paths: files that ``Patterns.load`` reads.
+        out: the encoder's folder.
+        config: model and training; what concerns prompts is not used.
+        device: where to train.
+        overwrite: replace an artifact made from something else.
+        accelerator: of ``train.processes.start``; by default one process.
+
+    Returns:
+        The encoder's folder.
+    """
+    accelerator = accelerator or start(device)
+    inputs = {f"patterns-{number}": fingerprint(path) for number, path in enumerate(paths)}
+    with _stage(accelerator, out, config.model_dump(mode="json"), inputs, overwrite) as (finished, stage):
+        if finished:
+            return out
+        patterns = Patterns.concatenate([Patterns.load(path).without_texts() for path in paths])
+        number, processes = accelerator.process_index, accelerator.num_processes
+        source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=processes)
+        mae = _fit(config, source, out, device, inputs, accelerator)
+        read = {"patterns": len(patterns), "epochs": source.counts()["epoch"]}
+        if stage is not None:
+            _finish(stage, mae, source.batch(config.steps), config, read)
+    return out
+
+
+@contextmanager
+def _stage(
+    accelerator: Accelerator, out: Path, config: Mapping[str, Any], inputs: Mapping[str, str], overwrite: bool
+) -> Iterator[tuple[bool, Stage | None]]:
+    """Whether there is nothing to do; and the artifact, in the first process alone."""
+    with ExitStack() as stack:
+        stage = None
+        if accelerator.is_main_process:
+            stage = stack.enter_context(Stage.open(out, "train", config, inputs, overwrite=overwrite))
+            if not stage.finished and not stage.resumed:  # a checkpoint that is there is another run's
+                for stale in ((out / checkpoint.NAME), *(out / _PANELS).glob("*.png")):
+                    stale.unlink(missing_ok=True)
+        finished = told(accelerator, stage.finished if stage else None)
+        yield finished, stage
+
+
+def _fit(
+    config: TrainConfig, source: Source, out: Path, device: str, inputs: Mapping[str, str], accelerator: Accelerator
+) -> APMAE:
+    def panel(step: int, mae: APMAE, patterns: Patterns) -> None:
+        mae.eval()
+        rows = reconstructions(mae, patterns, seed=config.seed).to_pylist()
+        mae.train()
+        _picture(rows, out / _PANELS / f"step-{step:07d}.png")
+
+    together = " ".join(inputs.values())
+    return fit(config, source, folder=out, device=device, inputs=together, accelerator=accelerator, panel=panel)
+
+
+def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, read: Mapping[str, int]) -> None:
+    out = stage.out
+    mae.save_pretrained(out)
+    write_table(out / "reconstructions.parquet", reconstructions(mae, unseen, seed=config.seed))
+    _picture(read_table(out / "reconstructions.parquet").to_pylist(), out / "reconstruction.png")
+    files = ["config.json", "model.safetensors", METRICS, "reconstructions.parquet", "reconstruction.png"]
+    files += [f"{_PANELS}/{path.name}" for path in sorted((out / _PANELS).glob("step-*.png"))]
+    stage.add_files(files)
+    stage.finish({"steps": config.steps, **read, "parameters": mae.num_parameters})
+    (out / checkpoint.NAME).unlink(missing_ok=True)
+
+
+def _picture(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    with replacing(path) as file:
+        reconstruction(rows).savefig(file, format="png", metadata={"Software": None})

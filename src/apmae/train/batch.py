@@ -1,0 +1,65 @@
+"""What a step does to its patterns before the model sees them: crops and masks, drawn for the batch of all processes.
+
+Each process takes its own part of the draw, so that how many there are changes no mask.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apmae.config import TrainConfig
+from apmae.model.masking import Masking, random_masking
+from apmae.patterns.patterns import Patterns
+from apmae.seeding import generator, subseed
+
+_SHORTEST_CROP = 8
+
+
+def step_masking(config: TrainConfig, count: int, step: int) -> Masking:
+    """The masks of a step, on the CPU.
+
+    Args:
+        config: seed and masked patches.
+        count: patterns of all processes.
+        step: from 0.
+    """
+    draw = torch.Generator().manual_seed(subseed(config.seed, "mask", step))
+    return random_masking(count, config.model.num_patches, config.model.num_masked, draw)
+
+
+def rows_of(masking: Masking, rows: slice, device: str) -> Masking:
+    """The masks of some patterns."""
+    return Masking(*(index[rows].to(device) for index in masking))
+
+
+def real_pixels(real: Tensor, masking: Masking) -> Tensor:
+    """Real pixels in the masked patches of each pattern, (n,).
+
+    Args:
+        real: bool (k, q), which pixels of each patch are real.
+        masking: of n patterns.
+    """
+    return real.sum(1).cpu()[masking.masked].sum(1)
+
+
+def cropped(
+    patterns: Patterns, config: TrainConfig, step: int, *, first: int = 0, count: int | None = None
+) -> Patterns:
+    """Empty the rows after a random token in a share of the patterns.
+
+    In a causal model the first t rows are exactly the pattern of the first t tokens, so these are true short prompts.
+
+    Args:
+        patterns: this process's.
+        config: seed and share.
+        step: from 0.
+        first: where they begin in the batch of all processes.
+        count: patterns of that batch; by default these are all.
+    """
+    if not config.crop:
+        return patterns
+    draw = generator(config.seed, "crop", step)
+    count = len(patterns) if count is None else count
+    chosen = draw.random(count) < config.crop
+    lengths = draw.integers(min(_SHORTEST_CROP, patterns.size), patterns.size + 1, count)
+    return patterns.cropped(np.where(chosen, lengths, patterns.size)[first : first + len(patterns)])

@@ -1,0 +1,81 @@
+"""What is measured while training: lines of ``metrics.jsonl``, and a tracker for those who have one."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from apmae.artifacts import replacing
+from apmae.train.processes import gathered
+
+METRICS = "metrics.jsonl"
+
+
+class Metrics:
+    """The log of a run. Every process calls it; the first one writes.
+
+    Args:
+        folder: where ``metrics.jsonl`` goes; its lines of earlier steps stay. None writes none.
+        accelerator: of the run; its tracker also gets the patterns a second.
+        step: the first to come.
+        run: what the run was started with, for the tracker.
+    """
+
+    def __init__(self, folder: Path | None, accelerator: Accelerator, step: int, run: Mapping[str, Any]) -> None:
+        self._path = None if folder is None else folder / METRICS
+        self._accelerator, self._batch = accelerator, run["batch_size"]
+        found = self._path.read_text().splitlines() if self._path and self._path.is_file() else []
+        self._lines = [line for line in found if json.loads(line)["step"] < step]
+        self._last, self._since = step, time.monotonic()
+        if accelerator.log_with:
+            accelerator.init_trackers("apmae", config={name: str(value) for name, value in run.items()})
+
+    def log(self, step: int, losses: Tensor, lr: float, norm: Tensor, counts: Mapping[str, int]) -> dict[str, Any]:
+        """Note a step.
+
+        Args:
+            step: from 0.
+            losses: this process's part of the loss and of the published loss, (2,).
+            lr: learning rate.
+            norm: of the gradient.
+            counts: of this process's source; added up over the processes, but for the epoch.
+
+        Returns:
+            The line.
+        """
+        total = cast(Tensor, self._accelerator.reduce(losses, "sum")).tolist()
+        line = {
+            "step": step,
+            "loss": round(total[0], 8),
+            "published_loss": round(total[1], 8),
+            "lr": lr,
+            "grad_norm": round(norm.item(), 6),
+            **_summed(gathered(self._accelerator, dict(counts))),
+        }
+        self._lines.append(json.dumps(line))
+        if self._accelerator.log_with:
+            now = time.monotonic()
+            # Not in the file: equal runs are equal bytes.
+            rate = (step + 1 - self._last) * self._batch / max(now - self._since, 1e-9)
+            self._last, self._since = step + 1, now
+            self._accelerator.log({**line, "patterns_per_second": rate}, step=step)
+        return line
+
+    def write(self) -> None:
+        """Put the lines on disk."""
+        if self._path is not None:
+            with replacing(self._path) as file:
+                file.write("".join(f"{line}\n" for line in self._lines).encode())
+
+    def close(self) -> None:
+        """Tell the tracker that the run is over."""
+        if self._accelerator.log_with:
+            self._accelerator.end_training()
+
+
+def _summed(every: list[dict[str, int]]) -> dict[str, int]:
+    return {name: (max if name == "epoch" else sum)(one[name] for one in every) for name in every[0]}

@@ -1,0 +1,80 @@
+"""The processes of a run: one, or as many as ``torchrun`` started, on one machine or several (Accelerate)."""
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs, LoggerType, broadcast_object_list, gather_object
+
+from apmae.errors import ConfigError, TrainingError
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(days=1)
+"""How long processes wait for one that draws prompts or writes to a slow disk."""
+
+
+def start(device: str = "cpu", track: str | None = None) -> Accelerator:
+    """Join the processes of this run.
+
+    Args:
+        device: where to train; "cuda" is each process's own GPU.
+        track: what else gets the metrics: "trackio", "wandb", or another tracker that Accelerate knows.
+
+    Raises:
+        ConfigError: if that tracker is unknown or not installed.
+    """
+    if track is not None:
+        known = sorted(name for name in LoggerType.list() if name != "all")
+        if track not in known:
+            raise ConfigError(f"expected a tracker, one of {', '.join(known)}, got {track!r}")
+        if track not in get_available_trackers():
+            raise ConfigError(f"expected the tracker {track!r} to be installed, it is not: pip install {track}")
+    if "WORLD_SIZE" not in os.environ:
+        # Accelerate keeps the first run's device for the whole process: a second run may be on another one.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    # Precision is the loop's own business: Accelerate would patch the model's forward for good.
+    return Accelerator(
+        cpu=torch.device(device).type == "cpu",
+        mixed_precision="no",
+        log_with=track,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
+
+
+def device_of(accelerator: Accelerator, device: str) -> str:
+    """Where this process computes: the device asked for, of several processes each its own GPU."""
+    return str(accelerator.device) if accelerator.num_processes > 1 else device
+
+
+def told(accelerator: Accelerator, value: T | None) -> T:
+    """The first process's value, in every process; the others pass None."""
+    return cast(T, value if accelerator.num_processes == 1 else broadcast_object_list([value])[0])
+
+
+def gathered(accelerator: Accelerator, value: T) -> list[T]:
+    """Every process's value, in order, in every process."""
+    return [value] if accelerator.num_processes == 1 else gather_object([value])
+
+
+def expect_agreement(accelerator: Accelerator, run: Mapping[str, Any]) -> None:
+    """Stop if processes were started with different things: each would train on and none would say why.
+
+    Raises:
+        TrainingError: names the first process that differs, and in what.
+    """
+    every = [json.loads(text) for text in gathered(accelerator, json.dumps(run))]
+    for number, other in enumerate(every):
+        differing = sorted(name for name in {*every[0], *other} if every[0].get(name) != other.get(name))
+        if differing:
+            name = differing[0]
+            raise TrainingError(
+                f"expected the same run in every process, process {number} has {name} {other.get(name)!r} where "
+                f"process 0 has {every[0].get(name)!r}; start all with the same command, files and versions"
+            )

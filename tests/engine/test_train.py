@@ -1,0 +1,129 @@
+"""The train stage: from prompts, a corpus or stored patterns to an encoder's folder."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import apmae
+from apmae import recipes
+from apmae.artifacts import read_manifest
+from apmae.config import PromptsConfig
+from apmae.engine.local import load_prompts
+from apmae.engine.train import draw_training_prompts, train_encoder, train_on_patterns
+from apmae.errors import ArtifactError, CaptureError
+from apmae.model.mae import APMAE
+from apmae.patterns.planted import planted
+from apmae.train import checkpoint
+
+
+def files(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, bundled_lm, real_study):
+    config = recipes.train_recipe("debug").model_copy(update={"steps": 4, "checkpoint_every": 2, "panel_every": 2})
+    prompts = real_study.folder / "train-prompts.parquet"
+    first = train_encoder(bundled_lm, prompts, tmp_path / "a", config)
+    assert sorted(path.name for path in first.iterdir()) == sorted(
+        ["config.json", "manifest.json", "metrics.jsonl", "model.safetensors", "panels", "reconstruction.png"]
+        + ["reconstructions.parquet"]
+    ), "no checkpoint is left"
+    panels = {"panels/step-0000002.png", "panels/step-0000004.png"}
+    assert panels == {name for name in read_manifest(first, "train").files if name.startswith("panels")}
+    assert panels == {str(path.relative_to(first)) for path in first.glob("panels/*")}
+    before = files(first)
+    train_encoder(bundled_lm, prompts, tmp_path / "a", config)
+    assert files(first) == before
+    # A checkpoint of another run lies there: nothing of it may get in.
+    apmae.train(planted(2)[0], config, seed=99, folder=tmp_path / "b")
+    assert (tmp_path / "b" / checkpoint.NAME).is_file()
+    second = train_encoder(bundled_lm, prompts, tmp_path / "b", config)
+    assert (second / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    more = config.model_copy(update={"seed": 1})
+    with pytest.raises(ArtifactError, match="config.seed was 0, now 1"):
+        train_encoder(bundled_lm, prompts, tmp_path / "b", more)
+    train_encoder(bundled_lm, prompts, tmp_path / "b", more, overwrite=True)
+    assert (second / "model.safetensors").read_bytes() != (first / "model.safetensors").read_bytes()
+    counts = read_manifest(second, "train").counts
+    used = sum(prompt.outcome != "incorrect" for prompt in load_prompts(prompts))
+    assert 0 < used < 8
+    # the buffer of 256 patterns takes forwards of 8 prompts or fewer, 12 patterns each, until there is no room for one
+    asked = counts.pop("asked")
+    assert counts.pop("correct") == asked, "these prompts were drawn with the same model"
+    assert counts.pop("epochs") == -(-asked // used)
+    assert counts == {"steps": 4, "prompts": used, "parameters": APMAE(config.model).num_parameters}
+
+
+def test_training_leaves_out_what_the_model_gets_wrong(tmp_path, bundled_lm):
+    with torch.no_grad():
+        logits = bundled_lm.model(**bundled_lm.tokenizer("int a = ", return_tensors="pt")).logits
+    said = bundled_lm.tokenizer.decode(logits[0, -1].argmax())
+    rows = [
+        {"prompt": "int a = ", "completion": said, "outcome": outcome} for outcome in ("correct", "incorrect", None)
+    ]
+    jsonl = tmp_path / "p.jsonl"
+    jsonl.write_text("".join(json.dumps({**row, "id": str(i)}) + "\n" for i, row in enumerate(rows)))
+    config = recipes.train_recipe("debug").model_copy(update={"steps": 1, "batch_size": 4})
+    everything = config.model_copy(update={"outcome": "any"})
+    for out, settings, prompts in (("a", config, 2), ("b", everything, 3)):
+        folder = train_encoder(bundled_lm, jsonl, tmp_path / out, settings)
+        counts = read_manifest(folder, "train").counts
+        assert counts["prompts"] == prompts
+        assert counts["epochs"] == counts["asked"] // prompts > 1
+        assert counts["correct"] == counts["asked"], "this model says so, whatever the file does"
+
+
+def test_an_encoder_longer_than_the_models_inputs_is_refused(tmp_path, bundled_lm, real_study):
+    tiny = recipes.train_recipe("debug").model.model_copy(update={"pattern_size": 1024, "patch_size": 128})
+    config = recipes.train_recipe("debug").model_copy(update={"model": tiny})
+    with pytest.raises(CaptureError, match="at most 512, .* got 1024; use or train an encoder with a smaller"):
+        train_encoder(bundled_lm, real_study.folder / "train-prompts.parquet", tmp_path / "a", config)
+    assert not (tmp_path / "a").exists()
+
+
+def test_prompts_of_a_corpus_are_asked_only_where_answers_decide(tmp_path, bundled_lm):
+    config = PromptsConfig(per_task=6, tasks=("random",), split="train")
+    drawn = load_prompts(draw_training_prompts(("bundled",), tmp_path / "any", config, bundled_lm))
+    assert len(drawn) == 6 and {prompt.outcome for prompt in drawn} == {None}
+    tokenizer = bundled_lm.backend_tokenizer
+    lengths = [len(tokenizer.encode(prompt.completion, add_special_tokens=False).ids) for prompt in drawn]
+    assert all(2 <= length <= 11 for length in lengths), "spans are of the model's tokens, 3 to 10 of them where cut"
+    correct = config.model_copy(update={"outcome": "correct"})
+    path = draw_training_prompts(("bundled",), tmp_path / "correct", correct, bundled_lm)
+    assert path == tmp_path / "correct-prompts.parquet"
+    assert {prompt.outcome for prompt in load_prompts(path)} == {"correct"}
+
+
+def test_stored_patterns_train_the_same_encoder_as_patterns_in_memory(tmp_path):
+    config = recipes.train_recipe("debug").model_copy(update={"steps": 3, "crop": 0.3})
+    patterns = planted(4, seed=3)[0]
+    half = len(patterns) // 2
+    patterns[:half].save(tmp_path / "a.safetensors")
+    patterns[half:].save(tmp_path / "b.safetensors")
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    folder = train_on_patterns(paths, tmp_path / "encoder", config)
+    expected = apmae.train(patterns, config)
+    assert APMAE.from_pretrained(folder).equals(expected)
+    counts = read_manifest(folder, "train").counts
+    assert (counts["patterns"], counts["epochs"], counts["steps"]) == (len(patterns), 2, 3)
+    before = files(folder)
+    train_on_patterns(paths, tmp_path / "encoder", config)
+    assert files(folder) == before
+    with pytest.raises(ArtifactError, match="inputs.patterns-0"):
+        train_on_patterns(paths[::-1], tmp_path / "encoder", config)
+
+
+def test_panels_show_what_the_decoder_makes_of_patterns(tmp_path):
+    patterns = planted(2, seed=1)[0]
+    patterns.save(tmp_path / "p.safetensors")
+    config = recipes.train_recipe("debug").model_copy(update={"steps": 3, "panel_every": 2, "ema": 0.5})
+    folder = train_on_patterns([tmp_path / "p.safetensors"], tmp_path / "encoder", config)
+    found = sorted(folder.glob("panels/*.png"))
+    assert [path.name for path in found] == ["step-0000002.png", "step-0000003.png"]
+    first, second = (plt.imread(path) for path in found)
+    assert first.shape == second.shape and np.ptp(first) > 0.5
+    assert not np.array_equal(first, second)

@@ -1,0 +1,192 @@
+"""Several processes train as one would on the whole batch. Real processes over gloo, started by torchrun."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from apmae import bundled
+from apmae.config import PromptsConfig
+from apmae.errors import ConfigError
+from apmae.lm.load import load_lm
+from apmae.patterns.patterns import Patterns
+from apmae.prompts.sampling import build_prompts
+from apmae.recipes import train_recipe
+from apmae.seeding import subseed
+from apmae.train.lm_source import LMSource, own_files
+from apmae.train.loop import METRICS, fit, share_of
+from apmae.train.processes import expect_agreement, start
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from apmae.config import TrainConfig
+from apmae.patterns.planted import planted
+from apmae.train.loop import fit
+from apmae.train.processes import start
+from apmae.train.source import ArraySource
+
+folder, settings, differs = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+config = TrainConfig.model_validate_json(settings)
+accelerator = start("cpu")
+number = accelerator.process_index
+patterns = planted(3, seed=0)[0]
+source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=accelerator.num_processes)
+mae = fit(config, source, folder=folder, accelerator=accelerator, inputs=f"other {number}" if differs else "same")
+if accelerator.is_main_process:
+    mae.save_pretrained(folder)
+accelerator.end_training()
+"""
+
+
+def run(command, arguments, **options):
+    return subprocess.run(
+        [*command, *map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    path = tmp_path_factory.mktemp("program") / "train.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config():
+    changes = {"steps": 6, "checkpoint_every": 3, "batch_size": 16, "accumulate": 2, "crop": 0.3, "ema": 0.8}
+    return train_recipe("debug").model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def together(program, config, tmp_path_factory):
+    """The folder of a run of two processes."""
+    folder = tmp_path_factory.mktemp("together")
+    ran = run(TORCHRUN, [program, folder, config.model_dump_json()])
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return folder
+
+
+def test_two_processes_are_one_with_twice_the_batch(program, config, together, tmp_path):
+    """Masks, crops, the mean over masked pixels, the averaged weights: all as one process would have them."""
+    whole = config.model_copy(update={"accumulate": 1})
+    ran = run([sys.executable], [program, tmp_path, whole.model_dump_json()])
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    two, one = metrics(together), metrics(tmp_path)
+    assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(6))
+    for name in ("loss", "published_loss", "grad_norm"):
+        np.testing.assert_allclose([line[name] for line in two], [line[name] for line in one], rtol=2e-5)
+    assert [line["epoch"] for line in two] == [line["epoch"] for line in one]
+    a, b = (load_file(folder / "model.safetensors") for folder in (together, tmp_path))
+    for name in a:
+        np.testing.assert_allclose(a[name].numpy(), b[name].numpy(), atol=3e-4, err_msg=name)
+
+
+def test_two_processes_that_were_killed_end_with_the_same_bytes(program, config, together, tmp_path):
+    slow = [program, tmp_path, config.model_dump_json()]
+    started = subprocess.Popen(
+        [*TORCHRUN, *map(str, slow)], env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "checkpoint.safetensors").is_file():
+        assert started.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    ran = run(TORCHRUN, slow)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    for name in ("model.safetensors", METRICS):
+        assert (tmp_path / name).read_bytes() == (together / name).read_bytes()
+
+
+def test_a_checkpoint_of_two_processes_is_not_one_processs(program, config, together):
+    ran = run([sys.executable], [program, together, config.model_dump_json()])
+    assert ran.returncode == 1
+    assert "another run (processes: 2, now 1)" in ran.stderr
+
+
+def test_processes_with_different_data_stop_and_say_so(program, config, tmp_path):
+    ran = run(TORCHRUN, [program, tmp_path, config.model_dump_json(), "differs"])
+    assert ran.returncode != 0
+    assert "process 1 has inputs 'other 1' where process 0 has 'other 0'" in ran.stderr
+    assert not (tmp_path / METRICS).exists()
+
+
+class _Both:
+    """The sources of two processes, one after the other in every batch."""
+
+    def __init__(self, sources):
+        self._sources = sources
+
+    def batch(self, step):
+        return Patterns.concatenate([source.batch(step).without_texts() for source in self._sources])
+
+
+def test_the_command_gives_each_process_its_own_files(tmp_path):
+    """Held against one process that reads both processes' files by itself."""
+    out = tmp_path / "encoder"
+    arguments = ["train", "--corpus", "bundled", "--recipe", "debug", "--set", "outcome=any", "--steps", 4]
+    ran = run([*TORCHRUN, "-m", "apmae"], [*arguments, "--out", out])
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.count("encoder in") == 1
+    config = train_recipe("debug").model_copy(update={"outcome": "any", "steps": 4})
+    lm = load_lm()
+    drawn = PromptsConfig(per_task=8, tasks=("random",), split="train")
+    prompts, _ = build_prompts([bundled.java()], drawn, tokenizer=lm.backend_tokenizer)
+    own = [own_files(prompts, number, 2) for number in (0, 1)]
+    assert all(own) and not {prompt.path for prompt in own[0]} & {prompt.path for prompt in own[1]}
+    settings = {"heads": 0.25, "length": 256, "batch_size": 8, "buffer": 256, "outcome": "any"}
+    sources = [LMSource(lm, part, seed=subseed(0, "process", number), **settings) for number, part in enumerate(own)]
+    fit(config, _Both(sources), folder=tmp_path / "one")
+    two, one = metrics(out), metrics(tmp_path / "one")
+    np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=2e-5)
+    assert two[-1]["asked"] == sum(source.counts()["asked"] for source in sources)
+
+
+def test_every_prompt_is_one_processs_and_files_stay_together():
+    drawn = PromptsConfig(per_task=40, tasks=("random", "identifier"))
+    prompts, _ = build_prompts([bundled.java()], drawn)
+    assert own_files(prompts, 0, 1) == prompts
+    for processes in (2, 3, 5):
+        parts = [own_files(prompts, number, processes) for number in range(processes)]
+        assert sorted(prompt.id for part in parts for prompt in part) == sorted(prompt.id for prompt in prompts)
+        paths = [{prompt.path for prompt in part} for part in parts]
+        assert sum(map(len, paths)) == len(set().union(*paths))
+        assert max(map(len, paths)) - min(map(len, paths)) <= 1
+    files = len({prompt.path for prompt in prompts})
+    with pytest.raises(ConfigError, match=f"at least {files + 1} files, one a process, got {files}"):
+        own_files(prompts, 0, files + 1)
+
+
+def test_a_batch_that_cannot_be_divided_says_which_could():
+    config = train_recipe("debug").model_copy(update={"batch_size": 50, "accumulate": 4})
+    assert share_of(config.model_copy(update={"batch_size": 48}), 3) == 16
+    with pytest.raises(ConfigError, match="3 processes and accumulate 4 divide, got 50; take 48"):
+        share_of(config, 3)
+    with pytest.raises(ConfigError, match="take 240"):
+        share_of(config, 60)
+
+
+def test_one_process_agrees_with_itself():
+    expect_agreement(start(), {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("track", "said"), [("paper", "one of aim, .*wandb, got 'paper'"), ("wandb", "pip install wandb")]
+@pytest.mark.parametrize(("track", "said"), [("paper", "one of aim, .*, got .paper"), ("wandb", "pip install wandb")])
+def test_a_tracker_that_is_not_there_is_refused(track, said):
+    with pytest.raises(ConfigError, match=said):
+        start(track=track)
