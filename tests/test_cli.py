@@ -16,10 +16,11 @@ from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausa
 
 from apmae import bundled, recipes
 from apmae.artifacts import read_json, read_manifest
+from apmae.config import StudyConfig, parse
 from apmae.engine.local import load_prompts
 from apmae.model.mae import APMAE
 
-COMMANDS = ("demo", "run", "prompts", "train", "evaluate", "encode", "cluster", "report", "tag", "show")
+COMMANDS = ("demo", "run", "recipes", "prompts", "train", "evaluate", "encode", "cluster", "report", "tag", "show")
 JAVA = "class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n"
 ENCODE = ("--set", "batch_prompts=4", "--set", "shard_prompts=4", "--set", "exemplars_per_head=2")
 
@@ -209,6 +210,30 @@ def test_training_that_was_killed_ends_with_the_same_weights(real_study, start, 
     assert again.returncode == 0, again.stderr
     assert f"encoder in {out}: loss 0." in again.stdout
     assert contents(out) == contents(real_study.folder / "encoder")
+
+
+def test_training_from_a_corpus_is_one_command(apmae_command, tmp_path):
+    out = tmp_path / "encoder"
+    arguments = ["train", "--recipe", "debug", "--corpus", "bundled", "--out", out, "--set", "outcome=any"]
+    result = apmae_command(*arguments, "--steps", "3")
+    assert result.returncode == 0, result.stderr
+    assert f"encoder in {out}: loss" in result.stdout
+    manifest = read_manifest(out, "train")
+    assert manifest.counts["steps"] == 3 and manifest.counts["prompts"] == 8
+    assert (out / "panels" / "step-0000003.png").is_file()
+    again = apmae_command(*arguments, "--steps", "3")
+    assert again.returncode == 0 and "train:" not in again.stderr, "nothing is drawn or trained again"
+
+
+def test_recipes_are_listed_and_printed_as_studies(apmae_command, tmp_path):
+    listed = apmae_command("recipes")
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == list(recipes.RECIPES)
+    assert all(recipes.recipe(line.split()[0]).digest == line.split()[1] for line in listed.stdout.splitlines())
+    printed = apmae_command("recipes", "paper-7b").stdout
+    assert parse(StudyConfig, yaml.safe_load(printed), "printed") == recipes.paper("7b")
+    (tmp_path / "study.yaml").write_text(printed)
+    refused = apmae_command("run", tmp_path / "study.yaml")
+    assert refused.returncode == 2 and refused.stderr.count("apmae: ") == 1
 
 
 def test_encoding_that_was_killed_ends_with_the_same_tables(real_study, start, apmae_command, tmp_path):
@@ -449,6 +474,22 @@ def refused(real_study, apmae_command, environment, tmp_path_factory):
         "bad setting": ("cluster", study / "embeddings", "--out", "atlas", "--set", "seed=["),
         "no steps": (*train, "--out", "encoder", "--steps", "0"),
         "no model": (*train, "--out", "encoder", "--set", "model=3"),
+        "nothing to train on": ("train", "--recipe", "debug", "--out", "encoder"),
+        "two things to train on": (*train, "--corpus", given / "A.java", "--out", "encoder"),
+        "a batch that cannot be cut": (*train, "--out", "encoder", "--set", "accumulate=3"),
+        "unknown tracker": (*train, "--out", "encoder", "--track", "paper"),
+        "corpus in no language": (
+            "train",
+            "--recipe",
+            "debug",
+            "--corpus",
+            "bundled",
+            "--language",
+            "klingon",
+            "--out",
+            "e",
+        ),
+        "patterns that are none": ("train", "--recipe", "debug", "--patterns", given / "A.java", "--out", "encoder"),
         "unknown recipe": ("train", "--prompts", prompts, "--recipe", "huge", "--out", "encoder"),
         "bad share": ("encode", "--heads", "most", *hand),
         "no such sentinels": ("encode", "--infill", "codestral", *hand),
@@ -535,7 +576,7 @@ SAID = {
     "bad yaml": ("bad.yaml", "expected YAML"),
     "unknown field": ("colour.yaml: ", "colour", "'red'", "prompts.per_task", "got 0"),
     "list yaml": ("list.yaml", "got list"),
-    "unknown recipe in a file": ("debug, nano, small, paper", "'huge'"),
+    "unknown recipe in a file": ("debug, nano, bundled, small, base, paper-3b", "'huge'"),
     "unknown task": ("tasks.0", "'verbs'"),
     "circuit without a model": ("--lm MODEL", "tokens"),
     "circuit and files": ("circuits only", "got bundled", "two files"),
@@ -548,7 +589,13 @@ SAID = {
     "bad setting": ("seed=[",),
     "no steps": ("steps", "got 0"),
     "no model": ("model", "got 3"),
-    "unknown recipe": ("debug, nano, small, paper", "'huge'"),
+    "nothing to train on": ("one of --prompts, --corpus and --patterns", "got none"),
+    "two things to train on": ("one of --prompts, --corpus and --patterns", "got prompts and corpus"),
+    "a batch that cannot be cut": ("accumulate 3", "got 16; take 15"),
+    "unknown tracker": ("expected a tracker", "'paper'"),
+    "corpus in no language": ("language", "'klingon'"),
+    "patterns that are none": ("expected patterns in .npy", "A.java"),
+    "unknown recipe": ("debug, nano, bundled, small, base, paper-3b", "'huge'"),
     "bad share": ("--heads", "'most'"),
     "no such sentinels": ("[SUFFIX] and [PREFIX] not found", "<fim_prefix>", "infill 'none'"),
     "no infill": ("'middle'", "starcoder", "{prefix}"),

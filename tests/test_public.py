@@ -85,7 +85,7 @@ def test_the_example_of_the_design_runs(real_study, tmp_path):
 
     mae = apmae.APMAE.from_pretrained(real_study.folder / "encoder")
     z = mae.encode(patterns)
-    assert z.shape == (96, 128)
+    assert z.shape == (96, 160)
     assert z.dtype == np.float32
     mae.save_pretrained(tmp_path / "encoder")
     np.testing.assert_array_equal(apmae.APMAE.from_pretrained(str(tmp_path / "encoder")).encode(patterns), z)
@@ -108,9 +108,9 @@ def test_the_example_of_the_design_runs(real_study, tmp_path):
 def test_training_takes_patterns_or_a_stream_of_them():
     patterns, _ = planted(2, size=64)
     mae = apmae.train(patterns, recipe="debug", steps=3, seed=0)
-    assert mae.encode(patterns).shape == (len(patterns), 128)
+    assert mae.encode(patterns).shape == (len(patterns), 160)
     streamed = apmae.train((patterns for _ in range(9)), recipe="debug", steps=3, seed=0)
-    assert streamed.encode(patterns).shape == (len(patterns), 128)
+    assert streamed.encode(patterns).shape == (len(patterns), 160)
     again = apmae.train(patterns, recipe="debug", steps=3, seed=0)
     for ours, theirs in zip(mae.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)

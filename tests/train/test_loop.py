@@ -140,6 +140,61 @@ def test_metrics_are_lines_of_json(tiny_train, small_patterns, tmp_path):
     assert lines[0]["published_loss"] == pytest.approx(float(result.published_loss), rel=1e-5)
 
 
+# -- how it computes ---------------------------------------------------------------------------------------------------
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / METRICS).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 10])
+def test_a_batch_in_several_forwards_is_one_batch(tiny_train, small_patterns, tmp_path, accumulate):
+    """Also where the parts are not equally long: 10 patterns in 3."""
+    config = tiny_train(steps=4, log_every=1, batch_size=30 if accumulate == 3 else 10, clip_norm=0.5)
+    source = ArraySource(small_patterns, 10, config.seed)
+    whole = fit(config, source, folder=tmp_path / "whole")
+    parts = fit(config.model_copy(update={"accumulate": accumulate}), source, folder=tmp_path / "parts")
+    np.testing.assert_allclose(losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=1e-5)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], tensor, atol=2e-4, rtol=0)
+
+
+def test_bfloat16_learns_nearly_the_same_and_keeps_float32_weights(tiny_train, tmp_path):
+    patterns, _ = planted(8, size=32, seed=2)
+    config = tiny_train(steps=30, log_every=1, base_lr=5e-3)
+    source = ArraySource(patterns, 10, config.seed)
+    exact = fit(config, source, folder=tmp_path / "exact")
+    half = fit(config.model_copy(update={"precision": "bfloat16"}), source, folder=tmp_path / "half")
+    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.float32}
+    a, b = losses(tmp_path / "exact"), losses(tmp_path / "half")
+    assert a != b, "it was computed in bfloat16"
+    np.testing.assert_allclose(b[:5], a[:5], rtol=0.03)
+    assert np.mean(b[-5:]) < 0.7 * b[0]
+    assert exact.encode(patterns).dtype == half.encode(patterns).dtype == np.float32
+    wide = APMAE(config.model, seed=0)
+    assert wide(wide.scale(patterns[:2]), step_masking(config, 2, 0)).predicted.dtype == torch.float32
+
+
+def test_the_average_of_the_weights_is_what_comes_out(tiny_train, small_patterns):
+    """By hand: the first step's weights, then a tenth of each later one's."""
+    config = tiny_train(steps=4)
+    source = ArraySource(small_patterns, 10, config.seed)
+    average = fit(config.model_copy(update={"ema": 0.9}), source)
+    seen = {}
+
+    def note(step, model, patterns):
+        seen[step] = {name: tensor.double().clone() for name, tensor in model.state_dict().items()}
+
+    plain = fit(config.model_copy(update={"panel_every": 1}), source, panel=note)
+    assert list(seen) == [1, 2, 3, 4]
+    for name, tensor in average.state_dict().items():
+        expected = seen[1][name]
+        for step in (2, 3, 4):
+            expected = 0.9 * expected + 0.1 * seen[step][name]
+        torch.testing.assert_close(tensor.double(), expected, atol=1e-6, rtol=1e-5)
+    assert not same(weights(average), weights(plain))
+
+
 # -- crops -------------------------------------------------------------------------------------------------------------
 
 

@@ -184,9 +184,8 @@ def test_one_process_agrees_with_itself():
     expect_agreement(start(), {"seed": 1})
 
 
-@pytest.mark.parametrize(
-    ("track", "said"), [("paper", "one of aim, .*wandb, got 'paper'"), ("wandb", "pip install wandb")]
-@pytest.mark.parametrize(("track", "said"), [("paper", "one of aim, .*, got .paper"), ("wandb", "pip install wandb")])
-def test_a_tracker_that_is_not_there_is_refused(track, said):
-    with pytest.raises(ConfigError, match=said):
-        start(track=track)
+def test_a_tracker_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match=r"one of aim, .*wandb, got 'paper'"):
+        start(track="paper")
+    with pytest.raises(ConfigError, match="expected the tracker 'wandb' to be installed, it is not: pip install wandb"):
+        start(track="wandb")

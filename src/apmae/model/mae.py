@@ -113,7 +113,8 @@ class APMAE(nn.Module):
         visible, masked = self.slots[masking.visible], self.slots[masking.masked]
         index = visible[..., None].expand(-1, -1, projected.shape[-1])
         if self.config.decoder_input == "visible":
-            tokens = self.mask_token.expand(len(encoded), num_slots, -1).scatter(1, index, projected[:, 1:])
+            tokens = self.mask_token.to(projected.dtype).expand(len(encoded), num_slots, -1)
+            tokens = tokens.scatter(1, index, projected[:, 1:])
         else:
             # As published: the mask token marks the *visible* places and no encoded patch is passed on, so that
             # everything the decoder knows of the pattern comes through CLS.

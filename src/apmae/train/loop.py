@@ -197,7 +197,7 @@ def train(
     Args:
         patterns: patterns of at most the recipe's size; or an iterable of them, read once. In-memory patterns shorter
             than the recipe's get a model of their own size, cut into as many patches.
-        recipe: a name from ``recipes.TRAIN`` or a whole configuration.
+        recipe: a name from ``recipes.RECIPES`` or a whole configuration.
         steps: optimizer steps; None takes the recipe's.
         seed: decides initialisation, masks and order; None takes the recipe's, 0 for the named ones.
         folder: where to keep checkpoints; the same call goes on from them.
