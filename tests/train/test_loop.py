@@ -175,6 +175,33 @@ def test_bfloat16_learns_nearly_the_same_and_keeps_float32_weights(tiny_train, t
     assert wide(wide.scale(patterns[:2]), step_masking(config, 2, 0)).predicted.dtype == torch.float32
 
 
+COMPILED = """
+import sys
+from pathlib import Path
+from apmae.patterns.planted import planted
+from apmae.recipes import train_recipe
+from apmae.train.loop import fit
+from apmae.train.source import ArraySource
+
+config = train_recipe("debug").model_copy(update={"steps": 4, "batch_size": 8, "accumulate": 2})
+for name, compiled in (("plain", False), ("compiled", True)):
+    settings = config.model_copy(update={"compile": compiled})
+    fit(settings, ArraySource(planted(1)[0], 8, 0), folder=Path(sys.argv[1]) / name).save_pretrained(
+        Path(sys.argv[1]) / name
+    )
+"""
+"""In a process of its own: types are checked in this one, which a compiler cannot see through."""
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same_and_keeps_its_names(tmp_path):
+    subprocess.run([sys.executable, "-c", COMPILED, tmp_path], check=True)
+    np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-4)
+    plain, compiled = (APMAE.from_pretrained(tmp_path / name).state_dict() for name in ("plain", "compiled"))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, atol=3e-4, rtol=0)
+
+
 def test_the_average_of_the_weights_is_what_comes_out(tiny_train, small_patterns):
     """By hand: the first step's weights, then a tenth of each later one's."""
     config = tiny_train(steps=4)

@@ -16,12 +16,14 @@ from apmae.config import PromptsConfig
 from apmae.errors import ConfigError
 from apmae.lm.load import load_lm
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.planted import planted
 from apmae.prompts.sampling import build_prompts
 from apmae.recipes import train_recipe
 from apmae.seeding import subseed
 from apmae.train.lm_source import LMSource, own_files
 from apmae.train.loop import METRICS, fit, share_of
 from apmae.train.processes import expect_agreement, start
+from apmae.train.source import ArraySource
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -32,6 +34,7 @@ from pathlib import Path
 from apmae.config import TrainConfig
 from apmae.patterns.planted import planted
 from apmae.train.loop import fit
+from apmae.train.source import ArraySource
 from apmae.train.processes import start
 from apmae.train.source import ArraySource
 
@@ -182,6 +185,18 @@ def test_a_batch_that_cannot_be_divided_says_which_could():
 
 def test_one_process_agrees_with_itself():
     expect_agreement(start(), {"seed": 1})
+
+
+def test_a_tracker_gets_what_the_log_gets_and_the_rate(tmp_path):
+    patterns = planted(1)[0]
+    config = train_recipe("debug").model_copy(update={"steps": 3, "batch_size": 4})
+    accelerator = start(track="tensorboard", folder=tmp_path / "tracked")
+    fit(config, ArraySource(patterns, 4, 0), folder=tmp_path, accelerator=accelerator)
+    accelerator.end_training()
+    (events,) = (tmp_path / "tracked" / "apmae").glob("events.*")
+    written = events.read_bytes()
+    assert all(name in written for name in (b"loss", b"grad_norm", b"patterns_per_second", b"epoch"))
+    assert "patterns_per_second" not in metrics(tmp_path)[0], "equal runs are equal bytes"
 
 
 def test_a_tracker_that_is_not_there_is_refused():

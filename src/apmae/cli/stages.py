@@ -68,7 +68,7 @@ def train(
     from apmae.engine import train as engine
     from apmae.train.processes import device_of, start
 
-    accelerator = start(device or study.device, track)
+    accelerator = start(device or study.device, track=track, folder=out)
     place = device_of(accelerator, device or study.device)
     common = {"overwrite": overwrite, "accelerator": accelerator}
     if patterns:

@@ -125,7 +125,6 @@ def fit(
                 if accelerator.is_main_process:
                     metrics.write()
                     checkpoint.save(folder, step + 1, kept, run, states)
-    metrics.close()
     accelerator.wait_for_everyone()
     return trained.eval()
 

@@ -71,11 +71,6 @@ class Metrics:
             with replacing(self._path) as file:
                 file.write("".join(f"{line}\n" for line in self._lines).encode())
 
-    def close(self) -> None:
-        """Tell the tracker that the run is over."""
-        if self._accelerator.log_with:
-            self._accelerator.end_training()
-
 
 def _summed(every: list[dict[str, int]]) -> dict[str, int]:
     return {name: (max if name == "epoch" else sum)(one[name] for one in every) for name in every[0]}

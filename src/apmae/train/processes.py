@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,12 +21,13 @@ _PATIENCE = timedelta(days=1)
 """How long processes wait for one that draws prompts or writes to a slow disk."""
 
 
-def start(device: str = "cpu", track: str | None = None) -> Accelerator:
-    """Join the processes of this run.
+def start(device: str = "cpu", *, track: str | None = None, folder: Path | None = None) -> Accelerator:
+    """Join the processes of this run. Whoever starts them ends them, by ``end_training()``.
 
     Args:
         device: where to train; "cuda" is each process's own GPU.
         track: what else gets the metrics: "trackio", "wandb", or another tracker that Accelerate knows.
+        folder: where trackers that write files put them.
 
     Raises:
         ConfigError: if that tracker is unknown or not installed.
@@ -34,7 +36,7 @@ def start(device: str = "cpu", track: str | None = None) -> Accelerator:
         known = sorted(name for name in LoggerType.list() if name != "all")
         if track not in known:
             raise ConfigError(f"expected a tracker, one of {', '.join(known)}, got {track!r}")
-        if track not in get_available_trackers():
+        if track not in {tracker.value for tracker in get_available_trackers()}:
             raise ConfigError(f"expected the tracker {track!r} to be installed, it is not: pip install {track}")
     if "WORLD_SIZE" not in os.environ:
         # Accelerate keeps the first run's device for the whole process: a second run may be on another one.
@@ -44,6 +46,7 @@ def start(device: str = "cpu", track: str | None = None) -> Accelerator:
         cpu=torch.device(device).type == "cpu",
         mixed_precision="no",
         log_with=track,
+        project_dir=folder,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 
