@@ -2,15 +2,15 @@
 
     python benchmarks/sizes.py cost [--rounds 5] [--out cost.json]
     python benchmarks/sizes.py quality FOLDER [--steps 400] [--batch 32]
-    python benchmarks/sizes.py plot FOLDER cost.json PICTURE.png
+    python benchmarks/sizes.py table FOLDER cost.json PICTURE.png
 
 ``cost`` encodes the patterns of all heads of a StarCoder2-3B-shaped model of random weights, and holds that against one
 forward of the model at 256 tokens: CPU time, all variants interleaved, in float32 and in bfloat16. The model runs as 3
-of its 30 layers, times ten (all 30 take 12 GB): embeddings and the one row of logits, counted ten times, are under 1 %.
+of its 30 layers, times ten (all 30 take 12 GB), without the one row of logits that a forward ends with.
 FLOPs are counted for the shapes of 3B, 7B and 15B.
 
 ``quality`` trains nano, small and base on the same stored patterns of the bundled language model on the bundled Java:
-once for the same steps (same batches, same masks), then nano and small for as long as base took, by their cost a step.
+untrained, for the same steps (same batches, same masks), and for as long as a larger size took, by the cost of a step.
 Each is measured on files that no encoder saw: loss on hidden patches, and a linear probe, fitted on the training files,
 for the layer and the head that made a pattern. One JSON line a variant in FOLDER/quality.jsonl; a second call goes on.
 """
@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from numpy import ndarray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
-from transformers import AutoModelForCausalLM, Starcoder2Config
+from transformers import AutoModel, Starcoder2Config
 
 import apmae
 from apmae import bundled
@@ -80,13 +81,14 @@ def lm_flops(name: str) -> float:
     return layers * (2 * weights * LENGTH + 4 * LENGTH**2 * heads * HEAD_DIM)
 
 
-def encoder_flops(config: APMAEConfig) -> float:
-    """Of encoding one pattern: CLS and every patch."""
-    c, tokens = config, config.num_patches + 1
+def encoder_flops(config: APMAEConfig, patches: int | None = None) -> float:
+    """Of the encoder's forward on one pattern: CLS and every patch, or as many as are visible."""
+    c, patches = config, patches or config.num_patches
+    tokens = 1 + patches
     inner = c.encoder_heads * c.encoder_head_dim
     weights = 4 * c.encoder_dim * inner + 2 * c.encoder_dim * c.encoder_mlp_dim
     blocks = c.encoder_layers * (2 * weights * tokens + 4 * tokens**2 * inner)
-    return blocks + 2 * c.patch_size**2 * c.encoder_dim * c.num_patches
+    return blocks + 2 * c.patch_size**2 * c.encoder_dim * patches
 
 
 def random_patterns(count: int) -> Patterns:
@@ -115,12 +117,12 @@ def lm_forward(name: str, dtype: torch.dtype) -> Callable[[], None]:
         eos_token_id=0,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype).eval()
+    model = AutoModel.from_config(config, attn_implementation="sdpa", dtype=dtype).eval()
     ids = torch.randint(0, 49_152, (1, LENGTH), generator=torch.Generator().manual_seed(1))
 
     def run() -> None:
         with torch.no_grad():
-            model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            model(input_ids=ids, use_cache=False)
 
     return run
 
@@ -222,7 +224,7 @@ def stored(folder: Path, split: str, prompts: int, heads: float) -> Patterns:
     return Patterns.load(path)
 
 
-def probe(z: Tensor, labels: Tensor, other: Tensor, wanted: Tensor) -> float:
+def probe(z: ndarray, labels: ndarray, other: ndarray, wanted: ndarray) -> float:
     """Accuracy on other files of a multinomial regression on standardised embeddings."""
     scaler = StandardScaler().fit(z)
     model = LogisticRegression(C=0.1, max_iter=2000).fit(scaler.transform(z), labels)
@@ -232,17 +234,26 @@ def probe(z: Tensor, labels: Tensor, other: Tensor, wanted: Tensor) -> float:
 def measures(mae: APMAE, train: Patterns, held_out: Patterns) -> dict[str, Any]:
     """What an encoder is worth on files it did not see."""
     losses = pattern_losses(mae, held_out).loss
-    by_prompt = np.array([losses[held_out.prompt == prompt].mean() for prompt in np.unique(held_out.prompt)])
     picked = train[np.sort(generator(0, "probe").permutation(len(train))[:6000])]
     z, other = mae.encode(picked), mae.encode(held_out)
-    where = lambda patterns: patterns.layer * 100 + patterns.head  # noqa: E731
+    heads = [patterns.layer * 100 + patterns.head for patterns in (picked, held_out)]
+    by_prompt = [float(losses[held_out.prompt == prompt].mean()) for prompt in np.unique(held_out.prompt)]
     return {
         "loss": float(losses.mean()),
         "loss_sd": float(losses.std()),
-        "loss_error": float(by_prompt.std(ddof=1) / np.sqrt(len(by_prompt))),  # heads of a prompt are no repetitions
+        "loss_by_prompt": [round(loss, 7) for loss in by_prompt],
         "layer": probe(z, picked.layer, other, held_out.layer),
-        "head": probe(z, where(picked), other, where(held_out)),
+        "head": probe(z, heads[0], other, heads[1]),
     }
+
+
+def variants(arguments: argparse.Namespace) -> list[tuple[str, int]]:
+    """Sizes and steps: untrained; the same steps; the steps that cost as much as those of a larger size."""
+    steps = arguments.steps
+    same = [(name, steps) for name in BASE_LR]
+    as_small = ("nano", round(steps * arguments.nano / arguments.small))
+    as_base = [("small", round(steps * arguments.small)), ("nano", round(steps * arguments.nano))]
+    return [*((name, 0) for name in BASE_LR), *same[:2], as_small, same[2], *as_base]
 
 
 def quality(arguments: argparse.Namespace) -> None:
@@ -250,20 +261,10 @@ def quality(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     train = stored(folder, "train", arguments.prompts, 0.5)
     held_out = stored(folder, "held_out", arguments.prompts // 8, 1.0)
-    results = folder / "quality.jsonl"
-    done = (
-        {tuple(json.loads(line)["variant"]) for line in results.read_text().splitlines()} if results.is_file() else {}
-    )
-    untrained = [(name, 0) for name in BASE_LR]
-    equal_steps = [(name, arguments.steps) for name in BASE_LR]
-    # Steps that take as long as base's, by the median CPU time of a step (``cost``).
-    equal_cost = [
-        (name, round(arguments.steps * times)) for name, times in (("nano", arguments.nano), ("small", arguments.small))
-    ]
-    for name, steps in [*untrained, *equal_steps, *equal_cost]:
+    done = {tuple(row["variant"]) for row in rows(folder)}
+    for name, steps in variants(arguments):
         if (name, steps) in done:
             continue
-        begin = time.process_time()
         config = TrainConfig(
             model=SIZES[name],
             steps=max(steps, 1),
@@ -275,12 +276,59 @@ def quality(arguments: argparse.Namespace) -> None:
         )
         where = folder / f"{name}-{steps}"
         mae = apmae.train(train, recipe=config, folder=where) if steps else APMAE(SIZES[name]).eval()
-        trained = time.process_time() - begin
-        found = {"variant": [name, steps], "cpu_seconds": round(trained), **measures(mae, train, held_out)}
-        found |= {"train": len(train), "held_out": len(held_out), "batch": arguments.batch}
-        with results.open("a") as file:
+        found = {"variant": [name, steps], "batch": arguments.batch, **measures(mae, train, held_out)}
+        found |= {"train": len(train), "held_out": len(held_out)}
+        with (folder / "quality.jsonl").open("a") as file:
             file.write(json.dumps(found) + "\n")
-        print(json.dumps(found), flush=True)
+        said = {key: value for key, value in found.items() if key != "loss_by_prompt"}
+        print(json.dumps(said), flush=True)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The variants that are measured."""
+    path = folder / "quality.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Print the table of ``quality`` and draw it: loss against the cost of encoding, and against that of training."""
+    cost = json.loads(arguments.cost.read_text())["sizes"]
+    found = rows(arguments.folder)
+    of_base = next(
+        np.array(row["loss_by_prompt"]) for row in found if row["variant"][0] == "base" and row["variant"][1]
+    )
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    print("| size, steps | CPU s | held-out loss, mean and s.d. | less base's, by prompt | layer | head |")
+    print("|---|---|---|---|---|---|")
+    for row in found:
+        (name, steps), batch = row["variant"], row["batch"]
+        seconds = steps * cost[name]["step_seconds"]
+        difference = np.array(row["loss_by_prompt"]) - of_base
+        error = difference.std(ddof=1) / np.sqrt(len(difference))
+        print(
+            f"| {name}, {steps} | {seconds:.0f} | {row['loss']:.5f}, {row['loss_sd']:.5f} | "
+            f"{difference.mean():+.5f} ± {error:.5f} | {row['layer']:.3f} | {row['head']:.3f} |"
+        )
+        if not steps:
+            continue
+        log = (arguments.folder / f"{name}-{steps}" / "metrics.jsonl").read_text().splitlines()
+        loss = np.array([json.loads(line)["loss"] for line in log])
+        window = 12
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        at = np.array([json.loads(line)["step"] for line in log])[window - 1 :] * cost[name]["step_seconds"]
+        colour = f"C{list(BASE_LR).index(name)}"
+        right.plot(at, smooth, color=colour, linewidth=1.2, label=f"{name}, {steps} steps")
+        share = cost[name]["float32"]["share"]
+        left.plot(share, row["loss"], "o", color=colour)
+        left.annotate(f"{name}, {steps} steps", (share, row["loss"]), (6, 4), textcoords="offset points", fontsize=8)
+    left.axvline(0.3, color="0.7", linewidth=0.8, linestyle="--")
+    left.set(xscale="log", xlabel="encoding all heads of a 3B model / its forward", ylabel="held-out loss")
+    left.set_xlim(0.03, 3)
+    right.set(xlabel="CPU seconds of training", ylabel=f"loss of the batch of {batch}, mean of 60 steps", yscale="log")
+    right.set_ylim(top=0.06)
+    right.legend(fontsize=8, frameon=False)
+    figure.savefig(arguments.picture, dpi=110, metadata={"Software": None})
 
 
 # -- both --------------------------------------------------------------------------------------------------------------
@@ -302,6 +350,11 @@ def main() -> None:
     job.add_argument("--nano", type=float, default=12.0, help="steps of nano that cost one of base")
     job.add_argument("--small", type=float, default=2.6, help="steps of small that cost one of base")
     job.set_defaults(run=quality)
+    job = jobs.add_parser("table")
+    job.add_argument("folder", type=Path)
+    job.add_argument("cost", type=Path)
+    job.add_argument("picture", type=Path)
+    job.set_defaults(run=table)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
