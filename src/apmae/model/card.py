@@ -57,8 +57,7 @@ On the command line: `apmae encode --lm MODEL --encoder {source} --prompts promp
 
 ## Model
 
-{model}
-{training}
+{model}{training}
 ## Limits
 
 - It reads causal patterns of at most {size} tokens. Patterns of longer prompts are pooled or cropped to that first.
