@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from apmae.cli import heads, prompts, stages, study
+from apmae.cli import heads, hub, prompts, stages, study
 from apmae.errors import ApmaeError, MalformedError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ _PANELS = {
     "Stages": (prompts.prompts, stages.train, stages.evaluate, stages.encode, stages.cluster, stages.report),
     "Use an atlas": (heads.tag,),
     "Use a model": (heads.show,),
+    "Share": (hub.push,),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

@@ -8,29 +8,23 @@ m masked patches, d encoder width, e decoder width.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from apmae import bundled
-from apmae.artifacts import read_json, write_json, write_through
-from apmae.config import APMAEConfig, parse
-from apmae.errors import CaptureError, ConfigError, ModelError
+from apmae.config import APMAEConfig
+from apmae.errors import CaptureError, ModelError
+from apmae.model import card, files
 from apmae.model.blocks import Transformer, init_weights
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
 from apmae.seeding import subseed
-
-MODEL_TYPE = "apmae"
-WEIGHTS = "model.safetensors"
 
 
 class Reconstruction(NamedTuple):
@@ -45,11 +39,17 @@ class Reconstruction(NamedTuple):
 
 
 class APMAE(nn.Module):
-    """The attention pattern masked autoencoder."""
+    """The attention pattern masked autoencoder.
+
+    Attributes:
+        config: its sizes, masking and scaling.
+        origin: what the folder that it was loaded from says of its training; None if nothing, or if it was made here.
+    """
 
     def __init__(self, config: APMAEConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.origin: card.Origin | None = None
         c = config
         pixels = c.patch_size**2
         rows, columns = geometry.tiles(c.grid_size)
@@ -198,16 +198,14 @@ class APMAE(nn.Module):
         return all(torch.equal(tensor.cpu(), theirs[name].cpu()) for name, tensor in self.state_dict().items())
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors``.
+        """Write ``config.json`` and ``model.safetensors``; of a model that knows its :attr:`origin` also its card.
 
         Args:
             folder: where to; made if missing.
             dtype: of the stored weights; by default their own.
         """
-        folder = Path(folder)
-        weights = {name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()}
-        write_through(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
-        write_json(folder / "config.json", {"model_type": MODEL_TYPE, **self.config.model_dump(mode="json")})
+        text = self.model_card() if self.origin else None
+        files.save(Path(folder), self.config, self.state_dict(), dtype, text)
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "bundled") -> "APMAE":
@@ -217,46 +215,59 @@ class APMAE(nn.Module):
             source: a folder, a hub id, or "bundled".
 
         Raises:
-            ModelError: if there is none, or its weights do not fit its config.
+            ModelError: if there is none, it is damaged or of a newer format, or its weights do not fit its config.
         """
-        folder = bundled.encoder() if str(source) == "bundled" else _find(source)
-        values: dict[str, Any] = read_json(folder / "config.json")
+        found = files.load(source)
+        model = cls(found.config)
         try:
-            weights = load_file(folder / WEIGHTS)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"expected AP-MAE weights in {folder / WEIGHTS}: {error}") from None
-        if values.get("model_type") != MODEL_TYPE:
-            from apmae.model import released
-
-            try:
-                values, weights = released.convert(values, weights)
-            except ModelError as error:
-                raise ModelError(f"{folder}: {error}") from None
-        values = {key: value for key, value in values.items() if key != "model_type"}
-        try:
-            model = cls(parse(APMAEConfig, values, str(folder / "config.json")))
-            model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        except ConfigError as error:
-            raise ModelError(f"{error}; is this an AP-MAE?") from None
+            model.load_state_dict(found.weights)
         except RuntimeError as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-            raise ModelError(f"expected weights that fit {folder / 'config.json'}, they do not: {reason}") from None
+            where = found.folder / files.CONFIG
+            raise ModelError(f"expected weights that fit {where}, they do not: {reason}") from None
+        model.origin = card.read_origin(found)
         return model.eval()
 
+    def model_card(self, repo_id: str | None = None, *, license: str | None = None) -> str:
+        """What :meth:`push_to_hub` writes as README.md: Markdown with a YAML head.
 
-def _find(source: str | Path) -> Path:
-    folder = Path(source)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"expected an AP-MAE in {folder}, it has no config.json; was its training finished?")
-        return folder
-    name = str(source)
-    if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise ModelError(f"expected an AP-MAE's folder or hub id, found no folder {source}; check the path")
-    from huggingface_hub import snapshot_download
+        A card that lay beside the weights is taken as it is, so that it can be edited. Otherwise it is filled in from
+        this model's sizes and, if it was loaded from the folder of a finished training, from its manifest and log.
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", WEIGHTS]))
-    except Exception as error:  # the hub client raises many kinds; whatever it says, there is no model
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"expected an AP-MAE at {source}: no such folder, and the hub says: {reason[:200]}") from None
+        Args:
+            repo_id: where the reader loads it from.
+            license: of the weights, as hubs abbreviate it ("apache-2.0"); left open by default.
+
+        Raises:
+            ConfigError: if a license is given for a card that is there already, or is no identifier.
+        """
+        return card.model_card(self.config, self.state_dict(), self.origin, repo_id=repo_id, license=license)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        license: str | None = None,
+        message: str = "Upload AP-MAE",
+    ) -> str:
+        """Upload weights, config and model card to a hub in one commit; the repository is made if missing.
+
+        Args:
+            repo_id: "name/repository", or "repository" for one's own.
+            private: whether a new repository is private; None leaves it to the account's default.
+            token: of the hub; by default the one that ``hf auth login`` keeps, or HF_TOKEN.
+            license: as for :meth:`model_card`.
+            message: of the commit.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ConfigError: as :meth:`model_card`.
+            ModelError: if the hub cannot be reached, or refuses.
+        """
+        from apmae.model.hub import push
+
+        return push(self, repo_id, private=private, token=token, license=license, message=message)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apmae.config import APMAEConfig, parse
 from apmae.errors import ModelError
 
 _CONFIG = {
@@ -47,19 +48,21 @@ _WEIGHTS = (
 )
 
 
-def convert(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def convert(values: dict[str, Any], weights: dict[str, Tensor]) -> tuple[APMAEConfig, dict[str, Tensor]]:
     """A published checkpoint's config and weights under our names.
 
     Raises:
+        ConfigError: if a size is out of range.
         ModelError: if they are not of the published AP-MAE.
     """
-    missing = sorted(set(_CONFIG) - set(config))
+    missing = sorted(set(_CONFIG) - set(values))
     if missing:
         raise ModelError(f"expected an AP-MAE config, ours or the published one; this has no {', '.join(missing[:3])}")
-    if config.get("hidden_act") != "gelu" or config.get("qkv_bias") or config.get("encoder_pool", "cls") != "cls":
+    if values.get("hidden_act") != "gelu" or values.get("qkv_bias") or values.get("encoder_pool", "cls") != "cls":
         raise ModelError("expected a published AP-MAE with gelu, no qkv bias and CLS pooling; this one differs")
-    values: dict[str, Any] = {ours: config[theirs] for theirs, ours in _CONFIG.items()}
-    values |= {"grid": "square", "decoder_input": "cls", "scaling": "log_normalize"}
+    ours = {own: values[theirs] for theirs, own in _CONFIG.items()}
+    ours |= {"grid": "square", "decoder_input": "cls", "scaling": "log_normalize"}
+    config = parse(APMAEConfig, ours, "config.json")
     renamed = {}
     for name, tensor in weights.items():
         new = name
@@ -68,17 +71,21 @@ def convert(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[st
             if hits:
                 break
         renamed[new] = tensor
-    for name, width in _identities(values):
+    for name, width in _identities(config):
         if not any(key.startswith(f"{name}.") for key in renamed):
             renamed |= {f"{name}.weight": torch.eye(width), f"{name}.bias": torch.zeros(width)}
-    return values, renamed
+    return config, renamed
 
 
-def _identities(values: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def _identities(config: APMAEConfig) -> Iterator[tuple[str, int]]:
     """Our linears that the published code leaves out, and their width."""
-    if values["encoder_dim"] == values["decoder_dim"]:
-        yield "to_decoder", values["decoder_dim"]
-    for part in ("encoder", "decoder"):
-        if values[f"{part}_heads"] == 1 and values[f"{part}_head_dim"] == values[f"{part}_dim"]:
-            for layer in range(values[f"{part}_layers"]):
-                yield f"{part}.attentions.{layer}.to_out", values[f"{part}_dim"]
+    c = config
+    if c.encoder_dim == c.decoder_dim:
+        yield "to_decoder", c.decoder_dim
+    for part, layers, dim, heads, head_dim in (
+        ("encoder", c.encoder_layers, c.encoder_dim, c.encoder_heads, c.encoder_head_dim),
+        ("decoder", c.decoder_layers, c.decoder_dim, c.decoder_heads, c.decoder_head_dim),
+    ):
+        if heads == 1 and head_dim == dim:
+            for layer in range(layers):
+                yield f"{part}.attentions.{layer}.to_out", dim
