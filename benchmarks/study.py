@@ -88,7 +88,7 @@ CONTROLS = ("untrained", "pixels")
 
 
 def capture(sources: list[str], work: Path, train_prompts: int, per_task: int) -> None:
-    """Store patterns: ``train`` and ``loss`` of 25 % of the heads of all models, ``probe`` of all heads of the largest."""
+    """Store patterns: ``train`` and ``loss`` of 25 % of the heads of every model, ``probe`` of all of the largest's."""
     lm = load_lm()
     drawn = PromptsConfig(per_task=train_prompts, tasks=("random",), split="train")
     prompts, _ = build_prompts(sources, drawn, tokenizer=lm.backend_tokenizer)
@@ -179,7 +179,7 @@ def trained(
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) * CHECKS // steps > step * CHECKS // steps:
-            check(mae, (step + 1) * cost / 1e15)
+            check(mae, (step + 1) * cost / 1e12)
     return mae
 
 
