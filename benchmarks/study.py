@@ -163,8 +163,8 @@ def trained(
     steps = round(budget / cost)
     learned = [parameter for parameter in mae.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [one for one in learned if one.ndim >= 2], "weight_decay": 0.05},
-        {"params": [one for one in learned if one.ndim < 2], "weight_decay": 0.0},
+        {"params": [one for one in learned if one.ndim == 2], "weight_decay": 0.05},
+        {"params": [one for one in learned if one.ndim != 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
     source, warmup = ArraySource(train, BATCH, seed), round(WARMUP * base_steps)
