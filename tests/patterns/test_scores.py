@@ -334,9 +334,11 @@ def test_tokens_that_do_not_fit_are_refused(batch):
 
 @pytest.fixture(scope="module")
 def families():
-    patterns, which = planted(6, size=256, noise=0.5, seed=2)
+    # Up to sink_and_previous: of the others several do what two scores measure, such as stripes, which are columns too.
+    simple = tuple(FAMILIES)[:9]
+    patterns, which = planted(6, size=256, noise=0.5, families=simple, seed=2)
     found = score(patterns)
-    return {family: some(found, which == number) for number, family in enumerate(FAMILIES)}
+    return {family: some(found, which == number) for number, family in enumerate(simple)}
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
 """Planted patterns: made from scores with a known behaviour, so that clusters can be held against the truth.
 
 Each family places a bonus where its behaviour attends, on noisy scores; parameters that a real head would vary
-(strength, width, offset, which columns) are drawn per pattern.
+(strength, width, distance, which columns, how many blocks) are drawn per pattern, and so are noise and length if asked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from torch import Tensor
 
+from apmae.errors import ConfigError
 from apmae.patterns.patterns import Patterns
 from apmae.seeding import generator
 
@@ -39,12 +39,16 @@ def _offset(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
 
 
 def _columns(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
-    return np.isin(key, draw.choice(np.arange(1, len(back)), 6, replace=False))
+    return np.isin(key, draw.choice(np.arange(1, len(back)), draw.integers(4, 9), replace=False))
+
+
+def _borders(size: int, draw: Draw) -> ndarray:
+    """First tokens of 4 to 9 blocks."""
+    return np.append(0, np.sort(draw.choice(np.arange(1, size), draw.integers(3, 9), replace=False)))
 
 
 def _blocks(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
-    borders = np.sort(draw.choice(np.arange(1, len(back)), 5, replace=False))
-    block = np.searchsorted(borders, np.arange(len(back)), side="right")
+    block = np.searchsorted(_borders(len(back), draw), np.arange(len(back)), side="right")
     return block[:, None] == block[None, :]
 
 
@@ -54,6 +58,35 @@ def _uniform(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
 
 def _sink_and_previous(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
     return (key == 0) | (back == 1)
+
+
+def _sink_and_recent(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    return (key == 0) | (back <= draw.integers(4, 24))
+
+
+def _repeats(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    # A text that repeats itself, looked at by an induction or a duplicate-token head: a diagonal for each earlier copy.
+    distance = draw.integers(max(len(back) // 12, 2), max(len(back) // 4, 3))
+    return (back > 0) & ((back + draw.integers(0, 2)) % distance == 0)
+
+
+def _stripes(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    period = draw.integers(4, 25)
+    return key % period == draw.integers(0, period)
+
+
+def _decay(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    return -back / draw.uniform(32, 128)  # as ALiBi: at strength 5 to 8 the weight falls by e in 4 to 26 tokens
+
+
+def _beginning(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    return key < draw.integers(max(len(back) // 16, 2), max(len(back) // 5, 3))
+
+
+def _block_start(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    borders = _borders(len(back), draw)
+    own = borders[np.searchsorted(borders, np.arange(len(back)), side="right") - 1]
+    return key == own[:, None]
 
 
 FAMILIES: dict[str, Callable[[ndarray, ndarray, Draw], ndarray]] = {
@@ -66,32 +99,59 @@ FAMILIES: dict[str, Callable[[ndarray, ndarray, Draw], ndarray]] = {
     "blocks": _blocks,
     "uniform": _uniform,
     "sink_and_previous": _sink_and_previous,
+    "sink_and_recent": _sink_and_recent,
+    "repeats": _repeats,
+    "stripes": _stripes,
+    "decay": _decay,
+    "beginning": _beginning,
+    "block_start": _block_start,
 }
-"""By name: where (query_pos, key_pos) a family's bonus falls."""
+"""By name: where (query_pos, key_pos) a family's bonus falls, in units of its strength."""
 
 
-def planted(count: int, *, size: int = 256, noise: float = 1.0, seed: int = 0) -> tuple[Patterns, Int[ndarray, " n"]]:
+def planted(
+    count: int,
+    *,
+    size: int = 256,
+    noise: float | tuple[float, float] = 1.0,
+    shortest: int | None = None,
+    families: Sequence[str] = tuple(FAMILIES),
+    seed: int = 0,
+) -> tuple[Patterns, Int[ndarray, " n"]]:
     """Patterns of every family.
 
     Args:
         count: patterns a family.
         size: tokens.
-        noise: standard deviation of the scores; 0 leaves the bare behaviour.
+        noise: standard deviation of the scores, or between which two one is drawn for each pattern; 0 leaves the bare
+            behaviour.
+        shortest: tokens of the shortest prompt, at least 16; lengths are drawn from there to ``size``, and the rows
+            behind a prompt are empty. None: all are of ``size``.
+        families: keys of :data:`FAMILIES`; a family's patterns do not depend on which others are made.
         seed: of all draws.
 
     Returns:
-        The patterns, family after family, and the number of each one's family in ``FAMILIES``.
+        The patterns, family after family, and the number of each one's family in ``families``.
+
+    Raises:
+        ConfigError: if there is no such family, or ``shortest`` does not lie between 16 and ``size``.
     """
-    query, key = np.indices((size, size))
-    future = torch.ones(size, size).triu(1).bool()
-    dense = []
-    for name, place in FAMILIES.items():
-        draw = generator(seed, "planted", name)
-        for _ in range(count):
-            bonus = draw.uniform(5.0, 8.0) * place(query - key, key, draw)
-            dense.append(_softmax(noise * draw.standard_normal((size, size)) + bonus, future))
-    return Patterns.from_probabilities(torch.stack(dense)), np.repeat(np.arange(len(FAMILIES)), count)
+    unknown = [name for name in families if name not in FAMILIES]
+    if unknown:
+        raise ConfigError(f"expected planted families of {', '.join(FAMILIES)}, got {', '.join(unknown)}")
+    if shortest is not None and not 16 <= shortest <= size:
+        raise ConfigError(f"expected a shortest prompt of 16 to {size} tokens, got {shortest}")
+    dense = torch.zeros(len(families) * count, size, size)
+    draws = [(name, draw) for name in families for draw in [generator(seed, "planted", name)] for _ in range(count)]
+    for i, (name, draw) in enumerate(draws):
+        length = size if shortest is None else int(draw.integers(shortest, size + 1))
+        spread = noise if isinstance(noise, float | int) else draw.uniform(*noise)
+        dense[i, :length, :length] = _pattern(name, length, spread, draw)
+    return Patterns.from_probabilities(dense), np.repeat(np.arange(len(families)), count)
 
 
-def _softmax(scores: ndarray, future: Tensor) -> Float[Tensor, "t t"]:
-    return torch.from_numpy(scores).masked_fill(future, -torch.inf).softmax(-1).float()
+def _pattern(name: str, length: int, noise: float, draw: Draw) -> Float[torch.Tensor, "t t"]:
+    query, key = np.indices((length, length))
+    bonus = draw.uniform(5.0, 8.0) * FAMILIES[name](query - key, key, draw)
+    scores = torch.from_numpy(noise * draw.standard_normal((length, length)) + bonus)
+    return scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf).softmax(-1).float()
