@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
@@ -129,22 +129,30 @@ def pattern_losses(mae: APMAE, patterns: Patterns, *, mask_ratio: float = 0.5, s
         error, real = mae.errors(patches, predicted, masking)
         error = error.double()
         of_real = (error * real).sum((1, 2)) / real.sum((1, 2))  # a diagonal patch has real pixels too: never 0
-        apart = _divergences(mae, some, predicted, masking)
+        logs, guess, where = log_predictions(mae, some, predicted, masking)
+        apart = [divergence(logs, guess, where), uniform_divergence(logs, where)]
         parts.append(torch.stack([of_real, error.mean((1, 2)), *apart]).cpu().numpy())
     return Losses(*(np.concatenate(parts, axis=1) if parts else np.zeros((len(Losses._fields), 0))))
 
 
-def _divergences(
+def log_predictions(
     mae: APMAE, patterns: Patterns, predicted: Float[Tensor, "n m q"], masking: Masking
-) -> tuple[Tensor, Tensor]:
-    """The prediction's and the uniform one's, each (n,)."""
+) -> tuple[Float[Tensor, "n k p p"], Float[Tensor, "n k p p"], Bool[Tensor, "n k"]]:
+    """True log patches, predicted ones (0 in visible patches), and which patches are hidden.
+
+    Args:
+        mae: who predicted.
+        patterns: of at most its ``pattern_size`` tokens.
+        predicted: scaled pixels of the hidden patches.
+        masking: which those are.
+    """
     patch = mae.config.patch_size
     fitted = patterns.repacked(patch).resized(mae.config.pattern_size)
     logs = fitted.log_patches.float().to(predicted.device)
     guess = INVERSES[mae.config.scaling](predicted.unflatten(2, (patch, patch)), smallest_finite(logs))
     where = masking.masked[:, :, None, None].expand_as(guess)
     hidden = torch.zeros(logs.shape[:2], dtype=torch.bool, device=logs.device).scatter(1, masking.masked, True)
-    return divergence(logs, torch.zeros_like(logs).scatter(1, where, guess), hidden), uniform_divergence(logs, hidden)
+    return logs, torch.zeros_like(logs).scatter(1, where, guess), hidden
 
 
 def hidden(patterns: Patterns, patches: int, masked: int, seed: int) -> Masking:
