@@ -111,6 +111,13 @@ def test_visible_predictions_and_those_above_the_diagonal_do_not_matter(case, se
     assert measured(logs, other, hidden) == measured(logs, predicted, hidden)
 
 
+def test_log_patches_may_hold_anything_above_the_diagonal():
+    """What a capture leaves there is nobody's attention (``scaled_patches`` masks it too)."""
+    logs, predicted, hidden = case(10, 1.0, 2)
+    left = np.where(np.triu(np.ones(logs.shape, bool), 1), -0.5, logs)
+    assert measured(left, predicted, hidden) == measured(logs, predicted, hidden)
+
+
 @given(case=cases)
 def test_even_attention_is_what_knowing_nothing_gives(case):
     logs, _, hidden = case
