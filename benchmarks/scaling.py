@@ -119,11 +119,11 @@ def draw(maes: dict[str, APMAE], pattern: Patterns) -> Figure:
         pictures = (true, np.where(covered, np.nan, true), shown, np.where(covered, shown, true))
         for axis, logs_of in zip(axes, pictures, strict=True):
             values = logs_of / scale if logarithmic else np.exp(logs_of)
-            image = axis.imshow(np.clip(values, low, high), vmin=low, vmax=high, cmap=colors)
+            axis.imshow(np.clip(values, low, high), vmin=low, vmax=high, cmap=colors)
             axis.set(xticks=[], yticks=[])
         axes[1].imshow(np.where(covered, 0.72, np.nan), vmin=0, vmax=1, cmap="gray")
         axes[0].set_ylabel(title, fontsize=8)
-        bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.01)
+        bar = figure.colorbar(axes[0].images[0], ax=axes, shrink=0.85, pad=0.01)
         bar.set_label("log10 p" if logarithmic else "p", fontsize=7)
     for axis, title in zip(figure.axes[:4], ("original", "masked", "predicted", "combined"), strict=True):
         axis.set_title(title, fontsize=9)
