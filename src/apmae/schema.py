@@ -157,6 +157,8 @@ LOSSES = pa.schema(
         pa.field("measured", pa.string(), nullable=False),
         pa.field("loss", pa.float32(), nullable=False),
         pa.field("published_loss", pa.float32(), nullable=False),
+        pa.field("divergence", pa.float32()),
+        pa.field("uniform_divergence", pa.float32()),
     ]
 )
 """One row an encoder and pattern: how well it predicts what was hidden (``train/evaluate.py``), and ``measured``, the

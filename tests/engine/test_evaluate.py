@@ -83,6 +83,8 @@ def test_rows_are_losses_of_the_models_own_patterns(evaluated, given, lms, numbe
         rows = [row for row in table.to_pylist() if row["encoder"] == encoder]
         np.testing.assert_allclose([row["loss"] for row in rows], wanted.loss, rtol=5e-3)
         np.testing.assert_allclose([row["published_loss"] for row in rows], wanted.published_loss, rtol=5e-3)
+        for name in ("divergence", "uniform_divergence"):
+            np.testing.assert_allclose([row[name] for row in rows], getattr(wanted, name), rtol=5e-3, atol=1e-3)
         heads = len(rows) // COUNT
         assert [row["task"] for row in rows] == [prompt.task for prompt in prompts for _ in range(heads)]
         said = [answer.outcome for answer in captured.answers for _ in range(heads)]

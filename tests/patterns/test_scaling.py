@@ -12,7 +12,7 @@ from sklearn.preprocessing import MinMaxScaler
 from apmae.config import APMAEConfig
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
-from apmae.patterns.scaling import SCALINGS
+from apmae.patterns.scaling import INVERSES, SCALINGS, smallest_finite
 
 patterns_of = st.builds(
     lambda size, spread, seed: log_pattern(size, spread, seed),
@@ -65,6 +65,26 @@ def test_scalings_are_the_loops_over_entries(scaling, logs):
     assert scaled.dtype == np.float32
     expected = scaled_by_loops(logs[0], scaling)
     assert np.abs(scaled[0] - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@given(logs=patterns_of)
+def test_an_inverse_gives_the_log_probabilities_back(scaling, logs):
+    """As far as float32 holds them: of raw, probabilities over 1e-37; of log_normalize, to 1e-6 of the smallest log."""
+    assert set(INVERSES) == set(SCALINGS)
+    patterns = from_logs(logs)
+    truth = patterns.log_patches
+    back = INVERSES[scaling](patterns.scaled_patches(scaling), smallest_finite(truth))
+    known = truth.isfinite() & (truth > (-85 if scaling == "raw" else -torch.inf))
+    assert known.any()
+    error = (back - truth).double()[known].abs().max().item()
+    assert error <= 1e-6 * max(1.0, -smallest_finite(truth).item())
+
+
+def test_predictions_of_no_probability_have_no_log():
+    raw = torch.tensor([-0.1, 0.0, 0.5, 2.0]).reshape(1, 1, 2, 2)
+    back = INVERSES["raw"](raw, torch.zeros(1, 1, 1, 1)).flatten().tolist()
+    assert back == [-math.inf, -math.inf, pytest.approx(math.log(0.5)), pytest.approx(math.log(2))]
 
 
 @given(logs=patterns_of)

@@ -33,6 +33,8 @@ def losses(lm, means, seed=0, sd=0.002):
             "measured": ("induction", "self", "mixed")[i % 3],
             "loss": abs(draw.normal(mean, sd)),
             "published_loss": abs(draw.normal(3 * mean, sd)),
+            "divergence": None if i % 10 == 7 else abs(draw.normal(50 * mean, 20 * sd)),
+            "uniform_divergence": None if i % 10 == 7 else abs(draw.normal(100 * mean, sd)),
         }
         for encoder, mean in means.items()
         for i in range(COUNT)
@@ -63,6 +65,12 @@ def test_cells_are_means_and_deviations_over_patterns(tables):
         assert (cell.patterns, cell.mean, cell.sd, cell.published) == (
             *(COUNT, pytest.approx(mean), pytest.approx(sd), pytest.approx(published)),
         )
+        theirs = [row for row in rows if row["encoder"] == cell.encoder and row["divergence"] is not None]
+        assert len(theirs) == COUNT * 9 // 10
+        divergence = sum(row["divergence"] for row in theirs) / len(theirs)
+        spread = (sum((row["divergence"] - divergence) ** 2 for row in theirs) / len(theirs)) ** 0.5
+        assert (cell.divergence, cell.divergence_sd) == (pytest.approx(divergence), pytest.approx(spread))
+        assert cell.uniform == pytest.approx(sum(row["uniform_divergence"] for row in theirs) / len(theirs))
     own, other = found.cells[0], found.cells[2]
     assert (own.against, own.deviations, own.better, own.moved) == (None, None, None, None)
     assert other.against == "one"
@@ -96,14 +104,55 @@ def test_without_a_diagonal_nothing_is_claimed(tables):
     assert line.startswith("There is no diagonal")
 
 
-def test_losses_of_different_scalings_are_not_compared(tables):
+def test_encoders_of_different_scalings_are_compared_by_divergence(tables):
+    assert evaluate(tables, OWN, SAME).measure == "loss"
     found = evaluate(tables, OWN, {"one": "log_normalize", "two": "raw"}, ["said before"])
-    assert all(cell.deviations is None for cell in found.cells)
+    assert found.measure == "divergence"
     assert found.notes == (
         "said before",
-        "Losses of different scalings cannot be compared (one log_normalize, two raw).",
+        "Losses of different scalings cannot be compared (one log_normalize, two raw): divergences are.",
     )
-    assert "One encoder, moved" in found.finding[0], "of one scaling with itself"
+    own, moved, other, _ = found.cells
+    assert other.against == "one"
+    assert other.deviations == pytest.approx((other.divergence - own.divergence) / own.divergence_sd)
+    assert other.relative == pytest.approx(other.divergence / own.divergence - 1)
+    pairs = zip(
+        *(
+            tables["small"].filter(pa.compute.field("encoder") == name)["divergence"].to_pylist()
+            for name in ("one", "two")
+        ),
+        strict=True,
+    )
+    known = [(first, second) for first, second in pairs if first is not None]
+    assert other.better == pytest.approx(sum(first < second for first, second in known) / len(known))
+    assert moved.moved == pytest.approx((moved.divergence - own.divergence) / own.divergence_sd)
+    assert "one has the smaller divergence on" in " ".join(found.finding)
+    assert dict(zip(found.table.header, found.table.rows[2], strict=True))["compared by"] == "divergence"
+
+
+def test_the_own_encoder_of_the_same_scaling_is_compared_with():
+    table = losses("small", {"raw one": 0.02, "log one": 0.01, "other": 0.03})
+    own, scalings = {"raw one": "small", "log one": "small"}, {"raw one": "raw", "log one": "log", "other": "log"}
+    assert evaluate({"small": table}, own, scalings).cells[2].against == "log one"
+    assert evaluate({"small": table}, own, scalings | {"other": "log_normalize"}).cells[2].against == "raw one"
+
+
+def test_encoders_of_one_model_have_nothing_off_the_diagonal():
+    table = losses("small", {"one": 0.01, "two": 0.02})
+    (line,) = evaluate({"small": table}, {"one": "small", "two": "small"}, SAME).finding
+    assert "nothing is off the diagonal" in line
+
+
+def test_patterns_without_hidden_attention_leave_divergences_out(tmp_path):
+    table = losses("small", {"one": 0.01})
+    empty = table.set_column(10, "divergence", pa.array([None] * COUNT, pa.float32()))
+    (cell,) = evaluate({"small": empty}, {}, {"one": "raw"}).cells
+    assert np.isnan([cell.divergence, cell.divergence_sd]).all()
+    with Stage.open(tmp_path / "small", "losses", {}, {}) as stage:
+        stage.write_shard({"losses-00000.parquet": empty})
+        stage.finish()
+    write_evaluation(tmp_path / "out", {"small": tmp_path / "small"}, {}, {"one": "raw"})
+    assert read_manifest(tmp_path / "out", "evaluate").counts["losses"][0]["divergence"] is None
 
 
 def test_equal_losses_are_neither_better_nor_apart():
@@ -133,6 +182,13 @@ def test_the_breakdown_is_of_every_layer_head_task_outcome_and_name(tables):
         assert row["patterns"] == len(of) > 0
         assert row["mean loss"] == pytest.approx(np.mean(of))
         assert row["s.d."] == pytest.approx(np.std(of), abs=1e-9)
+        apart = [
+            each["divergence"]
+            for each in tables[row["lm"]].to_pylist()
+            if each["encoder"] == row["encoder"]
+            and row["value"] == (f"{each['layer']}.{each['head']}" if by == "head" else str(each[by]))
+        ]
+        assert row["mean divergence"] == pytest.approx(np.mean([value for value in apart if value is not None]))
 
 
 @pytest.fixture
@@ -165,6 +221,22 @@ def test_files_hold_what_was_found(folders, tables, tmp_path, capsys):
     assert "a note" in said
 
 
+def test_terminal_and_picture_show_divergences_where_scalings_differ(folders, tmp_path, capsys):
+    scalings = {"one": "log_normalize", "two": "raw"}
+    found = write_evaluation(tmp_path / "out", folders, OWN, scalings)
+    picture = (tmp_path / "out/cross_evaluation.png").read_bytes()
+    grids = [np.array([value(cell) for cell in found.cells]).reshape(2, 2) for value in GRIDS]
+    assert picture == figures.png(figures.cross_evaluation(*grids, ["one", "two"], ["small", "large"], "divergence"))
+    print_evaluation(found)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Divergence of hidden attention, nats" in said
+    for cell in found.cells:
+        assert f"{cell.divergence:.2f} ± {cell.divergence_sd:.2f} ({cell.uniform:.2f})" in said
+
+
+GRIDS = (lambda cell: cell.divergence, lambda cell: cell.divergence_sd, lambda cell: cell.own)
+
+
 def test_unfinished_losses_are_refused_and_earlier_files_stay(folders, tmp_path):
     write_evaluation(tmp_path / "out", folders, OWN, SAME)
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -186,3 +258,6 @@ def test_the_picture_of_any_number(encoders, lms):
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == [f"{100 * value:.2f} ± {100 * value / 3:.2f}" for value in mean.ravel()]
     assert len(figure.axes[0].patches) == own.sum()
+    nats = figures.cross_evaluation(mean, mean / 3, own, names[:encoders], names[:lms], "divergence")
+    assert [text.get_text() for text in nats.axes[0].texts] == [f"{m:.2f} ± {m / 3:.2f}" for m in mean.ravel()]
+    assert "nats" in nats.axes[0].get_title()

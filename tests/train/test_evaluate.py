@@ -1,5 +1,6 @@
-"""The loss of each pattern against float64 loops over pixels, and masks that are the same for every encoder."""
+"""Loss and divergence of each pattern against float64 loops, and masks that are the same for every encoder."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -50,6 +51,79 @@ def test_losses_are_mean_squared_errors_over_hidden_pixels(mae, small_patterns, 
     np.testing.assert_allclose(found.loss, [loss for loss, _ in wanted], rtol=1e-5)
     np.testing.assert_allclose(found.published_loss, [loss for _, loss in wanted], rtol=1e-5)
     assert np.std(found.loss) > 0
+
+
+def divergence_by_hand(mae, patterns, number, masking, uniform=False):
+    """Row by row of the square picture: sum of p log(p / q) over hidden keys, over the mass hidden altogether."""
+    probabilities = patterns.probabilities()[number].astype(np.float64)
+    smallest = math.log(probabilities[probabilities > 0].min())
+    with torch.no_grad():
+        predicted = mae(mae.scale(patterns), masking).predicted[number].double().numpy()
+    rows, columns = np.tril_indices(GRID)
+    hidden = {}
+    for place, patch in enumerate(masking.masked[number].tolist()):
+        for i in range(PATCH):
+            for j in range(PATCH):
+                query, key = rows[patch] * PATCH + i, columns[patch] * PATCH + j
+                pixel = predicted[place, i * PATCH + j]
+                if mae.config.scaling == "raw":
+                    guess = pixel
+                elif mae.config.scaling == "log":
+                    guess = math.exp(pixel)
+                else:
+                    guess = math.exp((1 - pixel) * smallest)
+                if probabilities[query, key] > 0:  # keys that cannot be attended to are not asked for
+                    hidden.setdefault(query, {})[key] = 1.0 if uniform else min(max(guess, 1e-6), 1.0)
+    total = weight = 0.0
+    for query, guesses in hidden.items():
+        truth = {key: probabilities[query, key] for key in guesses}
+        mass = sum(truth.values())
+        for key, p in truth.items():
+            total += p * math.log(p / (mass * guesses[key] / sum(guesses.values())))
+        weight += mass
+    return total / weight
+
+
+@pytest.mark.parametrize("model", [{}, {"scaling": "log"}, {"scaling": "raw"}, {"grid": "square"}])
+def test_divergences_are_sums_over_hidden_keys(mae, small_patterns, model):
+    """Also of short prompts, and of a smaller pattern than the encoder's in other patches."""
+    encoder = mae(**model)
+    for patterns in (
+        small_patterns,
+        small_patterns.cropped(np.full(len(small_patterns), 19)),
+        small_patterns.cropped(np.full(len(small_patterns), 12)).repacked(4),
+    ):
+        found = pattern_losses(encoder, patterns, seed=2)
+        masking = hidden(patterns, PATCHES, 5, 2)
+        for number in range(len(patterns)):
+            if np.isnan(found.divergence[number]):
+                assert nothing_hidden(patterns, number, masking)
+                continue
+            wanted = divergence_by_hand(encoder, patterns, number, masking)
+            assert found.divergence[number] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+            even = divergence_by_hand(encoder, patterns, number, masking, uniform=True)
+            assert found.uniform_divergence[number] == pytest.approx(even, rel=1e-4, abs=1e-6)
+    assert np.std(found.divergence[~np.isnan(found.divergence)]) > 0
+
+
+def nothing_hidden(patterns, number, masking):
+    rows, columns = np.tril_indices(GRID)
+    picture = np.zeros((SIZE, SIZE))
+    picture[: patterns.size, : patterns.size] = patterns.probabilities()[number]
+    return not sum(
+        picture[rows[k] * PATCH :, columns[k] * PATCH :][:PATCH, :PATCH].sum() for k in masking.masked[number].tolist()
+    )
+
+
+def test_without_hidden_attention_there_is_no_divergence(mae, small_patterns):
+    """Three rows lie in the first patch alone: it is visible in half of the patterns."""
+    short = small_patterns.cropped(np.full(len(small_patterns), 3))
+    found, masking = pattern_losses(mae(), short), hidden(short, PATCHES, 5, 0)
+    seen = [0 in visible for visible in masking.visible.tolist()]
+    assert 0 < sum(seen) < len(seen)
+    assert np.isnan(found.divergence).tolist() == seen
+    assert np.isnan(found.uniform_divergence).tolist() == seen
+    assert np.isfinite(found.loss).all()
 
 
 def test_losses_are_the_ones_that_training_minimises(mae, small_patterns):

@@ -1,6 +1,7 @@
-"""Scalings: from log probabilities to what the encoder sees. Entries that cannot be attended to are -inf, and become 0.
+"""Scalings: from log probabilities to what the encoder sees, and back.
 
-A registry of three; the default is the published code's (DESIGN section 4).
+Entries that cannot be attended to are -inf, and become 0. A registry of three; the default is the published code's
+(DESIGN section 4).
 """
 
 from collections.abc import Callable
@@ -37,3 +38,32 @@ def raw(log_patches: Patches) -> Patches:
 
 SCALINGS: dict[str, Callable[[Patches], Patches]] = {"log_normalize": log_normalize, "log": log, "raw": raw}
 """By the name that ``APMAEConfig.scaling`` uses."""
+
+
+def from_log_normalize(scaled: Patches, smallest: Float[Tensor, "n 1 1 1"]) -> Patches:
+    """``(1 - scaled) m``; only with the pattern's own smallest finite log m, which the scaled pixels do not hold.
+
+    A reconstruction has it of the true pattern: without m a prediction says which entries are larger, not by how much.
+    """
+    return (1 - scaled) * smallest
+
+
+def from_log(scaled: Patches, smallest: Float[Tensor, "n 1 1 1"]) -> Patches:
+    """The pixels themselves; m is not needed."""
+    return scaled
+
+
+def from_raw(scaled: Patches, smallest: Float[Tensor, "n 1 1 1"]) -> Patches:
+    """``log p``, -inf for predictions that are 0 or less; m is not needed."""
+    return scaled.clamp(min=0.0).log()
+
+
+INVERSES: dict[str, Callable[[Patches, Float[Tensor, "n 1 1 1"]], Patches]] = {
+    "log_normalize": from_log_normalize,
+    "log": from_log,
+    "raw": from_raw,
+}
+"""Scaled pixels, true or predicted, back to log probabilities, given :func:`smallest_finite` of the true pattern.
+
+What predictions make may lie outside the range of log probabilities, above 0 or under m: nothing is cut here.
+"""

@@ -1,6 +1,7 @@
 """Cross-evaluation: every encoder on every language model's patterns (paper Table 3), and where the loss comes from.
 
 Works on ``schema.LOSSES``. Means and standard deviations are over patterns, the latter population's (``ddof=0``).
+Encoders of one scaling are compared by their loss, those of several by their divergence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,23 +29,33 @@ class Cell:
     lm: str
     patterns: int
     mean: float
+    """Of the loss."""
     sd: float
     published: float
     """Mean of ``published_loss``: what the paper's own Table 3 holds."""
+    divergence: float
+    """Mean, over patterns with hidden mass; NaN where there is none."""
+    divergence_sd: float
+    uniform: float
+    """Mean divergence of a prediction that is even over hidden keys: what knowing nothing gives."""
     own: bool
     """Whether the encoder was trained on this language model's patterns: the diagonal of the table."""
     against: str | None = None
-    """The language model's own encoder, where there is another one whose loss can be compared."""
+    """The language model's own encoder, where there is another one; all that follows is by ``Evaluation.measure``."""
     deviations: float | None = None
     """By how many of that encoder's standard deviations this mean lies above that one's."""
     relative: float | None = None
     """This mean over that one, less 1."""
     better: float | None = None
-    """Share of the patterns on which that encoder has the smaller loss, in [0, 1]; where both are equal, a half."""
+    """Share of the patterns on which that encoder is better, in [0, 1]; where both are equal, a half."""
 
     moved: float | None = None
-    """By how many standard deviations of this encoder's loss on its own language model's patterns this mean lies above
-    the mean there; None where those are not among these. Patterns of one model may simply be harder than another's."""
+    """By how many standard deviations of this encoder on its own language model's patterns this mean lies above the
+    mean there; None where those are not among these. Patterns of one model may simply be harder than another's."""
+
+    def shown(self, measure: str) -> tuple[float, float]:
+        """Mean and standard deviation of "loss" or "divergence"."""
+        return (self.mean, self.sd) if measure == "loss" else (self.divergence, self.divergence_sd)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +65,8 @@ class Evaluation:
     cells: tuple[Cell, ...]
     """Encoders in the order given, and for each the language models."""
     breakdown: Table
+    measure: str
+    """What encoders are compared by: "loss", or "divergence" where scalings differ."""
     notes: tuple[str, ...]
     """What the reader has to know of how the figures came about."""
 
@@ -73,19 +86,20 @@ class Evaluation:
         return Table(
             name="cross_evaluation",
             header=(
-                "encoder", "lm", "patterns", "mean loss", "s.d.", "mean published loss", "own", "compared with",
-                "deviations", "relative", "share better", "moved",
+                "encoder", "lm", "patterns", "mean loss", "s.d.", "mean published loss", "mean divergence",
+                "s.d. of divergence", "uniform divergence", "own", "compared with", "compared by", "deviations",
+                "relative", "share better", "moved",
             ),
             rows=tuple(
-                (c.encoder, c.lm, c.patterns, c.mean, c.sd, c.published, str(c.own).lower(), c.against, c.deviations,
-                 c.relative, c.better, c.moved)
+                (c.encoder, c.lm, c.patterns, c.mean, c.sd, c.published, c.divergence, c.divergence_sd, c.uniform,
+                 str(c.own).lower(), c.against, self.measure, c.deviations, c.relative, c.better, c.moved)
                 for c in self.cells
             ),
         )  # fmt: skip
 
     @property
     def finding(self) -> tuple[str, ...]:
-        """Whether losses off the diagonal are within one standard deviation of it, as the paper says, in words."""
+        """Whether encoders off the diagonal are within one standard deviation of it, as the paper says, in words."""
         lines = []
         compared = [cell for cell in self.cells if cell.deviations is not None]
         if compared:
@@ -97,15 +111,17 @@ class Evaluation:
         for cell in compared:
             lines.append(
                 f"{cell.encoder} on {cell.lm}: {cell.relative:+.0%} ({cell.deviations:+.2f} s.d.); {cell.against} has "
-                f"the smaller loss on {cell.better:.0%} of the same patterns."
+                f"the smaller {self.measure} on {cell.better:.0%} of the same patterns."
             )
         moved = [cell for cell in self.cells if cell.moved is not None]
         if moved:
             inside = _inside([cell.moved for cell in moved])
             lines.append(
-                f"One encoder, moved to another model's patterns, stays within one standard deviation of its loss on "
-                f"its own model's in {inside} of {len(moved)} cells: {_verdict(inside, len(moved))}"
+                f"One encoder, moved to another model's patterns, stays within one standard deviation of its "
+                f"{self.measure} on its own model's in {inside} of {len(moved)} cells: {_verdict(inside, len(moved))}"
             )
+        if not lines and any(cell.own for cell in self.cells):
+            return ("Every encoder is of the language model whose patterns these are: nothing is off the diagonal.",)
         return tuple(lines) or (
             "There is no diagonal to compare with: no encoder is known to be of one of these language models. Its "
             "manifest says whose it is, or the order where there are as many encoders as models.",
@@ -136,38 +152,62 @@ def evaluate(
         scalings: the scaling of each encoder: losses of different ones cannot be compared.
         notes: for :attr:`Evaluation.notes`.
     """
-    columns: dict[tuple[str, str], np.ndarray] = {}
-    published: dict[tuple[str, str], float] = {}
-    for lm, table in losses.items():
-        for encoder in scalings:
-            rows = table.filter(pc.field("encoder") == encoder)
-            columns[encoder, lm] = rows["loss"].to_numpy().astype(np.float64)
-            published[encoder, lm] = float(rows["published_loss"].to_numpy().astype(np.float64).mean())
+    measure = "divergence" if len(set(scalings.values())) > 1 else "loss"
+    rows = {(name, lm): table.filter(pc.field("encoder") == name) for name in scalings for lm, table in losses.items()}
+    columns = {where: _measured(table, measure) for where, table in rows.items()}
     cells = []
-    for encoder, scaling in scalings.items():
-        for lm in losses:
-            mine = columns[encoder, lm]
-            mean, sd = float(mine.mean()), float(mine.std())
-            comparison: dict[str, Any] = {}
-            diagonal = next((name for name in scalings if own.get(name) == lm and scalings[name] == scaling), None)
-            if diagonal is not None and own.get(encoder) != lm:
-                theirs = columns[diagonal, lm]
-                difference = mean - float(theirs.mean())
-                comparison = {
-                    "against": diagonal,
-                    "deviations": _over(difference, float(theirs.std())),
-                    "relative": _over(difference, float(theirs.mean())),
-                    "better": float(np.mean((theirs < mine) + 0.5 * (theirs == mine))),
-                }
-            home = columns.get((encoder, own.get(encoder, "")))
-            if home is not None and own[encoder] != lm:
-                comparison["moved"] = _over(mean - float(home.mean()), float(home.std()))
-            of_lm = {"published": published[encoder, lm], "own": own.get(encoder) == lm, **comparison}
-            cells.append(Cell(encoder=encoder, lm=lm, patterns=len(mine), mean=mean, sd=sd, **of_lm))
-    if len(set(scalings.values())) > 1:
+    for (encoder, lm), table in rows.items():
+        mine = columns[encoder, lm]
+        comparison: dict[str, Any] = {}
+        owners = [name for name in scalings if own.get(name) == lm]
+        diagonal = min(owners, key=lambda name: scalings[name] != scalings[encoder], default=None)
+        if diagonal is not None and own.get(encoder) != lm:
+            theirs = columns[diagonal, lm]
+            difference = _mean(mine) - _mean(theirs)
+            comparison = {
+                "against": diagonal,
+                "deviations": _over(difference, _sd(theirs)),
+                "relative": _over(difference, _mean(theirs)),
+                "better": _mean(np.where(np.isnan(mine - theirs), np.nan, (theirs < mine) + 0.5 * (theirs == mine))),
+            }
+        home = columns.get((encoder, own.get(encoder, "")))
+        if home is not None and own[encoder] != lm:
+            comparison["moved"] = _over(_mean(mine) - _mean(home), _sd(home))
+        loss, divergence = _measured(table, "loss"), _measured(table, "divergence")
+        cells.append(
+            Cell(
+                encoder=encoder,
+                lm=lm,
+                patterns=len(table),
+                mean=_mean(loss),
+                sd=_sd(loss),
+                published=_mean(_measured(table, "published_loss")),
+                divergence=_mean(divergence),
+                divergence_sd=_sd(divergence),
+                uniform=_mean(_measured(table, "uniform_divergence")),
+                own=own.get(encoder) == lm,
+                **comparison,
+            )
+        )
+    if measure == "divergence":
         said = ", ".join(f"{encoder} {scaling}" for encoder, scaling in scalings.items())
-        notes = [*notes, f"Losses of different scalings cannot be compared ({said})."]
-    return Evaluation(cells=tuple(cells), breakdown=_breakdown(losses), notes=tuple(notes))
+        notes = [*notes, f"Losses of different scalings cannot be compared ({said}): divergences are."]
+    return Evaluation(cells=tuple(cells), breakdown=_breakdown(losses), measure=measure, notes=tuple(notes))
+
+
+def _measured(table: pa.Table, column: str) -> np.ndarray:
+    """float64; NaN for patterns of which no attention was hidden."""
+    return table[column].to_numpy().astype(np.float64)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _sd(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.std()) if len(known) else float("nan")
 
 
 def write_evaluation(
@@ -191,7 +231,7 @@ def write_evaluation(
     """
     losses = {lm: read_tables(folder, "losses", "losses") for lm, folder in lms.items()}
     found = evaluate(losses, own, scalings, notes)
-    picture = figures.cross_evaluation(*_grids(found), found.encoders, found.lms)
+    picture = figures.cross_evaluation(*_grids(found), found.encoders, found.lms, found.measure)
     files = {
         "cross_evaluation.csv": found.table.csv(),
         "losses_by.csv": found.breakdown.csv(),
@@ -203,19 +243,20 @@ def write_evaluation(
             with replacing(out / name) as file:
                 file.write(content)
         stage.add_files(files)
-        cells = [{"encoder": c.encoder, "lm": c.lm, "mean": c.mean, "sd": c.sd, "own": c.own} for c in found.cells]
+        cells = [
+            {"encoder": c.encoder, "lm": c.lm, "mean": c.mean, "sd": c.sd, "own": c.own}
+            | {"divergence": None if np.isnan(c.divergence) else c.divergence}
+            for c in found.cells
+        ]
         stage.finish({"losses": cells, "finding": list(found.finding), "notes": list(found.notes)})
     return found
 
 
 def _grids(found: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, standard deviation and diagonal, each (encoders, language models)."""
+    """Mean and standard deviation of what encoders are compared by, and the diagonal: (encoders, language models)."""
     shape = (len(found.encoders), len(found.lms))
-    values = (
-        [cell.mean for cell in found.cells],
-        [cell.sd for cell in found.cells],
-        [cell.own for cell in found.cells],
-    )
+    shown = [cell.shown(found.measure) for cell in found.cells]
+    values = ([mean for mean, _ in shown], [sd for _, sd in shown], [cell.own for cell in found.cells])
     mean, sd, own = (np.array(value).reshape(shape) for value in values)
     return mean, sd, own
 
@@ -224,16 +265,19 @@ def _breakdown(losses: Mapping[str, pa.Table]) -> Table:
     """Mean and standard deviation by each of :data:`BREAKDOWNS`, groups in ascending order."""
     rows = []
     for lm, table in losses.items():
-        wide = table.set_column(table.column_names.index("loss"), "loss", pc.cast(table["loss"], pa.float64()))
+        wide = table
+        for name in ("loss", "divergence"):
+            wide = wide.set_column(wide.column_names.index(name), name, pc.cast(wide[name], pa.float64()))
         wide = wide.combine_chunks()  # and one thread: else sums end in other bits from run to run
         for by in BREAKDOWNS:
             keys = ["layer", "head"] if by == "head" else [by]
             spread = ("loss", "stddev", pc.VarianceOptions(ddof=0))
             groups = wide.group_by(["encoder", *keys], use_threads=False).aggregate(
-                [("loss", "count"), ("loss", "mean"), spread]
+                [("loss", "count"), ("loss", "mean"), spread, ("divergence", "mean")]
             )
             for row in groups.sort_by([(key, "ascending") for key in ("encoder", *keys)]).to_pylist():
                 value = head_name(row["layer"], row["head"]) if by == "head" else str(row[by])
-                rows.append((row["encoder"], lm, by, value, row["loss_count"], row["loss_mean"], row["loss_stddev"]))
-    header = ("encoder", "lm", "by", "value", "patterns", "mean loss", "s.d.")
+                of = (row["loss_count"], row["loss_mean"], row["loss_stddev"], row["divergence_mean"])
+                rows.append((row["encoder"], lm, by, value, *of))
+    header = ("encoder", "lm", "by", "value", "patterns", "mean loss", "s.d.", "mean divergence")
     return Table(name="losses_by", header=header, rows=tuple(rows))

@@ -230,8 +230,9 @@ def cross_evaluation(
     own: Bool[ndarray, "e m"],
     encoders: Sequence[str],
     lms: Sequence[str],
+    measure: str = "loss",
 ) -> Figure:
-    """Every encoder's loss on every language model's patterns (paper Table 3); own ones have a frame.
+    """Every encoder on every language model's patterns (paper Table 3); own ones have a frame.
 
     Args:
         mean: of each encoder on each language model.
@@ -239,20 +240,22 @@ def cross_evaluation(
         own: where the encoder was trained on the language model.
         encoders: names of the rows.
         lms: names of the columns.
+        measure: "loss", shown in hundredths, or "divergence", in nats.
     """
+    factor, title = (100, "masked loss \u00d7 0.01") if measure == "loss" else (1, "divergence, nats")
     rows, columns = [_short(name) for name in encoders], [_short(name) for name in lms]
     margin = 0.075 * max(map(len, rows)) + 1.5
     size = (max(1.25 * len(columns) + margin, 4.4), 0.5 * len(rows) + 0.055 * max(map(len, columns)) + 1.2)
     figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
-    image = axis.imshow(mean * 100, cmap=_COLORS, aspect="auto")
-    texts = [f"{100 * m:.2f} \u00b1 {100 * s:.2f}" for m, s in zip(mean.flat, sd.flat, strict=True)]
-    _number(axis, mean * 100, np.array(texts).reshape(mean.shape).tolist())
+    image = axis.imshow(mean * factor, cmap=_COLORS, aspect="auto")
+    texts = [f"{factor * m:.2f} \u00b1 {factor * s:.2f}" for m, s in zip(mean.flat, sd.flat, strict=True)]
+    _number(axis, mean * factor, np.array(texts).reshape(mean.shape).tolist())
     for encoder, lm in zip(*np.nonzero(own), strict=True):
         axis.add_patch(Rectangle((lm - 0.47, encoder - 0.47), 0.94, 0.94, fill=False, edgecolor="white", linewidth=1.6))
     axis.set_xticks(range(len(columns)), columns, rotation=30 if max(map(len, columns)) > 14 else 0)
     axis.set_yticks(range(len(rows)), rows)
-    title = "masked loss \u00d7 0.01, mean \u00b1 s.d. over patterns\nframed: the model's own encoder"
+    title += ", mean \u00b1 s.d. over patterns\nframed: the model's own encoder"
     axis.set(xlabel="patterns of", ylabel="encoder", title=title)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

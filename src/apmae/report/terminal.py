@@ -102,7 +102,7 @@ def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, pr
 
 
 def print_evaluation(found: Evaluation) -> None:
-    """Print every encoder's loss on every language model's patterns (paper Table 3), and what follows.
+    """Print how good every encoder is on every language model's patterns (paper Table 3), and what follows.
 
     Args:
         found: an evaluation.
@@ -112,10 +112,17 @@ def print_evaluation(found: Evaluation) -> None:
     cells = {(cell.encoder, cell.lm): cell for cell in found.cells}
     for encoder in found.encoders:
         row = [cells[encoder, lm] for lm in found.lms]
-        shown = [f"{100 * cell.mean:.2f} \u00b1 {100 * cell.sd:.2f}" for cell in row]
+        if found.measure == "loss":
+            shown = [f"{100 * cell.mean:.2f} \u00b1 {100 * cell.sd:.2f}" for cell in row]
+        else:
+            shown = [f"{cell.divergence:.2f} \u00b1 {cell.divergence_sd:.2f} ({cell.uniform:.2f})" for cell in row]
         styles = ["bold" if cell.own else "" for cell in row]
         table.add_row(encoder, *(Text(text, style=style) for text, style in zip(shown, styles, strict=True)))
-    console.print("\nMasked loss \u00d7 0.01, mean \u00b1 s.d. over patterns; each model's own encoder in bold")
+    what = {
+        "loss": "Masked loss \u00d7 0.01",
+        "divergence": "Divergence of hidden attention, nats (in brackets: of an even prediction)",
+    }
+    console.print(f"\n{what[found.measure]}, mean \u00b1 s.d. over patterns; each model's own encoder in bold")
     console.print(table)
     for line in (*found.finding, *found.notes):
         console.print(f"  \u2192 {line}", highlight=False, markup=False)

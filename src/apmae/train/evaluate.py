@@ -1,4 +1,4 @@
-"""Evaluating encoders: the loss on hidden patches, pattern by pattern, of a language model's patterns (paper Table 3).
+"""Evaluating encoders on hidden patches, pattern by pattern, of a language model's patterns (paper Table 3).
 
 Every encoder gets the same patterns with the same patches hidden. Patterns are captured, evaluated and dropped; shards
 are whole prompts, and a killed run goes on after the last whole one. Axes: n patterns, k patches.
@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
+from torch import Tensor
 
 from apmae.artifacts import Stage
 from apmae.config import EvaluateConfig
@@ -20,7 +21,9 @@ from apmae.lm.load import LM
 from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
 from apmae.model.masking import Masking
+from apmae.patterns.divergence import divergence, uniform_divergence
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.scaling import INVERSES, smallest_finite
 from apmae.progress import progress
 from apmae.prompts.prompt import Prompt
 from apmae.schema import LOSSES
@@ -31,12 +34,18 @@ _BATCH = 128
 
 
 class Losses(NamedTuple):
-    """Mean squared errors over the hidden patches of each pattern, in the square of the scaling's unit."""
+    """What an encoder's decoder gets wrong in the hidden patches of each pattern."""
 
     loss: Float[ndarray, " n"]
-    """Over their real pixels: what is minimised (``model.mae.Reconstruction``)."""
+    """Mean squared error over their real pixels, in the square of the scaling's unit: what is minimised
+    (``model.mae.Reconstruction``)."""
     published_loss: Float[ndarray, " n"]
     """Over all their pixels, the constant upper halves of diagonal patches included."""
+    divergence: Float[ndarray, " n"]
+    """Of true attention from the predicted one, nats a unit of hidden mass, whatever the scaling
+    (:func:`apmae.patterns.divergence.divergence`); NaN where no attention is hidden."""
+    uniform_divergence: Float[ndarray, " n"]
+    """Of true attention from one that is even over a row's hidden keys: what knowing nothing gives."""
 
 
 def evaluate_prompts(
@@ -98,6 +107,9 @@ def evaluate_prompts(
 def pattern_losses(mae: APMAE, patterns: Patterns, *, mask_ratio: float = 0.5, seed: int = 0) -> Losses:
     """What an encoder's decoder gets wrong in hidden patches, pattern by pattern.
 
+    An encoder of ``log_normalize`` predicts shares of the pattern's smallest log, and is given the true one to turn
+    them into probabilities.
+
     Args:
         mae: with its decoder.
         patterns: at most ``pattern_size`` tokens.
@@ -113,11 +125,34 @@ def pattern_losses(mae: APMAE, patterns: Patterns, *, mask_ratio: float = 0.5, s
         some = patterns[begin : begin + _BATCH]
         patches = mae.scale(some)
         masking = Masking(*(index.to(patches.device) for index in hidden(some, mae.config.num_patches, masked, seed)))
-        error, real = mae.errors(patches, mae(patches, masking).predicted, masking)
+        predicted = mae(patches, masking).predicted
+        error, real = mae.errors(patches, predicted, masking)
         error = error.double()
         of_real = (error * real).sum((1, 2)) / real.sum((1, 2))  # a diagonal patch has real pixels too: never 0
-        parts.append(torch.stack([of_real, error.mean((1, 2))]).cpu().numpy())
-    return Losses(*(np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))))
+        logs, guess, where = log_predictions(mae, some, predicted, masking)
+        apart = [divergence(logs, guess, where), uniform_divergence(logs, where)]
+        parts.append(torch.stack([of_real, error.mean((1, 2)), *apart]).cpu().numpy())
+    return Losses(*(np.concatenate(parts, axis=1) if parts else np.zeros((len(Losses._fields), 0))))
+
+
+def log_predictions(
+    mae: APMAE, patterns: Patterns, predicted: Float[Tensor, "n m q"], masking: Masking
+) -> tuple[Float[Tensor, "n k p p"], Float[Tensor, "n k p p"], Bool[Tensor, "n k"]]:
+    """True log patches, predicted ones (0 in visible patches), and which patches are hidden.
+
+    Args:
+        mae: who predicted.
+        patterns: of at most its ``pattern_size`` tokens.
+        predicted: scaled pixels of the hidden patches.
+        masking: which those are.
+    """
+    patch = mae.config.patch_size
+    fitted = patterns.repacked(patch).resized(mae.config.pattern_size)
+    logs = fitted.log_patches.float().to(predicted.device)
+    guess = INVERSES[mae.config.scaling](predicted.unflatten(2, (patch, patch)), smallest_finite(logs))
+    where = masking.masked[:, :, None, None].expand_as(guess)
+    hidden = torch.zeros(logs.shape[:2], dtype=torch.bool, device=logs.device).scatter(1, masking.masked, True)
+    return logs, torch.zeros_like(logs).scatter(1, where, guess), hidden
 
 
 def hidden(patterns: Patterns, patches: int, masked: int, seed: int) -> Masking:
@@ -163,4 +198,4 @@ def _table(encoder: str, mae: APMAE, patterns: Patterns, where: Mapping[str, Any
         )
     columns = {"encoder": [encoder] * len(patterns), **where}
     columns |= {name: values.astype(np.float32) for name, values in losses._asdict().items()}
-    return pa.table({name: pa.array(columns[name]) for name in LOSSES.names}, schema=LOSSES)
+    return pa.table({name: pa.array(columns[name], from_pandas=True) for name in LOSSES.names}, schema=LOSSES)
