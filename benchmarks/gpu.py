@@ -165,11 +165,7 @@ def main() -> None:
         "buffer": 256 if arguments.debug else 16_384,
         "batch_prompts": 2 if arguments.debug else arguments.batch_prompts,
     }
-    precise = {"precision": "bfloat16", "compile": arguments.compile}
-    known = {name: value for name, value in precise.items() if name in TrainConfig.model_fields}
-    config = TrainConfig.model_validate(changes | known)
-    if known != precise:
-        print(f"this version trains without {', '.join(set(precise) - set(known))}")
+    config = TrainConfig(**changes, precision="bfloat16", compile=arguments.compile)
     peak = arguments.peak_tflops * 1e12
     print("| job | patterns/s | GFLOP a pattern | of the peak |")
     print("|---|---|---|---|")

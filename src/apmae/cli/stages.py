@@ -76,7 +76,8 @@ def train(
     else:
         model = load(lm or study.lm, place, dtype or study.dtype, infill)
         if drawn is not None:
-            prompts = engine.draw_training_prompts(corpus or (), out, drawn, model, **common)
+            prompts = out.with_name(f"{out.name}-prompts.parquet")
+            engine.draw_training_prompts(corpus or (), prompts, drawn, model, **common)
         assert prompts is not None, "one of three was given"
         folder = engine.train_encoder(model, prompts, out, config, **common)
     if accelerator.is_main_process:

@@ -5,7 +5,7 @@ from pathlib import Path
 from apmae.artifacts import write_json
 from apmae.config import StudyConfig
 from apmae.engine.local import encode, fit_atlas, make_prompts
-from apmae.engine.train import train_encoder
+from apmae.engine.train import draw_training_prompts, train_encoder
 from apmae.lm.load import load_lm
 from apmae.progress import progress
 from apmae.report.page import write_report
@@ -31,7 +31,7 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
     encoder = config.encoder
     if config.train is not None and config.train_prompts is not None and encoder == "train":
         train_prompts = out / "train-prompts.parquet"
-        make_prompts(config.sources, train_prompts, config.train_prompts, lm=lm, overwrite=overwrite)
+        draw_training_prompts(config.sources, train_prompts, config.train_prompts, lm, overwrite=overwrite)
         encoder = str(train_encoder(lm, train_prompts, out / "encoder", config.train, overwrite=overwrite))
     encode(lm, encoder, prompts_path, out / "embeddings", config.encode, overwrite=overwrite)
     fit_atlas(out / "embeddings", out / "atlas", config.atlas, overwrite=overwrite)

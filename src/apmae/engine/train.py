@@ -33,27 +33,22 @@ def draw_training_prompts(
     *,
     overwrite: bool = False,
     accelerator: Accelerator | None = None,
-) -> Path:
+) -> None:
     """Draw prompts to train on, in the first process while the others wait. The model is asked only where its answer
     decides which are kept.
 
     Args:
         sources: as for ``engine.local.make_prompts``.
-        out: the encoder's folder; the prompts go beside it.
+        out: a ``.parquet`` file.
         config: tasks, numbers, outcomes.
         lm: the language model.
         overwrite: replace prompts made from something else.
         accelerator: of ``train.processes.start``; by default one process.
-
-    Returns:
-        The prompts' file.
     """
-    path = out.with_name(f"{out.name}-prompts.parquet")
     if accelerator is None or accelerator.is_main_process:
-        make_prompts(sources, path, config, lm=lm, ask=config.outcome != "any", overwrite=overwrite)
+        make_prompts(sources, out, config, lm=lm, ask=config.outcome != "any", overwrite=overwrite)
     if accelerator is not None:
         accelerator.wait_for_everyone()
-    return path
 
 
 def train_encoder(
