@@ -99,7 +99,7 @@ def test_prompts_of_a_corpus_are_asked_only_where_answers_decide(tmp_path, bundl
 
 
 def test_stored_patterns_train_the_same_encoder_as_patterns_in_memory(tmp_path):
-    config = recipes.train_recipe("debug").model_copy(update={"steps": 3, "crop": 0.3})
+    config = recipes.train_recipe("debug").model_copy(update={"steps": 5, "crop": 0.3})
     patterns = planted(4, seed=3)[0]
     half = len(patterns) // 2
     patterns[:half].save(tmp_path / "a.safetensors")
@@ -109,7 +109,7 @@ def test_stored_patterns_train_the_same_encoder_as_patterns_in_memory(tmp_path):
     expected = apmae.train(patterns, config)
     assert APMAE.from_pretrained(folder).equals(expected)
     counts = read_manifest(folder, "train").counts
-    assert (counts["patterns"], counts["epochs"], counts["steps"]) == (len(patterns), 2, 3)
+    assert (counts["patterns"], counts["epochs"], counts["steps"]) == (len(patterns), 2, 5)
     before = files(folder)
     train_on_patterns(paths, tmp_path / "encoder", config)
     assert files(folder) == before
