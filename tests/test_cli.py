@@ -477,6 +477,7 @@ def refused(real_study, apmae_command, environment, tmp_path_factory):
         "nothing to train on": ("train", "--recipe", "debug", "--out", "encoder"),
         "two things to train on": (*train, "--corpus", given / "A.java", "--out", "encoder"),
         "a batch that cannot be cut": (*train, "--out", "encoder", "--set", "accumulate=3"),
+        "no such device": (*train, "--out", "encoder", "--device", "gpu"),
         "unknown tracker": (*train, "--out", "encoder", "--track", "paper"),
         "corpus in no language": (
             "train",
@@ -592,6 +593,7 @@ SAID = {
     "nothing to train on": ("one of --prompts, --corpus and --patterns", "got none"),
     "two things to train on": ("one of --prompts, --corpus and --patterns", "got prompts and corpus"),
     "a batch that cannot be cut": ("accumulate 3", "got 16; take 15"),
+    "no such device": ("a device such as cpu", "'gpu'"),
     "unknown tracker": ("expected a tracker", "'paper'"),
     "corpus in no language": ("language", "'klingon'"),
     "patterns that are none": ("expected patterns in .npy", "A.java"),

@@ -379,7 +379,9 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     assert killed.wait() == -signal.SIGKILL
     killed.stderr.close()
     lines = [json.loads(line) for line in (tmp_path / "killed" / METRICS).read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(10)), "it was killed between checkpoints"
+    assert [line["step"] for line in lines] == list(range(len(lines))) and 10 < len(lines) < 20, (
+        "it was killed between checkpoints"
+    )
     assert lines[-1]["epoch"] > 1 and 0 < lines[-1]["correct"] < lines[-1]["asked"]
     finish(undisturbed)
     finish(start(tmp_path, "killed", -1, overlap=False))

@@ -289,6 +289,19 @@ def run_of(config):
     return run | {**run.pop("model"), "inputs": "", "processes": 1}
 
 
+def test_a_line_of_the_log_that_a_kill_cut_short_is_written_again(tiny_train, small_patterns, tmp_path):
+    config = tiny_train(log_every=1)
+    source = ArraySource(small_patterns, 10, config.seed)
+    fit(config, source, folder=tmp_path / "whole")
+    with pytest.raises(TrainingError):
+        fit(config, Breaking(small_patterns, 7, float("nan")), folder=tmp_path / "cut")
+    with (tmp_path / "cut" / METRICS).open("a") as file:
+        file.write('{"step": 7, "lo')
+    fit(config, Breaking(small_patterns, -1, 0), folder=tmp_path / "cut")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / METRICS).read_text().splitlines()]
+    assert steps == list(range(12))
+
+
 def test_a_rate_that_is_too_high_is_told_from_bad_patterns(tiny_train, small_patterns):
     config = tiny_train(base_lr=1e30, steps=30)
     with pytest.raises(TrainingError, match=r"not finite at step \d+ .*all finite: lower base_lr from 1e\+30"):
@@ -363,7 +376,7 @@ def test_short_patterns_get_a_model_of_their_own_size(size, patch):
     dense = np.tril(np.ones((4, size, size))) / np.arange(1, size + 1)[:, None]
     mae = apmae.train(Patterns.from_probabilities(dense), "debug", steps=1)
     assert (mae.config.patch_size, mae.config.pattern_size) == (patch, 8 * patch)
-    assert mae.encode(Patterns.from_probabilities(dense)).shape == (4, 128)
+    assert mae.encode(Patterns.from_probabilities(dense)).shape == (4, 160)
 
 
 # -- resume ------------------------------------------------------------------------------------------------------------
@@ -517,7 +530,7 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     assert killed.wait() == -signal.SIGKILL
     killed.stderr.close()
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / METRICS).read_text().splitlines()]
-    assert steps == list(range(10)), "it was killed between checkpoints"
+    assert steps == list(range(13)), "it was killed after the checkpoint of step 10, and logged as it went on"
     finish(undisturbed)
     finish(start(tmp_path, "killed", -1))
     for name in ("encoder/model.safetensors", "encoder/config.json", METRICS, checkpoint.NAME):

@@ -38,7 +38,9 @@ def train(
     language: Annotated[str, typer.Option(help="Of the corpus, as for apmae prompts.")] = "java",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; by default the recipe's.")] = None,
     seed: SeedOption = 0,
-    device: Annotated[str | None, typer.Option(help="Where models run; by default the recipe's.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the LM; by default the recipe's.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="Precision of the language model; by default the recipe's.")] = None,
     infill: InfillOption = "auto",
     track: Annotated[
@@ -68,13 +70,15 @@ def train(
     from apmae.engine import train as engine
     from apmae.train.processes import device_of, start
 
-    accelerator = start(device or study.device, track=track, folder=out)
-    place = device_of(accelerator, device or study.device)
+    wanted = device or study.device
+    accelerator = start(wanted, track=track, folder=out)
+    place = device_of(accelerator, wanted)
     common = {"overwrite": overwrite, "accelerator": accelerator}
     if patterns:
         folder = engine.train_on_patterns(patterns, out, config, device=place, **common)
     else:
-        model = load(lm or study.lm, place, dtype or study.dtype, infill)
+        spread = wanted == "auto" and accelerator.num_processes == 1
+        model = load(lm or study.lm, "auto" if spread else place, dtype or study.dtype, infill)
         if drawn is not None:
             prompts = out.with_name(f"{out.name}-prompts.parquet")
             engine.draw_training_prompts(corpus or (), prompts, drawn, model, **common)

@@ -19,7 +19,8 @@ from apmae.seeding import subseed
 from apmae.train import checkpoint
 from apmae.train.lm_source import LMSource, own_files
 from apmae.train.loop import METRICS, fit, share_of
-from apmae.train.processes import start, told
+from apmae.train.metrics import summed
+from apmae.train.processes import gathered, start, told
 from apmae.train.source import ArraySource, Source
 
 _PANELS = "panels"
@@ -97,11 +98,10 @@ def train_encoder(
             overlap=False if config.compile else None,
         ) as source:
             mae = _fit(config, source, out, str(lm.device), inputs, accelerator)
-            counts, unseen = source.counts(), source.batch(config.steps)
-        read = {"prompts": len(source.prompts), "epochs": counts["epoch"]}
-        read |= {"asked": counts["asked"], "correct": counts["correct"]}
-        if stage is not None:
-            _finish(stage, mae, unseen, config, read)
+            found = summed(gathered(accelerator, {**source.counts(), "prompts": len(source.prompts)}))
+            if stage is not None:
+                read = {"epochs" if name == "epoch" else name: count for name, count in found.items()}
+                _finish(stage, mae, source.batch(config.steps), config, read)
     return out
 
 

@@ -136,7 +136,9 @@ class APMAE(nn.Module):
         encoded = self.encoder(self.embed_patches(seen, self.slots[masking.visible]))
         predicted = self.decode(encoded, masking)
         error, real = self.errors(patches, predicted, masking)
-        return Reconstruction(error.masked_select(real).mean(), error.mean(), predicted, masking)
+        # Not masked_select: on a GPU the host would have to wait for the number of real pixels.
+        loss = error.masked_fill(~real, 0.0).sum() / real.sum()
+        return Reconstruction(loss, error.mean(), predicted, masking)
 
     def errors(
         self, patches: Float[Tensor, "n k p p"], predicted: Float[Tensor, "n m q"], masking: Masking

@@ -106,7 +106,6 @@ def fit(
                 group["lr"] = lr
             losses, norm = _step(model, mae, optimizer, patterns, config, step, accelerator)
             if not torch.isfinite(norm + losses[0]):
-                metrics.write()
                 what = "gradient" if torch.isfinite(losses[0]) else "loss"
                 raise TrainingError(_not_finite(what, step, patterns, lr, folder, config))
             optimizer.step()
@@ -123,7 +122,6 @@ def fit(
             if folder and ((step + 1) % config.checkpoint_every == 0 or last):
                 states = gathered(accelerator, dict(resumable.state()) if resumable else {})
                 if accelerator.is_main_process:
-                    metrics.write()
                     checkpoint.save(folder, step + 1, kept, run, states)
     accelerator.wait_for_everyone()
     return trained.eval()

@@ -16,7 +16,7 @@ METRICS = "metrics.jsonl"
 
 
 class Metrics:
-    """The log of a run. Every process calls it; the first one writes.
+    """The log of a run, written as it goes on. Every process calls it; the first one writes.
 
     Args:
         folder: where ``metrics.jsonl`` goes; its lines of earlier steps stay. None writes none.
@@ -28,8 +28,10 @@ class Metrics:
     def __init__(self, folder: Path | None, accelerator: Accelerator, step: int, run: Mapping[str, Any]) -> None:
         self._path = None if folder is None else folder / METRICS
         self._accelerator, self._batch = accelerator, run["batch_size"]
-        found = self._path.read_text().splitlines() if self._path and self._path.is_file() else []
-        self._lines = [line for line in found if json.loads(line)["step"] < step]
+        if self._path is not None:
+            kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] < step]
+            with replacing(self._path) as file:
+                file.write("".join(kept).encode())
         self._last, self._since = step, time.monotonic()
         if accelerator.log_with:
             accelerator.init_trackers("apmae", config={name: str(value) for name, value in run.items()})
@@ -54,9 +56,11 @@ class Metrics:
             "published_loss": round(total[1], 8),
             "lr": lr,
             "grad_norm": round(norm.item(), 6),
-            **_summed(gathered(self._accelerator, dict(counts))),
+            **summed(gathered(self._accelerator, dict(counts))),
         }
-        self._lines.append(json.dumps(line))
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(line)}\n")
         if self._accelerator.log_with:
             now = time.monotonic()
             # Not in the file: equal runs are equal bytes.
@@ -65,12 +69,14 @@ class Metrics:
             self._accelerator.log({**line, "patterns_per_second": rate}, step=step)
         return line
 
-    def write(self) -> None:
-        """Put the lines on disk."""
-        if self._path is not None:
-            with replacing(self._path) as file:
-                file.write("".join(f"{line}\n" for line in self._lines).encode())
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines that are there; a last one that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _summed(every: list[dict[str, int]]) -> dict[str, int]:
+def summed(every: list[dict[str, int]]) -> dict[str, int]:
+    """The counts of all processes' sources together: of the epoch the furthest, of all else the sum."""
     return {name: (max if name == "epoch" else sum)(one[name] for one in every) for name in every[0]}

@@ -25,13 +25,14 @@ def start(device: str = "cpu", *, track: str | None = None, folder: Path | None 
     """Join the processes of this run. Whoever starts them ends them, by ``end_training()``.
 
     Args:
-        device: where to train; "cuda" is each process's own GPU.
+        device: where to train; "cuda" is each process's own GPU, "auto" a GPU if there is one.
         track: what else gets the metrics: "trackio", "wandb", or another tracker that Accelerate knows.
         folder: where trackers that write files put them.
 
     Raises:
-        ConfigError: if that tracker is unknown or not installed.
+        ConfigError: if there is no such device, or that tracker is unknown or not installed.
     """
+    cpu = _is_cpu(device)
     if track is not None:
         known = sorted(name for name in LoggerType.list() if name != "all")
         if track not in known:
@@ -43,7 +44,7 @@ def start(device: str = "cpu", *, track: str | None = None, folder: Path | None 
         AcceleratorState._reset_state(reset_partial_state=True)
     # Precision is the loop's own business: Accelerate would patch the model's forward for good.
     return Accelerator(
-        cpu=torch.device(device).type == "cpu",
+        cpu=cpu,
         mixed_precision="no",
         log_with=track,
         project_dir=folder,
@@ -53,7 +54,17 @@ def start(device: str = "cpu", *, track: str | None = None, folder: Path | None 
 
 def device_of(accelerator: Accelerator, device: str) -> str:
     """Where this process computes: the device asked for, of several processes each its own GPU."""
-    return str(accelerator.device) if accelerator.num_processes > 1 else device
+    return str(accelerator.device) if accelerator.num_processes > 1 or device == "auto" else device
+
+
+def _is_cpu(device: str) -> bool:
+    try:
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device).type
+    except RuntimeError:
+        raise ConfigError(f"expected a device such as cpu, cuda, cuda:1 or auto, got {device!r}") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"expected a device that this machine has, got {device!r} and no GPU; take --device cpu")
+    return kind == "cpu"
 
 
 def told(accelerator: Accelerator, value: T | None) -> T:
