@@ -104,7 +104,10 @@ def write_through(path: Path, write: Callable[[Path], None]) -> None:
         ArtifactError: as :func:`replacing`.
     """
     with _renamed(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors lets nobody but the owner read, whatever the umask says
 
 
 def _write_error(path: Path, error: OSError) -> ArtifactError:

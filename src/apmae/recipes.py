@@ -38,7 +38,7 @@ def paper(size: str, *, sources: tuple[str, ...] = (), out: Path = _STUDY, seed:
         raise ConfigError(f"expected one of the paper's models, {', '.join(_PAPER_LMS)}, got {size!r}")
     prompts = {"3b": 800_000, "7b": 500_000, "15b": 300_000}[size]
     return _study(
-        TrainConfig(precision="bfloat16", seed=seed),
+        TrainConfig(precision="bfloat16", checkpoint_every=2000, panel_every=10_000, seed=seed),
         lm=_PAPER_LMS[size],
         sources=sources,
         out=out,

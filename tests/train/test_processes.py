@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--st
 
 PROGRAM = """
 import sys
+import time
 from pathlib import Path
 from apmae.config import TrainConfig
 from apmae.patterns.planted import planted
@@ -38,13 +41,25 @@ from apmae.train.source import ArraySource
 from apmae.train.processes import start
 from apmae.train.source import ArraySource
 
-folder, settings, differs = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+folder, settings, wrong = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 config = TrainConfig.model_validate_json(settings)
+
+
+class Hanging(ArraySource):
+    def batch(self, step):
+        if step == 5 and wrong == ["hangs"]:
+            time.sleep(1000)
+        return super().batch(step)
+
+
 accelerator = start("cpu")
 number = accelerator.process_index
 patterns = planted(3, seed=0)[0]
-source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=accelerator.num_processes)
-mae = fit(config, source, folder=folder, accelerator=accelerator, inputs=f"other {number}" if differs else "same")
+source = Hanging(patterns, config.batch_size, config.seed, process=number, processes=accelerator.num_processes)
+if wrong == ["apart"]:
+    folder = folder / str(number)
+inputs = f"other {number}" if wrong == ["differs"] else "same"
+mae = fit(config, source, folder=folder, accelerator=accelerator, inputs=inputs)
 if accelerator.is_main_process:
     mae.save_pretrained(folder)
 accelerator.end_training()
@@ -99,17 +114,21 @@ def test_two_processes_are_one_with_twice_the_batch(program, config, together, t
 
 
 def test_two_processes_that_were_killed_end_with_the_same_bytes(program, config, together, tmp_path):
-    slow = [program, tmp_path, config.model_dump_json()]
-    started = subprocess.Popen(
-        [*TORCHRUN, *map(str, slow)], env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL
-    )
+    arguments = [program, tmp_path, config.model_dump_json()]
+    command = [*TORCHRUN, *map(str, [*arguments, "hangs"])]
+    started = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
-    while not (tmp_path / "checkpoint.safetensors").is_file():
-        assert started.poll() is None and time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.02)
-    os.killpg(started.pid, signal.SIGKILL)
+    while not (tmp_path / METRICS).is_file() or len(metrics(tmp_path)) < 5:
+        assert started.poll() is None and time.monotonic() < deadline, "step 4 never came"
+        time.sleep(0.05)
+    # torchrun gives its processes sessions of their own: killing it alone would leave them at work.
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    assert len(children) == 2
+    for process in (started.pid, *map(int, children)):
+        os.kill(process, signal.SIGKILL)
     started.wait()
-    ran = run(TORCHRUN, slow)
+    assert (tmp_path / "checkpoint.safetensors").is_file() and len(metrics(tmp_path)) == 5
+    ran = run(TORCHRUN, arguments)
     assert ran.returncode == 0, ran.stderr[-3000:]
     for name in ("model.safetensors", METRICS):
         assert (tmp_path / name).read_bytes() == (together / name).read_bytes()
@@ -119,6 +138,16 @@ def test_a_checkpoint_of_two_processes_is_not_one_processs(program, config, toge
     ran = run([sys.executable], [program, together, config.model_dump_json()])
     assert ran.returncode == 1
     assert "another run (processes: 2, now 1)" in ran.stderr
+
+
+def test_processes_that_see_different_folders_stop_and_say_so(program, config, together, tmp_path):
+    """One finds a checkpoint, the other none: they would train on from different steps."""
+    (tmp_path / "0").mkdir()
+    shutil.copy(together / "checkpoint.safetensors", tmp_path / "0")
+    ran = run(TORCHRUN, [program, tmp_path, config.model_dump_json(), "apart"])
+    assert ran.returncode != 0
+    assert "process 1 has steps done 0 where process 0 has 6" in ran.stderr
+    assert "a folder that all of them see" in ran.stderr
 
 
 def test_processes_with_different_data_stop_and_say_so(program, config, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: one command a stage, each a shim from options to ``engine.local``. Heavy imports wait."""
+"""The command line: one command a stage, each a shim from options to ``engine``. Heavy imports wait."""
 
 import sys
 from collections.abc import Sequence

@@ -19,6 +19,7 @@ from apmae.cli.options import (
     say,
     settings,
 )
+from apmae.cli.prompts import say_short
 from apmae.errors import ConfigError
 
 
@@ -36,12 +37,15 @@ def train(
     lm: Annotated[str | None, typer.Option("--lm", help="As for encode; by default the recipe's.")] = None,
     recipe: Annotated[str, typer.Option(help="A name that apmae recipes lists.")] = "nano",
     language: Annotated[str, typer.Option(help="Of the corpus, as for apmae prompts.")] = "java",
+    per_task: Annotated[int | None, typer.Option(help="Prompts of the corpus; by default the recipe's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; by default the recipe's.")] = None,
     seed: SeedOption = 0,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the LM; by default the recipe's.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Precision of the language model; by default the recipe's.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="The LM's: float32, bfloat16, float16; by default the recipe's.")
+    ] = None,
     infill: InfillOption = "auto",
     track: Annotated[
         str | None, typer.Option(help="Also send metrics to trackio, wandb or another tracker that is installed.")
@@ -63,15 +67,20 @@ def train(
     study = study_of(recipe)
     changes = {"seed": seed, **({} if steps is None else {"steps": steps}), **settings(set_)}
     config = parse(TrainConfig, train_settings(recipe, changes), "train")
+    if patterns and (lm or dtype):
+        raise ConfigError("expected no --lm and no --dtype with --patterns, which need no model; leave them out")
     drawn = None
     if corpus:
-        values = {**(study.train_prompts or PromptsConfig()).model_dump(), "language": language, "seed": config.seed}
+        values = (study.train_prompts or PromptsConfig()).model_dump()
+        values |= {"language": language, "seed": config.seed, "length": config.context or config.model.pattern_size}
+        values |= {} if config.outcome == "correct" else {"outcome": "any"}
+        values |= {} if per_task is None else {"per_task": per_task}
         drawn = parse(PromptsConfig, values, "--corpus")
     from apmae.engine import train as engine
     from apmae.train.processes import device_of, start
 
     wanted = device or study.device
-    accelerator = start(wanted, track=track, folder=out)
+    accelerator = start(wanted, track=track, folder=out.with_name(f"{out.name}-tracker"))
     place = device_of(accelerator, wanted)
     common = {"overwrite": overwrite, "accelerator": accelerator}
     if patterns:
@@ -81,7 +90,11 @@ def train(
         model = load(lm or study.lm, "auto" if spread else place, dtype or study.dtype, infill)
         if drawn is not None:
             prompts = out.with_name(f"{out.name}-prompts.parquet")
-            engine.draw_training_prompts(corpus or (), prompts, drawn, model, **common)
+            counts = engine.draw_training_prompts(corpus or (), prompts, drawn, model, **common)
+            if accelerator.is_main_process:
+                number = sum(sum(found.values()) for found in counts["prompts"].values())
+                say(f"{number} prompts of {counts['files']} files in {prompts}")
+                say_short(counts, drawn)
         assert prompts is not None, "one of three was given"
         folder = engine.train_encoder(model, prompts, out, config, **common)
     if accelerator.is_main_process:

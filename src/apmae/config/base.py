@@ -50,5 +50,6 @@ def parse(kind: type[C], values: dict[str, Any], where: str) -> C:
         problems = []
         for item in error.errors():
             field = ".".join(str(part) for part in item["loc"]) or kind.__name__
-            problems.append(f"{field}: {item['msg']}, got {item['input']!r}"[:300])
+            came = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"  # its message names what came
+            problems.append(f"{field}: {item['msg']}{came}"[:300])
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None

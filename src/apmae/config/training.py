@@ -50,7 +50,12 @@ class APMAEConfig(Config):
     @model_validator(mode="after")
     def _patches_tile_the_pattern(self) -> Self:
         if self.pattern_size % self.patch_size:
-            raise ValueError(f"patch_size {self.patch_size} does not divide pattern_size {self.pattern_size}")
+            fits = [size for size in range(1, self.pattern_size) if self.pattern_size % size == 0]
+            nearest = sorted(sorted(fits, key=lambda size: abs(size - self.patch_size))[:3])
+            raise ValueError(
+                f"patch_size {self.patch_size} does not divide pattern_size {self.pattern_size}: take "
+                f"{', '.join(map(str, nearest))}"
+            )
         if self.num_patches < 2:
             raise ValueError(f"a pattern of {self.num_patches} patch cannot be masked: take a smaller patch_size")
         return self

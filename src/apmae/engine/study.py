@@ -6,9 +6,11 @@ from apmae.artifacts import write_json
 from apmae.config import StudyConfig
 from apmae.engine.local import encode, fit_atlas, make_prompts
 from apmae.engine.train import draw_training_prompts, train_encoder
+from apmae.errors import ConfigError
 from apmae.lm.load import load_lm
 from apmae.progress import progress
 from apmae.report.page import write_report
+from apmae.train.processes import several
 
 
 def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
@@ -22,6 +24,10 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
         The report's page.
     """
     out = config.out
+    if several():
+        raise ConfigError("expected one process for a study; train with torchrun, and set encoder to that folder")
+    if not config.sources:
+        raise ConfigError("expected source files, got none; set sources to folders, files, zips or tars, or 'bundled'")
     lm = load_lm(config.lm, device=config.device, dtype=config.dtype, infill=config.infill)
     if len(config.sources) == 1 and Path(config.sources[0]).suffix in (".jsonl", ".parquet"):
         prompts_path = Path(config.sources[0])

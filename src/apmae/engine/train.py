@@ -20,7 +20,7 @@ from apmae.train import checkpoint
 from apmae.train.lm_source import LMSource, own_files
 from apmae.train.loop import METRICS, fit, share_of
 from apmae.train.metrics import summed
-from apmae.train.processes import gathered, start, told
+from apmae.train.processes import gathered, start, told, waited_for
 from apmae.train.source import ArraySource, Source
 
 _PANELS = "panels"
@@ -34,7 +34,7 @@ def draw_training_prompts(
     *,
     overwrite: bool = False,
     accelerator: Accelerator | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Draw prompts to train on, in the first process while the others wait. The model is asked only where its answer
     decides which are kept.
 
@@ -45,11 +45,15 @@ def draw_training_prompts(
         lm: the language model.
         overwrite: replace prompts made from something else.
         accelerator: of ``train.processes.start``; by default one process.
+
+    Returns:
+        The manifest's counts.
     """
-    if accelerator is None or accelerator.is_main_process:
-        make_prompts(sources, out, config, lm=lm, ask=config.outcome != "any", overwrite=overwrite)
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
+
+    def draw() -> dict[str, Any]:
+        return make_prompts(sources, out, config, lm=lm, ask=config.outcome != "any", overwrite=overwrite)
+
+    return draw() if accelerator is None else waited_for(accelerator, draw)
 
 
 def train_encoder(
@@ -136,7 +140,8 @@ def train_on_patterns(
         number, processes = accelerator.process_index, accelerator.num_processes
         source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=processes)
         mae = _fit(config, source, out, device, inputs, accelerator)
-        read = {"patterns": len(patterns), "epochs": source.counts()["epoch"]}
+        # Not the source's own count, which a run that goes on after its last step has not made.
+        read = {"patterns": len(patterns), "epochs": (config.steps * config.batch_size - 1) // len(patterns) + 1}
         if stage is not None:
             _finish(stage, mae, source.batch(config.steps), config, read)
     return out

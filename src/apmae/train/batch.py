@@ -36,10 +36,10 @@ def real_pixels(real: Tensor, masking: Masking) -> Tensor:
     """Real pixels in the masked patches of each pattern, (n,).
 
     Args:
-        real: bool (k, q), which pixels of each patch are real.
+        real: (k,), real pixels of each patch, on the CPU.
         masking: of n patterns.
     """
-    return real.sum(1).cpu()[masking.masked].sum(1)
+    return real[masking.masked].sum(1)
 
 
 def cropped(

@@ -91,11 +91,15 @@ def fit(
     expect_agreement(accelerator, run)
     kept = checkpoint.State(mae, optimizer, average)
     first, states = checkpoint.load(folder, kept, run) if folder else (0, [])
+    expect_agreement(accelerator, {"steps done": first})
     resumable = source if isinstance(source, ResumableSource) else None
     if resumable and states:
         resumable.restore(states[accelerator.process_index])
     # A compiled module and a parallel one share their parameters with the plain one, which is what is kept.
-    model = accelerator.prepare_model(cast(nn.Module, torch.compile(mae)) if config.compile else mae)
+    model = cast(nn.Module, torch.compile(mae)) if config.compile else mae
+    if accelerator.num_processes > 1:
+        model = accelerator.prepare_model(model, device_placement=False)
+    real = mae.real.sum(1).cpu()
     metrics = Metrics(folder if accelerator.is_main_process else None, accelerator, first, run)
     bar = progress("train", config.steps, done=first) if accelerator.is_main_process else nullcontext(_silent)
     with bar as advance:
@@ -104,10 +108,12 @@ def fit(
             lr = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            losses, norm = _step(model, mae, optimizer, patterns, config, step, accelerator)
+            losses, norm = _step(model, mae, optimizer, patterns, real, config, step, accelerator)
             if not torch.isfinite(norm + losses[0]):
                 what = "gradient" if torch.isfinite(losses[0]) else "loss"
-                raise TrainingError(_not_finite(what, step, patterns, lr, folder, config))
+                seen = gathered(accelerator, _not_finite(what, step, patterns, lr, folder, config))
+                # The process whose patterns are broken knows best.
+                raise TrainingError(next((said for broken, said in seen if broken), seen[0][1]))
             optimizer.step()
             if average is not None:
                 average.update_parameters(mae)
@@ -147,11 +153,12 @@ def _step(
     mae: APMAE,
     optimizer: torch.optim.Optimizer,
     patterns: Patterns,
+    real: torch.Tensor,
     config: TrainConfig,
     step: int,
     accelerator: Accelerator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of one batch, all processes and forwards together.
+    """Gradients of one batch, all processes and forwards together; ``real`` counts the real pixels of each patch.
 
     Returns:
         The loss of this process's part and the published loss, weighted so that they sum to those of the batch over
@@ -159,10 +166,15 @@ def _step(
     """
     processes, device = accelerator.num_processes, mae.cls.device
     count = len(patterns) * processes
+    if processes > 1 and count != config.batch_size:
+        raise TrainingError(
+            f"expected {config.batch_size // processes} patterns of each of {processes} processes for step {step}, got "
+            f"{len(patterns)} in process {accelerator.process_index}; give every process its own share of the batch"
+        )
     begin = accelerator.process_index * len(patterns)
     patterns = cropped(patterns, config, step, first=begin, count=count)
     masking = step_masking(config, count, step)
-    pixels = real_pixels(mae.real, masking)
+    pixels = real_pixels(real, masking)
     losses = torch.zeros(2, device=device)
     optimizer.zero_grad(set_to_none=True)
     parts = torch.arange(len(patterns)).chunk(config.accumulate)
@@ -173,11 +185,14 @@ def _step(
         weight = float(pixels[everywhere].sum() / pixels.sum())
         with accelerator.no_sync(model) if number + 1 < len(parts) else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                result = model(mae.scale(patterns[some]), rows_of(masking, everywhere, str(device)))
+                own = patterns if len(parts) == 1 else patterns[some]
+                result = model(mae.scale(own), rows_of(masking, everywhere, str(device)))
             loss = result.loss * weight
             (loss * processes).backward()  # parallel gradients are means over the processes
         losses += torch.stack([loss.detach(), result.published_loss.detach() * (len(rows) / count)])
-    return losses, nn.utils.clip_grad_norm_(mae.parameters(), config.clip_norm or float("inf"))
+    if config.clip_norm is None:
+        return losses, nn.utils.get_total_norm([p.grad for p in mae.parameters() if p.grad is not None])
+    return losses, nn.utils.clip_grad_norm_(mae.parameters(), config.clip_norm)
 
 
 def train(
@@ -210,17 +225,21 @@ def train(
     changed = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     config = parse(TrainConfig, {**config.model_dump(), **changed}, "train")
     folder = Path(folder) if folder else None
+    accelerator = start(device)
     inputs = ""
     if isinstance(patterns, Patterns):
         if patterns.size < config.model.pattern_size:
             patch = -(-patterns.size // config.model.grid_size)
             shape = {"pattern_size": patch * config.model.grid_size, "patch_size": patch}
             config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
-        source: Source = ArraySource(patterns, config.batch_size, config.seed)
+        number, processes = accelerator.process_index, accelerator.num_processes
+        source: Source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=processes)
         inputs = _fingerprint(patterns) if folder else ""
+    elif accelerator.num_processes > 1:
+        raise TrainingError("expected patterns in memory with several processes, got a stream, which has no shares")
     else:
         source = StreamSource(patterns, config.batch_size)
-    return fit(config, source, folder=folder, device=device, inputs=inputs)
+    return fit(config, source, folder=folder, device=device, inputs=inputs, accelerator=accelerator)
 
 
 def _fingerprint(patterns: Patterns) -> str:
@@ -237,7 +256,10 @@ def _optimizer(model: APMAE, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def _not_finite(what: str, step: int, patterns: Patterns, lr: float, folder: Path | None, config: TrainConfig) -> str:
+def _not_finite(
+    what: str, step: int, patterns: Patterns, lr: float, folder: Path | None, config: TrainConfig
+) -> tuple[int, str]:
+    """How many of the batch's patterns are broken themselves, and what to say."""
     logs = patterns.log_patches.flatten(1)
     broken = patterns[(~(logs.isfinite() | logs.isneginf())).any(1).cpu().numpy()]
     named = broken if len(broken) else patterns
@@ -251,7 +273,7 @@ def _not_finite(what: str, step: int, patterns: Patterns, lr: float, folder: Pat
         if len(broken)
         else f"all finite: lower base_lr from {config.base_lr:g} or set clip_norm"
     )
-    return (
+    return len(broken), (
         f"the {what} is not finite at step {step} (learning rate {lr:.3g}), batch of {len(patterns)} patterns "
         f"({', '.join(which)}{', ...' if len(named) > 3 else ''}), {cure}{kept}"
     )

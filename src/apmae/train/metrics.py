@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from apmae.artifacts import replacing
+from apmae.errors import ArtifactError
 from apmae.train.processes import gathered
 
 METRICS = "metrics.jsonl"
@@ -29,7 +30,7 @@ class Metrics:
         self._path = None if folder is None else folder / METRICS
         self._accelerator, self._batch = accelerator, run["batch_size"]
         if self._path is not None:
-            kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] < step]
+            kept = _lines_until(self._path, step) if step else []
             with replacing(self._path) as file:
                 file.write("".join(kept).encode())
         self._last, self._since = step, time.monotonic()
@@ -70,11 +71,17 @@ class Metrics:
         return line
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines that are there; a last one that a kill cut short is left out."""
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The lines of earlier steps; a last one that a kill cut short is left out."""
     if not path.is_file():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        return [line for line in lines if json.loads(line)["step"] < step]
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(
+            f"expected the log of this run in {path}, found other lines; delete the folder to train from the start"
+        ) from None
 
 
 def summed(every: list[dict[str, int]]) -> dict[str, int]:

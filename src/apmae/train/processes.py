@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -11,14 +11,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs, LoggerType, broadcast_object_list, gather_object
+from accelerate.utils import LoggerType, broadcast_object_list, gather_object
+from torch import distributed
 
 from apmae.errors import ConfigError, TrainingError
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=1)
-"""How long processes wait for one that draws prompts or writes to a slow disk."""
+_DRAWING = timedelta(days=1)
+"""How long the others wait while the first process draws prompts; for all else torch's own limits hold."""
 
 
 def start(device: str = "cpu", *, track: str | None = None, folder: Path | None = None) -> Accelerator:
@@ -39,17 +40,39 @@ def start(device: str = "cpu", *, track: str | None = None, folder: Path | None 
             raise ConfigError(f"expected a tracker, one of {', '.join(known)}, got {track!r}")
         if track not in {tracker.value for tracker in get_available_trackers()}:
             raise ConfigError(f"expected the tracker {track!r} to be installed, it is not: pip install {track}")
-    if "WORLD_SIZE" not in os.environ:
-        # Accelerate keeps the first run's device for the whole process: a second run may be on another one.
+    if several():
+        if ":" in device:
+            raise ConfigError(f"expected cpu, cuda or auto with several processes, each its own GPU, got {device!r}")
+    elif AcceleratorState._shared_state and (AcceleratorState().device.type == "cpu") != cpu:
+        # Accelerate keeps the first run's device for the whole process: this run is on another one.
         AcceleratorState._reset_state(reset_partial_state=True)
-    # Precision is the loop's own business: Accelerate would patch the model's forward for good.
     return Accelerator(
         cpu=cpu,
-        mixed_precision="no",
+        # Precision is the loop's own business: Accelerate would patch the model's forward for good.
+        mixed_precision=None if AcceleratorState._shared_state else "no",
         log_with=track,
         project_dir=folder,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
+
+
+def several() -> bool:
+    """Whether torchrun started more than one process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def waited_for(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Let the first process do something long, for the others too.
+
+    Returns:
+        Its value, in every process.
+    """
+    if accelerator.num_processes == 1:
+        return work()
+    patient = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=_DRAWING))
+    values = [work() if accelerator.is_main_process else None]
+    distributed.broadcast_object_list(values, src=0, group=patient)
+    distributed.destroy_process_group(patient)
+    return cast(T, values[0])
 
 
 def device_of(accelerator: Accelerator, device: str) -> str:
@@ -90,5 +113,6 @@ def expect_agreement(accelerator: Accelerator, run: Mapping[str, Any]) -> None:
             name = differing[0]
             raise TrainingError(
                 f"expected the same run in every process, process {number} has {name} {other.get(name)!r} where "
-                f"process 0 has {every[0].get(name)!r}; start all with the same command, files and versions"
+                f"process 0 has {every[0].get(name)!r}; start all with the same command, files and versions, and a "
+                "folder that all of them see"
             )
