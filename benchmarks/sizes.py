@@ -325,7 +325,11 @@ def table(arguments: argparse.Namespace) -> None:
     left.axvline(0.3, color="0.7", linewidth=0.8, linestyle="--")
     left.set(xscale="log", xlabel="encoding all heads of a 3B model / its forward", ylabel="held-out loss")
     left.set_xlim(0.03, 3)
-    right.set(xlabel="CPU seconds of training", ylabel=f"loss of the batch of {found[0]['batch']}, mean of 60 steps", yscale="log")
+    right.set(
+        xlabel="CPU seconds of training",
+        ylabel=f"loss of the batch of {found[0]['batch']}, mean of 60 steps",
+        yscale="log",
+    )
     right.set_ylim(top=0.06)
     right.legend(fontsize=8, frameon=False)
     figure.savefig(arguments.picture, dpi=110, metadata={"Software": None})
