@@ -262,7 +262,7 @@ def control(
         return {**measure.losses(mae), **read_off(mae, measure, known)}
     train = Patterns.load(work / "train.safetensors")
     patches = APMAE(NANO).scale
-    some = patches(train[:2000]).flatten(1).numpy()
+    some = patches(train[np.random.default_rng(0).permutation(len(train))[:2000]]).flatten(1).numpy()
     reducer = PCA(NANO.encoder_dim, svd_solver="randomized", random_state=0).fit(some)
 
     def reduced(patterns: Patterns) -> ndarray:
