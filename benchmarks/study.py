@@ -262,7 +262,7 @@ def control(
         return {**measure.losses(mae), **read_off(mae, measure, known)}
     train = Patterns.load(work / "train.safetensors")
     patches = APMAE(NANO).scale
-    some = patches(train[:2000]).flatten(1).numpy()
+    some = patches(train[np.random.default_rng(0).permutation(len(train))[:2000]]).flatten(1).numpy()
     reducer = PCA(NANO.encoder_dim, svd_solver="randomized", random_state=0).fit(some)
 
     def reduced(patterns: Patterns) -> ndarray:
@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=50, help="held-out prompts a task, half of them correct")
     parser.add_argument("--variant", action="append", choices=(*VARIANTS, *CONTROLS), help="by default all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=700, help="steps of base; others get as much compute")
+    parser.add_argument("--steps", type=int, default=800, help="steps of base; others get as much compute")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
