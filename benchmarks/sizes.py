@@ -42,6 +42,7 @@ from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
 from apmae.model.masking import random_masking
 from apmae.patterns.patterns import Patterns
+from apmae.recipes import train_recipe
 from apmae.seeding import generator
 from apmae.train.evaluate import pattern_losses
 
@@ -56,18 +57,8 @@ RUN_LAYERS = 3
 BASE_LR = {"nano": 1e-3, "small": 8e-4, "base": 5e-4}
 
 
-def _size(*transformers: tuple[int, int, int, int, int]) -> APMAEConfig:
-    """Layers, width, heads, width of a head and of the MLP, of encoder and decoder."""
-    sizes = ("layers", "dim", "heads", "head_dim", "mlp_dim")
-    names = [f"{part}_{size}" for part in ("encoder", "decoder") for size in sizes]
-    return APMAEConfig.model_validate(dict(zip(names, sum(transformers, ()), strict=True)))
-
-
-SIZES: dict[str, APMAEConfig] = {
-    "nano": _size((4, 160, 5, 32, 640), (2, 128, 4, 32, 512)),
-    "small": _size((8, 256, 4, 64, 1024), (4, 256, 4, 64, 1024)),
-    "base": _size((12, 384, 6, 64, 1536), (4, 384, 6, 64, 1536)),
-    "paper": APMAEConfig(),
+SIZES = {
+    name: train_recipe(recipe).model for name, recipe in (*zip(BASE_LR, BASE_LR, strict=True), ("paper", "paper-3b"))
 }
 
 

@@ -55,6 +55,7 @@ def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, 
     asked = counts.pop("asked")
     assert 0 < counts.pop("correct") < asked, "nobody had asked the model about these"
     assert counts.pop("epochs") == -(-asked // used)
+    assert counts.pop("lm") == "bundled"
     assert counts == {"steps": 4, "prompts": used, "parameters": APMAE(config.model).num_parameters}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from apmae import bundled
 from apmae.artifacts import Stage, fingerprint, read_table, replacing, write_table
 from apmae.config import PromptsConfig, TrainConfig
 from apmae.encode import check_length, reconstructions
@@ -105,6 +106,7 @@ def train_encoder(
             found = summed(gathered(accelerator, {**source.counts(), "prompts": len(source.prompts)}))
             if stage is not None:
                 read = {"epochs" if name == "epoch" else name: count for name, count in found.items()}
+                read |= {"lm": bundled.name_of(lm.source)}
                 _finish(stage, mae, source.batch(config.steps), config, read)
     return out
 
@@ -176,7 +178,7 @@ def _fit(
     return fit(config, source, folder=out, device=device, inputs=together, accelerator=accelerator, panel=panel)
 
 
-def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, read: Mapping[str, int]) -> None:
+def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, read: Mapping[str, Any]) -> None:
     out = stage.out
     mae.save_pretrained(out)
     write_table(out / "reconstructions.parquet", reconstructions(mae, unseen, seed=config.seed))
