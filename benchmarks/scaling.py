@@ -166,8 +166,6 @@ def main() -> None:
     picture = Image.open(io.BytesIO(png(draw(maes, held_out[[order[len(order) // 2]]]))))
     picture = picture.convert("RGB").quantize(96, Image.Quantize.MAXCOVERAGE)  # a tenth of the bytes
     picture.save(arguments.out / "scaling.png", optimize=True)
-        arguments.out / "scaling.png", optimize=True
-    )  # a fifth of the bytes
 
 
 if __name__ == "__main__":
