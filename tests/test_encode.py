@@ -87,7 +87,7 @@ def bytes_of(folder):
 
 
 def test_every_head_of_every_prompt_is_one_row(embeddings, prompts):
-    assert embeddings.schema.equals(schema.embeddings(128))
+    assert embeddings.schema.equals(schema.embeddings(160))
     places = list(zip(*(embeddings[name].to_pylist() for name in ("prompt", "layer", "head")), strict=True))
     assert places == [(p, layer, h) for p in range(len(prompts)) for layer in range(LAYERS) for h in range(HEADS)]
     tasks = [prompt.task for prompt in prompts for _ in range(LAYERS * HEADS)]
@@ -181,7 +181,7 @@ def test_outcomes_are_the_prompts_own(real_study):
     counts = read_manifest(real_study.folder / "embeddings", "encode").counts
     table = read_tables(real_study.folder / "embeddings", "encode", "prompts")
     assert counts["correct"] == table["outcome"].to_pylist().count("correct")
-    assert (counts["prompts"], counts["patterns"], counts["dim"]) == (12, 12 * 48, 128)
+    assert (counts["prompts"], counts["patterns"], counts["dim"]) == (12, 12 * 48, 160)
     assert (counts["layers"], counts["heads"], counts["pattern_size"]) == (LAYERS, HEADS, 256)
 
 
@@ -231,7 +231,7 @@ def test_nothing_quadratic_is_kept_but_the_sample(real_study, exemplars):
         widest = max(
             field.type.list_size for field in read_table(path).schema if pa.types.is_fixed_size_list(field.type)
         )
-        assert widest == 128
+        assert widest == 160
     assert exemplars.num_rows < 12 * 48 / 2
 
 
