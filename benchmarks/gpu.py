@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from sizes import LENGTH, LMS, encoder_flops, lm_flops, random_patterns
+from sizes import LENGTH, LMS, encoder_flops, lm_flops, lm_shape, random_patterns
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, Starcoder2Config
+from transformers import AutoModelForCausalLM
 
 from apmae import bundled
 from apmae.config import APMAEConfig, PromptsConfig, TrainConfig
@@ -108,24 +108,12 @@ def encoding(mae: APMAE, patterns: Patterns, batch: int, rounds: int) -> float:
 
 def random_lm(name: str, device: str) -> LM:
     """A StarCoder2 shape with random weights in bfloat16, and the bundled tokenizer."""
-    layers, heads, hidden, kv, mlp = LMS[name]
-    config = Starcoder2Config(
-        vocab_size=49_152,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv,
-        max_position_embeddings=4096,
-        sliding_window=None,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+    config = lm_shape(name)
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
     model = model.eval().requires_grad_(False)
-    return replace(load_lm(), model=model, num_layers=layers, num_heads=heads)
+    return replace(load_lm(), model=model, num_layers=config.num_hidden_layers, num_heads=config.num_attention_heads)
 
 
 def stream(lm: LM, config: TrainConfig) -> LMSource:

@@ -92,14 +92,14 @@ def random_patterns(count: int) -> Patterns:
     return patterns
 
 
-def lm_forward(name: str, dtype: torch.dtype) -> Callable[[], None]:
-    """One forward of the model's first layers."""
-    _, heads, hidden, kv, mlp = LMS[name]
-    config = Starcoder2Config(
+def lm_shape(name: str, *, layers: int | None = None) -> Starcoder2Config:
+    """A StarCoder2 shape, of all its layers or of some."""
+    every, heads, hidden, kv, mlp = LMS[name]
+    return Starcoder2Config(
         vocab_size=49_152,
         hidden_size=hidden,
         intermediate_size=mlp,
-        num_hidden_layers=RUN_LAYERS,
+        num_hidden_layers=layers or every,
         num_attention_heads=heads,
         num_key_value_heads=kv,
         max_position_embeddings=512,
@@ -107,6 +107,11 @@ def lm_forward(name: str, dtype: torch.dtype) -> Callable[[], None]:
         bos_token_id=0,
         eos_token_id=0,
     )
+
+
+def lm_forward(name: str, dtype: torch.dtype) -> Callable[[], None]:
+    """One forward of the model's first layers."""
+    config = lm_shape(name, layers=RUN_LAYERS)
     torch.manual_seed(0)
     model = AutoModel.from_config(config, attn_implementation="sdpa", dtype=dtype).eval()
     ids = torch.randint(0, 49_152, (1, LENGTH), generator=torch.Generator().manual_seed(1))

@@ -11,7 +11,7 @@ import pytest
 from apmae import bundled
 from apmae.artifacts import read_manifest, read_table
 from apmae.atlas.atlas import Atlas
-from apmae.config import AtlasConfig, CircuitsConfig, EncodeConfig, PromptsConfig, StudyConfig
+from apmae.config import AtlasConfig, CircuitsConfig, EncodeConfig, PromptsConfig
 from apmae.engine import local
 from apmae.errors import ApmaeError, ArtifactError, ConfigError, SourceError
 from apmae.lm.load import load_lm
@@ -30,10 +30,6 @@ def copy(real_study, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(real_study.folder, folder)
     return folder
-
-
-def config_of(real_study, folder, **changes):
-    return StudyConfig(**{**real_study.config.model_dump(), "out": folder, **changes})
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------------
