@@ -23,8 +23,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 from apmae import bundled
-from apmae.config import APMAEConfig, PromptsConfig, TrainConfig
-from apmae.lm.load import LM, load_lm
+from apmae.config import APMAEConfig, CaptureConfig, PromptsConfig, TrainConfig
+from apmae.lm.language_model import LM
+from apmae.lm.load import load_lm
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.sampling import build_prompts
@@ -122,12 +123,11 @@ def stream(lm: LM, config: TrainConfig) -> LMSource:
     return LMSource(
         lm,
         prompts,
-        heads=config.heads,
-        length=config.model.pattern_size,
+        config.capture,
+        size=config.model.pattern_size,
         batch_size=config.batch_size,
         seed=config.seed,
         buffer=config.buffer,
-        batch_prompts=config.batch_prompts,
         outcome="any",
     )
 
@@ -151,7 +151,7 @@ def main() -> None:
         "steps": WARM_STEPS + (3 if arguments.debug else arguments.steps),
         "batch_size": batch,
         "buffer": 256 if arguments.debug else 16_384,
-        "batch_prompts": 2 if arguments.debug else arguments.batch_prompts,
+        "capture": CaptureConfig(heads=0.25, batch=2 if arguments.debug else arguments.batch_prompts),
     }
     config = TrainConfig(**changes, precision="bfloat16", compile=arguments.compile)
     peak = arguments.peak_tflops * 1e12
@@ -171,7 +171,7 @@ def main() -> None:
         encoder_flops(model),
     )
     lm = load_lm("bundled-small", device=device) if arguments.debug else random_lm(arguments.lm, device)
-    per_prompt = lm.num_layers * max(1, round(config.heads * lm.num_heads))
+    per_prompt = lm.num_layers * max(1, round(float(config.capture.heads) * lm.num_heads))
     lm_share = 0.0 if arguments.debug else lm_flops(arguments.lm) / per_prompt
     with stream(lm, config) as source:
         row("end to end", training(config, source, device), train_flops(model) + lm_share)

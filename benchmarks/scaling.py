@@ -25,9 +25,10 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from apmae.cli.options import settings
-from apmae.config import TrainConfig, parse
+from apmae.config import CaptureConfig, TrainConfig, parse
 from apmae.engine.local import load_prompts
-from apmae.lm.load import LM, load_lm
+from apmae.lm.language_model import LM
+from apmae.lm.load import load_lm
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
 from apmae.model.masking import Masking
@@ -56,7 +57,7 @@ class Guess(NamedTuple):
 
 
 def capture(lm: LM, prompts: Path) -> Patterns:
-    stream = capture_prompts(lm, load_prompts(prompts), length=256, batch=8, heads=0.25)
+    stream = capture_prompts(lm, load_prompts(prompts), CaptureConfig(heads=0.25), size=256)
     return Patterns.concatenate([captured.patterns for captured in stream])
 
 

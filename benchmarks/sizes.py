@@ -34,7 +34,7 @@ from transformers import AutoModel, Starcoder2Config
 
 import apmae
 from apmae import bundled
-from apmae.config import APMAEConfig, PromptsConfig, TrainConfig
+from apmae.config import APMAEConfig, CaptureConfig, PromptsConfig, TrainConfig
 from apmae.corpus.sources import list_sources
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import draw_prompts
@@ -215,7 +215,7 @@ def stored(folder: Path, split: str, prompts: int, heads: float) -> Patterns:
         files = list_sources([bundled.java()], suffixes=(".java",))
         config = PromptsConfig(per_task=prompts, tasks=("random",), outcome="correct", split=split)  # pyright: ignore
         drawn, _ = draw_prompts(lm, files, config, rejected=Counter())
-        stream = capture_prompts(lm, drawn, length=LENGTH, batch=8, heads=heads)
+        stream = capture_prompts(lm, drawn, CaptureConfig(heads=heads), size=LENGTH)
         Patterns.concatenate([captured.patterns.resized(LENGTH) for captured in stream]).save(path)
     return Patterns.load(path)
 

@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from apmae import bundled
-from apmae.analyze.tag import measured_names
-from apmae.config import APMAEConfig, PromptsConfig
+from apmae.config import APMAEConfig, CaptureConfig, PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.encode import score_batch
+from apmae.engine.tag import measured_names
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import draw_prompts
 from apmae.lm.stream import capture_prompts
@@ -100,11 +100,12 @@ def capture(sources: list[str], work: Path, train_prompts: int, per_task: int) -
     for number, name in enumerate(bundled.LANGUAGE_MODELS):
         lm = load_lm(name)
         first = number * 1_000_000  # prompts of different models are different prompts
-        settings: dict[str, Any] = {"length": NANO.pattern_size, "batch": 8, "first": first}
-        parts["train"] += [one.patterns for one in capture_prompts(lm, prompts, heads=0.25, **settings)]
-        parts["loss"] += [one.patterns for one in capture_prompts(lm, asked[:150], heads=0.25, **settings)]
+        settings: dict[str, Any] = {"size": NANO.pattern_size, "first": first}
+        some = CaptureConfig(heads=0.25)
+        parts["train"] += [one.patterns for one in capture_prompts(lm, prompts, some, **settings)]
+        parts["loss"] += [one.patterns for one in capture_prompts(lm, asked[:150], some, **settings)]
         if name == "bundled":
-            for captured in capture_prompts(lm, asked, **settings):
+            for captured in capture_prompts(lm, asked, CaptureConfig(), **settings):
                 parts["probe"].append(captured.patterns)
                 names += measured_names(score_batch(captured))
     work.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from apmae import bundled
 from apmae.config import PromptsConfig, TrainConfig
-from apmae.lm.load import LM, load_lm
+from apmae.lm.language_model import LM
+from apmae.lm.load import load_lm
 from apmae.lm.outcome import window_of
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
@@ -91,12 +92,11 @@ def source_of(lm: LM, prompts: Sequence[Prompt], config: TrainConfig, *, overlap
     return LMSource(
         lm,
         prompts,
-        heads=config.heads,
-        length=config.model.pattern_size,
+        config.capture,
+        size=config.model.pattern_size,
         batch_size=config.batch_size,
         seed=config.seed,
         buffer=config.buffer,
-        batch_prompts=config.batch_prompts,
         outcome="any",
         overlap=overlap,
     )
@@ -122,7 +122,7 @@ def steps(lm: LM, prompts: Sequence[Prompt], config: TrainConfig, *, overlap: bo
 
 def padding(lm: LM, prompts: Sequence[Prompt], config: TrainConfig) -> tuple[float, float]:
     """Tokens run to tokens of prompts: in the order drawn, and as the stream batches them."""
-    width = config.batch_prompts
+    width = config.capture.batch
     lengths = [len(window_of(lm, prompt, config.model.pattern_size).ids) for prompt in prompts]
     parts = [lengths[start : start + width] for start in range(0, len(lengths), width)]
     with source_of(lm, prompts, config, overlap=False) as source:
@@ -182,7 +182,7 @@ def main() -> None:
         two.append(steps(lm, prompts, config, overlap=True))
     middle = {key: statistics.median(row[key] for row in one) for key in one[0]}
     ratio = statistics.median(b["seconds"] / a["seconds"] for a, b in zip(one, two, strict=True))
-    per_prompt = lm.num_layers * max(1, round(config.heads * lm.num_heads))
+    per_prompt = lm.num_layers * max(1, round(float(config.capture.heads) * lm.num_heads))
     plain, ours = padding(lm, prompts, config)
     print(f"{len(prompts)} prompts; buffer {config.buffer}, batch {config.batch_size}, {arguments.threads} threads")
     print(f"share of a step in model code, one after the other   {middle['share']:.3f}  (the LM's {middle['lm']:.3f})")

@@ -12,6 +12,8 @@ from hypothesis import settings
 
 from apmae import recipes
 
+pytest_plugins = ["planted_study"]
+
 settings.register_profile("apmae", derandomize=True, deadline=None)  # the same examples everywhere, however slow
 settings.load_profile("apmae")
 

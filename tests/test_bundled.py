@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from apmae import bundled
-from apmae.analyze.tag import tag
 from apmae.atlas.atlas import Atlas
 from apmae.config import TASKS, PromptsConfig
 from apmae.corpus.sources import list_sources
+from apmae.engine.tag import tag
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import draw_prompts, with_outcomes
 from apmae.lm.tap import capture

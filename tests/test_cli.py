@@ -367,7 +367,7 @@ def no_room(kilobytes):
 
 FORKED = """
 import json, os, sys
-import apmae.analyze.tag, apmae.cli, apmae.engine.local, apmae.engine.show, apmae.report.terminal
+import apmae.engine.tag, apmae.cli, apmae.engine.local, apmae.engine.show, apmae.report.terminal
 
 for line in sys.stdin:
     case = json.loads(line)

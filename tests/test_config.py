@@ -10,8 +10,10 @@ from apmae.config import (
     TASKS,
     APMAEConfig,
     AtlasConfig,
+    CaptureConfig,
     EncodeConfig,
     EvaluateConfig,
+    LMConfig,
     PromptsConfig,
     StudyConfig,
     TrainConfig,
@@ -32,7 +34,7 @@ def test_the_defaults_are_the_paper():
     assert (model.grid_size, model.num_patches, model.num_masked) == (8, 36, 18)
     assert (train.batch_size, train.steps, train.betas, train.weight_decay) == (480, 150_000, (0.9, 0.95), 0.05)
     assert train.lr == pytest.approx(1.44e-3)
-    assert train.heads == 0.25
+    assert train.capture.heads == 0.25
     atlas = AtlasConfig()
     assert (atlas.neighbors, atlas.min_dist, atlas.metric, atlas.dimensions) == (15, 0.1, "manhattan", 4)
     assert (atlas.epsilon, atlas.max_mean_distance) == (0.5, 1.0)
@@ -65,7 +67,7 @@ def test_a_configuration_is_frozen_and_knows_its_fields(kind):
 
 @pytest.mark.parametrize("kind", [PromptsConfig, EncodeConfig, AtlasConfig, TrainConfig, StudyConfig])
 def test_settings_of_a_stage_say_what_they_are(kind):
-    plain = {"seed", "weight_decay", "betas", "model", "device", "dtype", "encode", "atlas"}
+    plain = {"seed", "weight_decay", "betas", "model", "capture", "encode", "atlas"}
     assert {name for name, field in kind.model_fields.items() if not field.description} <= plain
 
 
@@ -82,11 +84,16 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (TrainConfig, {"betas": [0.9, 1.0]}, "betas.1", "got 1.0"),
         (TrainConfig, {"model": {"patch_size": 7}}, "model", "patch_size 7 does not divide"),
         (TrainConfig, {"model": 3}, "model", "got 3"),
-        (EncodeConfig, {"heads": 0}, "heads", "heads is 0"),
-        (EncodeConfig, {"heads": 1.5}, "heads", "heads is 1.5"),
-        (EvaluateConfig, {"heads": -0.5}, "heads", "heads is -0.5"),
+        (EncodeConfig, {"heads": 0}, "capture.heads", "heads is 0"),
+        (EncodeConfig, {"capture": {"heads": 1.5}}, "capture.heads", "heads is 1.5"),
+        (EvaluateConfig, {"heads": -0.5}, "capture.heads", "heads is -0.5"),
+        (EncodeConfig, {"heads": 0.5, "capture": {"heads": 0.5}}, "EncodeConfig", "heads is given twice"),
+        (StudyConfig, {"device": "cuda", "lm": {"device": "cpu"}}, "StudyConfig", "device is given twice"),
+        (StudyConfig, {"source": "src"}, "StudyConfig", "source is no field"),
+        (StudyConfig, {"lm": 3}, "lm", "got 3"),
+        (LMConfig, {"dtype": "int8"}, "dtype", "got 'int8'"),
         (EvaluateConfig, {"mask_ratio": 1}, "mask_ratio", "less than 1"),
-        (EncodeConfig, {"heads": "some"}, "heads", "'some'"),
+        (EncodeConfig, {"heads": "some"}, "capture.heads", "'some'"),
         (AtlasConfig, {"neighbors": 1}, "neighbors", "got 1"),
         (AtlasConfig, {"min_dist": 1.5}, "min_dist", "got 1.5"),
         (AtlasConfig, {"metric": "hamming"}, "metric", "'hamming'"),
@@ -145,3 +152,23 @@ def test_errors_are_one_family():
     assert len(kinds) > 5
     assert all(issubclass(kind, ApmaeError) for kind in kinds)
     assert issubclass(ConfigError, ValueError)
+
+
+def test_fields_of_a_part_may_be_given_by_themselves_and_what_is_left_out_is_the_default():
+    assert parse(EvaluateConfig, {"context": 64}, "x").capture == CaptureConfig(heads=0.25, context=64)
+    assert parse(TrainConfig, {"capture": {"batch": 2}}, "x").capture == CaptureConfig(heads=0.25, batch=2)
+    both = parse(TrainConfig, {"mask_ratio": 0.75, "model": {"patch_size": 16}, "long": "crop"}, "x")
+    assert (both.model.mask_ratio, both.model.patch_size, both.capture.long) == (0.75, 16, "crop")
+    study = parse(StudyConfig, {"lm": "a/b", "device": "cuda", "encode": {"heads": 0.5}}, "x")
+    assert study.lm == LMConfig(source="a/b", device="cuda")
+    assert study.encode.capture == CaptureConfig(heads=0.5)
+    assert StudyConfig(lm="a/b").lm == LMConfig(source="a/b")
+
+
+def test_a_configuration_changed_keeps_the_rest_of_its_parts():
+    config = TrainConfig(capture=CaptureConfig(heads=0.5, batch=3), steps=7)
+    changed = parse(TrainConfig, config.changed({"heads": 1.0, "model": {"mask_ratio": 0.75}}), "x")
+    assert changed.capture == CaptureConfig(heads=1.0, batch=3)
+    assert (changed.steps, changed.model.mask_ratio, changed.model.patch_size) == (7, 0.75, 32)
+    with pytest.raises(ConfigError, match="heads is given twice"):
+        config.changed({"heads": 1.0, "capture": {"heads": 0.5}})

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from apmae import schema
-from apmae.artifacts import Stage, read_manifest, read_table, read_tables
-from apmae.config import EncodeConfig
-from apmae.encode import check_length, encode_prompts, fixed_list, reconstructions, unpack_exemplars
-from apmae.engine.local import load_prompts, matrix
+from apmae.artifacts import Stage, cut, matrix, read_manifest, read_table, read_tables, run_shards
+from apmae.config import CaptureConfig, EncodeConfig
+from apmae.encode import encode_shard, reconstructions, unpack_exemplars
+from apmae.engine.local import load_prompts
 from apmae.errors import CaptureError
-from apmae.lm.stream import capture_prompts
+from apmae.lm.stream import capture_prompts, window_length
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
@@ -52,34 +52,34 @@ def captured(bundled_lm, prompts):
     yield [
         batch
         for first in range(0, 12, 4)
-        for batch in capture_prompts(bundled_lm, prompts[first : first + 4], length=256, batch=4, first=first)
+        for batch in capture_prompts(
+            bundled_lm, prompts[first : first + 4], CaptureConfig(batch=4), size=256, first=first
+        )
     ]
     torch.set_num_threads(threads)
 
 
+class Killed(Exception):
+    pass
+
+
 def encode_to(out, lm, mae, prompts, stop_after=None, asked=False, **changes):
-    config = EncodeConfig(**{"batch_prompts": 2, "shard_prompts": 2, "exemplars_per_head": 1, **changes})
+    """Encodes prompts into a stage; stops like a killed run after some of its shards."""
+    config = EncodeConfig(**{"batch": 2, "shard_prompts": 2, "exemplars_per_head": 1, **changes})
     with Stage.open(out, "encode", config.model_dump(mode="json"), {}) as stage:
-        if stop_after is None:
-            counts = encode_prompts(lm, mae, prompts, config, stage, asked=asked)
-            stage.finish(counts)
-            return counts
 
-        class Killed(Exception):
-            pass
-
-        write, done = stage.write_shard, []
-
-        def write_shard(tables):
-            if len(done) == stop_after:
+        def work(shard):
+            if shard.number == stop_after:
                 raise Killed
-            write(tables)
-            done.append(tables)
+            return encode_shard(shard, lm=lm, mae=mae, prompts=prompts, config=config, root=stage.root, asked=asked)
 
-        stage.write_shard = write_shard
-        with pytest.raises(Killed):
-            encode_prompts(lm, mae, prompts, config, stage)
-    return None
+        shards = cut(len(prompts), config.shard_prompts, schema.ENCODED)
+        if stop_after is None:
+            run_shards(stage, shards, work)
+            stage.finish()
+        else:
+            with pytest.raises(Killed):
+                run_shards(stage, shards, work)
 
 
 def bytes_of(folder):
@@ -243,10 +243,9 @@ def test_a_run_that_stopped_ends_with_the_same_bytes(tmp_path, bundled_lm, mae, 
     shards = sorted(out.glob("*.parquet")) if out.exists() else []
     assert len(shards) == 3 * stop_after
     before = {path: path.stat().st_mtime_ns for path in shards}
-    counts = encode_to(out, bundled_lm, mae, prompts[:5])
+    encode_to(out, bundled_lm, mae, prompts[:5])
     assert {path: path.stat().st_mtime_ns for path in shards} == before, "whole shards are not made again"
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
-    assert counts["patterns"] == 5 * 48
 
 
 def test_a_shard_that_lost_one_of_its_files_is_made_again(tmp_path, bundled_lm, mae, prompts):
@@ -259,9 +258,9 @@ def test_a_shard_that_lost_one_of_its_files_is_made_again(tmp_path, bundled_lm, 
 
 
 def test_a_share_of_heads_is_drawn_anew_for_each_prompt(tmp_path, bundled_lm, mae, prompts):
-    counts = encode_to(tmp_path / "out", bundled_lm, mae, prompts[:4], heads=0.25, exemplars_per_head=0)
+    encode_to(tmp_path / "out", bundled_lm, mae, prompts[:4], heads=0.25, exemplars_per_head=0)
     table = read_tables(tmp_path / "out", "encode", "embeddings")
-    assert counts["patterns"] == table.num_rows == 4 * LAYERS * 2
+    assert table.num_rows == 4 * LAYERS * 2
     with duckdb.connect() as database:
         rows = database.execute(
             f"SELECT prompt, layer, list(head ORDER BY head) FROM '{tmp_path}/out/embeddings-*.parquet' GROUP BY ALL"
@@ -304,39 +303,31 @@ def test_reconstructions_hide_what_they_say_and_keep_the_rest(real_study, exempl
 
 
 def test_an_encoder_longer_than_the_models_inputs_is_refused(bundled_lm):
-    assert check_length(bundled_lm, 512, None) == 512 == bundled_lm.max_length
-    assert check_length(bundled_lm, 256, 400) == 400
+    assert window_length(bundled_lm, 512, None) == 512 == bundled_lm.max_length
+    assert window_length(bundled_lm, 256, 400) == 400
     with pytest.raises(CaptureError, match="at most 512, the positions of the language model, got 513; use or train"):
-        check_length(bundled_lm, 513, None)
+        window_length(bundled_lm, 513, None)
     with pytest.raises(CaptureError, match="a context of at most 512, .* got 600; take a shorter one"):
-        check_length(bundled_lm, 256, 600)
+        window_length(bundled_lm, 256, 600)
 
 
 @pytest.mark.parametrize("long", ["pool", "crop"])
 def test_windows_longer_than_a_pattern(tmp_path, bundled_lm, mae, prompts, long):
     """What is stored is what the encoder says of the model's patterns, pooled or cropped, of the long windows."""
     few = prompts[:3]
-    counts = encode_to(tmp_path, bundled_lm, mae, few, context=400, long=long)
-    assert (counts["pattern_size"], counts["context"]) == (256, 400)
+    encode_to(tmp_path, bundled_lm, mae, few, context=400, long=long)
     table = read_tables(tmp_path, "encode", "embeddings")
     windows = read_tables(tmp_path, "encode", "prompts")["tokens"].to_pylist()
     assert max(map(len, windows)) > 256
     for number, window in enumerate(windows):
         stored = matrix(table.filter(pa.compute.equal(table["prompt"], number))["embedding"])
-        batch = next(capture_prompts(bundled_lm, [few[number]], length=400, batch=1, size=256, long=long))
+        batch = next(
+            capture_prompts(bundled_lm, [few[number]], CaptureConfig(context=400, batch=1, long=long), size=256)
+        )
         assert batch.patterns.lengths == {0: len(window)}
         assert batch.patterns.reach == (long if len(window) > 256 else "whole")
         assert np.abs(stored - mae.encode(batch.patterns)).max() < 0.02
         assert np.isnan(table["score_induction"].to_numpy()).any() == (long == "pool")
-
-
-def test_fixed_lists_keep_rows():
-    values = np.arange(12, dtype=np.float16).reshape(4, 3)
-    assert fixed_list(values[::2]).to_pylist() == values[::2].tolist()
-    assert matrix(pa.chunked_array([fixed_list(values), fixed_list(values + 1)])).tolist() == [
-        *values.tolist(),
-        *(values + 1).tolist(),
-    ]
 
 
 def test_the_study_stands_by_itself(real_study, tmp_path):

@@ -24,13 +24,13 @@ def test_recipes_train_what_they_say():
 def test_the_papers_recipes_are_the_papers():
     for size, lm in (("3b", "starcoder2-3b"), ("7b", "starcoder2-7b"), ("15b", "starcoder2-15b")):
         study = recipes.paper(size)
-        assert study.lm == f"bigcode/{lm}"
+        assert study.lm.source == f"bigcode/{lm}"
         assert study.train.model == TrainConfig().model
         assert study.train.steps * study.train.batch_size == 72_000_000
         assert study.train.lr == pytest.approx(1.44e-3)
         assert study.train_prompts.tasks == ("random",)
         assert (study.prompts.per_task, study.prompts.outcome) == (1000, "balanced")
-        assert study.dtype == study.train.precision == "bfloat16"
+        assert study.lm.dtype == study.train.precision == "bfloat16"
     with pytest.raises(ConfigError, match="3b, 7b, 15b, got '1b'"):
         recipes.paper("1b")
 
@@ -83,7 +83,7 @@ def test_a_recipe_takes_changes_of_training_and_of_the_model():
 
 def test_the_demo_has_all_tasks_balanced_and_carries_its_seed(tmp_path):
     demo = recipes.demo(tmp_path, seed=5)
-    assert (demo.encoder, demo.lm, demo.sources) == ("bundled", "bundled", ("bundled",))
+    assert (demo.encoder, demo.lm.source, demo.sources) == ("bundled", "bundled", ("bundled",))
     assert (demo.prompts.tasks, demo.prompts.outcome) == (TASKS, "balanced")
     assert {demo.prompts.seed, demo.encode.seed, demo.atlas.seed} == {5}
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from apmae import bundled, recipes
-from apmae.artifacts import read_tables, write_json
+from apmae.artifacts import matrix, read_tables, write_json
 from apmae.atlas.atlas import Atlas, Measured
-from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig, TrainConfig
-from apmae.engine.local import encode, load_prompts, make_prompts, matrix
+from apmae.config import AtlasConfig, CaptureConfig, EncodeConfig, PromptsConfig, TrainConfig
+from apmae.engine.local import encode, load_prompts, make_prompts
 from apmae.lm.load import load_lm
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
@@ -82,12 +82,11 @@ def make_encoder(source: str, work: Path, config: TrainConfig, count: int) -> No
     real = LMSource(
         lm,
         load_prompts(path),
-        heads=config.heads,
-        length=config.model.pattern_size,
+        config.capture,
+        size=config.model.pattern_size,
         batch_size=config.batch_size - made,
         seed=config.seed,
         buffer=config.buffer,
-        batch_prompts=config.batch_prompts,
     )
     source_ = MixedSource(real, ArraySource(planted_patterns(100, config.seed), made, config.seed))
     mae = fit(config, source_, folder=work)
@@ -117,7 +116,7 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
     # One shorter copy of each pattern: the same behaviour where the prompt is short. Rows come in the same order.
     draw = generator(0, "short")
     short = []
-    for captured in capture_prompts(lm, load_prompts(path), length=mae.config.pattern_size, batch=8):
+    for captured in capture_prompts(lm, load_prompts(path), CaptureConfig(), size=mae.config.pattern_size):
         longest = np.array([len(window.ids) for window in captured.windows])
         longest = longest[captured.patterns.prompt - captured.patterns.prompt[0]]
         short.append(

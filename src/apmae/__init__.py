@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apmae.analyze.tag import tag as tag
     from apmae.atlas.atlas import Atlas as Atlas
     from apmae.engine.show import show as show
+    from apmae.engine.tag import tag as tag
     from apmae.errors import ApmaeError as ApmaeError
     from apmae.lm.load import load_lm as load_lm
     from apmae.lm.tap import capture as capture
@@ -27,7 +27,7 @@ _ROOMS = {
     "load_lm": "lm.load",
     "score": "patterns.scores",
     "show": "engine.show",
-    "tag": "analyze.tag",
+    "tag": "engine.tag",
 }
 __all__ = ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "load_lm", "score", "show", "tag", "train"]
 

@@ -1,25 +1,24 @@
 """The stream LM -> tap -> encoder -> Parquet: every pattern is encoded, scored and dropped; a seeded few are kept.
 
-Shards are whole prompts. A killed run goes on after the last whole shard and ends with the same bytes.
+A shard is some prompts in a row and depends on nothing but them, so a killed run ends with the same bytes.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from apmae.artifacts import Stage, read_table
+from apmae.artifacts import Records, Shard, fixed_list, pack_patches, unpack_patches, write_tables
 from apmae.config import EncodeConfig
-from apmae.errors import CaptureError
-from apmae.lm.load import LM
+from apmae.lm.language_model import LM
 from apmae.lm.outcome import answer
 from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import Scores, score
-from apmae.progress import progress
+from apmae.progress import Advance
 from apmae.prompts.prompt import Prompt
 from apmae.schema import ENCODED_PROMPTS, EXEMPLARS, RECONSTRUCTIONS, SCORES, embeddings
 from apmae.seeding import generator, unit_hash
@@ -28,90 +27,51 @@ _RECONSTRUCTIONS = 12
 """Exemplars whose masked patches are predicted for the report (paper Figure 3)."""
 
 
-def encode_prompts(
-    lm: LM, mae: APMAE, prompts: Sequence[Prompt], config: EncodeConfig, stage: Stage, *, asked: bool = False
-) -> dict[str, Any]:
-    """Encode the patterns of prompts into a stage's shards.
+def encode_shard(
+    shard: Shard,
+    *,
+    lm: LM,
+    mae: APMAE,
+    prompts: Sequence[Prompt],
+    config: EncodeConfig,
+    root: Path,
+    asked: bool = False,
+    advance: Advance | None = None,
+) -> Records:
+    """Encode the patterns of one shard's prompts into its files.
 
     Args:
+        shard: which prompts; its files are those of ``schema.ENCODED``.
         lm: the language model.
-        mae: the encoder; its ``pattern_size`` is the window's length unless the config's ``context`` says otherwise.
-        prompts: prompts, in the order that numbers them.
-        config: heads, shard size, exemplars.
-        stage: where the shards go; whole ones that it already has are not made again.
+        mae: the encoder; its ``pattern_size`` is the window's length unless ``config.capture.context`` says otherwise.
+        prompts: all of the stage's, in the order that numbers them.
+        config: what is captured, exemplars.
+        root: the artifact's folder.
         asked: whether the prompts' answers are those of this very model to these very windows. Otherwise it is asked
             again, which costs a second forward.
+        advance: called with the prompts of each batch.
 
     Returns:
-        Counts for the manifest: prompts, patterns, correct, layers, heads, dim, pattern_size, context.
+        The files' records.
 
     Raises:
         CaptureError: if the encoder's pattern size does not fit the model.
     """
-    size = mae.config.pattern_size
-    length = check_length(lm, size, config.context)
-    shards = range(0, len(prompts), config.shard_prompts)
-    names = [f"{number:05d}.parquet" for number in range(len(shards))]
-    done = sum(
-        min(config.shard_prompts, len(prompts) - first)
-        for first, name in zip(shards, names, strict=True)
-        if stage.has(*_files(name))
+    batches = []
+    stream = capture_prompts(
+        lm,
+        prompts[shard.first : shard.stop],
+        config.capture,
+        size=mae.config.pattern_size,
+        seed=config.seed,
+        first=shard.first,
     )
-    with progress("encode", len(prompts), done=done) as advance:
-        for first, name in zip(shards, names, strict=True):
-            if stage.has(*_files(name)):
-                continue
-            batches = []
-            stream = capture_prompts(
-                lm,
-                prompts[first : first + config.shard_prompts],
-                length=length,
-                batch=config.batch_prompts,
-                size=size,
-                long=config.long,
-                heads=config.heads,
-                seed=config.seed,
-                first=first,
-            )
-            for captured in stream:
-                batches.append(_tables(lm, mae, captured, config, len(prompts), asked=asked))
-                advance(len(captured.prompts), note=f"{len(captured.patterns) // len(captured.prompts)} heads a prompt")
-            stage.write_shard(
-                {file: pa.concat_tables([batch[i] for batch in batches]) for i, file in enumerate(_files(name))}
-            )
-    answered = [read_table(stage.root / _files(name)[1], ["outcome"])["outcome"].to_pylist() for name in names]
-    return {
-        "prompts": len(prompts),
-        "patterns": stage.rows("embeddings"),
-        "correct": sum(outcomes.count("correct") for outcomes in answered),
-        "layers": lm.num_layers,
-        "heads": lm.num_heads,
-        "dim": mae.config.encoder_dim,
-        "pattern_size": size,
-        "context": length,
-    }
-
-
-def check_length(lm: LM, size: int, context: int | None) -> int:
-    """The tokens of a window.
-
-    Args:
-        lm: the language model.
-        size: rows of a pattern.
-        context: tokens asked for; None takes as many as rows.
-
-    Raises:
-        CaptureError: if the model has no positions for as many.
-    """
-    length = size if context is None else context
-    if lm.max_length is not None and length > lm.max_length:
-        what, instead = "an encoder with a pattern_size", "use or train an encoder with a smaller pattern_size"
-        if context is not None:
-            what, instead = "a context", "take a shorter one"
-        raise CaptureError(
-            f"expected {what} of at most {lm.max_length}, the positions of the language model, got {length}; {instead}"
-        )
-    return length
+    for captured in stream:
+        batches.append(_tables(lm, mae, captured, config, len(prompts), asked=asked))
+        if advance:
+            advance(len(captured.prompts), note=f"{len(captured.patterns) // len(captured.prompts)} heads a prompt")
+    tables = {name: pa.concat_tables([batch[i] for batch in batches]) for i, name in enumerate(shard.files)}
+    return write_tables(root, tables)
 
 
 def reconstructions(mae: APMAE, patterns: Patterns, *, seed: int = 0) -> pa.Table:
@@ -142,8 +102,8 @@ def reconstructions(mae: APMAE, patterns: Patterns, *, seed: int = 0) -> pa.Tabl
                 "head": int(one.head[0]),
                 "size": mae.config.pattern_size,
                 "patch": mae.config.patch_size,
-                "original": patches[0].half().cpu().numpy().astype("<f2").tobytes(),
-                "predicted": predicted.half().cpu().numpy().astype("<f2").tobytes(),
+                "original": pack_patches(patches[0].half().cpu().numpy()),
+                "predicted": pack_patches(predicted.half().cpu().numpy()),
                 "masked": masked.tobytes(),
                 "loss": float(result.loss),
             }
@@ -155,14 +115,10 @@ def unpack_exemplars(table: pa.Table) -> Patterns:
     """Rows of ``schema.EXEMPLARS`` as patterns."""
     parts = []
     for row in table.to_pylist():
-        logs = np.frombuffer(row["log_pattern"], dtype="<f2").reshape(1, -1, row["patch"], row["patch"])
+        logs = unpack_patches(row["log_pattern"], row["size"], row["patch"])[None]
         prompt, layer, head = (np.array([row[key]], np.int64) for key in ("prompt", "layer", "head"))
         parts.append(Patterns(torch.from_numpy(logs.copy()), row["size"], prompt=prompt, layer=layer, head=head))
     return Patterns.concatenate(parts)
-
-
-def _files(name: str) -> list[str]:
-    return [f"{prefix}-{name}" for prefix in ("embeddings", "prompts", "exemplars")]
 
 
 def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total: int, *, asked: bool) -> list[pa.Table]:
@@ -217,18 +173,13 @@ def score_batch(captured: Captured) -> Scores:
     return score(captured.patterns, [window.ids for window in windows], [window.tokens for window in windows])
 
 
-def fixed_list(values: np.ndarray) -> pa.FixedSizeListArray:
-    """A (n, d) array as a Parquet column of fixed-size lists."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
-
-
 def _exemplars(patterns: Patterns, config: EncodeConfig, total: int) -> pa.Table:
     """The patterns that the seed keeps: a draw for each by itself, so that shards do not depend on one another."""
     share = config.exemplars_per_head / max(total, 1)
     where = list(zip(patterns.prompt.tolist(), patterns.layer.tolist(), patterns.head.tolist(), strict=True))
     kept = np.array([unit_hash(config.seed, "exemplar", *place) < share for place in where])
     chosen = patterns[kept]
-    logs = chosen.log_patches.half().cpu().numpy().astype("<f2")
+    logs = chosen.log_patches.half().cpu().numpy()
     rows = [
         {
             "prompt": int(chosen.prompt[i]),
@@ -236,7 +187,7 @@ def _exemplars(patterns: Patterns, config: EncodeConfig, total: int) -> pa.Table
             "head": int(chosen.head[i]),
             "size": chosen.size,
             "patch": chosen.patch,
-            "log_pattern": logs[i].tobytes(),
+            "log_pattern": pack_patches(logs[i]),
         }
         for i in range(len(chosen))
     ]

@@ -52,3 +52,9 @@ class TrainingError(ApmaeError):
 
 class DependencyError(ApmaeError, ImportError):
     """A library that only one feature needs is not installed; the message names the extra that brings it."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, in one line of at most 300 characters."""
+    lines = str(error).strip().splitlines()[:2]
+    return " ".join(" ".join(lines).split())[:300] or type(error).__name__

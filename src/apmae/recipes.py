@@ -9,7 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apmae.config import TASKS, APMAEConfig, AtlasConfig, EncodeConfig, PromptsConfig, StudyConfig, TrainConfig
+from apmae.config import (
+    TASKS,
+    APMAEConfig,
+    AtlasConfig,
+    CaptureConfig,
+    EncodeConfig,
+    LMConfig,
+    PromptsConfig,
+    StudyConfig,
+    TrainConfig,
+)
 from apmae.errors import ConfigError
 
 _STUDY = Path("study")
@@ -39,13 +49,11 @@ def paper(size: str, *, sources: tuple[str, ...] = (), out: Path = _STUDY, seed:
     prompts = {"3b": 800_000, "7b": 500_000, "15b": 300_000}[size]
     return _study(
         TrainConfig(precision="bfloat16", checkpoint_every=2000, panel_every=10_000, seed=seed),
-        lm=_PAPER_LMS[size],
+        lm=LMConfig(source=_PAPER_LMS[size], device="cuda", dtype="bfloat16"),
         sources=sources,
         out=out,
         prompts=PromptsConfig(outcome="balanced", split="atlas", seed=seed),
         train_prompts=PromptsConfig(tasks=("random",), per_task=prompts, split="train", seed=seed),
-        device="cuda",
-        dtype="bfloat16",
     )
 
 
@@ -62,7 +70,11 @@ def base(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
         seed=seed,
     )
     return _study(
-        train, sources=sources, out=out, device="cuda", dtype="bfloat16", train_prompts=_correct(50_000, seed)
+        train,
+        lm=LMConfig(device="cuda", dtype="bfloat16"),
+        sources=sources,
+        out=out,
+        train_prompts=_correct(50_000, seed),
     )
 
 
@@ -136,7 +148,7 @@ def debug(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: 
         out=out,
         prompts=PromptsConfig(per_task=6, tasks=tasks, outcome="any", split="atlas", seed=seed),
         train_prompts=PromptsConfig(per_task=8, tasks=("random",), outcome="any", split="train", seed=seed),
-        encode=EncodeConfig(batch_prompts=4, shard_prompts=4, exemplars_per_head=2, seed=seed),
+        encode=EncodeConfig(capture=CaptureConfig(batch=4), shard_prompts=4, exemplars_per_head=2, seed=seed),
     )
 
 
@@ -195,20 +207,12 @@ def train_settings(name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         name: of the recipe.
-        changes: fields of ``TrainConfig``; those of ``APMAEConfig`` also by themselves, or under "model".
+        changes: fields of ``TrainConfig``, as for :meth:`apmae.config.Config.changed`.
 
     Raises:
         ConfigError: if there is no such recipe.
     """
-    values = train_recipe(name).model_dump()
-    model = changes.get("model", {})
-    for key, value in changes.items():
-        if key in APMAEConfig.model_fields:
-            values["model"][key] = value
-        elif key != "model":
-            values[key] = value
-    values["model"] = values["model"] | model if isinstance(model, dict) else model
-    return values
+    return train_recipe(name).changed(changes)
 
 
 def study_settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,12 @@ import pyarrow as pa
 FORMAT = 3
 """Grows when a table or manifest changes shape: artifacts of another format are refused, not misread."""
 
+ENCODED = ("embeddings", "prompts", "exemplars")
+"""The tables of the encode stage, in shards: ``embeddings()``, ``ENCODED_PROMPTS`` and ``EXEMPLARS``."""
+RECONSTRUCTIONS_FILE = "reconstructions.parquet"
+POINTS_FILE = "points.parquet"
+CLUSTERS_FILE = "clusters.parquet"
+
 KINDS = (
     "sentinel",
     "word",

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from apmae import bundled
-from apmae.analyze.tag import tag_prompt
 from apmae.artifacts import Stage, fingerprint, read_json, read_manifest, read_tables, write_json, write_table
 from apmae.atlas.atlas import Atlas
-from apmae.config import EvaluateConfig
+from apmae.config import CaptureConfig, EvaluateConfig, LMConfig
 from apmae.engine import evaluate as engine
 from apmae.engine.evaluate import cross_evaluate
 from apmae.engine.local import load_prompts
+from apmae.engine.tag import tag_prompt
 from apmae.errors import ArtifactError, ConfigError, ModelError, SourceError
 from apmae.lm.load import load_lm
 from apmae.lm.stream import capture_prompts
@@ -24,7 +24,7 @@ from apmae.schema import LOSSES
 from apmae.train.evaluate import pattern_losses
 
 HEADS = {"bundled-small": (3, 4), "bundled-medium": (4, 6)}
-CONFIG = EvaluateConfig(heads="all", batch_prompts=2, shard_prompts=2)
+CONFIG = EvaluateConfig(capture={"heads": "all", "batch": 2}, shard_prompts=2)
 COUNT = 5
 
 
@@ -50,7 +50,7 @@ def given(real_study, tmp_path_factory):
 def evaluated(given, lms, tmp_path_factory):
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("evaluation") / "out"
-    found = cross_evaluate(list(HEADS), given.encoders, given.prompts, out, CONFIG, load=lms.get)
+    found = cross_evaluate(list(lms.values()), given.encoders, given.prompts, out, CONFIG)
     return SimpleNamespace(out=out, found=found)
 
 
@@ -77,7 +77,7 @@ def test_rows_are_losses_of_the_models_own_patterns(evaluated, given, lms, numbe
     mae = APMAE.from_pretrained(given.encoders[number])
     prompts = load_prompts(given.prompts)
     for name, lm in lms.items():
-        (captured,) = capture_prompts(lm, prompts, length=size, batch=COUNT)
+        (captured,) = capture_prompts(lm, prompts, CaptureConfig(batch=COUNT), size=size)
         wanted = pattern_losses(mae, captured.patterns, mask_ratio=0.5, seed=0)
         table = read_tables(evaluated.out / name, "losses", "losses")
         rows = [row for row in table.to_pylist() if row["encoder"] == encoder]
@@ -103,7 +103,7 @@ def test_names_are_those_that_tag_measures(evaluated, given, lms):
 
 def test_the_second_run_computes_nothing(evaluated, given, lms):
     before = {path: path.stat().st_mtime_ns for path in evaluated.out.rglob("losses-*")}
-    again = cross_evaluate(list(HEADS), given.encoders, given.prompts, evaluated.out, CONFIG, load=lms.get)
+    again = cross_evaluate(list(lms.values()), given.encoders, given.prompts, evaluated.out, CONFIG)
     assert again == evaluated.found
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -115,31 +115,31 @@ class Killed(Exception):
 @pytest.mark.parametrize("shards", [0, 1, 4])
 def test_a_run_that_was_killed_ends_with_the_same_bytes(evaluated, given, lms, tmp_path, monkeypatch, shards):
     """Three shards a language model: 4 is in the second one."""
-    write, done = Stage.write_shard, []
+    write, done = Stage.write_tables, []
 
-    def write_shard(stage, tables):
+    def write_tables(stage, tables):
         if len(done) == shards:
             raise Killed
         write(stage, tables)
         done.append(tables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage, "write_shard", write_shard)
+        patch.setattr(Stage, "write_tables", write_tables)
         with pytest.raises(Killed):
-            cross_evaluate(list(HEADS), given.encoders, given.prompts, tmp_path / "out", CONFIG, load=lms.get)
+            cross_evaluate(list(lms.values()), given.encoders, given.prompts, tmp_path / "out", CONFIG)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("losses-*.parquet")}
     assert len(kept) == shards
     assert not (tmp_path / "out" / "manifest.json").exists()
-    cross_evaluate(list(HEADS), given.encoders, given.prompts, tmp_path / "out", CONFIG, load=lms.get)
+    cross_evaluate(list(lms.values()), given.encoders, given.prompts, tmp_path / "out", CONFIG)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert contents(tmp_path / "out") == contents(evaluated.out)
 
 
 def test_one_more_language_model_costs_its_own_patterns_only(evaluated, given, lms, tmp_path):
     out = tmp_path / "out"
-    cross_evaluate(["bundled-medium"], given.encoders, given.prompts, out, CONFIG, load=lms.get)
+    cross_evaluate([lms["bundled-medium"]], given.encoders, given.prompts, out, CONFIG)
     first = {path: path.stat().st_mtime_ns for path in out.glob("bundled-medium/*")}
-    found = cross_evaluate(list(HEADS), given.encoders, given.prompts, out, CONFIG, load=lms.get)
+    found = cross_evaluate(list(lms.values()), given.encoders, given.prompts, out, CONFIG)
     assert {path: path.stat().st_mtime_ns for path in first} == first
     assert found == evaluated.found
 
@@ -148,9 +148,9 @@ def test_other_settings_and_other_encoders_are_refused(evaluated, given, lms):
     before = contents(evaluated.out)
     with pytest.raises(ArtifactError, match="config.mask_ratio was 0.5, now 0.75"):
         changed = CONFIG.model_copy(update={"mask_ratio": 0.75})
-        cross_evaluate(list(HEADS), given.encoders, given.prompts, evaluated.out, changed, load=lms.get)
+        cross_evaluate(list(lms.values()), given.encoders, given.prompts, evaluated.out, changed)
     with pytest.raises(ArtifactError, match="inputs.encoder-short was '.*', now None"):
-        cross_evaluate(list(HEADS), given.encoders[:1], given.prompts, evaluated.out, CONFIG, load=lms.get)
+        cross_evaluate(list(lms.values()), given.encoders[:1], given.prompts, evaluated.out, CONFIG)
     assert contents(evaluated.out) == before
 
 
@@ -200,25 +200,20 @@ def test_an_encoder_that_predicts_no_numbers_is_named(given, lms, tmp_path):
     mae.save_pretrained(tmp_path / "broken")
     encoders = [given.encoders[0], str(tmp_path / "broken")]
     with pytest.raises(ModelError, match=r"the encoder broken, 24 of 24 patterns have none \(prompt 0 head 0.0\)"):
-        cross_evaluate(["bundled-small"], encoders, given.prompts, tmp_path / "out", CONFIG, load=lms.get)
+        cross_evaluate([lms["bundled-small"]], encoders, given.prompts, tmp_path / "out", CONFIG)
     assert not (tmp_path / "out").exists() or not contents(tmp_path / "out")
 
 
 def test_no_prompts_are_refused(given, lms, tmp_path):
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(SourceError, match="prompts"):
-        cross_evaluate(
-            ["bundled-small"], given.encoders, tmp_path / "none.jsonl", tmp_path / "out", CONFIG, load=lms.get
-        )
+        cross_evaluate([lms["bundled-small"]], given.encoders, tmp_path / "none.jsonl", tmp_path / "out", CONFIG)
 
 
 def test_a_model_that_is_not_there_leaves_what_the_others_gave(given, lms, tmp_path):
-    def load(name):
-        return lms[name] if name in lms else load_lm(name)
-
-    missing = str(tmp_path / "none")
+    missing = LMConfig(source=str(tmp_path / "none"))
     with pytest.raises(ModelError, match="check the path"):
-        cross_evaluate(["bundled-small", missing], given.encoders, given.prompts, tmp_path / "out", CONFIG, load=load)
+        cross_evaluate([lms["bundled-small"], missing], given.encoders, given.prompts, tmp_path / "out", CONFIG)
     assert read_manifest(tmp_path / "out" / "bundled-small", "losses").counts["layers"] == 3
 
 
@@ -227,9 +222,7 @@ def test_prompts_of_training_files_are_said(evaluated, given, lms, real_study, t
     prompts = load_prompts(real_study.folder / "train-prompts.parquet")[:2]
     assert {prompt.split for prompt in prompts} == {"train"}
     write_table(tmp_path / "train.parquet", to_table(prompts))
-    found = cross_evaluate(
-        ["bundled-small"], given.encoders, tmp_path / "train.parquet", tmp_path / "out", CONFIG, load=lms.get
-    )
+    found = cross_evaluate([lms["bundled-small"]], given.encoders, tmp_path / "train.parquet", tmp_path / "out", CONFIG)
     (note,) = found.notes
     assert note.startswith("2 of 2 prompts are of the split 'train'")
 
@@ -247,7 +240,7 @@ def test_the_command_says_the_table_and_the_finding(given, real_study, apmae_com
             "--encoder",
             "bundled",
         ),
-        *("--prompts", given.prompts, "--out", "evaluation", "--set", "batch_prompts=5"),
+        *("--prompts", given.prompts, "--out", "evaluation", "--set", "batch=5"),
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr

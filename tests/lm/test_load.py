@@ -18,9 +18,11 @@ from transformers import (
 )
 
 from apmae import bundled
-from apmae.analyze.tag import text_prompt
+from apmae.engine.tag import text_prompt
 from apmae.errors import ConfigError, ModelError
-from apmae.lm.load import LM, TOLERANCE, TOLERANCE_MOVED, _sentinels, check_capture, load_lm
+from apmae.lm.check import TOLERANCE, TOLERANCE_MOVED, check_capture
+from apmae.lm.language_model import LM
+from apmae.lm.load import _sentinels, load_lm
 from apmae.lm.outcome import window_of
 from apmae.lm.tap import capture
 

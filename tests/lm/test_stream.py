@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from apmae import bundled
-from apmae.config import PromptsConfig
+from apmae.config import CaptureConfig, PromptsConfig
 from apmae.lm.outcome import window_of
 from apmae.lm.stream import capture_prompts
 from apmae.lm.tap import capture
@@ -26,8 +26,8 @@ def shortened(prompt):
     return replace(prompt, prefix=prompt.prefix[-30:], suffix="")
 
 
-def whole(lm, prompts, **keywords):
-    captured = list(capture_prompts(lm, prompts, length=64, **keywords))
+def whole(lm, prompts, *, heads="all", batch=8, **keywords):
+    captured = list(capture_prompts(lm, prompts, CaptureConfig(heads=heads, batch=batch), size=64, **keywords))
     return captured, Patterns.concatenate([item.patterns for item in captured])
 
 
@@ -88,4 +88,4 @@ def test_chosen_heads(bundled_lm, prompts):
 
 
 def test_no_prompts(bundled_lm):
-    assert list(capture_prompts(bundled_lm, [], length=64, batch=4)) == []
+    assert list(capture_prompts(bundled_lm, [], CaptureConfig(), size=64)) == []

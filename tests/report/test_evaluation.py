@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from apmae.artifacts import Stage, fingerprint, read_manifest
+from apmae.engine.evaluate import write_evaluation
 from apmae.errors import ArtifactError
 from apmae.report import figures
-from apmae.report.evaluation import evaluate, write_evaluation
+from apmae.report.evaluation import evaluate
 from apmae.report.terminal import print_evaluation
 from apmae.schema import LOSSES
 
@@ -149,7 +150,7 @@ def test_patterns_without_hidden_attention_leave_divergences_out(tmp_path):
     (cell,) = evaluate({"small": empty}, {}, {"one": "raw"}).cells
     assert np.isnan([cell.divergence, cell.divergence_sd]).all()
     with Stage.open(tmp_path / "small", "losses", {}, {}) as stage:
-        stage.write_shard({"losses-00000.parquet": empty})
+        stage.write_tables({"losses-00000.parquet": empty})
         stage.finish()
     write_evaluation(tmp_path / "out", {"small": tmp_path / "small"}, {}, {"one": "raw"})
     assert read_manifest(tmp_path / "out", "evaluate").counts["losses"][0]["divergence"] is None
@@ -197,8 +198,8 @@ def folders(tables, tmp_path):
     for lm, table in tables.items():
         folders[lm] = tmp_path / lm
         with Stage.open(folders[lm], "losses", {}, {}) as stage:
-            stage.write_shard({"losses-00000.parquet": table.slice(0, 50)})
-            stage.write_shard({"losses-00001.parquet": table.slice(50)})
+            stage.write_tables({"losses-00000.parquet": table.slice(0, 50)})
+            stage.write_tables({"losses-00001.parquet": table.slice(50)})
             stage.finish()
     return folders
 

@@ -10,8 +10,8 @@ from apmae.analyze.locations import HeadGrid
 from apmae.report import figures
 from apmae.report.examples import Example, extremes_of_a_cluster, one_per_cluster, typical_prompt
 from apmae.report.palette import cluster_color, ink_on
-from apmae.report.study import Sample
 from apmae.report.thumbnails import SIDE, thumbnail
+from apmae.study.reader import Sample
 
 
 def pixels(figure):

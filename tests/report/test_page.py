@@ -12,8 +12,9 @@ import pytest
 from matplotlib.image import imread
 
 from apmae.artifacts import manifest_path, read_manifest
+from apmae.engine.report import write_report
 from apmae.report.display import prompt_pieces
-from apmae.report.page import write_report, write_tag_page
+from apmae.report.page import write_tag_page
 from apmae.schema import SCORES, TAGS
 
 EVIL = "</code><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}&\u202e"
@@ -255,7 +256,7 @@ def test_the_report_needs_no_torch(folder, tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from apmae.report.page import write_report
+from apmae.engine.report import write_report
 write_report(Path({str(folder)!r}), Path({str(tmp_path)!r}))
 print(sorted(set(sys.modules) & {{"torch", "transformers", "matplotlib.pyplot", "umap", "hdbscan", "sklearn"}}))
 """

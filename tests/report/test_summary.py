@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from apmae.report.page import _tables
-from apmae.report.study import Study
 from apmae.report.summary import summarize
+from apmae.study.reader import Study
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from apmae.report import tables
-from apmae.report.study import Study
 from apmae.report.tables import Table
+from apmae.study.reader import Study
 
 
 @pytest.fixture(scope="module")

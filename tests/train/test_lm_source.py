@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from apmae import bundled
-from apmae.config import PromptsConfig
+from apmae.config import CaptureConfig, PromptsConfig
 from apmae.errors import ConfigError, TrainingError
 from apmae.lm.outcome import window_of
 from apmae.patterns.patterns import Patterns
@@ -41,8 +41,14 @@ def make(bundled_lm, prompts):
     opened = []
 
     def made(count=60, **changes):
-        settings = {"heads": 0.25, "length": LENGTH, "batch_size": 24, "seed": 1, "buffer": 480, "outcome": "any"}
-        source = LMSource(bundled_lm, changes.pop("prompts", prompts[:count]), **{**settings, **changes})
+        capture = {key: changes.pop(key) for key in CaptureConfig.model_fields if key in changes}
+        settings = {"size": LENGTH, "batch_size": 24, "seed": 1, "buffer": 480, "outcome": "any"}
+        source = LMSource(
+            bundled_lm,
+            changes.pop("prompts", prompts[:count]),
+            CaptureConfig(**{"heads": 0.25, **capture}),
+            **{**settings, **changes},
+        )
         opened.append(source)
         return source
 
@@ -129,7 +135,7 @@ def test_heads_are_drawn_anew_for_every_prompt_and_epoch(make):
 
 def test_windows_longer_than_a_pattern_are_pooled_or_cropped(make, prompts):
     for long in ("pool", "crop"):
-        batch = make(size=32, long=long).batch(0)
+        batch = make(size=32, context=LENGTH, long=long).batch(0)
         assert (batch.size, batch.reach) == (32, long)
         sums = batch.probabilities().sum(-1)
         filled = sums > 0.5
@@ -144,7 +150,7 @@ def test_windows_longer_than_a_pattern_are_pooled_or_cropped(make, prompts):
 @pytest.mark.parametrize(("count", "width"), [(1, 8), (7, 3), (60, 8), (60, 1), (41, 2)])
 def test_every_prompt_comes_once_an_epoch_in_a_new_order(make, count, width, monkeypatch):
     monkeypatch.setattr(lm_source, "_SORTED_FORWARDS", 4)
-    source = make(count=count, batch_prompts=width)
+    source = make(count=count, batch=width)
     forwards, orders = source._forwards, []
     for epoch in range(3):
         batches = [forwards[epoch * forwards.per_epoch + i] for i in range(forwards.per_epoch)]
@@ -155,7 +161,7 @@ def test_every_prompt_comes_once_an_epoch_in_a_new_order(make, count, width, mon
         numbers = [batch.first + i for batch in batches for i in range(len(batch.prompts))]
         assert sorted(numbers) == list(range(epoch * count, (epoch + 1) * count))
     assert len(set(orders)) == (3 if count > 5 else 1)
-    again = make(count=count, batch_prompts=width)._forwards[0]
+    again = make(count=count, batch=width)._forwards[0]
     assert [prompt.id for prompt in again.prompts] == [prompt.id for prompt in forwards[0].prompts]
 
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from apmae import bundled
-from apmae.config import PromptsConfig
+from apmae.config import CaptureConfig, PromptsConfig
 from apmae.errors import ConfigError
 from apmae.lm.load import load_lm
 from apmae.patterns.patterns import Patterns
@@ -180,8 +180,11 @@ def test_the_command_gives_each_process_its_own_files(tmp_path):
     prompts, _ = build_prompts([bundled.java()], drawn, tokenizer=lm.backend_tokenizer)
     own = [own_files(prompts, number, 2) for number in (0, 1)]
     assert all(own) and not {prompt.path for prompt in own[0]} & {prompt.path for prompt in own[1]}
-    settings = {"heads": 0.25, "length": 256, "batch_size": 8, "buffer": 256, "outcome": "any"}
-    sources = [LMSource(lm, part, seed=subseed(0, "process", number), **settings) for number, part in enumerate(own)]
+    settings = {"size": 256, "batch_size": 8, "buffer": 256, "outcome": "any"}
+    some = CaptureConfig(heads=0.25)
+    sources = [
+        LMSource(lm, part, some, seed=subseed(0, "process", number), **settings) for number, part in enumerate(own)
+    ]
     fit(config, _Both(sources), folder=tmp_path / "one")
     two, one = metrics(out), metrics(tmp_path / "one")
     np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=2e-5)

@@ -1,1 +1,1 @@
-"""Analyses over an atlas: where patterns occur, what each head does. ``locations`` is torch-free."""
+"""Analyses over an atlas: where patterns occur, in which tasks and outcomes. Torch-free."""

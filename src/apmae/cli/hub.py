@@ -1,7 +1,6 @@
 """Sharing an encoder: ``push``."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -21,22 +20,9 @@ def push(
     ] = False,
 ) -> None:
     """Upload an encoder with a model card to a hub. Its token is the one of `hf auth login`, or HF_TOKEN."""
-    from apmae.artifacts import manifest_path, read_manifest
-    from apmae.errors import ModelError
-    from apmae.model.hub import write_upload
-    from apmae.model.mae import APMAE
+    from apmae.engine import push as engine
 
-    if not folder.is_dir():
-        raise ModelError(f"expected the folder of an AP-MAE, found no folder {folder}; check the path")
-    if manifest_path(folder).is_file():
-        read_manifest(folder, "train")
-    mae = APMAE.from_pretrained(folder)
-    if not dry_run:
-        say(mae.push_to_hub(repo_id, private=private or None, license=license_))
-        return
-    with TemporaryDirectory() as name:
-        write_upload(mae, Path(name), repo_id, license=license_)
-        for file in sorted(Path(name).iterdir()):
-            say(f"{file.stat().st_size:>12,} bytes  {file.name}")
-        say("")
-        say((Path(name) / "README.md").read_text(encoding="utf-8"))
+    if dry_run:
+        say(engine.preview(folder, repo_id, license=license_))
+    else:
+        say(engine.push(folder, repo_id, private=private, license=license_))

@@ -1,6 +1,9 @@
 """What the commands share: options, ``--set``, and how the model is loaded."""
 
-from typing import Annotated, Any
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -13,13 +16,18 @@ LMOption = Annotated[
 EncoderOption = Annotated[str, typer.Option(help="Folder or hub id of an AP-MAE, or 'bundled'.")]
 AtlasOption = Annotated[str, typer.Option(help="Folder of an atlas, or 'bundled'.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
-DeviceOption = Annotated[
-    str, typer.Option(help="Where models run: cpu, cuda, cuda:1; auto spreads the language model.")
-]
-DtypeOption = Annotated[str, typer.Option(help="Precision of the language model: float32, bfloat16, float16.")]
-InfillOption = Annotated[
-    str, typer.Option(help="How it sees right context: auto, none, a family, or a template with {prefix} and {suffix}.")
-]
+_LOADING = {
+    "device": Annotated[
+        str | None, typer.Option(help="Where models run: cpu, cuda, cuda:1; auto spreads the language model.")
+    ],
+    "dtype": Annotated[str | None, typer.Option(help="The language model's precision: float32, bfloat16, float16.")],
+    "infill": Annotated[
+        str | None,
+        typer.Option(help="How it sees right context: auto, none, a family, or a template with {prefix} and {suffix}."),
+    ],
+    "attention": Annotated[str | None, typer.Option(help="What computes its output, for instance flash_attention_2.")],
+}
+"""Options of how a language model is loaded: the fields of ``LMConfig`` beside its source."""
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact made from something else.")]
 SetOption = Annotated[
     list[str] | None,
@@ -27,11 +35,35 @@ SetOption = Annotated[
 ]
 
 
-def load(source: str, device: str, dtype: str, infill: str, attention: str | None = None) -> Any:
-    """The language model that a command's options ask for."""
-    from apmae.lm.load import load_lm
+Command = TypeVar("Command", bound=Callable[..., None])
 
-    return load_lm(source, device=device, dtype=dtype, attention=attention, infill=infill)
+
+def loads_lm(command: Command) -> Command:
+    """Give a command the options of how a language model is loaded; it takes those that were given as ``loading``."""
+
+    @wraps(command)
+    def wrapped(**options: Any) -> None:
+        given = {name: options.pop(name) for name in _LOADING}
+        command(**options, loading={name: value for name, value in given.items() if value is not None})
+
+    signature = inspect.signature(command)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "loading"]
+    last = own.pop() if own[-1].name == "set_" else None
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _LOADING.items()
+    ]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    parameters += [*added, *([last.replace(kind=inspect.Parameter.KEYWORD_ONLY)] if last else [])]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    return cast(Command, wrapped)
+
+
+def lm_config(source: str, loading: Mapping[str, Any]) -> Any:
+    """The language model that a command's options ask for."""
+    from apmae.config import LMConfig, parse
+
+    return parse(LMConfig, {"source": source, **loading}, "--lm")
 
 
 def settings(pairs: list[str] | None) -> dict[str, Any]:

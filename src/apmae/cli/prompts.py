@@ -7,13 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from apmae.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    InfillOption,
     OverwriteOption,
     SeedOption,
     SetOption,
-    load,
+    lm_config,
+    loads_lm,
     say,
     settings,
 )
@@ -23,6 +21,7 @@ _CIRCUIT = "circuit:"
 """What a source of prompts begins with that is a classic circuit, not files."""
 
 
+@loads_lm
 def prompts(
     sources: Annotated[
         list[str] | None,
@@ -45,11 +44,10 @@ def prompts(
     count: Annotated[int, typer.Option(min=1, help="With --preview: how many to show.")] = 5,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of your own prompts.")] = False,
     seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "float32",
-    infill: InfillOption = "auto",
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Build completion prompts from source files or of classic circuits; look at them, or at your own."""
     if schema:
@@ -69,7 +67,9 @@ def prompts(
         config = parse(CircuitsConfig, circuits, "prompts")
         if lm is None:
             raise ConfigError("expected --lm MODEL with circuits: their prompts are made for a model's tokens")
-        _circuit_prompts(config, load(lm, device, dtype, infill), out, count if preview else 0, overwrite)
+        from apmae.engine.stages import opened
+
+        _circuit_prompts(config, opened(lm_config(lm, loading)), out, count if preview else 0, overwrite)
         return
     if len(sources) == 1 and Path(sources[0]).suffix in (".jsonl", ".parquet"):
         _own_prompts(Path(sources[0]), out, count if preview else 0, asked=lm is not None)
@@ -84,8 +84,9 @@ def prompts(
     }
     config = parse(PromptsConfig, values, "prompts")
     from apmae.engine import local
+    from apmae.engine.stages import opened
 
-    model = load(lm, device, dtype, infill) if lm else None
+    model = opened(lm_config(lm, loading)) if lm else None
     if out is None:
         # the first prompts are the same ones, and a model is not asked about thousands to show a few
         config = config.model_copy(update={"per_task": min(config.per_task, 2 * count)})

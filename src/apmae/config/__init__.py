@@ -3,7 +3,8 @@
 Defaults are the paper's unless the field says otherwise; whole configurations live in ``recipes``.
 """
 
-from apmae.config.base import Config, Share, parse
+from apmae.config.base import Config, parse
+from apmae.config.capture import CaptureConfig, LMConfig, Share
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
 from apmae.config.stages import AtlasConfig, EncodeConfig, EvaluateConfig
 from apmae.config.study import StudyConfig
@@ -14,11 +15,13 @@ __all__ = [
     "TEXT_TASKS",
     "APMAEConfig",
     "AtlasConfig",
+    "CaptureConfig",
     "Circuit",
     "CircuitsConfig",
     "Config",
     "EncodeConfig",
     "EvaluateConfig",
+    "LMConfig",
     "PromptsConfig",
     "Share",
     "StudyConfig",

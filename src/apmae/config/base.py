@@ -2,26 +2,72 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from apmae.errors import ConfigError
-
-
-def _expect_share(heads: float | str) -> float | str:
-    if isinstance(heads, float) and not 0 < heads <= 1:
-        raise ValueError(f"heads is {heads}: expected 'all' or a share in (0, 1]")
-    return heads
-
-
-Share = Annotated[float | Literal["all"], AfterValidator(_expect_share)]
 
 
 class Config(BaseModel):
     """Base: immutable, unknown keys refused, field docstrings kept for ``--help`` and error messages."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    flat: ClassVar[tuple[str, ...]] = ()
+    """Parts, configurations in fields of this one, whose own fields may also be given here, by themselves."""
+
+    @classmethod
+    def lifted(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Settings as a user writes them, with the fields of :attr:`flat` parts put into their part. Not validated.
+
+        Raises:
+            ValueError: if one is given in both places.
+        """
+        values = dict(values)
+        for part in cls.flat:
+            kind = type(cls.model_fields[part].default)
+            own = {name: values.pop(name) for name in kind.model_fields if name in values}
+            if not own:
+                continue
+            given = values.get(part, {})
+            given = given if isinstance(given, dict) else kind.model_validate(given).model_dump(exclude_unset=True)
+            for name in own.keys() & given.keys():
+                raise ValueError(f"{name} is given twice, as {name} and as {part}.{name}: leave one out")
+            values[part] = given | own
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parts(cls, values: Any) -> Any:
+        """Of a part, what is left out is this configuration's default."""
+        if not isinstance(values, dict):
+            return values
+        values = cls.lifted(values)
+        for part in cls.flat:
+            default = cls.model_fields[part].default
+            if isinstance(values.get(part), dict):
+                values[part] = {**default.model_dump(), **values[part]}
+        return values
+
+    def changed(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """All fields, some of them changed, not yet validated (:func:`parse`).
+
+        Args:
+            changes: fields, those of :attr:`flat` parts by themselves or in their part.
+
+        Raises:
+            ConfigError: if a field is given in both places.
+        """
+        try:
+            changes = self.lifted(changes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        values = self.model_dump()
+        for name, value in changes.items():
+            part = name in self.flat and isinstance(value, dict)
+            values[name] = values[name] | value if part else value
+        return values
 
     @property
     def digest(self) -> str:

@@ -1,30 +1,22 @@
 """The stages after training."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from apmae.config.base import Config, Share
+from apmae.config.base import Config
+from apmae.config.capture import CaptureConfig
 
 
 class EncodeConfig(Config):
     """How patterns are encoded."""
 
-    heads: Share = "all"
-    """All heads, or a share of each layer's."""
+    flat: ClassVar = ("capture",)
 
-    batch_prompts: int = Field(default=8, ge=1)
-    """Prompts a forward of the language model."""
+    capture: CaptureConfig = CaptureConfig()
 
     shard_prompts: int = Field(default=64, ge=1)
-    """Prompts a shard: what a kill can cost at most."""
-
-    context: int | None = Field(default=None, ge=8)
-    """Tokens of the language model's window; by default as many as the encoder's patterns have rows."""
-
-    long: Literal["pool", "crop"] = "pool"
-    """What becomes of windows with more tokens than the encoder's patterns have rows: blocks of tokens, or the last
-    tokens (docs/long_contexts.md)."""
+    """Prompts per shard: what a kill can cost at most."""
 
     exemplars_per_head: float = Field(default=8, ge=0)
     """Packed patterns kept of each head, on average, for the pictures; everything else is encoded and dropped."""
@@ -35,23 +27,16 @@ class EncodeConfig(Config):
 class EvaluateConfig(Config):
     """How encoders are compared on patterns that they were not trained on (paper Table 3)."""
 
-    heads: Share = 0.25
-    """All heads, or a share of each layer's, drawn anew a prompt (paper's training: 25 %)."""
+    flat: ClassVar = ("capture",)
+
+    capture: CaptureConfig = CaptureConfig(heads=0.25)
+    """Of each layer's heads a share (paper's training: 25 %)."""
 
     mask_ratio: float = Field(default=0.5, gt=0, lt=1)
     """Share of the patches hidden, the same for every encoder whatever it was trained with (paper Table 2: 0.5)."""
 
-    batch_prompts: int = Field(default=8, ge=1)
-    """Prompts a forward of the language model."""
-
     shard_prompts: int = Field(default=64, ge=1)
-    """Prompts a shard: what a kill can cost at most."""
-
-    context: int | None = Field(default=None, ge=8)
-    """Tokens of the language model's window; by default as many as an encoder's patterns have rows."""
-
-    long: Literal["pool", "crop"] = "pool"
-    """What becomes of windows with more tokens than that, as in :class:`EncodeConfig`."""
+    """Prompts per shard: what a kill can cost at most."""
 
     seed: int = 0
     """Which heads, and which patches are hidden."""

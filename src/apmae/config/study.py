@@ -1,11 +1,12 @@
 """A whole study: the stages' settings in one file."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
 from apmae.config.base import Config
+from apmae.config.capture import LMConfig
 from apmae.config.prompts import PromptsConfig
 from apmae.config.stages import AtlasConfig, EncodeConfig
 from apmae.config.training import TrainConfig
@@ -14,8 +15,10 @@ from apmae.config.training import TrainConfig
 class StudyConfig(Config):
     """One study: a language model, source files, and what is done with them. The content of ``STUDY.yaml``."""
 
-    lm: str = "bundled"
-    """Folder or hub id of the language model, or "bundled", "bundled-medium" or "bundled-small"."""
+    flat: ClassVar = ("lm",)
+
+    lm: LMConfig = LMConfig()
+    """The language model: its source alone, or its fields. Those beside the source may also be given by themselves."""
 
     sources: tuple[str, ...] = ("bundled",)
     """Folders, files, zips or tars of source code, a prompts JSONL or Parquet, or "bundled"."""
@@ -36,18 +39,13 @@ class StudyConfig(Config):
     encode: EncodeConfig = EncodeConfig()
     atlas: AtlasConfig = AtlasConfig()
 
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-
-    infill: str = "auto"
-    """How the language model sees a prompt with right context: by its own sentinels ("auto"), left context only
-    ("none"), as a family of ``prompts.sentinels`` does, or by a template with {prefix} and {suffix}."""
-
     @model_validator(mode="before")
     @classmethod
     def _fill_prompts(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        if "source" in values:  # else it would be the language model's
+            raise ValueError("source is no field: sources are the files, lm is the language model")
         trained = values.get("encoder") == "train"
         defaults = {
             "prompts": {"per_task": 100, "outcome": "balanced", "split": "atlas" if trained else "all"},

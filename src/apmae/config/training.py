@@ -1,10 +1,11 @@
 """The autoencoder and its training (paper section 4)."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from apmae.config.base import Config
+from apmae.config.capture import CaptureConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -79,6 +80,8 @@ class APMAEConfig(Config):
 class TrainConfig(Config):
     """How an AP-MAE is trained (paper section 4, Training Setup)."""
 
+    flat: ClassVar = ("capture", "model")
+
     model: APMAEConfig = APMAEConfig()
 
     steps: int = Field(default=150_000, ge=1)
@@ -108,14 +111,8 @@ class TrainConfig(Config):
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; None (the paper's) does not clip."""
 
-    heads: float = Field(default=0.25, gt=0, le=1)
-    """Share of each layer's heads taken from each prompt, drawn anew a prompt (paper: 25 %)."""
-
-    context: int | None = Field(default=None, ge=8)
-    """Tokens of the language model's window; by default as many as a pattern has rows (paper: 256)."""
-
-    long: Literal["pool", "crop"] = "pool"
-    """What becomes of windows with more tokens than a pattern has rows, as in :class:`EncodeConfig`."""
+    capture: CaptureConfig = CaptureConfig(heads=0.25)
+    """Of each layer's heads a share (paper: 25 %)."""
 
     outcome: Literal["correct", "any"] = "correct"
     """Train on prompts that the language model answers correctly (the paper's way), or on all."""
@@ -123,9 +120,6 @@ class TrainConfig(Config):
     buffer: int = Field(default=16_384, ge=1)
     """Patterns that wait in each process to be drawn, so that a batch mixes many prompts, layers and heads: 73.7 kB
     each at 256 tokens, 1.2 GB by default. That is 91 prompts of a model of 30 layers and 24 heads."""
-
-    batch_prompts: int = Field(default=8, ge=1)
-    """Prompts a forward of the language model, at most."""
 
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay a step of a running average of the weights, which becomes the encoder. Not in the paper."""

@@ -4,59 +4,64 @@ One artifact a language model, so that one more costs its own patterns only; tab
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from apmae import bundled
-from apmae.analyze.tag import measured_names
-from apmae.artifacts import Stage, fingerprint, manifest_path, read_json
-from apmae.config import EvaluateConfig
-from apmae.encode import check_length, score_batch
-from apmae.engine.local import decisive, load_prompts
+from apmae.artifacts import Stage, cut, fingerprint, manifest_path, missing, read_json, read_tables, run_shards
+from apmae.config import EvaluateConfig, LMConfig
+from apmae.encode import score_batch
+from apmae.engine.local import load_prompts
+from apmae.engine.stages import decisive, opened
+from apmae.engine.tag import measured_names
 from apmae.errors import ConfigError, SourceError
-from apmae.lm.load import LM
+from apmae.lm.language_model import LM
+from apmae.lm.stream import window_length
 from apmae.model.mae import APMAE
+from apmae.progress import progress
 from apmae.prompts.prompt import Prompt
-from apmae.report.evaluation import Evaluation, write_evaluation
-from apmae.train.evaluate import evaluate_prompts
+from apmae.report import terminal
+from apmae.report.evaluation import Evaluation, evaluate, evaluation_counts, evaluation_files
+from apmae.train.evaluate import evaluate_shard, pattern_sizes
 
 
 def cross_evaluate(
-    lms: Sequence[str],
+    lms: Sequence[LM | LMConfig],
     encoders: Sequence[str],
     prompts_path: Path,
     out: Path,
     config: EvaluateConfig,
     *,
-    load: Callable[[str], LM],
     overwrite: bool = False,
 ) -> Evaluation:
     """Every encoder on every language model's patterns.
 
     Args:
-        lms: folders or hub ids of language models, or bundled ones; loaded one after another.
+        lms: language models; those that are not loaded yet are, one after another.
         encoders: folders or hub ids of AP-MAEs, or "bundled".
         prompts_path: prompts, Parquet or JSONL.
         out: the evaluation's folder.
         config: heads, masks, shards.
-        load: loads a language model.
         overwrite: replace losses made from something else.
 
     Raises:
         ConfigError: if there is no language model or encoder, or one is given twice.
         SourceError: if there are no prompts.
     """
-    sources, named = _named(lms, "language models"), _named(encoders, "encoders")
+    configs = [lm if isinstance(lm, LMConfig) else lm.config for lm in lms]
+    names = list(_named([config.source for config in configs], "language models"))
+    named = _named(encoders, "encoders")
     prompts = load_prompts(prompts_path)
     if not prompts:
         raise SourceError(f"expected prompts to evaluate on in {prompts_path}, found none; give another file")
     maes = {name: APMAE.from_pretrained(source) for name, source in named.items()}
     inputs = {f"encoder-{name}": _content(source) for name, source in named.items()}
     inputs["prompts"] = fingerprint(prompts_path)
-    folders = {name: out / name.replace("/", "--") for name in sources}
+    folders = {name: out / name.replace("/", "--") for name in names}
     known = {}
-    for name, source in sources.items():
-        known[name] = _losses(load(source), name, folders[name], maes, prompts, inputs, config, overwrite)
+    for name, lm in zip(names, lms, strict=True):
+        known[name] = _losses(opened(lm), name, folders[name], maes, prompts, inputs, config, overwrite)
     own = _owners(named, known)
     scalings = {name: mae.config.scaling for name, mae in maes.items()}
     seen = Counter(prompt.split for prompt in prompts)["train"]
@@ -67,6 +72,40 @@ def cross_evaluate(
             "draw prompts with --set split=held_out."
         )
     return write_evaluation(out, folders, own, scalings, notes)
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Print how good every encoder is on every language model's patterns (paper Table 3)."""
+    terminal.print_evaluation(found)
+
+
+def write_evaluation(
+    out: Path,
+    lms: Mapping[str, Path],
+    own: Mapping[str, str],
+    scalings: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """Write tables and picture of finished losses; earlier ones are replaced.
+
+    Args:
+        out: the evaluation's folder.
+        lms: the folder of each language model's losses.
+        own: as for :func:`apmae.report.evaluation.evaluate`, and so are the others.
+        scalings: by encoder.
+        notes: to print.
+
+    Raises:
+        ArtifactError: if losses are unfinished or damaged, or the files cannot be written.
+    """
+    losses = {lm: read_tables(folder, "losses", "losses") for lm, folder in lms.items()}
+    found = evaluate(losses, own, scalings, notes)
+    files = evaluation_files(found)
+    inputs = {f"losses-{lm}": fingerprint(folder) for lm, folder in lms.items()}
+    with Stage.open(out, "evaluate", {"own": dict(own)}, inputs, overwrite=True) as stage:
+        stage.write_files(files)
+        stage.finish(evaluation_counts(found))
+    return found
 
 
 def _losses(
@@ -84,17 +123,24 @@ def _losses(
         out, "losses", decisive(config, lm), {"lm": lm.fingerprint, **inputs}, overwrite=overwrite
     ) as stage:
         if not stage.finished:
-            sizes = dict.fromkeys(mae.config.pattern_size for mae in maes.values())
-            evaluate_prompts(
-                lm,
-                {encoder: mae.to(lm.device) for encoder, mae in maes.items()},
-                prompts,
-                config,
-                stage,
-                name=name,
-                lengths={size: check_length(lm, size, config.context) for size in sizes},
-                measured=lambda captured: measured_names(score_batch(captured)),
-            )
+            for size in pattern_sizes(maes):
+                window_length(lm, size, config.capture.context)  # refused before anything runs
+            shards = cut(len(prompts), config.shard_prompts, ("losses",))
+            rounds = len(pattern_sizes(maes))
+            done = len(prompts) - sum(map(len, missing(stage, shards)))
+            with progress(f"evaluate {name}", len(prompts) * rounds, done=done * rounds) as advance:
+                work = partial(
+                    evaluate_shard,
+                    lm=lm,
+                    encoders={encoder: mae.to(lm.device) for encoder, mae in maes.items()},
+                    prompts=prompts,
+                    config=config,
+                    root=stage.root,
+                    name=name,
+                    measured=lambda captured: measured_names(score_batch(captured)),
+                    advance=advance,
+                )
+                run_shards(stage, shards, work)
             stage.finish({"lm": name, "rows": stage.rows("losses"), "layers": lm.num_layers, "heads": lm.num_heads})
     return lm.fingerprint
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,27 @@ import pyarrow as pa
 from apmae import bundled
 from apmae.artifacts import (
     Stage,
+    cut,
     fingerprint,
+    is_shard,
     manifest_path,
+    matrix,
+    missing,
     read_manifest,
     read_table,
     read_tables,
+    run_shards,
     write_table,
 )
 from apmae.atlas.atlas import Atlas, Measured
-from apmae.config import AtlasConfig, CircuitsConfig, Config, EncodeConfig, PromptsConfig
+from apmae.config import AtlasConfig, CircuitsConfig, Config, EncodeConfig, LMConfig, PromptsConfig
 from apmae.corpus.sources import list_sources
-from apmae.encode import check_length, encode_prompts, reconstructions, unpack_exemplars
+from apmae.encode import encode_shard, reconstructions, unpack_exemplars
+from apmae.engine.stages import decisive, opened
 from apmae.errors import ConfigError, SourceError
-from apmae.lm.load import LM
+from apmae.lm.language_model import LM
 from apmae.lm.outcome import draw_prompts, shortfalls, with_outcomes
+from apmae.lm.stream import window_length
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.prompts.circuits import circuit_prompts
@@ -32,7 +40,7 @@ from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.languages import language_of
 from apmae.prompts.prompt import Prompt
 from apmae.prompts.sampling import build_prompts
-from apmae.schema import POINTS, SCORES
+from apmae.schema import ENCODED, POINTS, POINTS_FILE, RECONSTRUCTIONS_FILE, SCORES
 
 
 def make_prompts(
@@ -67,7 +75,7 @@ def make_prompts(
             return read_manifest(out, "prompts").counts
         prompts, counts = _draw(paths, config, lm, ask=ask)
         counts = {**counts, "short": shortfalls(prompts, config)}
-        stage.write_shard({out.name: to_table(prompts)})
+        stage.write_tables({out.name: to_table(prompts)})
         return stage.finish(counts).counts
 
 
@@ -90,7 +98,7 @@ def make_circuits(out: Path, config: CircuitsConfig, lm: LM, *, overwrite: bool 
         prompts = draw_circuits(config, lm)
         found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
         counts = {name: {o: found[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
-        stage.write_shard({out.name: to_table(prompts)})
+        stage.write_tables({out.name: to_table(prompts)})
         return stage.finish({"prompts": counts}).counts
 
 
@@ -175,7 +183,7 @@ def _asked(prompts_path: Path, lm: LM, length: int) -> bool:
 
 
 def encode(
-    lm: LM, encoder: str, prompts_path: Path, out: Path, config: EncodeConfig, *, overwrite: bool = False
+    lm: LM | LMConfig, encoder: str, prompts_path: Path, out: Path, config: EncodeConfig, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """The encode stage: prompts to embeddings.
 
@@ -190,6 +198,7 @@ def encode(
     Returns:
         The manifest's counts.
     """
+    lm = opened(lm)
     mae = APMAE.from_pretrained(encoder).to(lm.device)
     folder = bundled.encoder() if encoder == "bundled" else Path(encoder)
     inputs = {
@@ -201,15 +210,43 @@ def encode(
         if stage.finished:
             return read_manifest(out, "encode").counts
         prompts = load_prompts(prompts_path)
-        asked = _asked(prompts_path, lm, check_length(lm, mae.config.pattern_size, config.context))
-        counts = encode_prompts(lm, mae, prompts, config, stage, asked=asked)
-        exemplars = pa.concat_tables(
-            [read_table(out / name) for name in sorted(stage.files) if name.startswith("exemplars-")]
-        )
+        length = window_length(lm, mae.config.pattern_size, config.capture.context)
+        shards = cut(len(prompts), config.shard_prompts, ENCODED)
+        done = len(prompts) - sum(map(len, missing(stage, shards)))
+        with progress("encode", len(prompts), done=done) as advance:
+            work = partial(
+                encode_shard,
+                lm=lm,
+                mae=mae,
+                prompts=prompts,
+                config=config,
+                root=stage.root,
+                asked=_asked(prompts_path, lm, length),
+                advance=advance,
+            )
+            run_shards(stage, shards, work)
+        exemplars = _table(stage, "exemplars")
         if exemplars.num_rows:
             table = reconstructions(mae, unpack_exemplars(exemplars), seed=config.seed)
-            stage.write_shard({"reconstructions.parquet": table})
-        return stage.finish({**counts, "lm": bundled.name_of(lm.source), "encoder": Path(encoder).name}).counts
+            stage.write_tables({RECONSTRUCTIONS_FILE: table})
+        counts = {
+            "prompts": len(prompts),
+            "patterns": stage.rows("embeddings"),
+            "correct": _table(stage, "prompts", ["outcome"])["outcome"].to_pylist().count("correct"),
+            "layers": lm.num_layers,
+            "heads": lm.num_heads,
+            "dim": mae.config.encoder_dim,
+            "pattern_size": mae.config.pattern_size,
+            "context": length,
+            "lm": lm.name,
+            "encoder": Path(encoder).name,
+        }
+        return stage.finish(counts).counts
+
+
+def _table(stage: Stage, table: str, columns: list[str] | None = None) -> pa.Table:
+    """The shards of one table that a stage has written so far."""
+    return pa.concat_tables([read_table(stage.root / name, columns) for name in stage.files if is_shard(name, table)])
 
 
 def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool = False) -> dict[str, Any]:
@@ -249,7 +286,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
             points = points.append_column(
                 POINTS.field("coordinates"), pa.array(list(atlas.coordinates_), type=POINTS.field("coordinates").type)
             )
-            stage.write_shard({"points.parquet": points.cast(POINTS)})
+            stage.write_tables({POINTS_FILE: points.cast(POINTS)})
             stage.add_files(atlas.save(out))
             advance()
         clustered = int((atlas.labels_ >= 0).sum())
@@ -268,20 +305,3 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
 def _expect_parquet(out: Path) -> None:
     if out.suffix != ".parquet":
         raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")
-
-
-def decisive(config: Config, lm: LM | None) -> dict[str, Any]:
-    """What decides a stage's bytes beside its inputs: its configuration, the precision the model ran in, and how its
-    prompts were arranged.
-    """
-    settings = config.model_dump(mode="json")
-    if lm is None:
-        return settings
-    infill = lm.sentinels.template if lm.sentinels else "none"
-    return {**settings, "dtype": str(lm.model.dtype).removeprefix("torch."), "infill": infill}
-
-
-def matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists as a (n, d) array."""
-    array = column.combine_chunks()
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from apmae import bundled
-from apmae.analyze.tag import line_prompt, read_source
 from apmae.artifacts import replacing
 from apmae.atlas.names import kind_word, name_of
+from apmae.config import LMConfig
+from apmae.engine.tag import line_prompt, read_source
 from apmae.errors import ConfigError, SourceError
-from apmae.lm.load import LM
+from apmae.lm.language_model import LM
+from apmae.lm.load import load
 from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import Scores, score
@@ -87,7 +88,7 @@ def show(
     with torch.no_grad(), capture(lm.model, heads=wanted, tokenizer=lm.tokenizer, **reach) as tap:
         lm.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False, **kept)
     order = None if isinstance(wanted, str) else wanted
-    sheet = sheet_of(tap.patterns, model=_name(lm), ids=ids, order=order)
+    sheet = sheet_of(tap.patterns, model=lm.name, ids=ids, order=order)
     if path.suffix.lower() == ".html":
         content, left_out = sheet_page(sheet, scale)
     else:
@@ -95,6 +96,25 @@ def show(
     with replacing(path) as file:
         file.write(content)
     return Shown(path, len(sheet.heads), left_out, sheet, lm.max_length)
+
+
+def show_heads(
+    lm: LMConfig, prompt: str, out: Path, *, suffix: str | None, heads: Sequence[str], scale: str, long: str
+) -> Shown:
+    """As :func:`show`, of a language model that is not loaded yet, and with heads written as ``3.5``.
+
+    Args:
+        lm: the language model.
+        prompt: as for :func:`show`, and so are the others.
+        out: the file.
+        suffix: text behind the completion position.
+        heads: none draws a contact sheet.
+        scale: of the colours.
+        long: what becomes of a long prompt.
+    """
+    model = load(lm)
+    chosen = parse_heads(heads, model) if heads else "all"
+    return show(model, prompt, out, suffix=suffix, heads=chosen, scale=scale, long=long)
 
 
 def expect_options(out: Path, scale: str, long: str) -> None:
@@ -191,7 +211,7 @@ def _token_ids(lm: LM, prompt: str, suffix: str | None) -> list[int]:
         ids = lm.tokenizer(prompt, truncation=False, verbose=False).input_ids if lm.backend_tokenizer else []
     elif lm.sentinels is None:
         raise ConfigError(
-            f"expected a model with fill-in-the-middle tokens for a suffix, {_name(lm)} has none; leave the suffix out"
+            f"expected a model with fill-in-the-middle tokens for a suffix, {lm.name} has none; leave the suffix out"
         )
     else:
         length = len((prompt + suffix).encode("utf-8", "replace")) + 8  # a token has at least a byte
@@ -201,7 +221,3 @@ def _token_ids(lm: LM, prompt: str, suffix: str | None) -> list[int]:
     if not ids:
         raise SourceError("expected a prompt of at least one token, got none; give text")
     return ids
-
-
-def _name(lm: LM) -> str:
-    return bundled.name_of(lm.source)

@@ -1,15 +1,17 @@
 """All stages of a study, one after another."""
 
 from pathlib import Path
+from typing import Any
 
-from apmae.artifacts import write_json
-from apmae.config import StudyConfig
+from apmae.artifacts import manifest_path, read_manifest, write_json
+from apmae.config import PromptsConfig, StudyConfig
 from apmae.engine.local import encode, fit_atlas, make_prompts
+from apmae.engine.report import write_report
 from apmae.engine.train import draw_training_prompts, train_encoder
 from apmae.errors import ConfigError
-from apmae.lm.load import load_lm
+from apmae.lm.load import load
 from apmae.progress import progress
-from apmae.report.page import write_report
+from apmae.study.layout import Layout
 from apmae.train.processes import several
 
 
@@ -23,26 +25,39 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
     Returns:
         The report's page.
     """
-    out = config.out
+    layout = Layout(config.out)
     if several():
         raise ConfigError("expected one process for a study; train with torchrun, and set encoder to that folder")
     if not config.sources:
         raise ConfigError("expected source files, got none; set sources to folders, files, zips or tars, or 'bundled'")
-    lm = load_lm(config.lm, device=config.device, dtype=config.dtype, infill=config.infill)
+    lm = load(config.lm)
     if len(config.sources) == 1 and Path(config.sources[0]).suffix in (".jsonl", ".parquet"):
         prompts_path = Path(config.sources[0])
     else:
-        prompts_path = out / "prompts.parquet"
+        prompts_path = layout.prompts
         make_prompts(config.sources, prompts_path, config.prompts, lm=lm, overwrite=overwrite)
     encoder = config.encoder
     if config.train is not None and config.train_prompts is not None and encoder == "train":
-        train_prompts = out / "train-prompts.parquet"
+        train_prompts = layout.train_prompts
         draw_training_prompts(config.sources, train_prompts, config.train_prompts, lm, overwrite=overwrite)
-        encoder = str(train_encoder(lm, train_prompts, out / "encoder", config.train, overwrite=overwrite))
-    encode(lm, encoder, prompts_path, out / "embeddings", config.encode, overwrite=overwrite)
-    fit_atlas(out / "embeddings", out / "atlas", config.atlas, overwrite=overwrite)
-    write_json(out / "study.json", config.model_dump(mode="json"))
+        encoder = str(train_encoder(lm, train_prompts, layout.encoder, config.train, overwrite=overwrite))
+    encode(lm, encoder, prompts_path, layout.embeddings, config.encode, overwrite=overwrite)
+    fit_atlas(layout.embeddings, layout.atlas, config.atlas, overwrite=overwrite)
+    write_json(layout.settings, config.model_dump(mode="json"))
     with progress("report", 1) as advance:
-        page = write_report(out)
+        page = write_report(layout.folder)
         advance()
     return page
+
+
+def short_prompts(config: StudyConfig) -> list[tuple[str, dict[str, Any], PromptsConfig]]:
+    """Prompts that were drawn in a study and are fewer than asked for: their file's name, counts, and settings."""
+    layout, short = Layout(config.out), []
+    for path, drawn in ((layout.prompts, config.prompts), (layout.train_prompts, config.train_prompts)):
+        own = config.sources[0].endswith((".jsonl", ".parquet"))
+        if drawn is None or own or not manifest_path(path).is_file():
+            continue
+        counts = read_manifest(path, "prompts").counts
+        if counts["short"]:
+            short.append((path.stem, counts, drawn))
+    return short

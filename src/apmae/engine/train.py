@@ -1,30 +1,81 @@
 """The train stage, in one process or in each of several that ``torchrun`` started: the first one writes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from apmae import bundled
-from apmae.artifacts import Stage, fingerprint, read_table, replacing, write_table
+from apmae.artifacts import Stage, fingerprint, replacing, write_table
 from apmae.config import PromptsConfig, TrainConfig
-from apmae.encode import check_length, reconstructions
-from apmae.engine.local import decisive, load_prompts, make_prompts
-from apmae.lm.load import LM
+from apmae.encode import reconstructions
+from apmae.engine.local import load_prompts, make_prompts
+from apmae.engine.settings import Training
+from apmae.engine.stages import decisive
+from apmae.lm.language_model import LM
+from apmae.lm.load import load
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.report.figures import reconstruction
+from apmae.schema import RECONSTRUCTIONS_FILE
 from apmae.seeding import subseed
 from apmae.train import checkpoint
 from apmae.train.lm_source import LMSource, own_files
 from apmae.train.loop import METRICS, fit, share_of
 from apmae.train.metrics import summed
-from apmae.train.processes import gathered, start, told, waited_for
+from apmae.train.processes import device_of, gathered, start, told, waited_for
 from apmae.train.source import ArraySource, Source
 
 _PANELS = "panels"
+
+
+def run_training(
+    asked: Training,
+    out: Path,
+    *,
+    prompts: Path | None = None,
+    corpus: Sequence[str] = (),
+    patterns: Sequence[Path] = (),
+    drawn: Callable[[dict[str, Any], Path], None],
+    track: str | None = None,
+    overwrite: bool = False,
+) -> float | None:
+    """``apmae train``: draw prompts where source files are given, load the model, train; in each of its processes.
+
+    Args:
+        asked: the settings.
+        out: the encoder's folder.
+        prompts: to train on; or else
+        corpus: source files to draw them from, into a file beside the folder; or else
+        patterns: stored ones, which need no model.
+        drawn: called in the first process with the counts and the file of the prompts that were drawn.
+        track: a tracker that also gets the metrics (``train.processes.start``).
+        overwrite: replace artifacts made from something else.
+
+    Returns:
+        The last loss in ``metrics.jsonl``; None in other processes than the first.
+    """
+    config, device = asked.config, asked.lm.device
+    accelerator = start(device, track=track, folder=out.with_name(f"{out.name}-tracker"))
+    place = device_of(accelerator, device)
+    if patterns:
+        train_on_patterns(patterns, out, config, device=place, overwrite=overwrite, accelerator=accelerator)
+    else:
+        spread = device == "auto" and accelerator.num_processes == 1
+        lm = load(asked.lm.model_copy(update={"device": "auto" if spread else place}))
+        if prompts is None:
+            prompts = out.with_name(f"{out.name}-prompts.parquet")
+            counts = draw_training_prompts(
+                corpus, prompts, asked.corpus, lm, overwrite=overwrite, accelerator=accelerator
+            )
+            if accelerator.is_main_process:
+                drawn(counts, prompts)
+        train_encoder(lm, prompts, out, config, overwrite=overwrite, accelerator=accelerator)
+    last = (out / METRICS).read_text().splitlines()[-1] if accelerator.is_main_process else None
+    accelerator.end_training()
+    return None if last is None else json.loads(last)["loss"]
 
 
 def draw_training_prompts(
@@ -85,19 +136,15 @@ def train_encoder(
     with _stage(accelerator, out, decisive(config, lm), inputs, overwrite) as (finished, stage):
         if finished:
             return out
-        length = check_length(lm, config.model.pattern_size, config.context)
         number, processes = accelerator.process_index, accelerator.num_processes
         with LMSource(
             lm,
             own_files(load_prompts(prompts_path), number, processes),
-            heads=config.heads,
-            length=length,
+            config.capture,
+            size=config.model.pattern_size,
             batch_size=share_of(config, processes),
             seed=config.seed if processes == 1 else subseed(config.seed, "process", number),
-            size=config.model.pattern_size,
-            long=config.long,
             buffer=config.buffer,
-            batch_prompts=config.batch_prompts,
             outcome=config.outcome,
             # A tap stops compiled code meanwhile, in the whole process.
             overlap=False if config.compile else None,
@@ -106,7 +153,7 @@ def train_encoder(
             found = summed(gathered(accelerator, {**source.counts(), "prompts": len(source.prompts)}))
             if stage is not None:
                 read = {"epochs" if name == "epoch" else name: count for name, count in found.items()}
-                read |= {"lm": bundled.name_of(lm.source)}
+                read |= {"lm": lm.name}
                 _finish(stage, mae, source.batch(config.steps), config, read)
     return out
 
@@ -181,9 +228,10 @@ def _fit(
 def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, read: Mapping[str, Any]) -> None:
     out = stage.out
     mae.save_pretrained(out)
-    write_table(out / "reconstructions.parquet", reconstructions(mae, unseen, seed=config.seed))
-    _picture(read_table(out / "reconstructions.parquet").to_pylist(), out / "reconstruction.png")
-    files = ["config.json", "model.safetensors", METRICS, "reconstructions.parquet", "reconstruction.png"]
+    table = reconstructions(mae, unseen, seed=config.seed)
+    write_table(out / RECONSTRUCTIONS_FILE, table)
+    _picture(table.to_pylist(), out / "reconstruction.png")
+    files = ["config.json", "model.safetensors", METRICS, RECONSTRUCTIONS_FILE, "reconstruction.png"]
     files += [f"{_PANELS}/{path.name}" for path in sorted((out / _PANELS).glob("step-*.png"))]
     stage.add_files(files)
     stage.finish({"steps": config.steps, **read, "parameters": mae.num_parameters})

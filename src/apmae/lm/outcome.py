@@ -16,7 +16,7 @@ from torch import Tensor
 from apmae.config import PromptsConfig
 from apmae.corpus.sources import SourceHandle
 from apmae.errors import CaptureError, ModelError, SourceError
-from apmae.lm.load import LM
+from apmae.lm.language_model import LM
 from apmae.progress import Advance
 from apmae.prompts.fim import Window, window
 from apmae.prompts.prompt import Answer, Prompt

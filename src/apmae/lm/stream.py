@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
-from apmae.lm.load import LM
+from apmae.config import CaptureConfig
+from apmae.errors import CaptureError
+from apmae.lm.language_model import LM
 from apmae.lm.outcome import answer, window_of
-from apmae.lm.tap import Heads, capture
+from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.fim import Window
 from apmae.prompts.prompt import Answer, Prompt
@@ -25,15 +27,34 @@ class Captured:
     """``prompt`` counts from ``first`` over the prompts given to :func:`capture_prompts`."""
 
 
+def window_length(lm: LM, size: int, context: int | None) -> int:
+    """The tokens of a window.
+
+    Args:
+        lm: the language model.
+        size: rows of a pattern.
+        context: tokens asked for; None takes as many as rows.
+
+    Raises:
+        CaptureError: if the model has no positions for as many.
+    """
+    length = size if context is None else context
+    if lm.max_length is not None and length > lm.max_length:
+        what, instead = "an encoder with a pattern_size", "use or train an encoder with a smaller pattern_size"
+        if context is not None:
+            what, instead = "a context", "take a shorter one"
+        raise CaptureError(
+            f"expected {what} of at most {lm.max_length}, the positions of the language model, got {length}; {instead}"
+        )
+    return length
+
+
 def capture_prompts(
     lm: LM,
     prompts: Sequence[Prompt],
+    config: CaptureConfig,
     *,
-    length: int,
-    batch: int,
-    size: int | None = None,
-    long: str = "pool",
-    heads: Heads = "all",
+    size: int,
     seed: int = 0,
     first: int = 0,
     dtype: torch.dtype = torch.float16,
@@ -43,41 +64,29 @@ def capture_prompts(
     Args:
         lm: the model.
         prompts: any number.
-        length: most tokens of a prompt, sentinels included.
-        batch: prompts a forward.
-        size: rows of a pattern at most; by default as many as tokens.
-        long: "pool" or "crop": what becomes of prompts of more tokens than that (:func:`apmae.lm.tap.capture`).
-        heads: which heads (:func:`apmae.lm.tap.capture`).
+        config: which heads, the window, prompts per forward.
+        size: rows of a pattern, at most.
         seed: decides the draw of heads.
         first: number of the first prompt; the draw of heads depends on it, so that a resumed run draws the same.
         dtype: of the log patterns.
+
+    Raises:
+        CaptureError: if the model has no positions for the window.
     """
-    for start in range(0, len(prompts), batch):
-        chunk = prompts[start : start + batch]
+    length = window_length(lm, size, config.context)
+    for start in range(0, len(prompts), config.batch):
+        chunk = prompts[start : start + config.batch]
         windows = [window_of(lm, prompt, length) for prompt in chunk]
-        yield capture_batch(
-            lm,
-            chunk,
-            windows,
-            length=length,
-            size=size,
-            long=long,
-            heads=heads,
-            seed=seed,
-            first=first + start,
-            dtype=dtype,
-        )
+        yield capture_batch(lm, chunk, windows, config, size=size, seed=seed, first=first + start, dtype=dtype)
 
 
 def capture_batch(
     lm: LM,
     prompts: Sequence[Prompt],
     windows: Sequence[Window],
+    config: CaptureConfig,
     *,
-    length: int,
-    size: int | None = None,
-    long: str = "pool",
-    heads: Heads = "all",
+    size: int,
     seed: int = 0,
     first: int = 0,
     dtype: torch.dtype = torch.float16,
@@ -88,15 +97,13 @@ def capture_batch(
         lm: the model.
         prompts: those of one forward.
         windows: what the model sees of each.
-        length: most tokens of a window.
-        size: as for :func:`capture_prompts`, and so are the others.
-        long: "pool" or "crop".
-        heads: which heads.
+        config: as for :func:`capture_prompts`, and so are the others.
+        size: rows of a pattern, at most.
         seed: decides the draw of heads.
         first: number of the first prompt.
         dtype: of the log patterns.
     """
-    limit: dict[str, Any] = {} if size is None or size >= length else {long: size}
-    with capture(lm.model, heads=heads, seed=seed, dtype=dtype, first_prompt=first, **limit) as tap:
+    limit: dict[str, Any] = {config.long: size} if window_length(lm, size, config.context) > size else {}
+    with capture(lm.model, heads=config.heads, seed=seed, dtype=dtype, first_prompt=first, **limit) as tap:
         answers = answer(lm, windows)
     return Captured(prompts, windows, answers, tap.patterns)

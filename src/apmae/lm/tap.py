@@ -30,7 +30,7 @@ from apmae.lm.selection import Heads, Selection
 from apmae.patterns.patterns import Patterns
 
 if TYPE_CHECKING:
-    from apmae.lm.load import LM
+    from apmae.lm.language_model import LM
 
 
 class _Limit(NamedTuple):

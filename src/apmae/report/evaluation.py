@@ -6,14 +6,12 @@ Encoders of one scaling are compared by their loss, those of several by their di
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apmae.artifacts import Stage, fingerprint, read_tables, replacing
 from apmae.report import figures
 from apmae.report.tables import Table, head_name
 
@@ -210,46 +208,24 @@ def _sd(values: np.ndarray) -> float:
     return float(known.std()) if len(known) else float("nan")
 
 
-def write_evaluation(
-    out: Path,
-    lms: Mapping[str, Path],
-    own: Mapping[str, str],
-    scalings: Mapping[str, str],
-    notes: Sequence[str] = (),
-) -> Evaluation:
-    """Write tables and picture of finished losses; earlier ones are replaced.
-
-    Args:
-        out: the evaluation's folder.
-        lms: the folder of each language model's losses.
-        own: as for :func:`evaluate`.
-        scalings: as for :func:`evaluate`.
-        notes: as for :func:`evaluate`.
-
-    Raises:
-        ArtifactError: if losses are unfinished or damaged, or the files cannot be written.
-    """
-    losses = {lm: read_tables(folder, "losses", "losses") for lm, folder in lms.items()}
-    found = evaluate(losses, own, scalings, notes)
+def evaluation_files(found: Evaluation) -> dict[str, bytes]:
+    """Tables and picture of an evaluation, by file name."""
     picture = figures.cross_evaluation(*_grids(found), found.encoders, found.lms, found.measure)
-    files = {
+    return {
         "cross_evaluation.csv": found.table.csv(),
         "losses_by.csv": found.breakdown.csv(),
         "cross_evaluation.png": figures.png(picture),
     }
-    inputs = {f"losses-{lm}": fingerprint(folder) for lm, folder in lms.items()}
-    with Stage.open(out, "evaluate", {"own": dict(own)}, inputs, overwrite=True) as stage:
-        for name, content in files.items():
-            with replacing(out / name) as file:
-                file.write(content)
-        stage.add_files(files)
-        cells = [
-            {"encoder": c.encoder, "lm": c.lm, "mean": c.mean, "sd": c.sd, "own": c.own}
-            | {"divergence": None if np.isnan(c.divergence) else c.divergence}
-            for c in found.cells
-        ]
-        stage.finish({"losses": cells, "finding": list(found.finding), "notes": list(found.notes)})
-    return found
+
+
+def evaluation_counts(found: Evaluation) -> dict[str, Any]:
+    """What an evaluation found, as JSON."""
+    cells = [
+        {"encoder": c.encoder, "lm": c.lm, "mean": c.mean, "sd": c.sd, "own": c.own}
+        | {"divergence": None if np.isnan(c.divergence) else c.divergence}
+        for c in found.cells
+    ]
+    return {"losses": cells, "finding": list(found.finding), "notes": list(found.notes)}
 
 
 def _grids(found: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

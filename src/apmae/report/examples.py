@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from apmae.atlas.cluster import NOISE
-from apmae.report.study import Exemplars, Study, unpack
+from apmae.study.exemplars import unpack
+from apmae.study.reader import Exemplars, Study
 
 VARIATION_MEMBERS = 6
 """Members shown of the one cluster of Figure 9."""

@@ -20,12 +20,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
 from apmae.analyze.locations import HeadGrid
+from apmae.artifacts import unpack_patches
 from apmae.atlas.cluster import NOISE
 from apmae.report.examples import Example, attended
 from apmae.report.palette import NOISE_COLOR, NOT_CAPTURED, cluster_color, ink_on
-from apmae.report.study import Sample, dense, scaled
 from apmae.report.tables import head_name
 from apmae.seeding import generator
+from apmae.study.exemplars import dense, scaled
+from apmae.study.reader import Sample
 
 DPI = 150
 STYLE: dict[Any, Any] = {
@@ -79,10 +81,11 @@ def reconstruction(rows: Sequence[Mapping[str, Any]], limit: int = 4) -> Figure:
     grid = figure.subplots(len(shown), 4, squeeze=False)
     for axes, row in zip(grid, shown, strict=True):
         size, patch = row["size"], row["patch"]
-        original, predicted = (dense(row[name], size, patch, np.nan) for name in ("original", "predicted"))
-        # One byte a patch becomes one value a pixel by the same unpacking as the patches themselves.
-        flags = np.repeat(np.frombuffer(row["masked"], np.uint8).astype("<f2"), patch * patch)
-        hidden = dense(flags.tobytes(), size, patch, 0.0) > 0
+        shown_patches = [unpack_patches(row[name], size, patch) for name in ("original", "predicted")]
+        original, predicted = (dense(patches, size, np.nan) for patches in shown_patches)
+        # One byte per patch becomes one value per pixel by the same unpacking as the patches themselves.
+        flags = np.frombuffer(row["masked"], np.uint8)[:, None, None]
+        hidden = dense(np.broadcast_to(flags, shown_patches[0].shape), size, 0.0) > 0
         limits = (float(np.nanmin(original)), float(np.nanmax(original)))
         _show(axes[0], _pixels(original, limits))
         _show(axes[1], _pixels(original, limits, hidden=hidden))

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from apmae.artifacts import Stage, fingerprint, manifest_path, read_json, replacing
+from apmae.artifacts import fingerprint, manifest_path, read_json, replacing
 from apmae.atlas.cluster import NOISE
 from apmae.report import figures, tables
 from apmae.report.display import (
@@ -26,42 +26,34 @@ from apmae.report.display import (
 from apmae.report.examples import one_per_cluster, typical_prompt
 from apmae.report.palette import cluster_color
 from apmae.report.pictures import Picture, pictures_of
-from apmae.report.study import Study
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, head_name
 from apmae.report.thumbnails import thumbnail
+from apmae.study.layout import Layout
+from apmae.study.reader import Study
 
 
-def write_report(study: Path, out: Path | None = None) -> Path:
-    """Write a study's page, pictures and tables; an earlier report is replaced.
+class Report(NamedTuple):
+    """A study's report, not yet written."""
 
-    Args:
-        study: folder with ``embeddings/`` and ``atlas/``.
-        out: the report's folder; None takes ``report/`` in the study.
+    files: dict[str, bytes]
+    """By path in the report's folder; the page is ``index.html``."""
+    figures: int
+    tables: int
 
-    Returns:
-        The page, ``index.html``.
+
+def report_of(study: Study) -> Report:
+    """Make a study's page, pictures and tables.
 
     Raises:
-        ArtifactError: if the study is unfinished or damaged, or the report cannot be written.
+        ArtifactError: if the study is damaged.
     """
-    opened = Study(study)
-    out = Path(out) if out is not None else opened.folder / "report"
-    # Everything is made before anything is written, so that a damaged study leaves the earlier report as it was.
-    made = {table.name: table for table in _tables(opened)}
-    pictures = pictures_of(opened)
+    made = {table.name: table for table in _tables(study)}
+    pictures = pictures_of(study)
     files = {f"tables/{name}.csv": table.csv() for name, table in made.items()}
     files |= {f"figures/{picture.name}.png": figures.png(picture.figure) for picture in pictures}
-    files["index.html"] = _report_page(opened, made, pictures, files)
-    inputs = {"encode": fingerprint(opened.embeddings_folder), "cluster": fingerprint(opened.atlas_folder)}
-    # Nobody edits a report: it is made again whenever it is asked for, by whichever version asks.
-    with Stage.open(out, "report", {}, inputs, overwrite=True) as stage:
-        for name, content in files.items():
-            with replacing(out / name) as file:
-                file.write(content)
-        stage.add_files(files)
-        stage.finish({"figures": len(pictures), "tables": len(made)})
-    return out / "index.html"
+    files["index.html"] = _report_page(study, made, pictures, files)
+    return Report(files, len(pictures), len(made))
 
 
 def write_tag_page(
@@ -203,7 +195,7 @@ def _cluster_rows(study: Study, clusters: Table) -> dict[str, Any]:
 def _sources(study: Study) -> list[dict[str, str]]:
     """Where the numbers come from: hash, inputs, settings and versions of each artifact."""
     described = []
-    for out in (study.folder / "prompts.parquet", study.embeddings_folder, study.atlas_folder):
+    for out in (Layout(study.folder).prompts, study.embeddings_folder, study.atlas_folder):
         path = manifest_path(out)
         if not path.is_file():  # prompts may come from elsewhere
             continue

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from apmae.analyze.locations import head_grid, prompt_grid
 from apmae.report import figures
 from apmae.report.examples import extremes_of_a_cluster, one_per_cluster, typical_prompt
-from apmae.report.study import SAMPLE_ROWS, Study
+from apmae.study.reader import SAMPLE_ROWS, Study
 
 _EXAMPLES = 12
 """Clusters in Figure 8."""

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from apmae.report.study import Study
 from apmae.report.tables import Table, head_name, shares_of_names
+from apmae.study.reader import Study
 
 STEADY = 0.9
 """Share of a head's patterns in one cluster from which it is said to do one thing almost always."""

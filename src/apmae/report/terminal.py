@@ -13,7 +13,6 @@ from apmae.atlas.cluster import NOISE
 from apmae.report.display import visible
 from apmae.report.evaluation import Evaluation
 from apmae.report.palette import cluster_color, ink_on
-from apmae.report.study import Study
 from apmae.report.summary import summarize
 from apmae.report.tables import (
     clustering_table,
@@ -23,6 +22,7 @@ from apmae.report.tables import (
     locations_table,
     outcomes_table,
 )
+from apmae.study.reader import Study
 
 _CLUSTERS = 20
 _WIDEST = 24
@@ -30,15 +30,14 @@ _WIDEST = 24
 _HEADS = 60
 
 
-def print_study(folder: Path, page: Path) -> None:
+def print_study(study: Study, page: Path) -> None:
     """Print the clusters, the grid of heads, and where to look next.
 
     Args:
-        folder: a study with its report written.
+        study: with its report written.
         page: the report's page.
     """
     console = Console()
-    study = Study(folder)
     tables = {
         table.name: table
         for table in (

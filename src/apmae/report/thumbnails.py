@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from numpy import ndarray
 
 from apmae.report.examples import attended
-from apmae.report.study import scaled
+from apmae.study.exemplars import scaled
 
 SIDE = 96
 """Most pixels along a side."""

@@ -1,10 +1,11 @@
 """Evaluating encoders on hidden patches, pattern by pattern, of a language model's patterns (paper Table 3).
 
-Every encoder gets the same patterns with the same patches hidden. Patterns are captured, evaluated and dropped; shards
-are whole prompts, and a killed run goes on after the last whole one. Axes: n patterns, k patches.
+Every encoder gets the same patterns with the same patches hidden. Patterns are captured, evaluated and dropped; a shard
+is some prompts in a row. Axes: n patterns, k patches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,17 +15,17 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from apmae.artifacts import Stage
+from apmae.artifacts import Records, Shard, write_tables
 from apmae.config import EvaluateConfig
 from apmae.errors import ModelError
-from apmae.lm.load import LM
+from apmae.lm.language_model import LM
 from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
 from apmae.model.masking import Masking
 from apmae.patterns.divergence import divergence, uniform_divergence
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scaling import INVERSES, smallest_finite
-from apmae.progress import progress
+from apmae.progress import Advance
 from apmae.prompts.prompt import Prompt
 from apmae.schema import LOSSES
 from apmae.seeding import generator
@@ -48,59 +49,55 @@ class Losses(NamedTuple):
     """Of true attention from one that is even over a row's hidden keys: what knowing nothing gives."""
 
 
-def evaluate_prompts(
+def evaluate_shard(
+    shard: Shard,
+    *,
     lm: LM,
     encoders: Mapping[str, APMAE],
     prompts: Sequence[Prompt],
     config: EvaluateConfig,
-    stage: Stage,
-    *,
+    root: Path,
     name: str,
-    lengths: Mapping[int, int],
     measured: Callable[[Captured], Sequence[str]],
-) -> None:
-    """Write the losses of encoders on one language model's patterns into a stage's shards, ``losses-NNNNN.parquet``.
+    advance: Advance | None = None,
+) -> Records:
+    """Write the losses of encoders on the language model's patterns of one shard's prompts.
 
     Args:
+        shard: which prompts, and the one file of their ``schema.LOSSES``.
         lm: the language model. It runs each prompt once for every pattern size among the encoders.
         encoders: by what they are called.
-        prompts: in the order that numbers them.
-        config: heads, masks, shard size.
-        stage: where the shards go; whole ones that it already has are not made again.
+        prompts: all of the stage's, in the order that numbers them.
+        config: what is captured, masks.
+        root: the artifact's folder.
         name: what the language model is called.
-        lengths: tokens of the window, by pattern size.
         measured: the name of each captured pattern.
+        advance: called with the prompts of each batch.
+
+    Returns:
+        The file's record.
 
     Raises:
+        CaptureError: if an encoder's pattern size does not fit the model.
         ModelError: if an encoder predicts what is not a number.
     """
-    firsts = range(0, len(prompts), config.shard_prompts)
-    files = {first: f"losses-{number:05d}.parquet" for number, first in enumerate(firsts)}
-    done = sum(len(prompts[first : first + config.shard_prompts]) for first in firsts if stage.has(files[first]))
-    with progress(f"evaluate {name}", len(prompts) * len(lengths), done=done * len(lengths)) as advance:
-        for first in firsts:
-            if stage.has(files[first]):
-                continue
-            found: dict[str, list[pa.Table]] = {encoder: [] for encoder in encoders}
-            for size, length in lengths.items():
-                stream = capture_prompts(
-                    lm,
-                    prompts[first : first + config.shard_prompts],
-                    length=length,
-                    batch=config.batch_prompts,
-                    size=size,
-                    long=config.long,
-                    heads=config.heads,
-                    seed=config.seed,
-                    first=first,
-                )
-                own = {encoder: mae for encoder, mae in encoders.items() if mae.config.pattern_size == size}
-                for captured in stream:
-                    where = _columns(captured, measured(captured), name)
-                    for encoder, mae in own.items():
-                        found[encoder].append(_table(encoder, mae, captured.patterns, where, config))
-                    advance(len(captured.prompts))
-            stage.write_shard({files[first]: pa.concat_tables([table for every in found.values() for table in every])})
+    found: dict[str, list[pa.Table]] = {encoder: [] for encoder in encoders}
+    for size in pattern_sizes(encoders):
+        own = {encoder: mae for encoder, mae in encoders.items() if mae.config.pattern_size == size}
+        asked = prompts[shard.first : shard.stop]
+        for captured in capture_prompts(lm, asked, config.capture, size=size, seed=config.seed, first=shard.first):
+            where = _columns(captured, measured(captured), name)
+            for encoder, mae in own.items():
+                found[encoder].append(_table(encoder, mae, captured.patterns, where, config))
+            if advance:
+                advance(len(captured.prompts))
+    (file,) = shard.files
+    return write_tables(root, {file: pa.concat_tables([table for every in found.values() for table in every])})
+
+
+def pattern_sizes(encoders: Mapping[str, APMAE]) -> list[int]:
+    """The different pattern sizes among encoders; each costs forwards of its own."""
+    return list(dict.fromkeys(mae.config.pattern_size for mae in encoders.values()))
 
 
 @torch.no_grad()

@@ -6,16 +6,17 @@ whenever it has room for a whole one, so that what a step draws depends on count
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy import ndarray
 
+from apmae.config import CaptureConfig
 from apmae.errors import ConfigError, TrainingError
-from apmae.lm.load import LM
+from apmae.lm.language_model import LM
 from apmae.lm.outcome import window_of
-from apmae.lm.stream import Captured, capture_batch
+from apmae.lm.stream import Captured, capture_batch, window_length
 from apmae.patterns.patterns import Patterns
 from apmae.progress import progress
 from apmae.prompts.fim import Window
@@ -97,14 +98,11 @@ class LMSource:
     Args:
         lm: the language model.
         prompts: prompts of any outcome.
-        heads: share of each layer's heads, in (0, 1].
-        length: most tokens of a window.
-        batch_size: patterns a step.
+        config: which heads, the window, prompts per forward at most; fewer where the buffer is small.
+        size: rows of a pattern, at most.
+        batch_size: patterns per step.
         seed: decides the order of prompts, the heads and the draws.
-        size: rows of a pattern at most; by default as many as tokens.
-        long: "pool" or "crop": what becomes of windows of more tokens than that.
         buffer: patterns that the buffer holds at most.
-        batch_prompts: prompts a forward at most; fewer where the buffer is small.
         outcome: "correct" leaves out prompts known to be incorrect, and patterns of those that the model now answers
             incorrectly; "any" takes all.
         overlap: run forwards in a thread; None does so unless both compete for the same processor cores.
@@ -118,15 +116,12 @@ class LMSource:
         self,
         lm: LM,
         prompts: Sequence[Prompt],
+        config: CaptureConfig,
         *,
-        heads: float,
-        length: int,
+        size: int,
         batch_size: int,
         seed: int,
-        size: int | None = None,
-        long: str = "pool",
         buffer: int = 16_384,
-        batch_prompts: int = 8,
         outcome: str = "correct",
         overlap: bool | None = None,
     ) -> None:
@@ -138,19 +133,21 @@ class LMSource:
                 f"expected prompts that the language model answers correctly, got 0 of {len(prompts)}; draw some with "
                 "apmae prompts --lm MODEL --outcome correct, or set outcome to any"
             )
-        per_prompt = lm.num_layers * max(1, round(heads * lm.num_heads))
-        width = min(batch_prompts, (buffer - batch_size) // per_prompt)
+        share = 1.0 if config.heads == "all" else config.heads
+        per_prompt = lm.num_layers * max(1, round(share * lm.num_heads))
+        width = min(config.batch, (buffer - batch_size) // per_prompt)
         if width < 1:
             raise ConfigError(
                 f"expected a buffer of at least {batch_size + per_prompt} patterns, a batch's {batch_size} and a "
                 f"prompt's {per_prompt}, got {buffer}; set buffer"
             )
         self._lm, self._seed, self._batch_size, self._outcome = lm, seed, batch_size, outcome
-        self._settings: dict[str, Any] = {"length": length, "size": size, "long": long, "heads": heads, "seed": seed}
+        self._config, self._size = config, size
+        length = window_length(lm, size, config.context)
         self._forwards = _Forwards(lm, self.prompts, length=length, width=width, seed=seed)
         self._most = width * per_prompt
-        rows = length if size is None else min(size, length)
-        self._buffer = MixingBuffer(buffer, rows, reach="whole" if rows == length else long, device=lm.device)
+        rows = min(size, length)
+        self._buffer = MixingBuffer(buffer, rows, reach="whole" if rows == length else config.long, device=lm.device)
         self._step = self._taken = self._asked = self._correct = self._silent = 0
         if overlap is None:
             overlap = torch.device(lm.device).type != "cpu"
@@ -206,7 +203,9 @@ class LMSource:
 
     def _run(self, number: int) -> Captured:
         batch = self._forwards[number]
-        return capture_batch(self._lm, batch.prompts, batch.windows, first=batch.first, **self._settings)
+        return capture_batch(
+            self._lm, batch.prompts, batch.windows, self._config, size=self._size, seed=self._seed, first=batch.first
+        )
 
     def _take(self) -> None:
         """Move the next forward's patterns into the buffer, and let the one after it begin."""

@@ -9,7 +9,8 @@ import pytest
 from apmae.artifacts import manifest_path, read_table, read_tables, write_table
 from apmae.errors import ArtifactError
 from apmae.report.examples import attended, farthest_points
-from apmae.report.study import Study, dense, scaled, unpack
+from apmae.study.exemplars import dense, scaled, unpack
+from apmae.study.reader import Study
 
 SIZE, PATCH = 64, 16
 

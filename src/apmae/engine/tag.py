@@ -4,19 +4,23 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
+from apmae.artifacts import write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import kind_word, name_of
+from apmae.config import CaptureConfig, LMConfig
 from apmae.encode import score_batch
-from apmae.errors import SourceError
-from apmae.lm.load import LM
+from apmae.errors import ConfigError, SourceError
+from apmae.lm.language_model import LM
+from apmae.lm.load import load
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
 from apmae.patterns.scores import Scores
 from apmae.prompts.fim import Window
 from apmae.prompts.prompt import Answer, Prompt
+from apmae.report.page import write_tag_page
+from apmae.report.terminal import print_tags
 from apmae.schema import KINDS, SCORES, TAGS
 
 
@@ -55,8 +59,8 @@ def tag(
 
 def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     """As :func:`tag`, for a prompt with its completion, keeping what the model saw and answered."""
-    length = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
-    captured = next(capture_prompts(lm, [prompt], length=length, batch=1))
+    size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
+    captured = next(capture_prompts(lm, [prompt], CaptureConfig(batch=1), size=size))
     patterns = captured.patterns
     placed = atlas.place(mae.encode(patterns))
     scores = score_batch(captured)
@@ -76,6 +80,69 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
             }
         )
     return Tagged(pa.Table.from_pylist(rows, schema=TAGS), captured.windows[0], captured.answers[0])
+
+
+def tag_file(
+    lm: LMConfig,
+    file: Path,
+    line: int,
+    *,
+    column: int | None = None,
+    encoder: str = "bundled",
+    atlas: str = "bundled",
+    json: Path | None = None,
+    html: Path | None = None,
+) -> None:
+    """Tag every head of a model on the completion of one line: printed, and written where asked.
+
+    Args:
+        lm: the language model.
+        file: source file with the line.
+        line: from 1.
+        column: where in the line, from 1; by default its first character that is not blank.
+        encoder: folder or hub id of an AP-MAE, or "bundled".
+        atlas: folder of an atlas fitted with that encoder, or "bundled".
+        json: where every head's tag is written as JSON.
+        html: where a page is written.
+
+    Raises:
+        ConfigError: if the bundled atlas is asked for with another encoder than it was fitted with.
+        SourceError: as :func:`line_prompt`.
+        ModelError: if a model cannot be loaded.
+    """
+    prompt = line_prompt(file, line, column)
+    mae = APMAE.from_pretrained(encoder)
+    if atlas == "bundled" and not mae.equals(APMAE.from_pretrained()):
+        raise ConfigError(
+            f"expected an atlas fitted with the encoder {encoder}, the bundled one is of another: give --atlas"
+        )
+    places = Atlas.load(atlas)
+    model = load(lm)
+    tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
+    rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.expected_text
+    shape = {"layers": model.num_layers, "heads": model.num_heads}
+    print_tags(rows, **shape, predicted=answer.predicted, expected=expected)
+    if json:
+        # JSON knows no NaN, which a score is where the prompt has no row to measure it on.
+        finite = [{key: None if value != value else value for key, value in row.items()} for row in rows]
+        record = {
+            "model": lm.source,
+            "file": str(file),
+            "line": line,
+            "expected": expected,
+            "predicted": answer.predicted,
+            "outcome": answer.outcome,
+            "layers": model.num_layers,
+            "heads_per_layer": model.num_heads,
+            "heads": finite,
+        }
+        write_json(json, record)
+    if html:
+        title = f"{lm.source}: {file.name}, line {line}"
+        tokens = list(tagged.window.tokens)
+        write_tag_page(
+            html, title=title, tokens=tokens, rows=rows, **shape, predicted=answer.predicted, expected=expected
+        )
 
 
 def measured_names(scores: Scores) -> list[str]:
@@ -147,9 +214,3 @@ def read_source(path: Path) -> str:
         raise SourceError(f"expected a source file at {path}: {error.strerror}; check the path") from None
     except UnicodeDecodeError as error:
         raise SourceError(f"expected UTF-8 in {path}, byte {error.start} is not; convert the file") from None
-
-
-def strongest(tags: pa.Table) -> list[dict[str, object]]:
-    """Rows of the heads that the atlas knows, strongest first."""
-    order = np.argsort(-tags["strength"].to_numpy(), kind="stable")
-    return [row for row in tags.take(order).to_pylist() if row["cluster"] >= 0]

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import apmae
-from apmae.analyze.tag import line_prompt, strongest, tag, tag_prompt, text_prompt
 from apmae.artifacts import read_table
 from apmae.atlas.atlas import Atlas
 from apmae.engine.local import load_prompts, matrix
+from apmae.engine.tag import line_prompt, tag, tag_prompt, text_prompt
 from apmae.errors import SourceError
 from apmae.model.mae import APMAE
 from apmae.schema import SCORES, TAGS
@@ -101,27 +101,6 @@ def test_text_around_the_cursor_changes_what_is_seen(bundled_lm, mae, atlas):
     assert len(both.window.ids) > len(left.window.ids)
     long = tag_prompt(bundled_lm, text_prompt(JAVA * 100, "1", JAVA * 100), mae=mae, atlas=atlas)
     assert len(long.window.ids) == mae.config.pattern_size
-
-
-def test_the_strongest_are_the_known_ones_in_order():
-    rows = [(0, 2, 0.7), (1, -1, 0.9), (2, 5, 0.95), (3, 2, 0.6), (4, 1, 0.95)]
-    table = pa.Table.from_pylist(
-        [
-            {
-                "layer": 0,
-                "head": head,
-                "cluster": cluster,
-                "name": "x",
-                "strength": strength,
-                "measured": "y",
-                "coordinates": [0.0],
-                **{f"score_{name}": 0.0 for name in SCORES},
-            }
-            for head, cluster, strength in rows
-        ],
-        schema=TAGS,
-    )
-    assert [row["head"] for row in strongest(table)] == [2, 4, 0, 3]
 
 
 def test_without_encoder_and_atlas_the_bundled_ones_are_taken(bundled_lm):

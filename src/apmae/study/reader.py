@@ -3,7 +3,7 @@
 Axes: n patterns, s sampled rows, t tokens (query_pos, key_pos), r reduced dimensions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from apmae.artifacts import fingerprint, read_manifest, read_table, read_tables
+from apmae.artifacts import fingerprint, matrix, read_manifest, read_table, read_tables
 from apmae.atlas.cluster import NOISE
 from apmae.errors import ArtifactError
-from apmae.schema import EXEMPLARS, RECONSTRUCTIONS
+from apmae.schema import CLUSTERS_FILE, EXEMPLARS, POINTS_FILE, RECONSTRUCTIONS, RECONSTRUCTIONS_FILE
 from apmae.seeding import generator
+from apmae.study.layout import Layout
 
 SAMPLE_ROWS = 20_000
 """Most embeddings that a picture reads."""
@@ -64,8 +65,8 @@ class Study:
         Raises:
             ArtifactError: if one is missing, unfinished or damaged, or the atlas is of other embeddings.
         """
-        self.folder = Path(folder)
-        self.embeddings_folder, self.atlas_folder = self.folder / "embeddings", self.folder / "atlas"
+        layout = Layout(Path(folder))
+        self.folder, self.embeddings_folder, self.atlas_folder = layout.folder, layout.embeddings, layout.atlas
         self.encoded = read_manifest(self.embeddings_folder, "encode")
         self.clustered = read_manifest(self.atlas_folder, "cluster")
         if fingerprint(self.embeddings_folder) not in self.clustered.inputs.values():
@@ -83,8 +84,8 @@ class Study:
     @cached_property
     def points(self) -> pa.Table:
         """``schema.POINTS`` without the coordinates, one row a pattern."""
-        table = read_table(self.atlas_folder / "points.parquet", _POINT_COLUMNS)
-        encoded = sum(file["rows"] for _, file in self._shards("embeddings"))
+        table = read_table(self.atlas_folder / POINTS_FILE, _POINT_COLUMNS)
+        encoded = sum(file["rows"] for file in self.encoded.shards("embeddings").values())
         if table.num_rows != encoded:
             raise ArtifactError(
                 f"expected {encoded} points in {self.atlas_folder}, one an embedding, found {table.num_rows}; "
@@ -95,7 +96,7 @@ class Study:
     @cached_property
     def clusters(self) -> pa.Table:
         """``schema.CLUSTERS``, largest first."""
-        return read_table(self.atlas_folder / "clusters.parquet")
+        return read_table(self.atlas_folder / CLUSTERS_FILE)
 
     @property
     def names(self) -> dict[int, str]:
@@ -110,7 +111,7 @@ class Study:
 
     def tokens(self, prompt: int) -> list[str]:
         """The tokens of one prompt, as the model read them; empty where there is no such prompt."""
-        for name, _ in self._shards("prompts"):
+        for name, _ in self.encoded.shards("prompts").items():
             table = read_table(self.embeddings_folder / name, ["prompt", "tokens"])
             rows = np.flatnonzero(table["prompt"].to_numpy() == prompt)
             if len(rows):
@@ -120,10 +121,10 @@ class Study:
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:
         """Rows of ``schema.RECONSTRUCTIONS``; none where the encoder has no decoder."""
-        if "reconstructions.parquet" not in self.encoded.files:
+        if RECONSTRUCTIONS_FILE not in self.encoded.files:
             return []
         columns = list(RECONSTRUCTIONS.names)
-        return read_table(self.embeddings_folder / "reconstructions.parquet", columns).to_pylist()
+        return read_table(self.embeddings_folder / RECONSTRUCTIONS_FILE, columns).to_pylist()
 
     @cached_property
     def exemplars(self) -> Exemplars:
@@ -141,7 +142,7 @@ class Study:
             found = _key(*(batch[name].to_numpy().astype(np.int64) for name in ("prompt", "layer", "head")))
             rank = np.minimum(np.searchsorted(wanted, found, sorter=order), len(wanted) - 1)
             own = np.flatnonzero(wanted[order[rank]] == found)
-            coordinates = _rows(batch["coordinates"].take(pa.array(own)))
+            coordinates = matrix(batch["coordinates"].take(pa.array(own)))
             if not places.shape[1] and len(own):
                 places = np.zeros((len(wanted), coordinates.shape[1]), dtype=np.float32)
             target = order[rank[own]]
@@ -163,7 +164,7 @@ class Study:
         """
         found: dict[int, dict[str, Any]] = {}
         first = 0
-        for name, file in self._shards("exemplars"):
+        for name, file in self.encoded.shards("exemplars").items():
             own = sorted({number for number in numbers if first <= number < first + file["rows"]})
             if own:
                 table = read_table(self.embeddings_folder / name, list(EXEMPLARS.names))
@@ -188,11 +189,11 @@ class Study:
 
     def _raw(self, picked: Int[ndarray, " s"]) -> Float[ndarray, "s 2"]:
         parts, first = [np.zeros((0, 2), np.float32)], 0
-        for name, file in self._shards("embeddings"):
+        for name, file in self.encoded.shards("embeddings").items():
             own = picked[(picked >= first) & (picked < first + file["rows"])] - first
             if len(own):
                 column = read_table(self.embeddings_folder / name, ["embedding"])["embedding"]
-                parts.append(_plane(_rows(column.take(pa.array(own)).combine_chunks())))
+                parts.append(_plane(matrix(column.take(pa.array(own)))))
             first += file["rows"]
         return np.concatenate(parts)
 
@@ -201,16 +202,13 @@ class Study:
         for batch in self._point_batches(["coordinates"]):
             own = picked[(picked >= first) & (picked < first + batch.num_rows)] - first
             if len(own):
-                parts.append(_plane(_rows(batch["coordinates"].take(pa.array(own)))))
+                parts.append(_plane(matrix(batch["coordinates"].take(pa.array(own)))))
             first += batch.num_rows
         return np.concatenate(parts)
 
-    def _shards(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
-        return sorted((name, file) for name, file in self.encoded.files.items() if name.startswith(f"{prefix}-"))
-
     def _point_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Points a few at a time: the coordinates of a whole study need not fit in memory."""
-        path = self.atlas_folder / "points.parquet"
+        path = self.atlas_folder / POINTS_FILE
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 yield from file.iter_batches(batch_size=_BATCH, columns=columns)
@@ -219,59 +217,10 @@ class Study:
             raise ArtifactError(f"expected points in {path}, it is damaged ({reason}); run cluster again") from None
 
 
-def unpack(row: Mapping[str, Any]) -> Float[ndarray, "t t"]:
-    """A row of ``schema.EXEMPLARS`` as a float32 log pattern; -inf above the diagonal and where masked.
-
-    Raises:
-        ArtifactError: if its bytes are not those of a pattern of its size.
-    """
-    return dense(row["log_pattern"], row["size"], row["patch"], -np.inf)
-
-
-def dense(packed: bytes, size: int, patch: int, fill: float) -> Float[ndarray, "t t"]:
-    """Lower-triangle fp16 patches as one float32 square.
-
-    Args:
-        packed: little-endian fp16, patches on or below the diagonal in row-major order.
-        size: tokens along a side.
-        patch: side of a patch, tokens.
-        fill: value above the diagonal.
-
-    Raises:
-        ArtifactError: if there are more or fewer bytes than that takes.
-    """
-    grid = -(-size // patch)
-    rows, columns = np.tril_indices(grid)
-    if len(packed) != 2 * len(rows) * patch * patch:
-        raise ArtifactError(
-            f"expected {2 * len(rows) * patch * patch} bytes for a pattern of {size} tokens in patches of {patch}, "
-            f"got {len(packed)}; run encode again"
-        )
-    tiles = np.full((grid, grid, patch, patch), fill, dtype=np.float32)
-    tiles[rows, columns] = np.frombuffer(packed, dtype="<f2").reshape(-1, patch, patch)
-    whole = tiles.transpose(0, 2, 1, 3).reshape(grid * patch, grid * patch)[:size, :size]
-    return np.where(np.tri(size, dtype=bool), whole, np.float32(fill))
-
-
-def scaled(log_pattern: Float[ndarray, "t t"]) -> Float[ndarray, "t t"]:
-    """``(log p - m) / (-m)`` with m the smallest finite log, in [0, 1]; 0 where nothing can be attended to.
-
-    The formula of ``patterns/scaling.py``'s ``log_normalize``; m = 0 (every row on one key) makes attended entries 1.
-    """
-    smallest = min(float(np.min(log_pattern, where=np.isfinite(log_pattern), initial=0.0)), 0.0)
-    return np.maximum(1 - log_pattern / (smallest or -1.0), 0.0).astype(np.float32)
-
-
 def _key(prompt: ndarray, layer: ndarray, head: ndarray) -> Int[ndarray, " n"]:
     return (prompt << 32) | (layer << 16) | head
 
 
-def _rows(column: pa.Array) -> Float[ndarray, "n d"]:
-    """A column of equally long lists as an array."""
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), -1).astype(np.float32) if len(column) else np.zeros((0, 2), np.float32)
-
-
 def _plane(values: Float[ndarray, "n d"]) -> Float[ndarray, "n 2"]:
     """The first two columns; a missing second one is 0."""
-    return np.pad(values[:, :2], ((0, 0), (0, max(0, 2 - values.shape[1]))))
+    return np.pad(values[:, :2].astype(np.float32), ((0, 0), (0, max(0, 2 - values.shape[1]))))

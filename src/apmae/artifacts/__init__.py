@@ -1,0 +1,58 @@
+"""Artifacts: what a stage leaves on disk. Shards first, ``manifest.json`` last and atomically; reused by hash."""
+
+from apmae.artifacts.columns import fixed_list, matrix, pack_patches, unpack_patches
+from apmae.artifacts.files import (
+    read_json,
+    read_table,
+    replacing,
+    sha256_file,
+    write_json,
+    write_table,
+    write_through,
+)
+from apmae.artifacts.manifest import (
+    FileRecord,
+    Manifest,
+    Records,
+    fingerprint,
+    is_shard,
+    manifest_path,
+    read_manifest,
+    read_tables,
+    record_of,
+    shard_file,
+    write_tables,
+)
+from apmae.artifacts.shards import Shard, Work, cut, missing, run_shards
+from apmae.artifacts.stage import Stage
+
+__all__ = [
+    "FileRecord",
+    "Manifest",
+    "Records",
+    "Shard",
+    "Stage",
+    "Work",
+    "cut",
+    "fingerprint",
+    "fixed_list",
+    "is_shard",
+    "manifest_path",
+    "matrix",
+    "missing",
+    "pack_patches",
+    "read_json",
+    "read_manifest",
+    "read_table",
+    "read_tables",
+    "record_of",
+    "replacing",
+    "run_shards",
+    "sha256_file",
+    "shard_file",
+    "unpack_patches",
+    "write_json",
+    "write_table",
+    "write_tables",
+    "write_through",
+]

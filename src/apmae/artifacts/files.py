@@ -1,0 +1,127 @@
+"""Files of an artifact: whole or not there, whatever happens meanwhile. Nothing here knows what a table means."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+
+from apmae.errors import ArtifactError
+
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
+"""What a file is called while it is written; a killed run leaves it behind."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of ``path`` to write; synced and renamed to it at the end, or else removed."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    except SafetensorError as error:  # which has no errno, but says it
+        number = re.search(r"os error (\d+)", str(error))
+        cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+        raise write_error(path, cause) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file so that it is either whole or not there: a temporary neighbour, synced, then renamed.
+
+    Raises:
+        ArtifactError: if the disk is full or the folder cannot be written; an earlier file at ``path`` is untouched.
+    """
+    with _renamed(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+def write_through(path: Path, write: Callable[[Path], None]) -> None:
+    """For libraries that write to a path by themselves: let them write a neighbour, then rename it.
+
+    Raises:
+        ArtifactError: as :func:`replacing`.
+    """
+    with _renamed(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        write(temporary)
+        temporary.chmod(mode)  # safetensors lets nobody but the owner read, whatever the umask says
+
+
+def write_error(path: Path, error: OSError) -> ArtifactError:
+    """What to tell of a file that could not be written."""
+    if error.errno in _FULL:
+        return ArtifactError(
+            f"expected room to write {path}, the disk is full ({os.strerror(error.errno or 0)}); what was finished is "
+            "kept: free some space and run the same command again"
+        )
+    return ArtifactError(f"cannot write {path}: {error.strerror or error}; check the folder and its permissions")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys sorted, so that equal values are equal bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ArtifactError: if the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"expected a JSON file at {path}: {error.strerror}; was the stage finished?") from None
+    except ValueError as error:
+        raise ArtifactError(f"expected JSON in {path}, it is damaged ({error}); make the artifact again") from None
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file atomically, zstd, with page checksums."""
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file, checking its page checksums.
+
+    Raises:
+        ArtifactError: if the file is missing, cut short or damaged.
+    """
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise ArtifactError(f"expected a Parquet file at {path}, found none; was the stage finished?") from None
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"expected a whole Parquet file, {path} is damaged ({path.stat().st_size} bytes: {reason}); "
+            "delete it with its manifest and run the stage again"
+        ) from None

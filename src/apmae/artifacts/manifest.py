@@ -1,0 +1,157 @@
+"""Manifests: what an artifact is made of, written last, so that an artifact with one is finished."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from apmae.artifacts.files import read_json, read_table, sha256_file, write_table
+from apmae.errors import ArtifactError
+from apmae.schema import FORMAT
+
+FileRecord = dict[str, Any]
+"""``{"bytes": int, "sha256": str, "rows": int | None}`` of one file that was written whole."""
+Records = dict[str, FileRecord]
+"""Of several files, by name."""
+_LIBRARIES = (
+    "apmae",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pyarrow",
+    "umap-learn",
+    "hdbscan",
+    "rensa",
+    "tree-sitter",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What an artifact is made of."""
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """SHA-256 of each input, by its role."""
+    files: dict[str, FileRecord]
+    """By name, in the artifact's folder."""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """What the stage counted, reasons of drops included."""
+
+    def shards(self, table: str) -> dict[str, FileRecord]:
+        """The files of one table that was written in shards, in order."""
+        return {name: self.files[name] for name in sorted(self.files) if is_shard(name, table)}
+
+
+def manifest_path(out: Path) -> Path:
+    """Where an artifact's manifest is: inside its folder, or beside its one file."""
+    return out.with_suffix(".manifest.json") if out.suffix == ".parquet" else out / "manifest.json"
+
+
+def journal_path(out: Path) -> Path:
+    """Where an unfinished artifact's journal is."""
+    return out.with_suffix(".journal.jsonl") if out.suffix == ".parquet" else out / "journal.jsonl"
+
+
+def read_manifest(out: Path, stage: str) -> Manifest:
+    """Read an artifact's manifest and check that every file is there at its full size.
+
+    Args:
+        out: the artifact: a folder, or one Parquet file.
+        stage: the stage that should have made it.
+
+    Raises:
+        ArtifactError: if it is missing, unfinished, of another stage or format, or a file is missing or cut short.
+    """
+    path = manifest_path(out)
+    if not path.is_file():
+        unfinished = journal_path(out).is_file()
+        state = "it is unfinished: run its command again to go on" if unfinished else f"found none; run {stage} first"
+        raise ArtifactError(f"expected a finished {stage} artifact at {out}, {state}")
+    record = read_json(path)
+    found = record if isinstance(record, dict) else {}
+    if found.get("format") != FORMAT or found.get("stage") != stage:
+        raise ArtifactError(
+            f"expected stage {stage!r} of format {FORMAT} at {out}, found stage {found.get('stage')!r} of format "
+            f"{found.get('format')!r}; give the right folder or make it again with this version"
+        )
+    root = path.parent
+    for name, file in record["files"].items():
+        actual = (root / name).stat().st_size if (root / name).is_file() else None
+        if actual != file["bytes"]:
+            found = "it is missing" if actual is None else f"it has {actual}"
+            raise ArtifactError(
+                f"expected {file['bytes']} bytes in {root / name}, {found}; run {stage} again with --overwrite"
+            )
+    return Manifest(**{key: record[key] for key in ("stage", "config", "inputs", "files", "counts")})
+
+
+def shard_file(table: str, number: int) -> str:
+    """What the file of one shard of a table is called, for instance ``embeddings-00003.parquet``."""
+    return f"{table}-{number:05d}.parquet"
+
+
+def is_shard(name: str, table: str) -> bool:
+    """Whether a file is a shard of this table."""
+    return name.startswith(f"{table}-") and name.endswith(".parquet")
+
+
+def read_tables(out: Path, stage: str, table: str, columns: list[str] | None = None) -> pa.Table:
+    """Read all shards of one table of an artifact, in order."""
+    names = read_manifest(out, stage).shards(table)
+    if not names:
+        raise ArtifactError(f"expected files {table}-*.parquet in {out}, its manifest names none; run {stage} again")
+    return pa.concat_tables([read_table(out / name, columns) for name in names])
+
+
+def record_of(path: Path, rows: int | None = None) -> FileRecord:
+    """What a manifest says of one whole file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path), "rows": rows}
+
+
+def write_tables(root: Path, tables: Mapping[str, pa.Table]) -> Records:
+    """Write Parquet files, each atomically, and say what was written.
+
+    Args:
+        root: the artifact's folder.
+        tables: by file name.
+    """
+    for name, table in tables.items():
+        write_table(root / name, table)
+    return {name: record_of(root / name, table.num_rows) for name, table in tables.items()}
+
+
+def fingerprint(path: Path) -> str:
+    """What an input is, by content: an artifact by its manifest, a folder by all its files, a file by its bytes.
+
+    Raises:
+        ArtifactError: if there is nothing at ``path``.
+    """
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir():
+        raise ArtifactError(f"expected a file or folder at {path}, found none; check the path")
+    manifest = path / "manifest.json"
+    if manifest.is_file():
+        return sha256_file(manifest)
+    digest = sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that an artifact depends on, those that are installed."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,59 @@
+"""Which language model, and which of its patterns."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from apmae.config.base import Config
+
+
+def _expect_share(heads: float | str) -> float | str:
+    if isinstance(heads, float) and not 0 < heads <= 1:
+        raise ValueError(f"heads is {heads}: expected 'all' or a share in (0, 1]")
+    return heads
+
+
+Share = Annotated[float | Literal["all"], AfterValidator(_expect_share)]
+
+
+class LMConfig(Config):
+    """A language model and how it is loaded: what a worker needs to load the same one again."""
+
+    source: str = "bundled"
+    """Folder or hub id of a transformers model, or "bundled", "bundled-medium" or "bundled-small"."""
+
+    device: str = "cpu"
+    """Where it runs: "cpu", "cuda", "cuda:1"; "auto" spreads it over all devices."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Its precision."""
+
+    infill: str = "auto"
+    """How it sees a prompt with right context: by its own sentinels ("auto"), left context only ("none"), as a family
+    of ``prompts.sentinels`` does, or by a template with {prefix} and {suffix}."""
+
+    attention: str | None = None
+    """transformers' ``attn_implementation`` that computes its output, for instance "flash_attention_2"; by default
+    sdpa, or eager where the family has none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_alone(cls, values: Any) -> Any:
+        return {"source": values} if isinstance(values, str) else values
+
+
+class CaptureConfig(Config):
+    """Which patterns of a language model are captured, and how."""
+
+    heads: Share = "all"
+    """All heads, or a share of each layer's, drawn anew for every prompt."""
+
+    context: int | None = Field(default=None, ge=8)
+    """Tokens of the language model's window; by default as many as a pattern has rows (paper: 256)."""
+
+    long: Literal["pool", "crop"] = "pool"
+    """What becomes of windows with more tokens than a pattern has rows: blocks of tokens, or the last tokens
+    (docs/long_contexts.md)."""
+
+    batch: int = Field(default=8, ge=1)
+    """Prompts per forward of the language model, at most."""

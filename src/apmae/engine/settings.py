@@ -1,0 +1,85 @@
+"""What a user asked for, before anything heavy is loaded: study files, recipes, a stage's settings. Torch-free."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from apmae.config import LMConfig, PromptsConfig, StudyConfig, TrainConfig, parse
+from apmae.errors import ConfigError
+from apmae.recipes import RECIPES, demo, recipe, study_settings, train_settings
+
+
+def demo_study(out: Path, *, train: bool, seed: int) -> StudyConfig:
+    """The study of ``apmae demo`` (:func:`apmae.recipes.demo`)."""
+    return demo(out, train=train, seed=seed)
+
+
+def read_study(path: Path) -> StudyConfig:
+    """A study's file; its folder is by default the file's name without its suffix.
+
+    Raises:
+        ConfigError: if it cannot be read, or is not YAML of a study.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"expected a study file at {path}: {error.strerror}; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected YAML in {path}: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected fields of a study in {path}, got {type(values).__name__}; see docs/pipeline.md")
+    return parse(StudyConfig, {"out": str(path.with_suffix("")), **study_settings(values)}, str(path))
+
+
+def recipe_lines() -> list[str]:
+    """Each recipe in a line."""
+    lines = []
+    for name in RECIPES:
+        found = recipe(name)
+        assert found.train is not None, "recipes train"
+        model, train = found.train.model, found.train
+        lines.append(
+            f"{name:<10} {found.digest}  encoder {model.encoder_layers} x {model.encoder_dim}, {train.steps} steps of "
+            f"{train.batch_size} patterns, for {found.lm.source} on {found.lm.device}"
+        )
+    return lines
+
+
+def recipe_file(name: str) -> str:
+    """A recipe as a study's file, for ``apmae run``."""
+    fields = yaml.safe_dump(recipe(name).model_dump(mode="json"), sort_keys=False).rstrip()
+    return f"# recipe {name}, {recipe(name).digest}\n{fields}"
+
+
+class Training(NamedTuple):
+    """What ``apmae train`` was asked for."""
+
+    config: TrainConfig
+    lm: LMConfig
+    corpus: PromptsConfig
+    """How prompts are drawn where source files were given."""
+
+
+def training(
+    name: str, changes: dict[str, Any], lm: Mapping[str, Any], *, language: str = "java", per_task: int | None = None
+) -> Training:
+    """A recipe's training with some of it changed.
+
+    Args:
+        name: of the recipe.
+        changes: fields of ``TrainConfig``.
+        lm: fields of ``LMConfig``; what is left out is the recipe's.
+        language: of the corpus.
+        per_task: prompts of the corpus; None takes the recipe's.
+    """
+    study = recipe(name)
+    config = parse(TrainConfig, train_settings(name, changes), "train")
+    corpus = (study.train_prompts or PromptsConfig()).model_dump()
+    corpus |= {"language": language, "seed": config.seed}
+    corpus |= {"length": config.capture.context or config.model.pattern_size}
+    corpus |= {} if config.outcome == "correct" else {"outcome": "any"}
+    corpus |= {} if per_task is None else {"per_task": per_task}
+    model = parse(LMConfig, study.lm.model_dump() | dict(lm), "--lm")
+    return Training(config, model, parse(PromptsConfig, corpus, "--corpus"))

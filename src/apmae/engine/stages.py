@@ -1,0 +1,28 @@
+"""What the stages share: their language model, and what decides their bytes."""
+
+from typing import TYPE_CHECKING, Any
+
+from apmae.config import Config, LMConfig
+
+if TYPE_CHECKING:
+    from apmae.lm.language_model import LM
+
+
+def opened(lm: "LM | LMConfig") -> "LM":
+    """A language model, loaded if it is not yet."""
+    if not isinstance(lm, LMConfig):
+        return lm
+    from apmae.lm.load import load
+
+    return load(lm)
+
+
+def decisive(config: Config, lm: "LM | None") -> dict[str, Any]:
+    """What decides a stage's bytes beside its inputs: its configuration, the precision the model ran in, and how its
+    prompts were arranged.
+    """
+    settings = config.model_dump(mode="json")
+    if lm is None:
+        return settings
+    infill = lm.sentinels.template if lm.sentinels else "none"
+    return {**settings, "dtype": str(lm.model.dtype).removeprefix("torch."), "infill": infill}

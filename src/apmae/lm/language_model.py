@@ -1,0 +1,100 @@
+"""The language model under study, as a value."""
+
+import inspect
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from apmae import bundled
+from apmae.artifacts import fingerprint
+from apmae.config import LMConfig
+from apmae.errors import ModelError
+from apmae.prompts.sentinels import Sentinels
+
+
+@dataclass(frozen=True, kw_only=True)
+class LM:
+    """A language model under study, with what prompts and capture need to know of it."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    """Its transformers tokenizer; None where the folder has none."""
+    config: LMConfig
+    """How it was loaded."""
+    num_layers: int
+    num_heads: int
+    """Query heads a layer."""
+    causal: bool
+    """Whether it continues text: a decoder. Encoders have square patterns and no completions."""
+    sentinels: Sentinels | None
+    """Fill-in-the-middle tokens; None for a model that only continues text."""
+    bos: int | None
+    """The token that its tokenizer puts first, if it does."""
+
+    @property
+    def source(self) -> str:
+        """Where it came from: a folder or a hub id."""
+        return str(bundled.LANGUAGE_MODELS.get(self.config.source, self.config.source))
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return bundled.name_of(self.source)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.model.device
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest input it has positions for; None where its config does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def pad_id(self) -> int:
+        """A token to fill short prompts with; masked, so any will do."""
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(self.model.config, name, None)
+            if isinstance(value, int) and 0 <= value < self.model.config.get_text_config().vocab_size:
+                return value
+        return 0
+
+    @property
+    def backend_tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer`` inside; a plain copy where a padded or truncated call has left its mark on it.
+
+        Raises:
+            ModelError: if the model came without a fast tokenizer.
+        """
+        if self.tokenizer is None or not getattr(self.tokenizer, "is_fast", False):
+            found = "none" if self.tokenizer is None else f"{type(self.tokenizer).__name__}, which has no offsets"
+            raise ModelError(
+                f"expected a fast tokenizer (tokenizer.json) in {self.source}, one that says which characters each "
+                f"token holds, found {found}; add one"
+            )
+        backend = self.tokenizer.backend_tokenizer
+        return backend if backend.truncation is None and backend.padding is None else self._plain_tokenizer
+
+    @cached_property
+    def _plain_tokenizer(self) -> Any:
+        plain = deepcopy(self.tokenizer.backend_tokenizer)
+        plain.no_truncation()
+        plain.no_padding()
+        return plain
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's files; for a hub model its commit."""
+        folder = Path(self.source)
+        return fingerprint(folder) if folder.is_dir() else str(getattr(self.model.config, "_commit_hash", self.source))
+
+    @cached_property
+    def keeps_logits(self) -> bool:
+        """Whether its forward can compute the logits of chosen positions only."""
+        return "logits_to_keep" in inspect.signature(self.model.forward).parameters

@@ -1,0 +1,1 @@
+"""A study's folder: where things are in it, and reading a finished one. Torch-free."""

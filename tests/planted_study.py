@@ -1,0 +1,233 @@
+"""A real study on disk with planted clusters: what encode and cluster would leave, written with their schemas.
+
+It is made once: tests that only read share it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from apmae.artifacts import Stage, fingerprint, write_json
+from apmae.schema import CLUSTERS, ENCODED_PROMPTS, EXEMPLARS, KINDS, POINTS, RECONSTRUCTIONS, SCORES, embeddings
+from apmae.study.reader import Study
+
+SIZE, PATCH, DIM = 64, 16, 6
+NAMES = ("first-token sink", "previous token", "columns on ';'", "induction + local band")
+TASKS = ("eol", "closing_bracket", "identifier", "random")
+
+
+@pytest.fixture(scope="session")
+def write_study():
+    return _write_study
+
+
+@pytest.fixture(scope="session")
+def planted():
+    return _planted
+
+
+@pytest.fixture(scope="session")
+def pack():
+    return _pack
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return _write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def study(folder):
+    return Study(folder)
+
+
+def _write_study(
+    folder: Path,
+    *,
+    prompts: int = 40,
+    layers: int = 2,
+    heads: int = 4,
+    clustered: bool = True,
+    exemplars: float = 0.4,
+    tokens: list[str] | None = None,
+    path: str = "src/Main.java",
+    names: tuple[str, ...] = NAMES,
+    shard: int = 16,
+    model: str = "tiny-lm",
+) -> Path:
+    """Write ``embeddings/`` and ``atlas/``; equal arguments give equal bytes.
+
+    Head h of layer l shows cluster ``(l * heads + h) % len(names)`` on three prompts of four, else its neighbour or
+    noise; the last head of the last layer is always noise.
+    """
+    rng = np.random.default_rng(0)
+    tokens = tokens or ["<fim_prefix>", "int ", "x", " = ", "<fim_suffix>", ";\n", "}", "<fim_middle>"]
+    label, where = _labels(rng, prompts, layers, heads, len(names), clustered)
+    centres = rng.normal(size=(len(names) + 1, DIM)) * 4
+    z = (centres[label] + rng.normal(size=(len(label), DIM)) * 0.3).astype(np.float16)
+    places = (centres[label][:, :4] + rng.normal(size=(len(label), 4)) * 0.25).astype(np.float32)
+    tasks = [TASKS[prompt % len(TASKS)] for prompt in range(prompts)]
+    outcomes = ["correct" if (prompt // 4) % 2 else "incorrect" for prompt in range(prompts)]
+    out = folder / "embeddings"
+    with Stage.open(out, "encode", {"seed": 7, "heads": "all"}, {"lm": "a" * 64, "prompts": "b" * 64}) as stage:
+        for number, first in enumerate(range(0, prompts, shard)):
+            own = (where[:, 0] >= first) & (where[:, 0] < first + shard)
+            kept = np.flatnonzero(own & (rng.random(len(label)) < exemplars))
+            count = int(own.sum())
+            columns = {
+                "prompt": pa.array(where[own, 0], pa.int32()),
+                "layer": pa.array(where[own, 1], pa.int16()),
+                "head": pa.array(where[own, 2], pa.int16()),
+                "task": [tasks[prompt] for prompt in where[own, 0]],
+                "outcome": [outcomes[prompt] for prompt in where[own, 0]],
+                "embedding": pa.FixedSizeListArray.from_arrays(pa.array(z[own].ravel()), DIM),
+                **{f"score_{name}": pa.array(np.full(count, 0.5, np.float32)) for name in SCORES},
+                **{kinds: _zeros(count) for kinds in ("key_kinds", "query_kinds")},
+            }
+            rows = [
+                {
+                    "prompt": prompt,
+                    "id": f"p{prompt}",
+                    "task": tasks[prompt],
+                    "path": path,
+                    "split": "held_out",
+                    "tokens": tokens,
+                    "expected": ")",
+                    "predicted": ")" if outcomes[prompt] == "correct" else ";",
+                    "outcome": outcomes[prompt],
+                    "max_probability": 0.25 + 0.5 * (prompt % 5) / 4,
+                    "expected_probability": 0.2,
+                    "margin": 0.1,
+                    "entropy": 1.5,
+                }
+                for prompt in range(first, min(first + shard, prompts))
+            ]
+            stage.write_tables(
+                {
+                    f"embeddings-{number:05d}.parquet": pa.table(columns, schema=embeddings(DIM)),
+                    f"prompts-{number:05d}.parquet": pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS),
+                    f"exemplars-{number:05d}.parquet": pa.Table.from_pylist(
+                        [_exemplar(rng, where[i], int(label[i])) for i in kept], schema=EXEMPLARS
+                    ),
+                }
+            )
+        if clustered:
+            table = pa.Table.from_pylist([_reconstruction(rng, i) for i in range(6)], schema=RECONSTRUCTIONS)
+            stage.write_tables({"reconstructions.parquet": table})
+        counts = {"prompts": prompts, "layers": layers, "heads": heads, "dim": DIM, "pattern_size": SIZE, "lm": model}
+        stage.finish(counts)
+    _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names)
+    return folder
+
+
+def _planted(kind: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+    """(size, size) log pattern of one of the planted kinds; -inf above the diagonal."""
+    query, key = np.indices((size, size))
+    score = rng.normal(size=(size, size)) * 0.5
+    peak = (key == 0, key == query - 1, key % 7 == 3, abs(query - key - 9) < 2)
+    if 0 <= kind < len(peak):
+        score = score + 6 * peak[kind]
+    score = np.where(key <= query, score, -np.inf)
+    return score - np.log(np.exp(score).sum(1, keepdims=True))
+
+
+def _pack(square: np.ndarray) -> bytes:
+    """Lower-triangle patches in row-major order, fp16: written out as loops, to check the reader's way."""
+    grid = SIZE // PATCH
+    tiles = [
+        square[row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH]
+        for row in range(grid)
+        for column in range(row + 1)
+    ]
+    return np.stack(tiles).astype("<f2").tobytes()
+
+
+def _labels(rng, prompts, layers, heads, clusters, clustered):
+    where = np.array([(p, layer, head) for p in range(prompts) for layer in range(layers) for head in range(heads)])
+    draw = rng.random(len(where))
+    number = (where[:, 1] * heads + where[:, 2]) % clusters
+    label = np.where(draw < 0.75, number, np.where(draw < 0.85, (number + 1) % clusters, -1))
+    label[(where[:, 1] == layers - 1) & (where[:, 2] == heads - 1)] = -1
+    if not clustered:
+        label[:] = -1
+    # Numbers go by size, as the atlas gives them.
+    sizes = np.bincount(label[label >= 0], minlength=clusters)
+    rank = np.empty(clusters + 1, np.int64)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(clusters)
+    rank[-1] = -1
+    return rank[label], where
+
+
+def _zeros(count):
+    values = pa.array(np.zeros(count * len(KINDS), np.float32))
+    return pa.FixedSizeListArray.from_arrays(values, len(KINDS))
+
+
+def _exemplar(rng, place, label):
+    prompt, layer, head = place.tolist()
+    # +0.0 keeps -0 out of the bytes; the fill above the diagonal is -inf, as encode leaves it.
+    packed = _pack(_planted(label, rng) + 0.0)
+    return {"prompt": prompt, "layer": layer, "head": head, "size": SIZE, "patch": PATCH, "log_pattern": packed}
+
+
+def _reconstruction(rng, number):
+    scaled = np.tril(rng.random((SIZE, SIZE)) * 0.4 + 0.5 * (np.arange(SIZE) % 7 == number))
+    patches = (SIZE // PATCH) * (SIZE // PATCH + 1) // 2
+    masked = np.zeros(patches, np.uint8)
+    masked[rng.permutation(patches)[: patches // 2]] = 1
+    return {
+        "prompt": number,
+        "layer": number % 2,
+        "head": number % 4,
+        "size": SIZE,
+        "patch": PATCH,
+        "original": _pack(scaled),
+        "predicted": _pack(np.clip(scaled + rng.normal(size=scaled.shape) * 0.1, 0, 1)),
+        "masked": masked.tobytes(),
+        "loss": 0.01 * (number + 1),
+    }
+
+
+def _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names):
+    out = folder / "atlas"
+    points = pa.table(
+        {
+            "prompt": pa.array(where[:, 0], pa.int32()),
+            "layer": pa.array(where[:, 1], pa.int16()),
+            "head": pa.array(where[:, 2], pa.int16()),
+            "task": [tasks[prompt] for prompt in where[:, 0]],
+            "outcome": [outcomes[prompt] for prompt in where[:, 0]],
+            "cluster": pa.array(label, pa.int32()),
+            "coordinates": pa.array(list(places), pa.list_(pa.float32())),
+        },
+        schema=POINTS,
+    )
+    found = sorted(set(label.tolist()) - {-1})
+    rows = [
+        {
+            "cluster": number,
+            "name": names[number],
+            "size": int((label == number).sum()),
+            "mean_distance": 0.4 + number / 10,
+            "persistence": 0.3,
+            "looks_at": "';'" if number == 2 else "",
+            "looks_from": "",
+        }
+        for number in found
+    ]
+    with Stage.open(out, "cluster", {"seed": 3}, {"encode": fingerprint(folder / "embeddings")}) as stage:
+        stage.write_tables({"points.parquet": points, "clusters.parquet": pa.Table.from_pylist(rows, schema=CLUSTERS)})
+        write_json(out / "atlas.json", {"config": {}, "dropped": {}})
+        stage.add_files(["atlas.json"])
+        stage.finish(
+            {
+                "patterns": len(label),
+                "clusters": len(found),
+                "clustered": int((label >= 0).sum()),
+                "dropped": {"wide": 1, "small": 2},
+                "layers": layers,
+                "heads": heads,
+            }
+        )

@@ -1,0 +1,16 @@
+from apmae.artifacts import manifest_path
+from apmae.study.layout import Layout
+
+
+def test_a_study_that_was_run_is_laid_out_so(real_study):
+    layout = Layout(real_study.folder)
+    assert layout.settings.is_file()
+    for artifact in (
+        layout.prompts,
+        layout.train_prompts,
+        layout.encoder,
+        layout.embeddings,
+        layout.atlas,
+        layout.report,
+    ):
+        assert manifest_path(artifact).is_file()
