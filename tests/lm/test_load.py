@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from apmae import bundled
+from apmae.config import LMConfig
 from apmae.engine.tag import text_prompt
 from apmae.errors import ConfigError, ModelError
 from apmae.lm.check import TOLERANCE, TOLERANCE_MOVED, check_capture
@@ -54,7 +55,7 @@ def change_weights(folder, change):
 
 
 def wrap(model, **fields):
-    values = {"tokenizer": None, "source": "nowhere", "sentinels": None, "bos": None, "num_layers": 2, "num_heads": 4}
+    values = {"tokenizer": None, "config": LMConfig(source="nowhere"), "sentinels": None, "bos": None, "num_layers": 2, "num_heads": 4}
     values["causal"] = True
     return LM(model=model, **{**values, **fields})
 
@@ -180,7 +181,7 @@ def test_what_is_no_model(folder, edited):
         load_lm(folder.parent)
     with pytest.raises(ModelError, match="expected a model folder or a hub id"):
         load_lm(folder / "config.json")
-    with pytest.raises(ModelError, match="expected a dtype, one of float32, bfloat16, float16, got 'float31'"):
+    with pytest.raises(ConfigError, match="dtype: Input should be 'float32', 'bfloat16' or 'float16', got 'float31'"):
         load_lm(folder, dtype="float31")
     with pytest.raises(ModelError, match="cannot load a language model"):
         load_lm(folder, device="nonsense")

@@ -82,10 +82,5 @@ def test_a_run_that_goes_on_draws_what_it_would_have_drawn(bundled_lm, prompts):
     assert [row[1:] for row in rows(numbered_wrong)] != [row[1:] for row in rows(expected)]
 
 
-def test_chosen_heads(bundled_lm, prompts):
-    _, patterns = whole(bundled_lm, prompts, batch=3, heads=[(2, 1), (0, 3)])
-    assert rows(patterns) == [(p, *pair) for p in range(len(prompts)) for pair in ((0, 3), (2, 1))]
-
-
 def test_no_prompts(bundled_lm):
     assert list(capture_prompts(bundled_lm, [], CaptureConfig(), size=64)) == []
