@@ -23,7 +23,6 @@ def push(
     """Upload an encoder with a model card to a hub. Its token is the one of `hf auth login`, or HF_TOKEN."""
     from apmae.artifacts import manifest_path, read_manifest
     from apmae.errors import ModelError
-    from apmae.model.hub import write_upload
     from apmae.model.mae import APMAE
 
     if not folder.is_dir():
@@ -35,7 +34,7 @@ def push(
         say(mae.push_to_hub(repo_id, private=private or None, license=license_))
         return
     with TemporaryDirectory() as name:
-        write_upload(mae, Path(name), repo_id, license=license_)
+        mae.write_upload(name, repo_id, license=license_)
         for file in sorted(Path(name).iterdir()):
             say(f"{file.stat().st_size:>12,} bytes  {file.name}")
         say("")
