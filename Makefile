@@ -25,7 +25,8 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest
 
-# What the default suite leaves out: flex attention, which compiles for a minute and needs a C++ compiler.
+# What the default suite leaves out: all but one family of each mechanism, and flex attention, which compiles for a
+# minute and needs a C++ compiler.
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 

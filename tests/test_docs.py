@@ -14,7 +14,6 @@ from pydantic_core import PydanticUndefined
 
 from apmae import schema
 from apmae.config import (
-    APMAEConfig,
     AtlasConfig,
     EncodeConfig,
     EvaluateConfig,

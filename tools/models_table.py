@@ -1,28 +1,23 @@
-"""Make ``docs/models.md`` by running the matrix of model families: ``python tools/models_table.py > docs/models.md``.
+"""Make ``docs/models.md`` of the matrix of model families: ``python tools/models_table.py > docs/models.md``.
 
-The table, the small random models and the comparison are those of the tests (``tests/lm/families.py``, ``matrix.py``).
-It takes a minute on one CPU thread, and stops at the first family that the tests would not accept.
+The table is that of the tests (``tests/lm/families.yaml``); the numbers are what ``tests/lm/measure.py`` prints, which
+runs in a process of its own. It takes a minute on one CPU thread.
 """
 
+import json
+import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
 
-import torch
-import transformers
+import yaml
 
-import apmae
-from apmae.errors import ApmaeError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lm"))
-
-from families import FAMILIES, REFUSED  # noqa: E402
-from matrix import BATCH, PADDINGS, SIZE, Run, refused_model, run  # noqa: E402
+MATRIX = Path(__file__).parents[1] / "tests" / "lm"
 
 HEAD = """\
 # Models
 
-<!-- made by tools/models_table.py: change that, or tests/lm/families.py, not this page -->
+<!-- made by tools/models_table.py: change that, or tests/lm/families.yaml, not this page -->
 
 Which families `apmae.capture` reads, and how near it comes to the attention that transformers itself returns
 (`attn_implementation="eager"`). Every row was run with a small random model of transformers {version}:
@@ -54,54 +49,37 @@ By `apmae.load_lm` and `apmae.capture`, with the reason:
 """
 
 
-def check(name: str, found: Run) -> Run:
-    """The run, if its logits did not change."""
-    if not torch.equal(found.captured, found.plain):
-        sys.exit(f"{name}: capture changes the logits")
-    return found
-
-
-def supported(name: str) -> str:
+def supported(name: str, family: dict[str, Any], found: dict[str, float]) -> str:
     """The row of a family."""
-    family = FAMILIES[name]
-    differences = [check(name, run(name, padding)).difference for padding in PADDINGS]
-    moved = max(check(name, run(name, padding, torch.bfloat16)).moved.max() for padding in PADDINGS)
-    if max(differences) > 1e-5:
-        sys.exit(f"{name} differs from eager by {max(differences):.1e}")
     cells = (
         f"`{name}`",
-        family.examples,
-        family.special,
-        family.reached,
-        "sdpa" if family.sdpa else "eager",
-        f"{differences[0]:.0e}",
-        f"{max(differences[1:]):.0e}",
-        f"{moved:.3f}",
+        family["examples"],
+        family["special"],
+        "own code" if family.get("mechanism", "").startswith("own") else "interface",
+        "sdpa" if family.get("sdpa", True) else "eager",
+        f"{found['float32']:.0e}",
+        f"{found['float32_padded']:.0e}",
+        f"{found['bfloat16']:.3f}",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def refused(name: str) -> str:
+def refused(name: str, family: dict[str, Any], message: str) -> str:
     """The row of a family that cannot be loaded."""
-    with tempfile.TemporaryDirectory() as folder:
-        refused_model(name).save_pretrained(folder)
-        try:
-            apmae.load_lm(folder)
-        except ApmaeError as error:
-            said = str(error).removeprefix(f"cannot capture {REFUSED[name].model}: ").split("; docs/models.md")[0]
-            return f"| `{name}` | {REFUSED[name].examples} | {said} |"
-    sys.exit(f"{name} is not refused")
+    said = message.removeprefix(f"cannot capture {family['model']}: ").split("; docs/models.md")[0]
+    return f"| `{name}` | {family['examples']} | {said} |"
 
 
 def main() -> None:
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    print(HEAD.format(version=transformers.__version__, prompts=BATCH, size=SIZE), end="")
-    for name in FAMILIES:
-        print(supported(name), flush=True)
+    table = yaml.safe_load((MATRIX / "families.yaml").read_text(encoding="utf-8"))
+    result = subprocess.run([sys.executable, MATRIX / "measure.py"], stdout=subprocess.PIPE, check=True)
+    found = json.loads(result.stdout)
+    print(HEAD.format(version=found["transformers"], prompts=found["prompts"], size=found["size"]), end="")
+    for name, family in table["families"].items():
+        print(supported(name, family, found["families"][name]))
     print(REFUSED_HEAD, end="")
-    for name in REFUSED:
-        print(refused(name), flush=True)
+    for name, family in table["refused"].items():
+        print(refused(name, family, found["refused"][name]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Small random models of the families in the matrix."""
 
 import pytest
-from families import FAMILIES
+from families import FAMILIES, config_of
 from matrix import family_model, random_model
 
 
@@ -14,4 +14,4 @@ def family():
 @pytest.fixture
 def fresh():
     """A new small Llama, for tests that change it; keywords go to ``random_model``."""
-    return lambda **keywords: random_model(FAMILIES["llama"].config(), **keywords)
+    return lambda **keywords: random_model(config_of(FAMILIES["llama"]), **keywords)

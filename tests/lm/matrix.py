@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers as hf
-from families import FAMILIES, REFUSED, VOCABULARY, Family
+from families import FAMILIES, REFUSED, VOCABULARY, Family, config_of
 from transformers.utils import logging
 
 import apmae
@@ -42,14 +42,16 @@ def family_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """The small model of a family, as loading it would leave it; made once, to be left as it is."""
     family = FAMILIES[name]
     attention = "sdpa" if family.sdpa else "eager"
-    return random_model(family.config(), attention=attention, sharpen=family.sharpen, dtype=dtype, square=family.square)
+    return random_model(
+        config_of(family), attention=attention, sharpen=family.sharpen, dtype=dtype, square=family.square
+    )
 
 
 @cache
 def eager_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """The same weights in a model that was built with eager attention: Falcon cannot be switched to it later."""
     family = FAMILIES[name]
-    model = random_model(family.config(), attention="eager", dtype=dtype, square=family.square)
+    model = random_model(config_of(family), attention="eager", dtype=dtype, square=family.square)
     model.load_state_dict(family_model(name, dtype).state_dict())
     if name == "falcon-alibi":
         for block in model.transformer.h:
@@ -68,7 +70,7 @@ def refused_model(name: str) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # which kernels some families would rather have
     try:
-        return getattr(hf, REFUSED[name].model)(REFUSED[name].config()).eval()
+        return getattr(hf, REFUSED[name].model)(config_of(REFUSED[name])).eval()
     finally:
         logging.set_verbosity(verbosity)
 

@@ -1,4 +1,7 @@
-"""Every family of the matrix against its own eager attention, and every refused one by its name and reason."""
+"""Families of the matrix against their own eager attention, and every refused one by its name and reason.
+
+The representative of each mechanism runs by default, all of them with the slow tests.
+"""
 
 import re
 from pathlib import Path
@@ -6,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, HEADS, REFUSED
+from families import FAMILIES, HEADS, MECHANISMS, REFUSED, cases
 from matrix import BATCH, PADDINGS, SIZE, eager_model, family_model, refused_model, run, tokens, visible
 
 import apmae
@@ -24,7 +27,7 @@ def padding(request):
     return request.param
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=cases())
 def name(request):
     return request.param
 
@@ -119,6 +122,12 @@ def test_refused_by_name_and_reason(name, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=said):
         apmae.load_lm(tmp_path)
+
+
+def test_each_mechanism_has_one_representative():
+    shown = [family.mechanism for family in FAMILIES.values() if family.representative]
+    assert sorted(shown) == sorted(MECHANISMS)
+    assert {family.mechanism for family in FAMILIES.values()} == set(MECHANISMS)
 
 
 def test_the_page_lists_the_families_of_the_matrix():

@@ -55,7 +55,14 @@ def change_weights(folder, change):
 
 
 def wrap(model, **fields):
-    values = {"tokenizer": None, "config": LMConfig(source="nowhere"), "sentinels": None, "bos": None, "num_layers": 2, "num_heads": 4}
+    values = {
+        "tokenizer": None,
+        "config": LMConfig(source="nowhere"),
+        "sentinels": None,
+        "bos": None,
+        "num_layers": 2,
+        "num_heads": 4,
+    }
     values["causal"] = True
     return LM(model=model, **{**values, **fields})
 

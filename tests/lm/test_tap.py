@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from families import cases
 from matrix import tokens
 from transformers import (
     AttentionInterface,
@@ -92,7 +93,7 @@ def scaled_by_loops(logs, allowed):
 
 
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", cases(FAMILIES))
 def test_patterns_are_eagers_and_logits_are_sdpas(family, name, padding):
     model = family(name)
     inputs = tokens(3, 70, padding)

@@ -26,7 +26,9 @@ def test_an_exemplar_is_unpacked_to_the_square_it_was_cut_from(planted, pack):
 
 def test_a_pattern_that_does_not_fill_its_patches_is_cut_to_its_size(pack):
     square = np.tril(np.arange(SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE) % 7)
-    assert np.array_equal(dense(unpack_patches(pack(square), SIZE, PATCH), SIZE - 5, 0.0), square[: SIZE - 5, : SIZE - 5])
+    assert np.array_equal(
+        dense(unpack_patches(pack(square), SIZE, PATCH), SIZE - 5, 0.0), square[: SIZE - 5, : SIZE - 5]
+    )
 
 
 def test_bytes_of_another_size_are_refused():

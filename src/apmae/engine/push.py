@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 
 from apmae.artifacts import manifest_path, read_manifest
 from apmae.errors import ModelError
-from apmae.model.hub import write_upload
 from apmae.model.mae import APMAE
 
 
@@ -32,7 +31,7 @@ def preview(folder: Path, repo_id: str, *, license: str | None) -> str:
     """What :func:`push` would upload: the files' sizes, and the card. No hub is asked."""
     mae = _finished(folder)
     with TemporaryDirectory() as name:
-        write_upload(mae, Path(name), repo_id, license=license)
+        mae.write_upload(name, repo_id, license=license)
         lines = [f"{file.stat().st_size:>12,} bytes  {file.name}" for file in sorted(Path(name).iterdir())]
         return "\n".join([*lines, "", (Path(name) / "README.md").read_text(encoding="utf-8")])
 

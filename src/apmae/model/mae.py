@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from apmae.config import APMAEConfig
 from apmae.errors import CaptureError, ModelError
-from apmae.model import card, files
+from apmae.model import card, files, hub
 from apmae.model.blocks import Transformer, init_weights
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
@@ -247,6 +247,20 @@ class APMAE(nn.Module):
         """
         return card.model_card(self.config, self.state_dict(), self.origin, repo_id=repo_id, license=license)
 
+    def write_upload(self, folder: str | Path, repo_id: str, *, license: str | None = None) -> None:
+        """Write into a folder what :meth:`push_to_hub` uploads: weights, config and model card.
+
+        Args:
+            folder: where to; made if missing.
+            repo_id: as for :meth:`push_to_hub`.
+            license: as for :meth:`model_card`.
+
+        Raises:
+            ConfigError: as :meth:`model_card`.
+        """
+        text = self.model_card(repo_id, license=license)
+        files.save(Path(folder), self.config, self.state_dict(), None, text)
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -272,6 +286,9 @@ class APMAE(nn.Module):
             ConfigError: as :meth:`model_card`.
             ModelError: if the hub cannot be reached, or refuses.
         """
-        from apmae.model.hub import push
+        self.model_card(repo_id, license=license)  # refused before anything is made on the hub
 
-        return push(self, repo_id, private=private, token=token, license=license, message=message)
+        def write(folder: Path, known: str) -> None:
+            self.write_upload(folder, known, license=license)
+
+        return hub.push(repo_id, write, private=private, token=token, message=message)

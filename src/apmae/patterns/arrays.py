@@ -1,5 +1,9 @@
-"""Named arrays: all captured heads of one prompt, by layer, head, query_pos and key_pos."""
+"""Named arrays: all captured heads of one prompt, by layer, head, query_pos and key_pos. ``Patterns`` hands them over.
 
+Axes: n patterns, each of another head; r rows.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,61 +11,65 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from apmae.errors import CaptureError, DependencyError
-from apmae.patterns.patterns import Patterns
-from apmae.patterns.reach import one_prompt
 
 
-def to_numpy(patterns: Patterns, prompt: int | None = None) -> Float[ndarray, "layers heads rows rows"]:
-    """See :meth:`Patterns.to_numpy`."""
-    own = _of_prompt(patterns, prompt)
-    (layers, layer), (heads, head) = _axes(own)
-    rows = own.num_rows(int(own.prompt[0]))
-    array = np.full((len(layers), len(heads), rows, rows), np.nan, np.float32)
-    array[layer, head] = own.probabilities()[:, :rows, :rows]
+def by_head(
+    probabilities: Float[ndarray, "n r r"], layer: Int[ndarray, " n"], head: Int[ndarray, " n"]
+) -> Float[ndarray, "layers heads r r"]:
+    """The layers and heads that occur, ascending, on axes of their own; NaN where one does not occur."""
+    (layers, row), (heads, column) = (np.unique(numbers, return_inverse=True) for numbers in (layer, head))
+    array = np.full((len(layers), len(heads), *probabilities.shape[1:]), np.nan, np.float32)
+    array[row, column] = probabilities
     return array
 
 
-def to_xarray(patterns: Patterns, prompt: int | None = None) -> Any:
-    """See :meth:`Patterns.to_xarray`."""
+def named(
+    array: Float[ndarray, "layers heads r r"],
+    layer: Int[ndarray, " n"],
+    head: Int[ndarray, " n"],
+    labels: Sequence[str],
+    dims: Sequence[str],
+) -> Any:
+    """An ``xarray.DataArray`` of what :func:`by_head` made.
+
+    Args:
+        array: probabilities.
+        layer: which layer made each pattern.
+        head: which head of the layer.
+        labels: (r,) what the rows are called.
+        dims: what the axes are called.
+
+    Raises:
+        DependencyError: if xarray is not installed.
+    """
     try:
         import xarray
     except ImportError:
         raise DependencyError(
             "expected xarray for named arrays, it is not installed; run: pip install 'apmae[arrays]'"
         ) from None
-    own = _of_prompt(patterns, prompt)
-    (layers, _), (heads, _) = _axes(own)
-    labels = own.labels(int(own.prompt[0]))
     positions = np.arange(len(labels))
     coordinates = {
-        "layer": layers,
-        "head": heads,
+        "layer": np.unique(layer),
+        "head": np.unique(head),
         "query_pos": positions,
         "key_pos": positions,
         "query_token": ("query_pos", labels),
         "key_token": ("key_pos", labels),
     }
-    return xarray.DataArray(to_numpy(own), coordinates, Patterns.dims, name="attention")
+    return xarray.DataArray(array, coordinates, dims, name="attention")
 
 
-def _of_prompt(patterns: Patterns, prompt: int | None) -> Patterns:
-    """The patterns of one prompt, each head once.
+def check_heads(layer: Int[ndarray, " n"], head: Int[ndarray, " n"], prompt: int) -> None:
+    """Refuse a head that occurs twice.
 
     Raises:
-        CaptureError: if there is no such prompt, several and none is named, or a head occurs twice.
+        CaptureError: naming it.
     """
-    wanted = one_prompt(patterns.prompt, prompt)
-    own = patterns[patterns.prompt == wanted]
-    places, counts = np.unique(np.stack([own.layer, own.head]), axis=1, return_counts=True)
+    places, counts = np.unique(np.stack([layer, head]), axis=1, return_counts=True)
     if counts.max() > 1:
         layer, head = places[:, counts.argmax()]
         raise CaptureError(
-            f"expected each head once, got {layer}.{head} of prompt {wanted} {counts.max()} times; "
+            f"expected each head once, got {layer}.{head} of prompt {prompt} {counts.max()} times; "
             "choose among them by slicing"
         )
-    return own
-
-
-def _axes(own: Patterns) -> list[tuple[Int[ndarray, " a"], Int[ndarray, " n"]]]:
-    """The layers and the heads that occur, ascending, each with where every pattern stands among them."""
-    return [np.unique(numbers, return_inverse=True) for numbers in (own.layer, own.head)]

@@ -2,12 +2,14 @@
 
 Our file holds ``log_patches`` in its dtype, ``prompt``, ``layer`` and ``head`` as int64, and ``texts``, the bytes of a
 JSON object with tokens, lengths and rows by prompt number. Its metadata has one entry, ``apmae``: a JSON object with
-the artifact's kind and format, size, causal and reach.
+the artifact's kind and format, size, causal and reach. In memory, what a file holds are the arguments of ``Patterns``.
 """
 
 import json
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +23,48 @@ from torch import Tensor
 from apmae.artifacts import write_through
 from apmae.errors import CaptureError
 from apmae.patterns import probabilities
-from apmae.patterns.patterns import Patterns
 
 FORMAT = 1
 """Of our own files; raised when an older version cannot read the new ones."""
 NAMES = ("attention", "attentions", "patterns", "probabilities")
 """What the array of probabilities may be called in a file that holds several."""
 _SUFFIX = ".safetensors"
+_PLACES, _TEXTS, _ABOUT = ("prompt", "layer", "head"), ("tokens", "lengths", "rows"), ("size", "causal", "reach")
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, SafetensorError)
 """What the readers raise over files that are cut short, damaged, pickled or of another kind."""
 _SLACK = 1e-2
 """What a log probability may be above 0 by rounding."""
 
 
-def save(patterns: Patterns, path: str | Path) -> None:
-    """See :meth:`Patterns.save`."""
+def save(path: str | Path, fields: Mapping[str, Any]) -> None:
+    """See :meth:`Patterns.save`; the fields are the arguments of ``Patterns``."""
     path = Path(path)
     if path.suffix != _SUFFIX:
         raise CaptureError(f"expected a path that ends in {_SUFFIX}, got {path}; patterns are saved as safetensors")
-    texts = {"tokens": patterns.tokens, "lengths": patterns.lengths, "rows": patterns.rows}
+    texts = {name: fields[name] for name in _TEXTS}
     tensors = {
-        "log_patches": patterns.log_patches.detach().cpu().contiguous(),
-        **{name: torch.from_numpy(np.array(getattr(patterns, name), np.int64)) for name in ("prompt", "layer", "head")},
+        "log_patches": fields["log_patches"].detach().cpu().contiguous(),
+        **{name: torch.from_numpy(np.array(fields[name], np.int64)) for name in _PLACES},
         # Not in the metadata: a safetensors header ends at 100 MB.
         "texts": torch.frombuffer(bytearray(json.dumps(texts, sort_keys=True).encode()), dtype=torch.uint8),
     }
-    about = {
-        "artifact": "patterns",
-        "format": FORMAT,
-        "size": patterns.size,
-        "causal": patterns.causal,
-        "reach": patterns.reach,
-    }
+    about = {"artifact": "patterns", "format": FORMAT, **{name: fields[name] for name in _ABOUT}}
     # One entry: safetensors writes several in no fixed order.
     metadata = {"apmae": json.dumps(about, sort_keys=True)}
     write_through(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
-def load(path: str | Path, *, causal: bool | None = None) -> Patterns:
-    """See :meth:`Patterns.load`."""
+def load(path: str | Path, *, patch: int, causal: bool | None) -> dict[str, Any]:
+    """The arguments of ``Patterns``, read from a file; use it within :func:`naming`.
+
+    Args:
+        path: of a file as :meth:`Patterns.load` takes it.
+        patch: side of the patches that foreign probabilities are cut into.
+        causal: whether those are causal; None finds it out.
+
+    Raises:
+        CaptureError: as :meth:`Patterns.load`.
+    """
     path = Path(path)
     if not path.is_file():
         raise CaptureError(f"expected a file of patterns at {path}, found none; check the path")
@@ -69,9 +74,20 @@ def load(path: str | Path, *, causal: bool | None = None) -> Patterns:
             f"expected patterns in {', '.join(readers)}, got {path}; save the probabilities as one of them first "
             "(numpy.save)"
         )
+    found = readers[path.suffix.lower()](path)
+    return found if isinstance(found, dict) else _of_probabilities(found, patch, causal)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Errors over what a file holds name the file; damage is told in one line.
+
+    Raises:
+        CaptureError: for every one of them.
+    """
+    path = Path(path)
     try:
-        found = readers[path.suffix.lower()](path)
-        return found if isinstance(found, Patterns) else _from_probabilities(found, causal)
+        yield
     except CaptureError as error:
         raise CaptureError(f"{path}: {error}") from None
     except _DAMAGE as error:
@@ -82,7 +98,7 @@ def load(path: str | Path, *, causal: bool | None = None) -> Patterns:
         ) from None
 
 
-def _from_probabilities(array: ndarray | Tensor, causal: bool | None) -> Patterns:
+def _of_probabilities(array: ndarray | Tensor, patch: int, causal: bool | None) -> dict[str, Any]:
     array = probabilities.as_array(array)
     shape = tuple(array.shape)
     if not 3 <= len(shape) <= 5 or shape[-1] != shape[-2] or not shape[-1]:
@@ -93,10 +109,11 @@ def _from_probabilities(array: ndarray | Tensor, causal: bool | None) -> Pattern
     flat = array.reshape(-1, *shape[-2:])
     if causal is None:
         causal = probabilities.is_causal(flat)
-    if len(shape) == 3:
-        return Patterns.from_probabilities(flat, causal=causal)
-    prompt, layer, head = (axis.reshape(-1) for axis in np.indices((1, *shape[:-2])[-3:]))
-    return Patterns.from_probabilities(flat, prompt=prompt, layer=layer, head=head, causal=causal)
+    # Alone, the first axis counts prompts; of two axes, the prompt is one.
+    axes = (shape[0], 1, 1) if len(shape) == 3 else (1, *shape[:-2])[-3:]
+    places = zip(_PLACES, (axis.reshape(-1) for axis in np.indices(axes)), strict=True)
+    logs = probabilities.log_patches(flat, patch, causal)
+    return {"log_patches": logs, "size": shape[-1], "causal": causal, **dict(places)}
 
 
 def _read_npy(path: Path) -> ndarray:
@@ -109,7 +126,7 @@ def _read_npz(path: Path) -> ndarray:
         return file[_chosen(file.files)]
 
 
-def _read_safetensors(path: Path) -> Patterns | Tensor:
+def _read_safetensors(path: Path) -> dict[str, Any] | Tensor:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "apmae" not in metadata:
@@ -121,34 +138,23 @@ def _read_safetensors(path: Path) -> Patterns | Tensor:
                 f"expected patterns of format {FORMAT}, found {kind or 'another artifact'} of format {version}; give "
                 "another file, or save the patterns again with this version"
             )
-        tensors = {name: file.get_tensor(name) for name in ("log_patches", "prompt", "layer", "head", "texts")}
-    return _patterns(about, tensors)
+        tensors = {name: file.get_tensor(name) for name in ("log_patches", *_PLACES, "texts")}
+    return _fields(about, tensors)
 
 
-def _patterns(about: dict[str, Any], tensors: dict[str, Tensor]) -> Patterns:
+def _fields(about: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     logs, count = tensors["log_patches"], len(tensors["log_patches"])
-    prompt, layer, head = (tensors[name].numpy().astype(np.int64) for name in ("prompt", "layer", "head"))
-    if logs.ndim != 4 or not logs.is_floating_point() or not prompt.shape == layer.shape == head.shape == (count,):
+    places = {name: tensors[name].numpy().astype(np.int64) for name in _PLACES}
+    if logs.ndim != 4 or not logs.is_floating_point() or any(place.shape != (count,) for place in places.values()):
         raise CaptureError(f"expected n log patches and the prompt, layer and head of each, got {tuple(logs.shape)}")
     if count and not float(logs.amax()) < _SLACK:  # a NaN is not less either
         raise CaptureError("expected log probabilities, at most 0, got others; the file was written by something else")
     texts = json.loads(tensors["texts"].numpy().tobytes())
-    tokens, lengths, rows = (
-        None if texts[name] is None else {int(number): value for number, value in texts[name].items()}
-        for name in ("tokens", "lengths", "rows")
-    )
-    return Patterns(
-        logs,
-        about["size"],
-        prompt=prompt,
-        layer=layer,
-        head=head,
-        causal=about["causal"],
-        tokens=tokens,
-        reach=about["reach"],
-        lengths=lengths,
-        rows=rows,
-    )
+    known = {
+        name: None if texts[name] is None else {int(number): value for number, value in texts[name].items()}
+        for name in _TEXTS
+    }
+    return {"log_patches": logs, **places, **known, **{name: about[name] for name in _ABOUT}}
 
 
 def _chosen(names: list[str]) -> str:

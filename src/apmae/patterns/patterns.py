@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from apmae.errors import CaptureError
-from apmae.patterns import geometry
+from apmae.patterns import arrays, files, geometry
 from apmae.patterns import probabilities as given
 from apmae.patterns.reach import REACHES as REACHES
 from apmae.patterns.reach import check_reach, known_lengths, known_of, merged, one_prompt, row_labels
@@ -297,9 +297,9 @@ class Patterns:
         Raises:
             CaptureError: if there is no such prompt, several and none is named, or a head occurs twice.
         """
-        from apmae.patterns import arrays
-
-        return arrays.to_numpy(self, prompt)
+        own = self._of_prompt(prompt)
+        rows = own.num_rows(int(own.prompt[0]))
+        return arrays.by_head(own.probabilities()[:, :rows, :rows], own.layer, own.head)
 
     def to_xarray(self, prompt: int | None = None) -> Any:
         """As :meth:`to_numpy`, as an ``xarray.DataArray`` with coordinates.
@@ -310,9 +310,8 @@ class Patterns:
             CaptureError: as :meth:`to_numpy`.
             DependencyError: if xarray is not installed.
         """
-        from apmae.patterns import arrays
-
-        return arrays.to_xarray(self, prompt)
+        own = self._of_prompt(prompt)
+        return arrays.named(own.to_numpy(), own.layer, own.head, own.labels(int(own.prompt[0])), self.dims)
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, atomically; equal patterns give equal bytes.
@@ -321,9 +320,7 @@ class Patterns:
             CaptureError: if ``path`` does not end in .safetensors.
             ArtifactError: if the disk is full or the folder cannot be written.
         """
-        from apmae.patterns import files
-
-        files.save(self, path)
+        files.save(path, self._fields())
 
     @staticmethod
     def load(path: str | Path, *, causal: bool | None = None) -> "Patterns":
@@ -339,27 +336,27 @@ class Patterns:
         Raises:
             CaptureError: if there is no such file, it is damaged or of another kind, or holds no probabilities.
         """
-        from apmae.patterns import files
+        with files.naming(path):
+            return Patterns(**files.load(path, patch=PATCH, causal=causal))
 
-        return files.load(path, causal=causal)
+    def _fields(self) -> dict[str, Any]:
+        """The arguments that make the same patterns."""
+        names = ("log_patches", "size", "prompt", "layer", "head", "causal", "tokens", "reach", "lengths", "rows")
+        return {name: getattr(self, name) for name in names}
+
+    def _of_prompt(self, prompt: int | None) -> "Patterns":
+        """The patterns of one prompt, each head once; raises as :meth:`to_numpy`."""
+        wanted = one_prompt(self.prompt, prompt)
+        own = self[self.prompt == wanted]
+        arrays.check_heads(own.layer, own.head, wanted)
+        return own
 
     def _dense(self) -> Float[Tensor, "n t t"]:
         return geometry.unpack(self.log_patches, self.size, -torch.inf, self.causal)
 
     def _with(self, log_patches: Tensor, size: int, rows: Mapping[int, int] | None) -> "Patterns":
         """Other pixels of the same heads and prompts."""
-        return type(self)(
-            log_patches,
-            size,
-            prompt=self.prompt,
-            layer=self.layer,
-            head=self.head,
-            causal=self.causal,
-            tokens=self.tokens,
-            reach=self.reach,
-            lengths=self.lengths,
-            rows=rows,
-        )
+        return type(self)(**{**self._fields(), "log_patches": log_patches, "size": size, "rows": rows})
 
 
 def _real(size: int, patch: int, causal: bool) -> Tensor:

@@ -1,8 +1,8 @@
 """The decoder study: variants of the autoencoder, trained at equal compute on the same patterns with the same masks.
 
-    python benchmarks/study.py capture --source SRC_ZIP --work WORK
-    python benchmarks/study.py train --work WORK [--variant base --variant cls] [--seed 0]
-    python benchmarks/study_figures.py WORK/results.jsonl
+    python experiments/study.py capture --source SRC_ZIP --work WORK
+    python experiments/study.py train --work WORK [--variant base --variant cls] [--seed 0]
+    python experiments/study_figures.py WORK/results.jsonl
 
 ``capture`` draws prompts and stores patterns of the three bundled language models: of random spans to train on, and of
 all ten tasks, from held-out files, to measure on. ``train`` appends one line a variant to ``results.jsonl`` and

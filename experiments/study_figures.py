@@ -1,6 +1,6 @@
-"""The table and the figures of the decoder study, from the lines that ``benchmarks/study.py train`` wrote.
+"""The table and the figures of the decoder study, from the lines that ``experiments/study.py train`` wrote.
 
-    python benchmarks/study_figures.py WORK/results.jsonl [--out docs/images]
+    python experiments/study_figures.py WORK/results.jsonl [--out docs/images]
 
 Prints Markdown: one row a variant, means over seeds, and the same for mean-pooled embeddings. Draws ``study-loss.png``,
 held-out loss against compute, and ``study-measures.png``, every measure of every run.

@@ -2,7 +2,7 @@
 
     apmae prompts SOURCE --tasks random --per-task 800 --outcome correct --set split=train --out train.parquet
     apmae prompts SOURCE --tasks random --per-task 100 --outcome correct --set split=held_out --out held-out.parquet
-    python benchmarks/scaling.py train.parquet held-out.parquet --out FOLDER [--steps 500] [--set encoder_dim=160]
+    python experiments/scaling.py train.parquet held-out.parquet --out FOLDER [--steps 500] [--set encoder_dim=160]
 
 Losses of different scalings cannot be compared. One line of JSON each, on held-out patterns: the loss; the divergence
 of hidden attention in nats, beside that of an even prediction; the same with predictions cut at higher probabilities,

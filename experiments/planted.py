@@ -1,6 +1,6 @@
 """Does an encoder with the atlas find planted families? Agreement with the truth, at several levels of noise.
 
-    python benchmarks/planted.py [--encoder FOLDER] [--encoder FOLDER] [--count 40] [--seeds 3]
+    python experiments/planted.py [--encoder FOLDER] [--encoder FOLDER] [--count 40] [--seeds 3]
 
 Fifteen families with parameters of their own (``apmae.patterns.planted``), clustered with the atlas' defaults. Printed
 are the adjusted Rand index of the clusters against the families, over the patterns that were clustered; the coverage,

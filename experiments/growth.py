@@ -3,7 +3,7 @@
     apmae prompts SOURCE --lm bundled --per-task 40 --outcome any --set split=atlas --out atlas.parquet
     apmae encode --lm LM --encoder ENCODER --prompts atlas.parquet --out LM/embeddings                  # for each LM
     for seed in 0 1 2; do apmae cluster LM/embeddings --seed $seed --out LM/atlas-$seed; done
-    python benchmarks/growth.py LM OTHER-LM ...
+    python experiments/growth.py LM OTHER-LM ...
 
 The atlases of a folder are of the same embeddings and differ by seed: what differs between them is noise.
 """

@@ -1,6 +1,6 @@
 """What can be read off embeddings: linear probes of head and behaviour, and of the outcome. Splits are by source file.
 
-Used by ``benchmarks/study.py``. Axes: n patterns, d embedding, m prompts, h heads.
+Used by ``experiments/study.py``. Axes: n patterns, d embedding, m prompts, h heads.
 """
 
 import warnings
