@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from apmae import bundled
-from apmae.analyze.tag import measured_names
 from apmae.artifacts import Stage, fingerprint, manifest_path, read_json
+from apmae.atlas.names import measured_names
 from apmae.config import EvaluateConfig
 from apmae.encode import check_length, score_batch
 from apmae.engine.local import decisive, load_prompts
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.load import LM
+from apmae.lm.stream import Captured
 from apmae.model.mae import APMAE
 from apmae.prompts.prompt import Prompt
 from apmae.report.evaluation import Evaluation, write_evaluation
@@ -93,10 +94,15 @@ def _losses(
                 stage,
                 name=name,
                 lengths={size: check_length(lm, size, config.context) for size in sizes},
-                measured=lambda captured: measured_names(score_batch(captured)),
+                measured=_measured,
             )
             stage.finish({"lm": name, "rows": stage.rows("losses"), "layers": lm.num_layers, "heads": lm.num_heads})
     return lm.fingerprint
+
+
+def _measured(captured: Captured) -> list[str]:
+    scores = score_batch(captured)
+    return measured_names(scores.values, scores.key_kinds)
 
 
 def _named(sources: Sequence[str], what: str) -> dict[str, str]:

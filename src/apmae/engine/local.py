@@ -18,7 +18,8 @@ from apmae.artifacts import (
     read_tables,
     write_table,
 )
-from apmae.atlas.atlas import Atlas, Measured
+from apmae.atlas.atlas import Atlas
+from apmae.atlas.names import Measured
 from apmae.config import AtlasConfig, CircuitsConfig, Config, EncodeConfig, PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.encode import check_length, encode_prompts, reconstructions, unpack_exemplars
@@ -239,6 +240,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
             )
             atlas = Atlas.fit(
                 matrix(table["embedding"]),
+                where=(table["layer"].to_numpy(), table["head"].to_numpy()),
                 config=config,
                 num_heads=encoded["layers"] * encoded["heads"],
                 measured=measured,

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from apmae.atlas.cluster import NOISE
 from apmae.report.study import Exemplars, Study, unpack
+from apmae.schema import NOISE
 
 VARIATION_MEMBERS = 6
 """Members shown of the one cluster of Figure 9."""

@@ -20,11 +20,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
 from apmae.analyze.locations import HeadGrid
-from apmae.atlas.cluster import NOISE
 from apmae.report.examples import Example, attended
 from apmae.report.palette import NOISE_COLOR, NOT_CAPTURED, cluster_color, ink_on
 from apmae.report.study import Sample, dense, scaled
 from apmae.report.tables import head_name
+from apmae.schema import NOISE
 from apmae.seeding import generator
 
 DPI = 150

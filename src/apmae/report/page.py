@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from apmae.artifacts import Stage, fingerprint, manifest_path, read_json, replacing
-from apmae.atlas.cluster import NOISE
 from apmae.report import figures, tables
 from apmae.report.display import (
     cells_in_a_grid,
@@ -30,6 +29,7 @@ from apmae.report.study import Study
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, head_name
 from apmae.report.thumbnails import thumbnail
+from apmae.schema import NOISE
 
 
 def write_report(study: Path, out: Path | None = None) -> Path:

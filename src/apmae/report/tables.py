@@ -11,9 +11,9 @@ import numpy as np
 
 from apmae.analyze.locations import clustering, head_grid, task_locations
 from apmae.artifacts import replacing
-from apmae.atlas.cluster import NOISE
 from apmae.config import TASKS, TEXT_TASKS
 from apmae.report.study import Study
+from apmae.schema import NOISE
 
 _WHERE = 3
 """Most heads named of each cluster."""

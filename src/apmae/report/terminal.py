@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from apmae.atlas.cluster import NOISE
 from apmae.report.display import visible
 from apmae.report.evaluation import Evaluation
 from apmae.report.palette import cluster_color, ink_on
@@ -23,6 +22,7 @@ from apmae.report.tables import (
     locations_table,
     outcomes_table,
 )
+from apmae.schema import NOISE
 
 _CLUSTERS = 20
 _WIDEST = 24
