@@ -3,7 +3,7 @@
 Axes: n rows, d embedding, r reduced dimensions, c clusters.
 """
 
-from typing import Protocol, Self
+from typing import Protocol
 
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -21,7 +21,7 @@ class Clusterer(Protocol):
     clusterer. The same rows, order and seed leave the same attributes.
 
     Attributes:
-        labels_: (n,) cluster of each row, -1 (``schema.NOISE``) for noise. Clusters are numbered 0 .. c - 1, the largest
+        labels_: (n,) cluster of each row, -1 (``schema.NOISE``) for noise. Clusters are numbered from 0, the largest
             first, and each has a member. Rows that are equal have the same label.
         coordinates_: (n, r) reduced coordinates of each row, finite, the same for equal rows.
         apart_: (n,) distance of each row to the nearest other of its label in embedding space, by
@@ -38,7 +38,7 @@ class Clusterer(Protocol):
     persistence_: Float[ndarray, " c"]
     dropped_: dict[str, int]
 
-    def fit(self, z: Float[ndarray, "n d"], where: Where | None = None) -> Self:
+    def fit(self, z: Float[ndarray, "n d"], where: Where | None = None) -> "Clusterer":
         """Find the clusters.
 
         Args:
@@ -71,7 +71,7 @@ class GlobalClusterer:
         self.config = config
         self.num_heads = num_heads
 
-    def fit(self, z: Float[ndarray, "n d"], where: Where | None = None) -> Self:
+    def fit(self, z: Float[ndarray, "n d"], where: Where | None = None) -> "GlobalClusterer":
         """Find the clusters, as in :class:`Clusterer`.
 
         Args:

@@ -1,7 +1,7 @@
 """Clusters of reduced embeddings with HDBSCAN, and the paper's two filters (section 5.2)."""
 
 import warnings
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -68,7 +68,7 @@ class FilteredHDBSCAN:
         coordinates: Float[ndarray, "n r"],
         counts: Int[ndarray, " n"],
         nearest: Float[ndarray, " n"] | None = None,
-    ) -> Self:
+    ) -> "FilteredHDBSCAN":
         """Find clusters, split the wide ones, drop what is still wide, and the small ones.
 
         Args:

@@ -4,7 +4,6 @@ Axes: n rows, d embedding, r reduced dimensions.
 """
 
 import warnings
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -37,7 +36,7 @@ class Reducer:
         """
         self.config = config
 
-    def fit(self, z: Float[ndarray, "n d"]) -> Self:
+    def fit(self, z: Float[ndarray, "n d"]) -> "Reducer":
         """Find neighbours and lay them out.
 
         Args:
