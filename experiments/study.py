@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from apmae import bundled
+from apmae.atlas.names import measured_names
 from apmae.config import APMAEConfig, CaptureConfig, PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.encode import score_batch
-from apmae.engine.tag import measured_names
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import draw_prompts
 from apmae.lm.stream import capture_prompts
@@ -107,7 +107,8 @@ def capture(sources: list[str], work: Path, train_prompts: int, per_task: int) -
         if name == "bundled":
             for captured in capture_prompts(lm, asked, CaptureConfig(), **settings):
                 parts["probe"].append(captured.patterns)
-                names += measured_names(score_batch(captured))
+                scores = score_batch(captured)
+                names += measured_names(scores.values, scores.key_kinds)
     work.mkdir(parents=True, exist_ok=True)
     for name, captures in parts.items():
         patterns = Patterns.concatenate(captures)

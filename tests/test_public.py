@@ -29,7 +29,7 @@ def test_importing_the_package_loads_nothing():
     [
         ("config", "schema", "artifacts", "recipes", "seeding", "progress", "errors", "bundled"),
         ("corpus.sources", "prompts.files", "prompts.fim", "prompts.sampling", "prompts.tasks"),
-        ("atlas.atlas", "atlas.cluster", "atlas.names", "atlas.reduce", "analyze.locations"),
+        ("atlas.atlas", "atlas.clusterers", "atlas.names", "atlas.place", "analyze.locations"),
         ("report.page", "report.sheet_page", "report.heads", "study.reader", "report.terminal"),
     ],
     ids=lambda rooms: rooms[0],

@@ -18,7 +18,8 @@ import torch
 
 from apmae import bundled, recipes
 from apmae.artifacts import matrix, read_tables, write_json
-from apmae.atlas.atlas import Atlas, Measured
+from apmae.atlas.atlas import Atlas
+from apmae.atlas.names import Measured
 from apmae.config import AtlasConfig, CaptureConfig, EncodeConfig, PromptsConfig, TrainConfig
 from apmae.engine.local import encode, load_prompts, make_prompts
 from apmae.lm.load import load_lm
@@ -109,6 +110,7 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
     )
     atlas = Atlas.fit(
         matrix(table["embedding"]),
+        where=(table["layer"].to_numpy(), table["head"].to_numpy()),
         config=AtlasConfig(reference_points=_POINTS, epsilon=_EPSILON),
         num_heads=counts["layers"] * counts["heads"],
         measured=measured,

@@ -5,6 +5,9 @@ import pyarrow as pa
 FORMAT = 3
 """Grows when a table or manifest changes shape: artifacts of another format are refused, not misread."""
 
+NOISE = -1
+"""Cluster of a pattern that belongs to none."""
+
 ENCODED = ("embeddings", "prompts", "exemplars")
 """The tables of the encode stage, in shards: ``embeddings()``, ``ENCODED_PROMPTS`` and ``EXEMPLARS``."""
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"

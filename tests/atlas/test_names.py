@@ -4,11 +4,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apmae.atlas.names import _KIND_WORDS, kind_word, name_of
+from apmae.atlas.names import (
+    _KIND_WORDS,
+    Measured,
+    cluster_names,
+    kind_word,
+    measured_names,
+    name_of,
+    named_clusters,
+)
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import FAMILIES, planted
 from apmae.patterns.scores import score
-from apmae.schema import KINDS, SCORES
+from apmae.schema import CLUSTERS, KINDS, SCORES
 
 RIGHT = {
     "first_token": "first-token sink",
@@ -130,3 +138,43 @@ def test_a_complete_behaviour_is_always_in_the_name(scores, behaviour):
     rest = {name: 0.0 for name in SCORES if name != behaviour} | {behaviour: 1.0}
     assert name_of(rest) == words[behaviour]
     assert name_of({**scores, behaviour: float("nan"), "uniform": 0.0}) != words[behaviour]
+
+
+def rows_of(*scores):
+    """One row of scores for each mapping; 0 where it says nothing."""
+    return np.array([[row.get(name, 0.0) for name in SCORES] for row in scores], np.float32)
+
+
+def kinds_of(*kinds):
+    return np.array([[row.get(kind, 0.0) for kind in KINDS] for row in kinds], np.float32)
+
+
+def test_each_pattern_is_named_by_its_own_scores():
+    values = rows_of({"self": 0.9, "uniform": 0.3}, {"columns": 0.9}, {"columns": float("nan"), "uniform": 0.95})
+    kinds = kinds_of({"newline": 0.05}, {"semicolon": 0.4, "word": 0.2}, {})
+    assert measured_names(values, kinds) == ["self", "columns on ';'", "uniform"]
+    assert measured_names(values[:0], kinds[:0]) == []
+
+
+def test_clusters_are_named_by_the_means_of_their_members():
+    nan = float("nan")
+    values = rows_of({"self": 0.9}, {"previous": 0.8}, {"self": 0.5, "local": nan}, {"self": nan, "local": nan})
+    measured = Measured(values, kinds_of({"word": 0.3}, {}, {}, {}), kinds_of({}, {"newline": 0.3}, {}, {}))
+    table = named_clusters(np.array([0, 1, 0, 0]), np.array([0.1, 0.2]), np.array([0.3, 0.4]), measured)
+    assert table.schema.equals(CLUSTERS)
+    first, second = table.to_pylist()
+    assert (first["name"], first["looks_at"], first["looks_from"]) == ("self", "", ""), "0.1 of words is not enough"
+    assert (second["name"], second["looks_at"], second["looks_from"]) == ("previous token", "", "newlines")
+    assert first["score_self"] == pytest.approx(0.7), "over the rows that it could be measured on"
+    assert (first["score_local"], second["score_local"]) == (0.0, 0.0)
+    for name, shares in (("size", [3, 1]), ("mean_distance", [0.1, 0.2]), ("persistence", [0.3, 0.4])):
+        assert table[name].to_pylist() == pytest.approx(shares)
+    assert cluster_names(table) == {0: "self", 1: "previous token", -1: "unknown"}
+
+
+def test_without_scores_clusters_are_numbered():
+    table = named_clusters(np.array([0, -1, 1, 0]), np.zeros(2), np.zeros(2), None)
+    assert cluster_names(table) == {0: "cluster 0", 1: "cluster 1", -1: "unknown"}
+    assert all(row["score_self"] is None for row in table.to_pylist())
+    nothing = named_clusters(np.full(3, -1), np.zeros(0), np.zeros(0), None)
+    assert (nothing.num_rows, cluster_names(nothing)) == (0, {-1: "unknown"})

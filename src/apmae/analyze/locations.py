@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from apmae.atlas.cluster import NOISE
+from apmae.schema import NOISE
 
 
 class Clustering(NamedTuple):

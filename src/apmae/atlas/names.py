@@ -1,9 +1,19 @@
-"""Names of clusters, from the measured scores of their members. The same rules name a single pattern."""
+"""Names of clusters, from the measured scores of their members. The same rules name a single pattern.
+
+Axes: n patterns, c clusters, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``).
+"""
 
 from collections.abc import Mapping
 from math import isnan
+from typing import Any, NamedTuple
 
-from apmae.schema import KINDS
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from apmae.atlas.rows import members_of
+from apmae.schema import CLUSTERS, KINDS, NOISE, SCORES
 
 _BEHAVIOURS = (
     # score, the name it gives, what a uniform causal pattern of 256 tokens scores, and the share of what the score
@@ -46,6 +56,17 @@ _KIND_WORDS = {
 }
 
 
+class Measured(NamedTuple):
+    """Hand-made scores of the fitted patterns, from which clusters get names; rows as the embeddings'."""
+
+    values: Float[ndarray, "n s"]
+    """In the order of ``schema.SCORES``; NaN where not measured."""
+    key_kinds: Float[ndarray, "n k"]
+    """Attention beyond chance to each of ``schema.KINDS``."""
+    query_kinds: Float[ndarray, "n k"]
+    """The same from each of them."""
+
+
 def kind_word(excess: Mapping[str, float]) -> str:
     """The token kind that stands out most, in words; "" if none does.
 
@@ -85,3 +106,72 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
     if uniform >= _DIFFUSE:
         return "diffuse"
     return f"weak {shown[0][1]}" if shown and shown[0][0] >= _WEAK else "mixed"
+
+
+def measured_names(values: Float[ndarray, "n s"], key_kinds: Float[ndarray, "n k"]) -> list[str]:
+    """The name that each pattern's own scores give.
+
+    Args:
+        values: in the order of ``schema.SCORES``; NaN where not measured.
+        key_kinds: attention beyond chance to each of ``schema.KINDS``.
+    """
+    return [_name(scores, kinds) for scores, kinds in zip(values.tolist(), key_kinds.tolist(), strict=True)]
+
+
+def cluster_names(clusters: pa.Table) -> dict[int, str]:
+    """Name of each cluster of a table (``schema.CLUSTERS``); -1 is "unknown"."""
+    found = dict(zip(clusters["cluster"].to_pylist(), clusters["name"].to_pylist(), strict=True))
+    return {**found, NOISE: "unknown"}
+
+
+def named_clusters(
+    labels: Int[ndarray, " n"],
+    mean_distances: Float[ndarray, " c"],
+    persistence: Float[ndarray, " c"],
+    measured: Measured | None,
+) -> pa.Table:
+    """The table of clusters, ``schema.CLUSTERS``.
+
+    Args:
+        labels: cluster of each row, -1 noise.
+        mean_distances: by cluster, as ``Clusterer`` leaves them.
+        persistence: the same.
+        measured: scores of the same rows; without them clusters are called "cluster 0", "cluster 1", ...
+    """
+    rows = []
+    for number, members in enumerate(members_of(labels, len(persistence))):
+        row: dict[str, Any] = {
+            "cluster": number,
+            "name": f"cluster {number}",
+            "size": len(members),
+            "mean_distance": float(mean_distances[number]),
+            "persistence": float(persistence[number]),
+            "looks_at": "",
+            "looks_from": "",
+        }
+        if measured is not None:
+            scores = _means(measured.values[members])
+            keys, queries = (kinds[members].mean(0).tolist() for kinds in (measured.key_kinds, measured.query_kinds))
+            row |= {
+                "name": _name(scores, keys),
+                "looks_at": _kind(keys),
+                "looks_from": _kind(queries),
+                **{f"score_{score}": value for score, value in zip(SCORES, scores, strict=True) if not isnan(value)},
+            }
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=CLUSTERS)
+
+
+def _means(values: Float[ndarray, "m s"]) -> list[float]:
+    """Of the rows on which each score could be measured; NaN if on none."""
+    measurable = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return (np.where(measurable, values, 0).sum(0) / measurable.sum(0)).tolist()
+
+
+def _name(scores: list[float], key_kinds: list[float]) -> str:
+    return name_of(dict(zip(SCORES, scores, strict=True)), _kind(key_kinds))
+
+
+def _kind(excess: list[float]) -> str:
+    return kind_word(dict(zip(KINDS, excess, strict=True)))

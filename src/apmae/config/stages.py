@@ -55,7 +55,7 @@ class AtlasConfig(Config):
     """UMAP dimensions (paper Figure 7)."""
 
     min_cluster_size: int | None = Field(default=None, ge=2)
-    """HDBSCAN's; the paper gives none. None: see ``atlas.cluster.smallest_cluster``."""
+    """HDBSCAN's; the paper gives none. None: see ``atlas.density.smallest_cluster``."""
     min_samples: int | None = Field(default=None, ge=1)
     """HDBSCAN's; None: as ``min_cluster_size``, at most 10."""
     epsilon: float = Field(default=0.5, ge=0)

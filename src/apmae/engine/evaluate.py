@@ -10,14 +10,14 @@ from pathlib import Path
 
 from apmae import bundled
 from apmae.artifacts import Stage, cut, fingerprint, manifest_path, missing, read_json, read_tables, run_shards
+from apmae.atlas.names import measured_names
 from apmae.config import EvaluateConfig, LMConfig
 from apmae.encode import score_batch
 from apmae.engine.local import load_prompts
 from apmae.engine.stages import decisive, opened
-from apmae.engine.tag import measured_names
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM
-from apmae.lm.stream import window_length
+from apmae.lm.stream import Captured, window_length
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.prompts.prompt import Prompt
@@ -137,12 +137,17 @@ def _losses(
                     config=config,
                     root=stage.root,
                     name=name,
-                    measured=lambda captured: measured_names(score_batch(captured)),
+                    measured=_measured,
                     advance=advance,
                 )
                 run_shards(stage, shards, work)
             stage.finish({"lm": name, "rows": stage.rows("losses"), "layers": lm.num_layers, "heads": lm.num_heads})
     return lm.fingerprint
+
+
+def _measured(captured: Captured) -> list[str]:
+    scores = score_batch(captured)
+    return measured_names(scores.values, scores.key_kinds)
 
 
 def _named(sources: Sequence[str], what: str) -> dict[str, str]:

@@ -24,7 +24,8 @@ from apmae.artifacts import (
     run_shards,
     write_table,
 )
-from apmae.atlas.atlas import Atlas, Measured
+from apmae.atlas.atlas import Atlas
+from apmae.atlas.names import Measured
 from apmae.config import AtlasConfig, CircuitsConfig, Config, EncodeConfig, LMConfig, PromptsConfig
 from apmae.corpus.sources import list_sources
 from apmae.encode import encode_shard, reconstructions, unpack_exemplars
@@ -276,6 +277,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
             )
             atlas = Atlas.fit(
                 matrix(table["embedding"]),
+                where=(table["layer"].to_numpy(), table["head"].to_numpy()),
                 config=config,
                 num_heads=encoded["layers"] * encoded["heads"],
                 measured=measured,

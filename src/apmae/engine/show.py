@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from apmae.artifacts import replacing
-from apmae.atlas.names import kind_word, name_of
+from apmae.atlas.names import measured_names
 from apmae.config import LMConfig
 from apmae.engine.tag import line_prompt, read_source
 from apmae.errors import ConfigError, SourceError
@@ -16,13 +16,12 @@ from apmae.lm.language_model import LM
 from apmae.lm.load import load
 from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
-from apmae.patterns.scores import Scores, score
+from apmae.patterns.scores import score
 from apmae.prompts.fim import window
 from apmae.report.figures import png
 from apmae.report.heads import expect_scale, head_figure, sheet_figure
 from apmae.report.sheet import HeadPattern, Sheet
 from apmae.report.sheet_page import sheet_page
-from apmae.schema import KINDS, SCORES
 
 SUFFIXES = (".png", ".html")
 SIDE = 256
@@ -153,19 +152,12 @@ def sheet_of(
     length = (patterns.lengths or {}).get(prompt, len(labels))
     names = [""] * len(own)
     if patterns.causal and length == len(labels):  # scores are of causal patterns, with a row a token
-        names = _names(score(own, None if ids is None else [ids], [labels] if patterns.tokens else None))
+        scores = score(own, None if ids is None else [ids], [labels] if patterns.tokens else None)
+        names = measured_names(scores.values, scores.key_kinds)
     places = list(zip(own.layer.tolist(), own.head.tolist(), strict=True))
     found = {place: HeadPattern(*place, names[i], probabilities[i]) for i, place in enumerate(places)}
     heads = tuple(found[place] for place in order or places)
     return Sheet(model, tuple(labels), heads, patterns.causal, patterns.reach, length)
-
-
-def _names(scores: Scores) -> list[str]:
-    names = []
-    for values, key_kinds in zip(scores.values.tolist(), scores.key_kinds.tolist(), strict=True):
-        looks_at = kind_word(dict(zip(KINDS, key_kinds, strict=True)))
-        names.append(name_of(dict(zip(SCORES, values, strict=True)), looks_at))
-    return names
 
 
 def parse_heads(texts: Sequence[str], lm: LM) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from apmae.artifacts import write_json
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.names import kind_word, name_of
+from apmae.atlas.names import measured_names
 from apmae.config import CaptureConfig, LMConfig
 from apmae.encode import score_batch
 from apmae.errors import ConfigError, SourceError
@@ -16,12 +16,11 @@ from apmae.lm.language_model import LM
 from apmae.lm.load import load
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
-from apmae.patterns.scores import Scores
 from apmae.prompts.fim import Window
 from apmae.prompts.prompt import Answer, Prompt
 from apmae.report.page import write_tag_page
 from apmae.report.terminal import print_tags
-from apmae.schema import KINDS, SCORES, TAGS
+from apmae.schema import SCORES, TAGS
 
 
 class Tagged(NamedTuple):
@@ -62,9 +61,9 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
     captured = next(capture_prompts(lm, [prompt], CaptureConfig(batch=1), size=size))
     patterns = captured.patterns
-    placed = atlas.place(mae.encode(patterns))
+    placed = atlas.place(mae.encode(patterns), where=(patterns.layer, patterns.head))
     scores = score_batch(captured)
-    names, measured = atlas.names, measured_names(scores)
+    names, measured = atlas.names, measured_names(scores.values, scores.key_kinds)
     rows = []
     for i in range(len(patterns)):
         rows.append(
@@ -143,15 +142,6 @@ def tag_file(
         write_tag_page(
             html, title=title, tokens=tokens, rows=rows, **shape, predicted=answer.predicted, expected=expected
         )
-
-
-def measured_names(scores: Scores) -> list[str]:
-    """The name that each pattern's own scores give, by the rules that name clusters (``atlas/names.py``)."""
-    names = []
-    for values, kinds in zip(scores.values.tolist(), scores.key_kinds.tolist(), strict=True):
-        looks_at = kind_word(dict(zip(KINDS, kinds, strict=True)))
-        names.append(name_of(dict(zip(SCORES, values, strict=True)), looks_at))
-    return names
 
 
 def text_prompt(prefix: str, completion: str, suffix: str | None, *, path: str = "", line: int = 1) -> Prompt:

@@ -4,10 +4,10 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apmae.atlas.cluster import NOISE
 from apmae.patterns.tokens import token_kind
 from apmae.report.palette import cluster_color, ink_on
 from apmae.report.tables import Table
+from apmae.schema import NOISE
 
 _SHARES = {"share", "main share", "share clustered", "accuracy", "strength"}
 _TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured"}

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from apmae.atlas.cluster import NOISE
+from apmae.schema import NOISE
 from apmae.study.exemplars import unpack
 from apmae.study.reader import Exemplars, Study
 

@@ -21,10 +21,10 @@ from numpy import ndarray
 
 from apmae.analyze.locations import HeadGrid
 from apmae.artifacts import unpack_patches
-from apmae.atlas.cluster import NOISE
 from apmae.report.examples import Example, attended
 from apmae.report.palette import NOISE_COLOR, NOT_CAPTURED, cluster_color, ink_on
 from apmae.report.tables import head_name
+from apmae.schema import NOISE
 from apmae.seeding import generator
 from apmae.study.exemplars import dense, scaled
 from apmae.study.reader import Sample

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from apmae.artifacts import fingerprint, manifest_path, read_json, replacing
-from apmae.atlas.cluster import NOISE
 from apmae.report import figures, tables
 from apmae.report.display import (
     cells_in_a_grid,
@@ -29,6 +28,7 @@ from apmae.report.pictures import Picture, pictures_of
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, head_name
 from apmae.report.thumbnails import thumbnail
+from apmae.schema import NOISE
 from apmae.study.layout import Layout
 from apmae.study.reader import Study
 

@@ -1,6 +1,6 @@
 """Colours of clusters, the same in every figure and on the page; told apart by colour-blind readers too."""
 
-from apmae.atlas.cluster import NOISE
+from apmae.schema import NOISE
 
 NOT_CAPTURED = -2
 """What ``locations.prompt_grid`` writes where a head was not captured."""

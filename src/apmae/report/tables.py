@@ -11,8 +11,8 @@ import numpy as np
 
 from apmae.analyze.locations import clustering, head_grid, task_locations
 from apmae.artifacts import replacing
-from apmae.atlas.cluster import NOISE
 from apmae.config import TASKS, TEXT_TASKS
+from apmae.schema import NOISE
 from apmae.study.reader import Study
 
 _WHERE = 3

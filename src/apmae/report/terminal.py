@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from apmae.atlas.cluster import NOISE
 from apmae.report.display import visible
 from apmae.report.evaluation import Evaluation
 from apmae.report.palette import cluster_color, ink_on
@@ -22,6 +21,7 @@ from apmae.report.tables import (
     locations_table,
     outcomes_table,
 )
+from apmae.schema import NOISE
 from apmae.study.reader import Study
 
 _CLUSTERS = 20

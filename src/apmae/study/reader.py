@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from apmae.artifacts import fingerprint, matrix, read_manifest, read_table, read_tables
-from apmae.atlas.cluster import NOISE
+from apmae.atlas.names import cluster_names
 from apmae.errors import ArtifactError
-from apmae.schema import CLUSTERS_FILE, EXEMPLARS, POINTS_FILE, RECONSTRUCTIONS, RECONSTRUCTIONS_FILE
+from apmae.schema import CLUSTERS_FILE, EXEMPLARS, NOISE, POINTS_FILE, RECONSTRUCTIONS, RECONSTRUCTIONS_FILE
 from apmae.seeding import generator
 from apmae.study.layout import Layout
 
@@ -101,8 +101,7 @@ class Study:
     @property
     def names(self) -> dict[int, str]:
         """Name of each cluster; -1 is "unknown"."""
-        found = dict(zip(self.clusters["cluster"].to_pylist(), self.clusters["name"].to_pylist(), strict=True))
-        return {**found, NOISE: "unknown"}
+        return cluster_names(self.clusters)
 
     @cached_property
     def prompts(self) -> pa.Table:

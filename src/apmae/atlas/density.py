@@ -1,31 +1,18 @@
 """Clusters of reduced embeddings with HDBSCAN, and the paper's two filters (section 5.2)."""
 
 import warnings
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.spatial import KDTree
 
+from apmae.atlas.rows import members_of
 from apmae.config import AtlasConfig
+from apmae.schema import NOISE
 
-NOISE = -1
 _SCALE_NEIGHBOR = 10
-
-
-class Clusters(NamedTuple):
-    """Labels and what is known of each cluster, in the order of its number (largest first)."""
-
-    labels: Int[ndarray, " n"]
-    """Cluster of each row, -1 noise."""
-    sizes: Int[ndarray, " c"]
-    mean_distances: Float[ndarray, " c"]
-    """Mean distance of a member to its cluster's centre, reduced coordinates."""
-    persistence: Float[ndarray, " c"]
-    """HDBSCAN's, in [0, 1]: how long the cluster outlives its density level."""
-    dropped: dict[str, int]
-    """Clusters left out, by reason."""
 
 
 def floor_of(config: AtlasConfig, num_heads: int | None) -> int:
@@ -49,47 +36,75 @@ def smallest_cluster(config: AtlasConfig, num_heads: int | None, rows: int) -> i
     return config.min_cluster_size or max(floor_of(config, num_heads), min(50, int(rows**0.5 / 3)))
 
 
-def cluster(
-    coordinates: Float[ndarray, "n r"],
-    counts: Int[ndarray, " n"],
-    config: AtlasConfig,
-    num_heads: int | None,
-    nearest: Float[ndarray, " n"] | None = None,
-) -> Clusters:
-    """Find clusters, split the wide ones, drop what is still wide, and the small ones.
+class FilteredHDBSCAN:
+    """HDBSCAN, its wide clusters split, what is still wide dropped, and the small ones; in scikit-learn's manner.
 
-    Args:
-        coordinates: reduced embeddings of distinct rows.
-        counts: how often each row occurs; a row that alone reaches the floor and lies apart is a cluster of its own.
-        config: HDBSCAN's settings and the filters.
-        num_heads: heads of the model, for the floor.
-        nearest: distance of each row to its nearest other before the reduction, which draws an outlier to its
-            neighbours; None where all that lie apart are noise.
+    Attributes:
+        labels_: (n,) cluster of each row, -1 noise; the largest cluster is 0.
+        sizes_: (c,) members of each cluster, copies counted.
+        mean_distances_: (c,) mean distance of a member to its cluster's centre, reduced coordinates.
+        persistence_: (c,) HDBSCAN's, in [0, 1]: how long the cluster outlives its density level.
+        dropped_: clusters left out, by reason: "wide" and "small".
     """
-    smallest = smallest_cluster(config, num_heads, len(coordinates))
-    labels, persistence = _hdbscan(coordinates, smallest, config, "eom", config.epsilon)
-    if config.split_wide:
-        labels, persistence = _split_wide(coordinates, counts, smallest, labels, persistence, config)
-    floor = floor_of(config, num_heads)
-    many = counts >= floor
-    apart = labels == NOISE
-    if nearest is not None:
-        apart |= _outlying(labels, nearest, many, len(persistence))
-    lone = np.flatnonzero(apart & many)
-    start = len(persistence)
-    labels[lone] = np.arange(start, start + len(lone))
-    persistence = np.concatenate([persistence, np.ones(len(lone))])
-    total = len(persistence)
-    members = members_of(labels, total)
-    sizes = np.array([counts[own].sum() for own in members], dtype=np.int64)
-    spread = np.array([_mean_distance(coordinates[own], counts[own]) for own in members])
-    wide, small = spread > config.max_mean_distance, sizes < floor
-    kept = np.flatnonzero(~wide & ~small)
-    kept = kept[np.argsort(-sizes[kept], kind="stable")]
-    number = np.full(total + 1, NOISE, dtype=np.int64)
-    number[kept] = np.arange(len(kept))
-    dropped = {"wide": int(wide.sum()), "small": int((small & ~wide).sum())}
-    return Clusters(number[labels], sizes[kept], spread[kept], persistence[kept], dropped)
+
+    labels_: Int[ndarray, " n"]
+    sizes_: Int[ndarray, " c"]
+    mean_distances_: Float[ndarray, " c"]
+    persistence_: Float[ndarray, " c"]
+    dropped_: dict[str, int]
+
+    def __init__(self, config: AtlasConfig, num_heads: int | None = None) -> None:
+        """Store the settings.
+
+        Args:
+            config: HDBSCAN's settings and the filters.
+            num_heads: heads of the whole language model, for the floor; None where unknown.
+        """
+        self.config = config
+        self.num_heads = num_heads
+
+    def fit(
+        self,
+        coordinates: Float[ndarray, "n r"],
+        counts: Int[ndarray, " n"],
+        nearest: Float[ndarray, " n"] | None = None,
+    ) -> "FilteredHDBSCAN":
+        """Find clusters, split the wide ones, drop what is still wide, and the small ones.
+
+        Args:
+            coordinates: reduced embeddings of distinct rows.
+            counts: how often each row occurs; a row that alone reaches the floor and lies apart is a cluster of its
+                own.
+            nearest: distance of each row to its nearest other before the reduction, which draws an outlier to its
+                neighbours; None where all that lie apart are noise.
+        """
+        config = self.config
+        smallest = smallest_cluster(config, self.num_heads, len(coordinates))
+        labels, persistence = _hdbscan(coordinates, smallest, config, "eom", config.epsilon)
+        if config.split_wide:
+            labels, persistence = _split_wide(coordinates, counts, smallest, labels, persistence, config)
+        floor = floor_of(config, self.num_heads)
+        many = counts >= floor
+        apart = labels == NOISE
+        if nearest is not None:
+            apart |= _outlying(labels, nearest, many, len(persistence))
+        lone = np.flatnonzero(apart & many)
+        start = len(persistence)
+        labels[lone] = np.arange(start, start + len(lone))
+        persistence = np.concatenate([persistence, np.ones(len(lone))])
+        total = len(persistence)
+        members = members_of(labels, total)
+        sizes = np.array([counts[own].sum() for own in members], dtype=np.int64)
+        spread = np.array([_mean_distance(coordinates[own], counts[own]) for own in members])
+        wide, small = spread > config.max_mean_distance, sizes < floor
+        kept = np.flatnonzero(~wide & ~small)
+        kept = kept[np.argsort(-sizes[kept], kind="stable")]
+        number = np.full(total + 1, NOISE, dtype=np.int64)
+        number[kept] = np.arange(len(kept))
+        self.labels_ = number[labels]
+        self.sizes_, self.mean_distances_, self.persistence_ = sizes[kept], spread[kept], persistence[kept]
+        self.dropped_ = {"wide": int(wide.sum()), "small": int((small & ~wide).sum())}
+        return self
 
 
 def _split_wide(
@@ -159,12 +174,6 @@ def _outlying(
         usual = nearest[own[~many[own]]]
         outlying[own] = nearest[own] > 2 * (np.quantile(usual, 0.95) if len(usual) else np.inf)
     return outlying
-
-
-def members_of(labels: Int[ndarray, " n"], count: int) -> list[Int[ndarray, " _"]]:
-    """Rows of each of the labels 0 .. count - 1, ascending, in one pass whatever their number."""
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.searchsorted(labels[order], np.arange(count + 1)))[1:-1]
 
 
 def _mean_distance(points: Float[ndarray, "m r"], weights: Int[ndarray, " m"]) -> float:

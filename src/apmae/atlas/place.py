@@ -1,0 +1,205 @@
+"""Placing of new patterns among fitted ones, by their nearest in embedding space.
+
+Axes: n rows, d embedding, r reduced dimensions, k neighbours, m members of a cluster, p points of the reference.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+from numpy import ndarray
+
+from apmae.atlas.rows import Where, members_of, merge_duplicates
+from apmae.config import AtlasConfig
+from apmae.errors import ConfigError
+from apmae.schema import NOISE
+from apmae.seeding import generator
+
+VOTERS = 15
+"""Fitted points that vote on where a new pattern belongs."""
+_MIN_STRENGTH = 0.5
+_PROBES = 200
+"""Members of a cluster outside the reference whose distance to it is measured."""
+_NO_RADIUS = -1.0
+_BLOCK = 4096
+"""Rows placed at once."""
+
+
+class Placement(NamedTuple):
+    """Where new patterns fall in an atlas."""
+
+    cluster: Int[ndarray, " n"]
+    """-1 where the atlas does not know the pattern."""
+    strength: Float[ndarray, " n"]
+    """Share of the nearest fitted points, weighted by nearness, that belong to the cluster; in [0, 1]. Points that were
+    merged vote each for itself."""
+    coordinates: Float[ndarray, "n r"]
+    """Weighted mean of those points' reduced coordinates."""
+
+
+class Reference(NamedTuple):
+    """What placing needs: a seeded sample of the fitted rows, and how far apart the members of each cluster lie."""
+
+    embeddings: Float[ndarray, "p d"]
+    """float16."""
+    labels: Int[ndarray, " p"]
+    """Cluster of each point, -1 noise."""
+    counts: Int[ndarray, " p"]
+    """How often each occurred among the fitted rows."""
+    coordinates: Float[ndarray, "p r"]
+    radii: Float[ndarray, " p"]
+    """How far from each point a new pattern of its cluster may lie; below 0 for noise."""
+    scale: Float[ndarray, " 1"]
+    """Median distance of a member to the next: what counts as near."""
+
+    @classmethod
+    def of(
+        cls,
+        z: Float[ndarray, "n d"],
+        labels: Int[ndarray, " n"],
+        coordinates: Float[ndarray, "n r"],
+        apart: Float[ndarray, " n"],
+        config: AtlasConfig,
+    ) -> "Reference":
+        """Choose the points, equal rows as one, and measure how far apart members lie.
+
+        Args:
+            z: fitted embeddings, rounded to fp16.
+            labels: as ``Clusterer`` leaves them.
+            coordinates: the same.
+            apart: the same.
+            config: how many points, metric, seed.
+        """
+        first, _, counts = merge_duplicates(z)
+        z, labels, coordinates, apart = z[first], labels[first], coordinates[first], apart[first]
+        members = members_of(labels, int(labels.max()) + 1)
+        kept = _kept(labels, members, config)
+        chosen = np.zeros(len(z), dtype=bool)
+        chosen[kept] = True
+        within = [_within(z, own, chosen[own], apart, config) for own in members]
+        scale = float(np.median(np.concatenate(within) if within else apart)) or 1.0
+        radii = np.array([_radius(distances, scale) for distances in within] + [_NO_RADIUS])  # last: noise, label -1
+        return cls(
+            embeddings=z[kept].astype(np.float16),
+            labels=labels[kept].astype(np.int32),
+            counts=counts[kept].astype(np.int64),
+            coordinates=coordinates[kept].astype(np.float32),
+            radii=radii[labels[kept]].astype(np.float32),
+            scale=np.array([scale], np.float32),
+        )
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Shaped[ndarray, "..."]]) -> "Reference | None":
+        """From the arrays by name, as ``_asdict`` gives them; None if one is missing or they differ in number."""
+        if not set(cls._fields) <= tensors.keys():
+            return None
+        found = cls(**{name: tensors[name] for name in cls._fields})
+        return found if len({len(values) for values in found[:-1]}) == 1 else None
+
+    def place(self, z: Float[ndarray, "n d"], metric: str, where: Where | None = None) -> Placement:
+        """Place new patterns by the vote of their nearest points.
+
+        Args:
+            z: embeddings, rounded to fp16.
+            metric: distance between embeddings.
+            where: layer and head of each row; not used by points that are of all heads.
+
+        Raises:
+            ConfigError: if d differs from the points'.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        points = self.embeddings.astype(np.float32)
+        if z.shape[1] != points.shape[1]:
+            raise ConfigError(
+                f"expected embeddings of {points.shape[1]} dimensions, as the atlas was fitted on, got {z.shape[1]}; "
+                "use the encoder of the atlas"
+            )
+        if not len(z):
+            nowhere = np.zeros((0, self.coordinates.shape[1]), np.float32)
+            return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), nowhere)
+        search = NearestNeighbors(n_neighbors=min(VOTERS, len(points)), metric=metric, algorithm="brute")
+        search.fit(points)
+        blocks = [self._vote(*search.kneighbors(z[start : start + _BLOCK])) for start in range(0, len(z), _BLOCK)]
+        return Placement(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+
+    def _vote(self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"]) -> Placement:
+        copies = self.counts[nearest]
+        votes = np.clip(VOTERS - (copies.cumsum(1) - copies), 0, copies)
+        weights = votes / (distances + float(self.scale[0]))
+        weights /= weights.sum(1, keepdims=True)
+        voters = self.labels[nearest]
+        share = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
+        best = share.argmax(1)
+        rows = np.arange(len(voters))
+        winner, strength = voters[rows, best], share[rows, best]
+        closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
+        radius = self.radii[nearest[rows, closest]]
+        known = (strength >= _MIN_STRENGTH) & (distances[rows, closest] <= radius)
+        placed = (weights[:, :, None] * self.coordinates[nearest]).sum(1)
+        return Placement(
+            np.where(known, winner, NOISE).astype(np.int64), strength.astype(np.float32), placed.astype(np.float32)
+        )
+
+    def extended(
+        self, z: Float[ndarray, "n d"], labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"], metric: str
+    ) -> "Reference":
+        """With further points of the same clusters.
+
+        Args:
+            z: embeddings, rounded to fp16.
+            labels: their clusters, -1 noise.
+            coordinates: where they count as lying.
+            metric: distance between embeddings.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        scale = float(self.scale[0])
+        radii = np.full(len(z), _NO_RADIUS, np.float32)
+        for own in members_of(labels, int(labels.max(initial=NOISE)) + 1):
+            if len(own) > 1:
+                search = NearestNeighbors(n_neighbors=2, metric=metric, algorithm="brute").fit(z[own])
+                radii[own] = _radius(search.kneighbors(z[own])[0][:, 1], scale)
+            elif len(own):
+                radii[own] = scale
+        added = {
+            "embeddings": z.astype(np.float16),
+            "labels": labels.astype(np.int32),
+            "counts": np.ones(len(z), np.int64),
+            "coordinates": coordinates.astype(np.float32),
+            "radii": radii,
+        }
+        return self._replace(**{name: np.concatenate([getattr(self, name), new]) for name, new in added.items()})
+
+
+def _radius(distances: Float[ndarray, " p"], scale: float) -> float:
+    """How far from a member a new one may lie, given how far apart members lie."""
+    return max(2 * float(np.quantile(distances, 0.95)), scale / 2)
+
+
+def _kept(labels: Int[ndarray, " n"], members: list[Int[ndarray, " _"]], config: AtlasConfig) -> Int[ndarray, " k"]:
+    """A seeded sample, the same share of each cluster, but enough of a small one to win a vote."""
+    if len(labels) <= config.reference_points:
+        return np.arange(len(labels))
+    share = config.reference_points / len(labels)
+    kept = []
+    for number, own in enumerate([*members, np.flatnonzero(labels == NOISE)]):
+        wanted = max(round(share * len(own)), min(2 * VOTERS, len(own)))
+        kept.append(generator(config.seed, "reference", number).permutation(own)[:wanted])
+    return np.sort(np.concatenate(kept))
+
+
+def _within(
+    z: Float[ndarray, "n d"],
+    own: Int[ndarray, " m"],
+    inside: Bool[ndarray, " m"],
+    apart: Float[ndarray, " n"],
+    config: AtlasConfig,
+) -> Float[ndarray, " p"]:
+    """How far members of one cluster lie from its nearest point of the reference."""
+    outside = own[~inside][:_PROBES]
+    if not len(outside):
+        return apart[own]
+    from sklearn.metrics import pairwise_distances_argmin_min
+
+    return pairwise_distances_argmin_min(z[outside], z[own[inside]], metric=config.metric)[1]

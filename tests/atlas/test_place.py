@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
+
+from apmae.atlas.atlas import Atlas
+from apmae.atlas.place import VOTERS
+from apmae.config import AtlasConfig
+from apmae.errors import ConfigError
+
+SIZES = (70, 60, 50, 40, 30)
+DIM = 24
+
+
+def test_members_come_back_to_their_cluster(atlas, blobs):
+    placed = atlas.place(blobs[0])
+    assert np.array_equal(placed.cluster, atlas.labels_)
+    assert (placed.strength > 0.5).all()
+    assert (placed.strength <= 1 + 1e-6).all()
+    spread = np.linalg.norm(atlas.coordinates_ - atlas.coordinates_.mean(0), axis=1).mean()
+    assert np.linalg.norm(placed.coordinates - atlas.coordinates_, axis=1).max() < spread
+
+
+def test_new_patterns_of_a_cluster_are_placed_in_it(atlas, blobs):
+    _, _, centres = blobs
+    draw = np.random.default_rng(9)
+    for number, centre in enumerate(centres):
+        new = centre + 0.2 * draw.normal(size=(100, DIM))
+        assert (atlas.place(new).cluster == number).mean() > 0.95
+
+
+def test_far_patterns_are_unknown(atlas, blobs):
+    _, _, centres = blobs
+    draw = np.random.default_rng(9)
+    far = centres[draw.integers(5, size=50)] + 3 * draw.normal(size=(50, DIM))
+    assert (atlas.place(far).cluster == -1).all()
+    between = (centres[:1] + centres[1:2]) / 2
+    assert (atlas.place(between).cluster == -1).all()
+    assert (atlas.place(np.full((2, DIM), 1e30)).cluster == -1).all(), "beyond fp16"
+
+
+def test_a_place_depends_on_the_pattern_alone(atlas, blobs):
+    z = blobs[0][::7]
+    together = atlas.place(z)
+    for row in range(len(z)):
+        alone = atlas.place(z[row : row + 1])
+        assert alone.cluster[0] == together.cluster[row]
+        np.testing.assert_allclose(alone.strength[0], together.strength[row], rtol=1e-5)
+    many = atlas.place(np.tile(z, (200, 1)))
+    assert np.array_equal(many.cluster, np.tile(together.cluster, 200))
+
+
+def test_nothing_to_place_is_placed_nowhere(atlas):
+    placed = atlas.place(np.zeros((0, DIM)))
+    assert (placed.cluster.shape, placed.strength.shape, placed.coordinates.shape) == ((0,), (0,), (0, 4))
+
+
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [
+        (np.zeros((2, DIM - 1)), f"expected embeddings of {DIM} dimensions, .* got {DIM - 1}; use the encoder"),
+        (np.full((2, DIM), np.nan), "2 of 2 rows are not"),
+        (np.zeros(DIM), r"expected embeddings of shape \(n, dim\)"),
+    ],
+)
+def test_what_cannot_be_placed_is_refused(atlas, z, said):
+    with pytest.raises(ConfigError, match=said):
+        atlas.place(z)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.floats(0, 20))
+def test_any_placement_is_a_known_cluster_with_a_share(atlas, seed, scale):
+    z = scale * np.random.default_rng(seed).normal(size=(9, DIM))
+    placed = atlas.place(z)
+    assert set(placed.cluster.tolist()) <= set(range(-1, len(atlas.clusters)))
+    assert ((placed.strength > 0) & (placed.strength <= 1 + 1e-6)).all()
+    assert (placed.strength[placed.cluster >= 0] >= 0.5).all()
+    low, high = atlas.coordinates_.min(0), atlas.coordinates_.max(0)
+    assert ((placed.coordinates >= low - 1e-4) & (placed.coordinates <= high + 1e-4)).all(), "a mean of fitted points"
+
+
+@pytest.mark.parametrize("metric", ["manhattan", "euclidean", "cosine"])
+def test_a_study_larger_than_the_reference_places_its_members_too(plant, metric):
+    z, truth, _ = plant(sizes=(500, 400, 60))
+    config = AtlasConfig(reference_points=150, metric=metric)
+    found = Atlas.fit(z, config=config, seed=0)
+    assert adjusted_rand_score(truth, found.labels_) == 1
+    kept = found._reference.labels
+    assert 150 <= len(kept) <= 150 + 3 * 2 * VOTERS
+    assert np.bincount(kept).min() >= VOTERS, "a small cluster keeps enough to win a vote"
+    assert (found.place(z).cluster == found.labels_).mean() > 0.95
+    assert (found.place(z + 10 * np.random.default_rng(0).normal(size=z.shape)).cluster == -1).mean() > 0.95
+
+
+def test_a_sparse_reference_still_knows_the_members_it_leaves_out():
+    # Two sheets: of 16 points of a sheet one is kept, and the next one kept is four times as far as the next one.
+    draw = np.random.default_rng(0)
+    axes = np.linalg.qr(draw.normal(size=(DIM, 2)))[0].T
+    sheet = draw.uniform(-1, 1, size=(1600, 2)) @ axes
+    sheet[800:] += 20
+    found = Atlas.fit(sheet, config=AtlasConfig(reference_points=100, split_wide=False, max_mean_distance=100), seed=0)
+    assert adjusted_rand_score(np.repeat([0, 1], 800), found.labels_) == 1
+    assert len(found._reference.labels) < 200
+    assert (found.place(sheet).cluster == found.labels_).mean() > 0.9
+    assert (found.place(sheet + 5).cluster == -1).all()
+
+
+def test_what_no_cluster_wins_is_unknown_however_near(blobs):
+    z = blobs[0]
+    found = Atlas.fit(z, seed=0)
+    place = np.full(DIM, -40.0)
+    three = np.repeat([0, 1, 2], 5)
+    found.extend(place + 0.01 * np.random.default_rng(0).normal(size=(15, DIM)), three, np.zeros((15, 4)))
+    placed = found.place(place[None])
+    assert placed.strength[0] == pytest.approx(1 / 3, abs=0.05)
+    assert placed.cluster.tolist() == [-1]
+    found.extend(place + 0.01 * np.random.default_rng(1).normal(size=(15, DIM)), three * 0 + 2, np.zeros((15, 4)))
+    assert found.place(place[None]).cluster.tolist() == [2]
+
+
+def test_an_extended_atlas_knows_the_variants_and_places_the_rest_as_before(blobs, tmp_path):
+    z, truth, _ = blobs
+    found = Atlas.fit(z, seed=0)
+    shift = np.zeros(DIM)
+    shift[::2] = 30
+    variants, before = z[::2] + shift, found.place(z)
+    assert (found.place(variants).cluster == -1).all()
+    found.extend(variants, found.labels_[::2], found.coordinates_[::2])
+    assert (found.place(variants).cluster == found.labels_[::2]).all()
+    assert (found.place(z[1::2] + shift).cluster == found.labels_[1::2]).mean() > 0.9
+    assert (found.place(z - shift).cluster == -1).all()
+    for ours, theirs in zip(found.place(z), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.clusters["size"].to_pylist() == list(SIZES), "clusters stay as they were fitted"
+    found.save(tmp_path)
+    np.testing.assert_array_equal(Atlas.load(tmp_path).place(variants).cluster, found.labels_[::2])
+
+
+def test_an_extension_by_noise_makes_nothing_known(blobs):
+    z = blobs[0]
+    found = Atlas.fit(z, seed=0)
+    noise = np.random.default_rng(0).normal(size=(40, DIM)) * 30
+    found.extend(noise, np.full(40, -1), np.zeros((40, 4)))
+    assert (found.place(noise).cluster == -1).all()
+    assert (found.place(z).cluster == found.labels_).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "said"),
+    [(3, [0, 1], "as many labels and coordinates as embeddings, 3"), (2, [0, 5], "clusters in -1-4, got 0-5")],
+)
+def test_an_extension_that_does_not_fit_is_refused(blobs, rows, labels, said):
+    found = Atlas.fit(blobs[0], seed=0)
+    with pytest.raises(ConfigError, match=said):
+        found.extend(np.zeros((rows, DIM)), np.array(labels), np.zeros((len(labels), 4)))
+    assert (found.place(blobs[0]).cluster == found.labels_).all()
+
+
+def test_heads_are_taken_and_change_no_place(atlas, blobs):
+    z = blobs[0]
+    where = (np.arange(len(z)) % 6, np.arange(len(z)) % 8)
+    for ours, theirs in zip(atlas.place(z, where=where), atlas.place(z), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert atlas.place(np.zeros((0, DIM)), where=([], [])).cluster.shape == (0,)
+    with pytest.raises(ConfigError, match=r"one of each an embedding: 3; got layer of shape \(2,\)"):
+        atlas.place(z[:3], where=([0, 1], [0, 1]))
+    with pytest.raises(ConfigError, match="got head of float64"):
+        atlas.place(z[:2], where=([0, 1], [0.0, 1.0]))
