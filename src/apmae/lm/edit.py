@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from apmae.errors import CaptureError
 from apmae.lm.attention import Loaded, attention_modules, find_model, listening
@@ -39,6 +40,7 @@ class _Edits:
         self._edits = edits  # by layer and head
         self._heads = heads
         self._edited: set[tuple[int, int]] = set()  # thread and layer, while the layer's attention module runs
+        self.open = True
 
     def listen(self, layer: int, attention: Attention, output: Tensor | None) -> Tensor | None:
         """The heads' output with the edited heads in it; called in the recomputations of checkpointing too."""
@@ -69,6 +71,21 @@ class _Edits:
 
         return check
 
+    def expect_open(self, model: PreTrainedModel, _inputs: Any, output: Any) -> None:
+        """A hook for the end of a model's forward: what gradient checkpointing runs again must run in the block."""
+        if not (model.training and any(getattr(part, "gradient_checkpointing", False) for part in model.modules())):
+            return
+        for value in output.values() if isinstance(output, Mapping) else output:
+            if isinstance(value, Tensor) and value.requires_grad:
+                value.register_hook(self._refuse_if_closed)
+
+    def _refuse_if_closed(self, _gradient: Tensor) -> None:
+        if not self.open:
+            raise CaptureError(
+                "expected backward inside the edit, got it after: gradient checkpointing would run the layers again "
+                "without it; call backward in the block"
+            )
+
 
 @contextmanager
 def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Iterator[None]:
@@ -77,9 +94,9 @@ def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Ite
     An edit acts on a head's output before the output projection, so that "zero" is the model whose columns of that
     matrix are zero for the head; a bias of the projection stays. Other heads of the layer are not touched, later layers
     see the edited output, and a :func:`apmae.capture` in the same place sees their patterns under it. Blocks nest; the
-    inner one edits last. Gradients flow through what is not edited; with gradient checkpointing, call ``backward``
-    inside the block, for it runs the forward again. After the block the model is what it was, bit for bit; a compiled
-    one runs uncompiled inside.
+    inner one edits last. Gradients flow through what is not edited; with gradient checkpointing, which runs layers
+    again, ``backward`` belongs inside the block. After the block the model is what it was, bit for bit; a compiled one
+    runs uncompiled inside.
 
     Args:
         model: as for :func:`apmae.capture`.
@@ -87,7 +104,8 @@ def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Ite
 
     Raises:
         CaptureError: if the model's attention cannot be read, it mixes heads before its output projection, there is
-            no such head or mode, or no edit at all; or in a forward, if a layer's heads cannot be told apart.
+            no such head or mode, or no edit at all; in a forward, if a layer's heads cannot be told apart; in a
+            backward after the block, if gradient checkpointing would run layers again without the edit.
     """
     inner = find_model(model)
     modules = attention_modules(inner)
@@ -101,6 +119,10 @@ def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Ite
         stack.enter_context(listening(inner, chosen, listener.listen))
         for layer, module in chosen.items():
             stack.callback(module.register_forward_hook(listener.expect_edited(layer)).remove)
+        for part in inner.modules():
+            if isinstance(part, PreTrainedModel):
+                stack.callback(part.register_forward_hook(listener.expect_open).remove)
+        stack.callback(setattr, listener, "open", False)
         yield
 
 

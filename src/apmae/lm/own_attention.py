@@ -79,10 +79,12 @@ def read_own_attention(module: nn.Module, layer: int, listener: Listener, dtype:
 
     def project(_child: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         mode = running.get(get_ident())
-        if mode is None or not mode.found or not _is_merged(inputs, mode.found[0]):
+        if mode is None or not mode.found:
+            return None
+        attention = mode.attention(name)
+        if not _is_merged(inputs, attention):
             return None
         leave_mode()
-        attention = mode.attention(name)
         replaced = listener(layer, attention, inputs[0].unflatten(-1, (attention.shape[1], -1)))
         return None if replaced is None else (replaced.flatten(-2), *inputs[1:])
 
