@@ -42,7 +42,7 @@ def test_these_rooms_do_without_torch(rooms):
 
 def test_every_public_name_is_there_and_documented():
     assert sorted(apmae.__all__) == sorted(
-        ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "load_lm", "score", "show", "tag", "train"]
+        ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "edit", "load_lm", "score", "show", "tag", "train"]
     )
     assert dir(apmae) == sorted(apmae.__all__)
     for name in apmae.__all__:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from apmae.engine.show import show as show
     from apmae.engine.tag import tag as tag
     from apmae.errors import ApmaeError as ApmaeError
+    from apmae.lm.edit import edit as edit
     from apmae.lm.load import load_lm as load_lm
     from apmae.lm.tap import capture as capture
     from apmae.model.mae import APMAE as APMAE
@@ -24,12 +25,13 @@ _ROOMS = {
     "Atlas": "atlas.atlas",
     "Patterns": "patterns.patterns",
     "capture": "lm.tap",
+    "edit": "lm.edit",
     "load_lm": "lm.load",
     "score": "patterns.scores",
     "show": "engine.show",
     "tag": "engine.tag",
 }
-__all__ = ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "load_lm", "score", "show", "tag", "train"]
+__all__ = ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "edit", "load_lm", "score", "show", "tag", "train"]
 
 
 def __getattr__(name: str) -> Any:

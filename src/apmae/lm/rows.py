@@ -80,6 +80,11 @@ class Attention:
         return tensor.device
 
 
+Listener = Callable[[int, Attention, Tensor | None], Tensor | None]
+"""Called in every forward with a layer, what it attends with, and its heads' output (b, q, h, v) on the way to the
+output projection; None for that where it cannot be seen. Returns what takes the output's place, None to leave it."""
+
+
 class Sight(NamedTuple):
     """What the masks of a forward let its queries see."""
 

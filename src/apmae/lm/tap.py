@@ -15,22 +15,19 @@ Axes: b prompts, s selected heads, q queries, t keys, k patches, p pixels along 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock, local
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from apmae.errors import CaptureError
-from apmae.lm.attention import attention_modules, find_model, listening
+from apmae.lm.attention import Loaded, attention_modules, find_model, listening
 from apmae.lm.forward import Forward
 from apmae.lm.inputs import watching_inputs
 from apmae.lm.rows import Attention, Sight, log_rows, sight, write_pooled, write_whole
 from apmae.lm.selection import Heads, Selection
 from apmae.patterns.patterns import Patterns
-
-if TYPE_CHECKING:
-    from apmae.lm.language_model import LM
 
 
 class _Limit(NamedTuple):
@@ -102,6 +99,12 @@ class Tap:
 
     def _see_ids(self, ids: Tensor) -> None:
         self._here.ids = ids.detach()
+
+    def _listen(self, layer: int, attention: Attention, _output: Tensor | None) -> None:
+        # Gradient checkpointing runs a forward for the second time, inside the backward.
+        if torch._C._current_graph_task_id() == -1:
+            with torch.no_grad():
+                self._record(layer, attention)
 
     def _record(self, layer: int, attention: Attention) -> None:
         """Form the log patterns of one layer's selected heads."""
@@ -217,7 +220,7 @@ def _cropped(seen: Sight, size: int) -> Sight:
 
 @contextmanager
 def capture(
-    model: "nn.Module | LM",
+    model: nn.Module | Loaded,
     *,
     heads: Heads = "all",
     seed: int = 0,
@@ -260,7 +263,7 @@ def capture(
         raise CaptureError(f"expected a floating dtype of torch, got {dtype!r}; torch.float16 halves the memory")
     if not isinstance(model, nn.Module):
         tokenizer = tokenizer or getattr(model, "tokenizer", None)
-    inner = find_model(model if isinstance(model, nn.Module) else getattr(model, "model", model))
+    inner = find_model(model)
     modules = attention_modules(inner)
     tap = Tap(
         Selection(heads, list(modules), inner.config.get_text_config().num_attention_heads, seed),
@@ -272,5 +275,5 @@ def capture(
     )
     with ExitStack() as stack:
         stack.enter_context(watching_inputs(inner, tap._see_ids))
-        stack.enter_context(listening(inner, modules, tap._record))
+        stack.enter_context(listening(inner, modules, tap._listen))
         yield tap

@@ -1,0 +1,126 @@
+"""Families whose layers call a function of transformers' ``AttentionInterface``.
+
+While somebody listens that function is wrapped under its own name: the model's output stays the work of the function it
+was loaded with (sdpa, eager, flash, flex), its config is untouched, and every tapped module's inputs and heads' output
+are seen on the way.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from apmae.errors import CaptureError
+from apmae.lm.rows import Attention, Listener
+
+_UNREADABLE = {"cache": "a paged cache", "cu_seq_lens_q": "packed sequences without a mask"}
+_listeners: WeakKeyDictionary[nn.Module, list[tuple[Listener, int]]] = WeakKeyDictionary()
+_lock = RLock()
+_open = 0
+
+
+def read_interface(module: nn.Module, layer: int, listener: Listener) -> Callable[[], None]:
+    """Let ``listener`` hear of a layer's attention inside :func:`wrapped_interface`; returns what ends it."""
+    entry = (listener, layer)
+    with _lock:
+        _listeners[module] = [*_listeners.get(module, []), entry]
+
+    def remove() -> None:
+        with _lock:
+            remaining = [other for other in _listeners.get(module, []) if other is not entry]
+            if remaining:
+                _listeners[module] = remaining
+            else:
+                _listeners.pop(module, None)
+
+    return remove
+
+
+@contextmanager
+def wrapped_interface() -> Iterator[None]:
+    """Wrap the look-up of attention functions; models that nobody listens to pass through."""
+    global _open
+    with _lock:
+        _open += 1
+        ALL_ATTENTION_FUNCTIONS.get_interface = _get_interface
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open:
+                del ALL_ATTENTION_FUNCTIONS.get_interface  # the class' own is back
+
+
+def _get_interface(attn_implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
+    function = AttentionInterface.get_interface(ALL_ATTENTION_FUNCTIONS, attn_implementation, default)
+    return partial(_attend, function, attn_implementation)
+
+
+def _attend(
+    function: Callable[..., Any],
+    implementation: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any = None,
+    *arguments: Any,
+    **kwargs: Any,
+) -> Any:
+    """The function that the model was loaded with; everyone who listens to this module sees its inputs and output."""
+    returned = function(module, query, key, value, attention_mask, *arguments, **kwargs)
+    listeners = _listeners.get(module)
+    if not listeners:
+        return returned
+    with torch.no_grad():
+        attention = _read(implementation, module, query.detach(), key.detach(), attention_mask, kwargs)
+    output, *rest = returned
+    for listener, layer in listeners:
+        replaced = listener(layer, attention, output)
+        output = output if replaced is None else replaced
+    return output, *rest
+
+
+def _read(
+    implementation: str, module: nn.Module, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]
+) -> Attention:
+    for argument, meaning in _UNREADABLE.items():
+        if kwargs.get(argument) is not None:
+            raise CaptureError(
+                f"{type(module).__name__} uses {meaning}, which capture does not support; run padded batches without it"
+            )
+    causal = kwargs.get("is_causal")
+    scaling, bias = kwargs.get("scaling"), kwargs.get("position_bias")
+    seen: dict[str, Any] = {"causal": bool(getattr(module, "is_causal", True) if causal is None else causal)}
+    if isinstance(mask, BlockMask):
+        seen["rule"] = mask.mask_mod
+    elif mask is not None and mask.ndim == 2:  # flash
+        seen["padding"] = mask.bool()
+    elif mask is not None:
+        seen["mask"] = mask.detach()[..., : key.shape[2]]
+    elif implementation == "eager" and query.shape[2] > 1:
+        seen["causal"] = False  # without a mask, eager attention sees everything
+    sliding = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)
+    if "flash" in implementation:
+        seen["window"] = sliding
+    return Attention(
+        query=query,
+        key=key,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap=kwargs.get("softcap"),
+        # transformers' SDPA does not know sinks: what it computes goes without them
+        sinks=None if kwargs.get("s_aux") is None or "sdpa" in implementation else kwargs["s_aux"].detach(),
+        bias=None if bias is None else bias.detach(),
+        sliding=sliding,
+        source=mask,
+        **seen,
+    )
