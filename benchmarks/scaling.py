@@ -26,7 +26,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from apmae.cli.options import settings
 from apmae.config import TrainConfig, parse
-from apmae.engine.local import load_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.lm.load import LM, load_lm
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE

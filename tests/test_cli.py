@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausa
 from apmae import bundled, recipes
 from apmae.artifacts import read_json, read_manifest
 from apmae.config import StudyConfig, parse
-from apmae.engine.local import load_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.model.mae import APMAE
 
 COMMANDS = ("demo", "run", "recipes", "prompts", "train", "evaluate", "encode", "cluster", "report", "tag", "show")

@@ -12,7 +12,8 @@ from apmae import schema
 from apmae.artifacts import Stage, read_manifest, read_table, read_tables
 from apmae.config import EncodeConfig
 from apmae.encode import check_length, encode_prompts, fixed_list, reconstructions, unpack_exemplars
-from apmae.engine.local import load_prompts, matrix
+from apmae.engine.local import matrix
+from apmae.engine.prompts import load_prompts
 from apmae.errors import CaptureError
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE

@@ -14,7 +14,7 @@ from apmae.atlas.atlas import Atlas
 from apmae.config import EvaluateConfig
 from apmae.engine import evaluate as engine
 from apmae.engine.evaluate import cross_evaluate
-from apmae.engine.local import load_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.errors import ArtifactError, ConfigError, ModelError, SourceError
 from apmae.lm.load import load_lm
 from apmae.lm.stream import capture_prompts

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from apmae import bundled
-from apmae.analyze.tag import text_prompt
 from apmae.errors import ConfigError, ModelError
 from apmae.lm.load import LM, TOLERANCE, TOLERANCE_MOVED, _sentinels, check_capture, load_lm
 from apmae.lm.outcome import window_of
 from apmae.lm.tap import capture
+from apmae.prompts.line import text_prompt
 
 
 @pytest.fixture

@@ -26,10 +26,11 @@ def tag(
     infill: InfillOption = "auto",
 ) -> None:
     """Tag every head of a model on one completion, in one forward pass."""
-    from apmae.analyze.tag import line_prompt, tag_prompt
+    from apmae.analyze.tag import tag_prompt
     from apmae.artifacts import write_json
     from apmae.atlas.atlas import Atlas
     from apmae.model.mae import APMAE
+    from apmae.prompts.line import line_prompt
     from apmae.report.page import write_tag_page
     from apmae.report.terminal import print_tags
 

@@ -77,6 +77,7 @@ def train(
         values |= {} if per_task is None else {"per_task": per_task}
         drawn = parse(PromptsConfig, values, "--corpus")
     from apmae.engine import train as engine
+    from apmae.engine.sources import parse_sources
     from apmae.train.processes import device_of, start
 
     wanted = device or study.device
@@ -90,7 +91,8 @@ def train(
         model = load(lm or study.lm, "auto" if spread else place, dtype or study.dtype, infill)
         if drawn is not None:
             prompts = out.with_name(f"{out.name}-prompts.parquet")
-            counts = engine.draw_training_prompts(corpus or (), prompts, drawn, model, **common)
+            sources = parse_sources(corpus or ()).expect_files()
+            counts = engine.draw_training_prompts(sources, prompts, drawn, model, **common)
             if accelerator.is_main_process:
                 number = sum(sum(found.values()) for found in counts["prompts"].values())
                 say(f"{number} prompts of {counts['files']} files in {prompts}")

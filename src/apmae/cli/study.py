@@ -69,14 +69,16 @@ def run(
 
 def _study(config: Any, overwrite: bool) -> None:
     from apmae.artifacts import manifest_path, read_manifest
+    from apmae.engine.sources import parse_sources
     from apmae.engine.study import run_study
     from apmae.report.terminal import print_study
 
     page = run_study(config, overwrite=overwrite)
     print_study(config.out, page)
+    drawn_here = parse_sources(config.sources).prompts is None
     for name, drawn in (("prompts", config.prompts), ("train-prompts", config.train_prompts)):
         path = config.out / f"{name}.parquet"
-        if drawn is None or not manifest_path(path).is_file() or config.sources[0].endswith((".jsonl", ".parquet")):
+        if drawn is None or not drawn_here or not manifest_path(path).is_file():
             continue
         counts = read_manifest(path, "prompts").counts
         if counts["short"]:

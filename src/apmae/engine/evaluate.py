@@ -12,7 +12,8 @@ from apmae.analyze.tag import measured_names
 from apmae.artifacts import Stage, fingerprint, manifest_path, read_json
 from apmae.config import EvaluateConfig
 from apmae.encode import check_length, score_batch
-from apmae.engine.local import decisive, load_prompts
+from apmae.engine.decisive import decisive
+from apmae.engine.prompts import load_prompts
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.load import LM
 from apmae.model.mae import APMAE

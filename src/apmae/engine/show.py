@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 
 from apmae import bundled
-from apmae.analyze.tag import line_prompt, read_source
 from apmae.artifacts import replacing
 from apmae.atlas.names import kind_word, name_of
 from apmae.errors import ConfigError, SourceError
@@ -17,6 +16,7 @@ from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import Scores, score
 from apmae.prompts.fim import window
+from apmae.prompts.line import line_prompt, read_source
 from apmae.report.figures import png
 from apmae.report.heads import expect_scale, head_figure, sheet_figure
 from apmae.report.sheet import HeadPattern, Sheet

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from apmae.artifacts import write_json
 from apmae.config import StudyConfig
-from apmae.engine.local import encode, fit_atlas, make_prompts
+from apmae.engine.local import encode, fit_atlas
+from apmae.engine.prompts import make_prompts
+from apmae.engine.sources import parse_sources
 from apmae.engine.train import draw_training_prompts, train_encoder
 from apmae.errors import ConfigError
 from apmae.lm.load import load_lm
@@ -26,18 +28,17 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
     out = config.out
     if several():
         raise ConfigError("expected one process for a study; train with torchrun, and set encoder to that folder")
-    if not config.sources:
-        raise ConfigError("expected source files, got none; set sources to folders, files, zips or tars, or 'bundled'")
+    sources = parse_sources(config.sources)
     lm = load_lm(config.lm, device=config.device, dtype=config.dtype, infill=config.infill)
-    if len(config.sources) == 1 and Path(config.sources[0]).suffix in (".jsonl", ".parquet"):
-        prompts_path = Path(config.sources[0])
+    if sources.prompts is not None:
+        prompts_path = sources.prompts
     else:
         prompts_path = out / "prompts.parquet"
-        make_prompts(config.sources, prompts_path, config.prompts, lm=lm, overwrite=overwrite)
+        make_prompts(sources.expect_files(), prompts_path, config.prompts, lm=lm, overwrite=overwrite)
     encoder = config.encoder
     if config.train is not None and config.train_prompts is not None and encoder == "train":
         train_prompts = out / "train-prompts.parquet"
-        draw_training_prompts(config.sources, train_prompts, config.train_prompts, lm, overwrite=overwrite)
+        draw_training_prompts(sources.expect_files(), train_prompts, config.train_prompts, lm, overwrite=overwrite)
         encoder = str(train_encoder(lm, train_prompts, out / "encoder", config.train, overwrite=overwrite))
     encode(lm, encoder, prompts_path, out / "embeddings", config.encode, overwrite=overwrite)
     fit_atlas(out / "embeddings", out / "atlas", config.atlas, overwrite=overwrite)

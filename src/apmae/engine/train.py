@@ -10,8 +10,10 @@ from accelerate import Accelerator
 from apmae import bundled
 from apmae.artifacts import Stage, fingerprint, read_table, replacing, write_table
 from apmae.config import PromptsConfig, TrainConfig
+from apmae.corpus.source import Source
 from apmae.encode import check_length, reconstructions
-from apmae.engine.local import decisive, load_prompts, make_prompts
+from apmae.engine.decisive import decisive
+from apmae.engine.prompts import load_prompts, make_prompts
 from apmae.lm.load import LM
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
@@ -22,13 +24,13 @@ from apmae.train.lm_source import LMSource, own_files
 from apmae.train.loop import METRICS, fit, share_of
 from apmae.train.metrics import summed
 from apmae.train.processes import gathered, start, told, waited_for
-from apmae.train.source import ArraySource, Source
+from apmae.train.source import ArraySource, PatternSource
 
 _PANELS = "panels"
 
 
 def draw_training_prompts(
-    sources: Sequence[str],
+    sources: Sequence[Source],
     out: Path,
     config: PromptsConfig,
     lm: LM,
@@ -40,7 +42,7 @@ def draw_training_prompts(
     decides which are kept.
 
     Args:
-        sources: as for ``engine.local.make_prompts``.
+        sources: where prompts are drawn from.
         out: a ``.parquet`` file.
         config: tasks, numbers, outcomes.
         lm: the language model.
@@ -166,7 +168,12 @@ def _stage(
 
 
 def _fit(
-    config: TrainConfig, source: Source, out: Path, device: str, inputs: Mapping[str, str], accelerator: Accelerator
+    config: TrainConfig,
+    source: PatternSource,
+    out: Path,
+    device: str,
+    inputs: Mapping[str, str],
+    accelerator: Accelerator,
 ) -> APMAE:
     def panel(step: int, mae: APMAE, patterns: Patterns) -> None:
         mae.eval()
