@@ -55,7 +55,7 @@ def against_forward(sources: list[str], language: str, lm_name: str, count: int)
 
     torch.set_num_threads(1)
     lm = load_lm(bundled.language_model() if lm_name == "bundled" else lm_name)
-    files = list_sources(list(map(parse_source, sources)), suffixes=language_of(language).suffixes)
+    files = list_sources(map(parse_source, sources), suffixes=language_of(language).suffixes)
     settings = {"language": language, "per_task": count // len(tasks_of(language))}
     config = PromptsConfig.model_validate(settings)
     drawn = candidates(files, config, tokenizer=lm.backend_tokenizer, rejected=Counter())
@@ -87,7 +87,7 @@ def main() -> None:
         against_forward(arguments.sources, arguments.language, arguments.lm, arguments.count)
         return
     wall = time.perf_counter()
-    files = list_sources(list(map(parse_source, arguments.sources)), suffixes=language_of(arguments.language).suffixes)
+    files = list_sources(map(parse_source, arguments.sources), suffixes=language_of(arguments.language).suffixes)
     config = PromptsConfig.model_validate({"language": arguments.language})
     tasks: Counter[str] = Counter()
     rejected: Counter[str] = Counter()

@@ -92,7 +92,7 @@ def capture(sources: list[str], work: Path, train_prompts: int, per_task: int) -
     """Store patterns: ``train`` and ``loss`` of 25 % of the heads of every model, ``probe`` of all of the largest's."""
     lm = load_lm()
     drawn = PromptsConfig(per_task=train_prompts, tasks=("random",), split="train")
-    files = list_sources(list(map(parse_source, sources)), suffixes=(".java",))
+    files = list_sources(map(parse_source, sources), suffixes=(".java",))
     prompts, _ = build_prompts(files, drawn, tokenizer=lm.backend_tokenizer)
     balanced = PromptsConfig(per_task=per_task, outcome="balanced", split="held_out")
     asked, _ = draw_prompts(AskLM(lm), files, balanced, rejected=Counter())

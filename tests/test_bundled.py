@@ -72,11 +72,8 @@ def test_the_family_is_three_sizes_with_one_tokenizer(family):
 
 def test_a_larger_model_of_the_family_answers_better(family):
     """On Java that none of them has seen: the first token of 200 spans, every task alike."""
-    prompts, _ = build_prompts(
-        parse_source("bundled").handles((".java",)),
-        PromptsConfig(per_task=20),
-        tokenizer=family["bundled"].backend_tokenizer,
-    )
+    files = parse_source("bundled").handles((".java",))
+    prompts, _ = build_prompts(files, PromptsConfig(per_task=20), tokenizer=family["bundled"].backend_tokenizer)
     asked = {name: with_outcomes(AskLM(lm), prompts, 256) for name, lm in family.items()}
     right = [sum(prompt.outcome == "correct" for prompt in asked[name]) for name in FAMILY]
     assert right == sorted(right)

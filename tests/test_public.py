@@ -28,15 +28,8 @@ def test_importing_the_package_loads_nothing():
     "rooms",
     [
         ("config", "schema", "artifacts", "recipes", "seeding", "progress", "errors", "bundled"),
-        (
-            "corpus.parse",
-            "prompts.draw",
-            "prompts.files",
-            "prompts.line",
-            "prompts.tasks",
-            "engine.prompts",
-            "engine.sources",
-        ),
+        ("corpus.parse", "prompts.draw", "prompts.files", "prompts.line", "prompts.tasks"),
+        ("engine.prompts", "engine.sources"),
         ("atlas.atlas", "atlas.cluster", "atlas.names", "atlas.reduce", "analyze.locations"),
         ("report.page", "report.sheet_page", "report.heads", "report.study", "report.terminal"),
     ],

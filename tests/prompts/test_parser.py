@@ -18,6 +18,7 @@ import pytest
 
 from apmae.config import PromptsConfig, tasks_of
 from apmae.corpus.parse import parse_source
+from apmae.corpus.source import list_sources
 from apmae.errors import ApmaeError, ConfigError, ParserError, SourceError
 from apmae.prompts import parser
 from apmae.prompts.languages import LANGUAGES, language_of
@@ -255,9 +256,8 @@ def test_the_iterator_ends_when_no_task_is_wanted(tmp_path):
 def test_a_file_that_cannot_be_read_is_said_at_its_turn(tmp_path):
     write(tmp_path, GOOD, "", GOOD)
     assert [dict(item.rejected) for item in parsed(tmp_path)] == [{}, {"empty": 1}, {}]
-    named = [
-        handle for name in ("000", "001") for handle in parse_source(tmp_path / f"{name}.java").handles((".java",))
-    ]
+    sources = [parse_source(tmp_path / name) for name in ("000.java", "001.java")]
+    named = list_sources(sources, suffixes=(".java",))
     files = parse_in_order(named, "java", lambda: ["identifier"])
     assert next(files).spans is not None
     with pytest.raises(SourceError, match=r"cannot use 001\.java"):

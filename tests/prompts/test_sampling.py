@@ -236,12 +236,8 @@ def test_no_draw_puts_a_file_into_two_splits(tmp_path):
     ):
         for split in SPLITS:
             config = PromptsConfig(tasks=tasks, split=split, seed=seed, similar=1)
-            for prompt in islice(
-                candidates(
-                    list_sources(list(map(parse_source, sources)), suffixes=(".java",)), config, rejected=Counter()
-                ),
-                40,
-            ):
+            listed = list_sources(map(parse_source, sources), suffixes=(".java",))
+            for prompt in islice(candidates(listed, config, rejected=Counter()), 40):
                 found[prompt.path].add(split)
                 found[prompt.repository or prompt.path].add(split)
     assert len(found) > 40

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO
 
@@ -145,7 +145,7 @@ class Source(ABC):
                 yield file
 
 
-def list_sources(sources: Sequence[Source], *, suffixes: Sequence[str]) -> list[SourceHandle]:
+def list_sources(sources: Iterable[Source], *, suffixes: Sequence[str]) -> list[SourceHandle]:
     """List the files of several sources, without reading them. What is in two of them is listed once.
 
     Args:
