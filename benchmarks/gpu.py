@@ -22,17 +22,17 @@ from sizes import LENGTH, LMS, encoder_flops, lm_flops, lm_shape, random_pattern
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
-from apmae import bundled
 from apmae.config import APMAEConfig, CaptureConfig, PromptsConfig, TrainConfig
+from apmae.corpus.parse import parse_source
 from apmae.lm.language_model import LM
 from apmae.lm.load import load_lm
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
-from apmae.prompts.sampling import build_prompts
+from apmae.prompts.draw import build_prompts
 from apmae.recipes import train_recipe
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import fit
-from apmae.train.source import Source
+from apmae.train.source import PatternSource
 
 WARM_STEPS = 5
 """Steps before the clock starts: compilation, the choice of kernels, the first fill of the buffer."""
@@ -52,7 +52,7 @@ def train_flops(config: APMAEConfig) -> float:
 class Timed:
     """A source that starts the clock after a few steps."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: PatternSource) -> None:
         self._source = source
         self.began = 0.0
 
@@ -87,7 +87,7 @@ def on(device: str, patterns: Patterns) -> Patterns:
     return patterns
 
 
-def training(config: TrainConfig, source: Source, device: str) -> float:
+def training(config: TrainConfig, source: PatternSource, device: str) -> float:
     """Patterns a second."""
     timed = Timed(source)
     fit(config, timed, device=device)
@@ -119,7 +119,8 @@ def random_lm(name: str, device: str) -> LM:
 
 def stream(lm: LM, config: TrainConfig) -> LMSource:
     """The package's own source, of any outcome: random weights answer nothing correctly."""
-    prompts, _ = build_prompts([bundled.java()], PromptsConfig(per_task=400, tasks=("random",), length=LENGTH))
+    files = parse_source("bundled").handles((".java",))
+    prompts, _ = build_prompts(files, PromptsConfig(per_task=400, tasks=("random",), length=LENGTH))
     return LMSource(
         lm,
         prompts,

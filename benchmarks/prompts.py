@@ -19,7 +19,9 @@ from itertools import islice
 from pathlib import Path
 
 from apmae.config import PromptsConfig, tasks_of
-from apmae.corpus.sources import list_sources
+from apmae.corpus.parse import parse_source
+from apmae.corpus.source import list_sources
+from apmae.prompts.draw import draw_prompts
 from apmae.prompts.languages import language_of
 from apmae.prompts.sampling import candidates
 
@@ -49,11 +51,11 @@ def against_forward(sources: list[str], language: str, lm_name: str, count: int)
 
     from apmae import bundled
     from apmae.lm.load import load_lm
-    from apmae.lm.outcome import answer, draw_prompts, window_of
+    from apmae.lm.outcome import AskLM, answer, window_of
 
     torch.set_num_threads(1)
     lm = load_lm(bundled.language_model() if lm_name == "bundled" else lm_name)
-    files = list_sources(sources, suffixes=language_of(language).suffixes)
+    files = list_sources(map(parse_source, sources), suffixes=language_of(language).suffixes)
     settings = {"language": language, "per_task": count // len(tasks_of(language))}
     config = PromptsConfig.model_validate(settings)
     drawn = candidates(files, config, tokenizer=lm.backend_tokenizer, rejected=Counter())
@@ -66,7 +68,7 @@ def against_forward(sources: list[str], language: str, lm_name: str, count: int)
         answer(lm, windows, spans=True)
         build, forward = build + built - start, forward + time.perf_counter() - built
     start = time.perf_counter()
-    prompts, counts = draw_prompts(lm, files, config, rejected=Counter())
+    prompts, counts = draw_prompts(AskLM(lm), files, config, rejected=Counter())
     both = time.perf_counter() - start
     asked = sum(counts["candidates"].values())
     print(f"{count} candidates: {1e3 * build / count:.2f} ms to build, {1e3 * forward / count:.2f} ms of forward each")
@@ -85,7 +87,7 @@ def main() -> None:
         against_forward(arguments.sources, arguments.language, arguments.lm, arguments.count)
         return
     wall = time.perf_counter()
-    files = list_sources(arguments.sources, suffixes=language_of(arguments.language).suffixes)
+    files = list_sources(map(parse_source, arguments.sources), suffixes=language_of(arguments.language).suffixes)
     config = PromptsConfig.model_validate({"language": arguments.language})
     tasks: Counter[str] = Counter()
     rejected: Counter[str] = Counter()

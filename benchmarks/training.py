@@ -22,15 +22,15 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from apmae import bundled
 from apmae.config import PromptsConfig, TrainConfig
+from apmae.corpus.parse import parse_source
 from apmae.lm.language_model import LM
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import window_of
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
+from apmae.prompts.draw import build_prompts
 from apmae.prompts.prompt import Prompt
-from apmae.prompts.sampling import build_prompts
 from apmae.recipes import train_recipe
 from apmae.train import checkpoint
 from apmae.train.lm_source import LMSource
@@ -174,7 +174,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     lm = load_lm()
     drawn = PromptsConfig(per_task=arguments.per_task, tasks=("random",), length=256, split="train")
-    prompts, _ = build_prompts([bundled.java()], drawn)
+    prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), drawn)
     config = train_recipe("bundled").model_copy(update={"steps": arguments.steps, "warmup_steps": 0})
     one, two = [], []
     for _ in range(arguments.rounds):  # interleaved: the machine is noisy

@@ -26,7 +26,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from apmae.cli.options import settings
 from apmae.config import CaptureConfig, TrainConfig, parse
-from apmae.engine.local import load_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.lm.language_model import LM
 from apmae.lm.load import load_lm
 from apmae.lm.stream import capture_prompts

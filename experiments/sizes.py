@@ -25,14 +25,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import apmae
-from apmae import bundled
 from apmae.config import CaptureConfig, PromptsConfig, TrainConfig
-from apmae.corpus.sources import list_sources
+from apmae.corpus.parse import parse_source
 from apmae.lm.load import load_lm
-from apmae.lm.outcome import draw_prompts
+from apmae.lm.outcome import AskLM
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
+from apmae.prompts.draw import draw_prompts
 from apmae.recipes import train_recipe
 from apmae.seeding import generator
 from apmae.train.evaluate import pattern_losses
@@ -47,9 +47,9 @@ def stored(folder: Path, split: str, prompts: int, heads: float) -> Patterns:
     path = folder / f"{split}.safetensors"
     if not path.is_file():
         lm = load_lm()
-        files = list_sources([bundled.java()], suffixes=(".java",))
+        files = parse_source("bundled").handles((".java",))
         config = PromptsConfig(per_task=prompts, tasks=("random",), outcome="correct", split=split)  # pyright: ignore
-        drawn, _ = draw_prompts(lm, files, config, rejected=Counter())
+        drawn, _ = draw_prompts(AskLM(lm), files, config, rejected=Counter())
         stream = capture_prompts(lm, drawn, CaptureConfig(heads=heads), size=LENGTH)
         Patterns.concatenate([captured.patterns.resized(LENGTH) for captured in stream]).save(path)
     return Patterns.load(path)

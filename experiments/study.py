@@ -31,17 +31,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from apmae import bundled
 from apmae.atlas.names import measured_names
 from apmae.config import APMAEConfig, CaptureConfig, PromptsConfig
-from apmae.corpus.sources import list_sources
+from apmae.corpus.parse import parse_source
+from apmae.corpus.source import list_sources
 from apmae.encode import score_batch
 from apmae.lm.load import load_lm
-from apmae.lm.outcome import draw_prompts
+from apmae.lm.outcome import AskLM
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
 from apmae.model.masking import random_masking
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
-from apmae.prompts.sampling import build_prompts
+from apmae.prompts.draw import build_prompts, draw_prompts
 from apmae.seeding import subseed
 from apmae.train.evaluate import hidden, pattern_losses
 from apmae.train.source import ArraySource
@@ -91,9 +92,10 @@ def capture(sources: list[str], work: Path, train_prompts: int, per_task: int) -
     """Store patterns: ``train`` and ``loss`` of 25 % of the heads of every model, ``probe`` of all of the largest's."""
     lm = load_lm()
     drawn = PromptsConfig(per_task=train_prompts, tasks=("random",), split="train")
-    prompts, _ = build_prompts(sources, drawn, tokenizer=lm.backend_tokenizer)
+    files = list_sources(map(parse_source, sources), suffixes=(".java",))
+    prompts, _ = build_prompts(files, drawn, tokenizer=lm.backend_tokenizer)
     balanced = PromptsConfig(per_task=per_task, outcome="balanced", split="held_out")
-    asked, _ = draw_prompts(lm, list_sources(sources, suffixes=(".java",)), balanced, rejected=Counter())
+    asked, _ = draw_prompts(AskLM(lm), files, balanced, rejected=Counter())
     asked = [asked[i] for i in np.random.default_rng(0).permutation(len(asked))]
     parts: dict[str, list[Patterns]] = {"train": [], "loss": [], "probe": []}
     names: list[str] = []

@@ -11,15 +11,15 @@ import torch
 from apmae import bundled
 from apmae.atlas.atlas import Atlas
 from apmae.config import TASKS, PromptsConfig
-from apmae.corpus.sources import list_sources
+from apmae.corpus.parse import parse_source
 from apmae.engine.tag import tag
 from apmae.lm.load import load_lm
-from apmae.lm.outcome import draw_prompts, with_outcomes
+from apmae.lm.outcome import AskLM
 from apmae.lm.tap import capture
 from apmae.model.mae import APMAE
 from apmae.patterns.planted import planted
 from apmae.patterns.scores import score
-from apmae.prompts.sampling import build_prompts
+from apmae.prompts.draw import build_prompts, draw_prompts, with_outcomes
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +72,9 @@ def test_the_family_is_three_sizes_with_one_tokenizer(family):
 
 def test_a_larger_model_of_the_family_answers_better(family):
     """On Java that none of them has seen: the first token of 200 spans, every task alike."""
-    prompts, _ = build_prompts(
-        [bundled.java()], PromptsConfig(per_task=20), tokenizer=family["bundled"].backend_tokenizer
-    )
-    asked = {name: with_outcomes(lm, prompts, 256) for name, lm in family.items()}
+    files = parse_source("bundled").handles((".java",))
+    prompts, _ = build_prompts(files, PromptsConfig(per_task=20), tokenizer=family["bundled"].backend_tokenizer)
+    asked = {name: with_outcomes(AskLM(lm), prompts, 256) for name, lm in family.items()}
     right = [sum(prompt.outcome == "correct" for prompt in asked[name]) for name in FAMILY]
     assert right == sorted(right)
     assert right[0] > 40
@@ -93,8 +92,8 @@ def test_the_language_model_has_a_sink_on_code(lm):
 
 def test_at_least_nine_tasks_fill_both_ways(lm):
     config = PromptsConfig(per_task=4, outcome="balanced")
-    files = list_sources([bundled.java()], suffixes=(".java",))
-    _, counts = draw_prompts(lm, files, config, rejected=Counter())
+    files = parse_source("bundled").handles((".java",))
+    _, counts = draw_prompts(AskLM(lm), files, config, rejected=Counter())
     filled = [
         task for task in TASKS if counts["prompts"][task]["correct"] >= 2 and counts["prompts"][task]["incorrect"] >= 2
     ]

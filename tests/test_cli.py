@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausa
 from apmae import bundled, recipes
 from apmae.artifacts import read_json, read_manifest
 from apmae.config import StudyConfig, parse
-from apmae.engine.local import load_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.model.mae import APMAE
 
 COMMANDS = ("demo", "run", "recipes", "prompts", "train", "evaluate", "encode", "cluster", "report", "tag", "show")
@@ -618,10 +618,15 @@ def test_every_mistake_of_own_prompts_is_a_line(apmae_command, tmp_path):
     assert all(field in mistake for field, mistake in zip(("'prompt'", "'completion'", "JSON"), mistakes, strict=True))
 
 
-def test_own_prompts_are_shown_and_become_parquet_and_come_back(apmae_command, tmp_path):
+def test_own_prompts_are_shown_and_become_parquet_and_come_back(apmae_command, environment, tmp_path):
     example = Path(__file__).parents[1] / "docs" / "prompts.jsonl"
-    result = apmae_command("prompts", example, "--preview", "--count", 2, "--out", "p.parquet", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    command = ["prompts", str(example), "--preview", "--count", "2", "--out", "p.parquet"]
+    result = subprocess.run(
+        [sys.executable, "-c", LOADED, *command], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    loaded = result.stderr.splitlines()[-1].split()
+    assert loaded[-2:] == ["code:", "0"], result.stderr
+    assert not {"torch", "transformers", "sklearn", "matplotlib"} & {*loaded}, "these prompts need no model"
     assert "int x = ⟦1⟧;" in result.stdout
     assert "2 more" in result.stdout
     assert result.stdout.splitlines()[-1] == "4 prompts in p.parquet"

@@ -12,7 +12,7 @@ from apmae import schema
 from apmae.artifacts import Stage, cut, matrix, read_manifest, read_table, read_tables, run_shards
 from apmae.config import CaptureConfig, EncodeConfig
 from apmae.encode import encode_shard, reconstructions, unpack_exemplars
-from apmae.engine.local import load_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.errors import CaptureError
 from apmae.lm.stream import capture_prompts, window_length
 from apmae.model.mae import APMAE

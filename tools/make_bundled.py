@@ -21,7 +21,9 @@ from apmae.artifacts import matrix, read_tables, write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import Measured
 from apmae.config import AtlasConfig, CaptureConfig, EncodeConfig, PromptsConfig, TrainConfig
-from apmae.engine.local import encode, load_prompts, make_prompts
+from apmae.corpus.parse import parse_source
+from apmae.engine.local import encode
+from apmae.engine.prompts import load_prompts, make_prompts
 from apmae.lm.load import load_lm
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
@@ -78,7 +80,7 @@ def make_encoder(source: str, work: Path, config: TrainConfig, count: int) -> No
     lm = load_lm()
     path = work / "train-prompts.parquet"
     drawn = PromptsConfig(per_task=count, tasks=("random",), outcome="correct", split="train")
-    make_prompts([source], path, drawn, lm=lm)
+    make_prompts([parse_source(source)], path, drawn, lm=lm)
     made = round(config.batch_size * _PLANTED_SHARE)
     real = LMSource(
         lm,
@@ -100,7 +102,7 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
     lm, mae = load_lm(), APMAE.from_pretrained()
     path = work / "atlas-prompts.parquet"
     config = PromptsConfig(per_task=per_task, outcome="balanced", split="held_out")
-    make_prompts([source], path, config, lm=lm)
+    make_prompts([parse_source(source)], path, config, lm=lm)
     counts = encode(lm, "bundled", path, work / "embeddings", EncodeConfig(exemplars_per_head=0))
     table = read_tables(work / "embeddings", "encode", "embeddings")
     measured = Measured(

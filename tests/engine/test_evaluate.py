@@ -13,7 +13,7 @@ from apmae.atlas.atlas import Atlas
 from apmae.config import CaptureConfig, EvaluateConfig, LMConfig
 from apmae.engine import evaluate as engine
 from apmae.engine.evaluate import cross_evaluate
-from apmae.engine.local import load_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.engine.tag import tag_prompt
 from apmae.errors import ArtifactError, ConfigError, ModelError, SourceError
 from apmae.lm.load import load_lm

@@ -1,16 +1,14 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import apmae
-from apmae.artifacts import read_table
+from apmae.artifacts import matrix, read_table
 from apmae.atlas.atlas import Atlas
-from apmae.engine.local import load_prompts, matrix
-from apmae.engine.tag import line_prompt, tag, tag_prompt, text_prompt
-from apmae.errors import SourceError
+from apmae.engine.prompts import load_prompts
+from apmae.engine.tag import tag, tag_prompt
 from apmae.model.mae import APMAE
+from apmae.prompts.line import text_prompt
 from apmae.schema import SCORES, TAGS
 
 JAVA = "class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n"
@@ -108,77 +106,3 @@ def test_without_encoder_and_atlas_the_bundled_ones_are_taken(bundled_lm):
     assert tags.num_rows == 48
     named = apmae.tag(bundled_lm, "int x = ", suffix=";\n", mae=APMAE.from_pretrained(), atlas=Atlas.load())
     assert repr(tags.to_pylist()) == repr(named.to_pylist())
-
-
-# -- a line of a file --------------------------------------------------------------------------------------------------
-
-
-def test_a_line_is_completed_from_behind_its_indentation(java):
-    prompt = line_prompt(java, 3)
-    assert prompt.prefix == "class A {\n    int twice(int x) {\n        "
-    assert prompt.completion == "return x * 2;"
-    assert prompt.suffix == "\n    }\n}\n"
-    assert (prompt.path, prompt.line, prompt.start) == (str(java), 3, len(prompt.prefix))
-
-
-def test_a_line_is_completed_from_a_column(java):
-    prompt = line_prompt(java, 3, column=16)
-    assert (prompt.prefix[-7:], prompt.completion) == ("return ", "x * 2;")
-    assert line_prompt(java, 3, column=22).completion == "\n", "behind the last character the line's end is completed"
-    assert line_prompt(java, 1, column=7).prefix == "class "
-
-
-@given(
-    st.text(st.sampled_from("ab \t\n\r\f\v;\u2028\x1cé"), max_size=40),
-    st.integers(1, 8),
-    st.none() | st.integers(1, 6),
-)
-def test_prefix_completion_and_suffix_are_the_file(tmp_path_factory, text, line, column):
-    path = tmp_path_factory.getbasetemp() / "any.txt"
-    path.write_bytes(text.encode())
-    ends = text.replace("\r\n", "\n").replace("\r", "\n").count("\n")
-    try:
-        prompt = line_prompt(path, line, column)
-    except SourceError as error:
-        assert "\n" not in str(error)
-        assert "\r" not in str(error)
-        return
-    assert prompt.prefix + prompt.completion + prompt.suffix == text
-    assert prompt.prefix
-    assert prompt.completion
-    assert line <= ends + 1
-    before = prompt.prefix.replace("\r\n", "\n").replace("\r", "\n")
-    assert before.count("\n") == line - 1, "lines are counted as editors do: by \\n, \\r\\n and \\r"
-
-
-def test_a_byte_order_mark_is_no_text(tmp_path):
-    (tmp_path / "A.java").write_bytes(b"\xef\xbb\xbf" + JAVA.encode())
-    assert line_prompt(tmp_path / "A.java", 2).prefix.startswith("class A")
-
-
-@pytest.mark.parametrize(
-    ("line", "column", "said"),
-    [
-        (0, None, "expected a line of .*A.java in 1-5, got 0; check --line"),
-        (6, None, "in 1-5, got 6"),
-        (3, 0, r"expected a column of line 3 in 1-22, got 0; check --column"),
-        (3, 23, "in 1-22, got 23"),
-        (1, None, "expected text before and behind the cursor at .*A.java:1"),
-    ],
-)
-def test_a_line_that_is_not_there_is_refused(java, line, column, said):
-    with pytest.raises(SourceError, match=said):
-        line_prompt(java, line, column)
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(SourceError, match="expected a source file at .*B.java: No such file"):
-        line_prompt(tmp_path / "B.java", 1)
-    with pytest.raises(SourceError, match="Is a directory"):
-        line_prompt(tmp_path, 1)
-    (tmp_path / "latin.java").write_bytes("class É {}\n".encode("latin-1"))
-    with pytest.raises(SourceError, match="expected UTF-8 in .*latin.java, byte 6 is not; convert the file"):
-        line_prompt(tmp_path / "latin.java", 1)
-    (tmp_path / "empty.java").write_text("")
-    with pytest.raises(SourceError, match="expected a line of .* in 1-0, got 1"):
-        line_prompt(tmp_path / "empty.java", 1)

@@ -12,7 +12,8 @@ import apmae
 from apmae import recipes
 from apmae.artifacts import read_manifest
 from apmae.config import PromptsConfig
-from apmae.engine.local import load_prompts
+from apmae.corpus.parse import parse_source
+from apmae.engine.prompts import load_prompts
 from apmae.engine.train import draw_training_prompts, train_encoder, train_on_patterns
 from apmae.errors import ArtifactError, CaptureError
 from apmae.model.mae import APMAE
@@ -87,15 +88,16 @@ def test_an_encoder_longer_than_the_models_inputs_is_refused(tmp_path, bundled_l
 
 
 def test_prompts_of_a_corpus_are_asked_only_where_answers_decide(tmp_path, bundled_lm):
+    sources = [parse_source("bundled")]
     config = PromptsConfig(per_task=6, tasks=("random",), split="train")
-    draw_training_prompts(("bundled",), tmp_path / "any.parquet", config, bundled_lm)
+    draw_training_prompts(sources, tmp_path / "any.parquet", config, bundled_lm)
     drawn = load_prompts(tmp_path / "any.parquet")
     assert len(drawn) == 6 and {prompt.outcome for prompt in drawn} == {None}
     tokenizer = bundled_lm.backend_tokenizer
     lengths = [len(tokenizer.encode(prompt.completion, add_special_tokens=False).ids) for prompt in drawn]
     assert all(2 <= length <= 11 for length in lengths), "spans are of the model's tokens, 3 to 10 of them where cut"
     correct = config.model_copy(update={"outcome": "correct"})
-    draw_training_prompts(("bundled",), tmp_path / "correct.parquet", correct, bundled_lm)
+    draw_training_prompts(sources, tmp_path / "correct.parquet", correct, bundled_lm)
     assert {prompt.outcome for prompt in load_prompts(tmp_path / "correct.parquet")} == {"correct"}
 
 

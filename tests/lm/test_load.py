@@ -19,13 +19,13 @@ from transformers import (
 
 from apmae import bundled
 from apmae.config import LMConfig
-from apmae.engine.tag import text_prompt
 from apmae.errors import ConfigError, ModelError
 from apmae.lm.check import TOLERANCE, TOLERANCE_MOVED, check_capture
 from apmae.lm.language_model import LM
 from apmae.lm.load import _sentinels, load_lm
 from apmae.lm.outcome import window_of
 from apmae.lm.tap import capture
+from apmae.prompts.line import text_prompt
 
 
 @pytest.fixture

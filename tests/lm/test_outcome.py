@@ -1,21 +1,19 @@
-"""Answers against each prompt run by itself; drawing prompts until the outcomes are balanced."""
+"""Answers against each prompt run by itself."""
 
 import math
 from collections import Counter
 from dataclasses import replace
-from time import sleep
 
 import numpy as np
 import pytest
 import torch
 
-from apmae import bundled
 from apmae.config import PromptsConfig
-from apmae.corpus.sources import list_sources
-from apmae.errors import CaptureError, SourceError
-from apmae.lm import outcome
-from apmae.lm.outcome import answer, draw_prompts, pad, shortfalls, window_of, with_outcomes
-from apmae.prompts.prompt import Prompt, split_of
+from apmae.corpus.parse import parse_source
+from apmae.errors import CaptureError
+from apmae.lm.outcome import AskLM, answer, pad, window_of
+from apmae.prompts.draw import draw_prompts, shortfalls, with_outcomes
+from apmae.prompts.prompt import Prompt
 
 TEXTS = [
     ("class A {\n    int total = 0;\n    void add(int n) { total += n", ";", " }\n}\n"),
@@ -166,7 +164,7 @@ def test_another_completion_that_is_accepted_is_right_too(bundled_lm):
     (accepted,) = answer(bundled_lm, [window_of(bundled_lm, accepting, 64)])
     assert (found.outcome, accepted.outcome) == ("incorrect", "correct")
     assert found.expected_probability == accepted.expected_probability
-    outcomes = [one.outcome for one in with_outcomes(bundled_lm, [prompt, accepting] * 9, 64)]
+    outcomes = [one.outcome for one in with_outcomes(AskLM(bundled_lm), [prompt, accepting] * 9, 64)]
     assert outcomes == ["incorrect", "correct"] * 9
 
 
@@ -183,26 +181,20 @@ def test_a_window_longer_than_the_model_is_refused(bundled_lm):
         window_of(bundled_lm, prompt_of("a", "b", "c"), longest + 1)
 
 
-@pytest.fixture(scope="module")
-def java():
-    return list_sources([bundled.java()], suffixes=(".java",))
-
-
-TASKS = ("eol", "identifier", "random")
-
-
-def test_balanced_prompts_are_half_and_half_and_truly_so(bundled_lm, java):
-    config = PromptsConfig(per_task=5, tasks=TASKS, outcome="balanced", length=64)
+def test_balanced_prompts_are_half_and_half_and_truly_so(bundled_lm):
+    config = PromptsConfig(per_task=5, tasks=("eol", "identifier", "random"), outcome="balanced", length=64)
     rejected = Counter()
     seen = []
+    java = parse_source("bundled").handles((".java",))
+    ask = AskLM(bundled_lm)
     prompts, counts = draw_prompts(
-        bundled_lm, java, config, rejected=rejected, advance=lambda amount=1, note="", total=None: seen.append(note)
+        ask, java, config, rejected=rejected, advance=lambda amount=1, note="", total=None: seen.append(note)
     )
     assert Counter((prompt.task, prompt.outcome) for prompt in prompts) == {
-        (task, kind): n for task in TASKS for kind, n in (("correct", 3), ("incorrect", 2))
+        (task, kind): n for task in config.tasks for kind, n in (("correct", 3), ("incorrect", 2))
     }
     assert seen == [prompt.task for prompt in prompts]
-    assert counts["prompts"] == {task: {"correct": 3, "incorrect": 2, "unknown": 0} for task in TASKS}
+    assert counts["prompts"] == {task: {"correct": 3, "incorrect": 2, "unknown": 0} for task in config.tasks}
     assert (
         sum(counts["candidates"].values()) == len(prompts) + rejected["surplus_correct"] + rejected["surplus_incorrect"]
     )
@@ -216,99 +208,3 @@ def test_balanced_prompts_are_half_and_half_and_truly_so(bundled_lm, java):
         )
         assert prompt.outcome == ("correct" if p.argmax() == window.expected else "incorrect")
     assert shortfalls(prompts, config) == []
-
-
-@pytest.mark.parametrize(("wanted", "kinds"), [("correct", {"correct"}), ("any", {"correct", "incorrect"})])
-def test_other_quotas(bundled_lm, java, wanted, kinds):
-    config = PromptsConfig(per_task=6, tasks=("identifier",), outcome=wanted, length=64)
-    prompts, _ = draw_prompts(bundled_lm, java, config, rejected=Counter())
-    assert len(prompts) == 6
-    assert {prompt.outcome for prompt in prompts} == kinds
-
-
-def test_the_seed_decides_the_draw(bundled_lm, java):
-    def drawn(seed):
-        config = PromptsConfig(per_task=3, tasks=("eol",), outcome="balanced", length=64, seed=seed)
-        return draw_prompts(bundled_lm, java, config, rejected=Counter())[0]
-
-    assert drawn(0) == drawn(0)
-    assert drawn(0) != drawn(1)
-
-
-def test_a_slow_builder_or_a_slow_model_draws_the_same(bundled_lm, java, monkeypatch):
-    """The next batch is built while the model answers; which of the two is faster changes nothing."""
-    config = PromptsConfig(per_task=4, tasks=TASKS, outcome="balanced", length=64)
-    draws = []
-    for slow in ("neither", "builder", "model"):
-        with monkeypatch.context() as patched:
-            if slow == "builder":
-                patched.setattr(outcome, "window_of", lambda *of, call=outcome.window_of: (sleep(0.01), call(*of))[1])
-            if slow == "model":
-                slowly = lambda *of, call=outcome.answer, **how: (sleep(0.2), call(*of, **how))[1]  # noqa: E731
-                patched.setattr(outcome, "answer", slowly)
-            rejected = Counter()
-            draws.append((*draw_prompts(bundled_lm, java, config, rejected=rejected), rejected))
-    assert draws[0] == draws[1] == draws[2]
-
-
-def test_what_goes_wrong_while_building_is_raised(bundled_lm, tmp_path):
-    (tmp_path / "A.java").write_bytes(b"\xff\xfe")
-    config = PromptsConfig(per_task=2, tasks=("eol",), outcome="any", length=64)
-    with pytest.raises(SourceError, match="expected UTF-8"):
-        draw_prompts(bundled_lm, list_sources([tmp_path / "A.java"], suffixes=(".java",)), config, rejected=Counter())
-
-
-def test_a_model_that_fails_does_not_wait_for_all_files(bundled_lm, tmp_path, monkeypatch):
-    """The next batch may lie far ahead, here behind files that have no span of the task."""
-    (tmp_path / "plenty").mkdir()
-    for number in range(20):
-        (tmp_path / "plenty" / f"A{number}.java").write_text(f"class A{number} {{ int x = {number}; }}\n")
-    (tmp_path / "none").mkdir()
-    for number in range(400):
-        (tmp_path / "none" / f"B{number}.java").write_text(f"class B{number} {{ }}\n")
-    plenty, none = (list_sources([tmp_path / name], suffixes=(".java",)) for name in ("plenty", "none"))
-    monkeypatch.setattr("apmae.prompts.sampling.in_order", lambda files, seed: files)
-    read = []
-    noted = [replace(handle, _open=lambda handle=handle: read.append(1) or handle._open()) for handle in none]
-
-    def fail(*_, **__):
-        while len(read) < 30:  # the builder is among them
-            sleep(0.01)
-        raise torch.OutOfMemoryError("no memory")
-
-    monkeypatch.setattr(outcome, "answer", fail)
-    config = PromptsConfig(per_task=20, tasks=("numeric_literal",), outcome="any", length=64, similar=1)
-    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
-        draw_prompts(bundled_lm, [*plenty, *noted], config, rejected=Counter())
-    assert len(read) < 200
-
-
-def test_what_cannot_be_filled_is_said(bundled_lm, tmp_path):
-    (tmp_path / "A.java").write_text("class A {\n    int x = 1;\n}\n")
-    config = PromptsConfig(per_task=50, tasks=("eol", "boolean_literal"), outcome="balanced", length=64)
-    prompts, _ = draw_prompts(bundled_lm, list_sources([tmp_path], suffixes=(".java",)), config, rejected=Counter())
-    lines = shortfalls(prompts, config)
-    found = Counter(prompt.outcome for prompt in prompts)
-    assert lines == [
-        f"eol: {found['correct']} of 25 correct, {found['incorrect']} of 25 incorrect found",
-        "boolean_literal: 0 of 25 correct, 0 of 25 incorrect found",
-    ]
-    strict = config.model_copy(update={"outcome": "correct"})
-    assert shortfalls([], strict)[0] == "eol: 0 of 50 correct prompts found"
-    loose = config.model_copy(update={"outcome": "any"})
-    assert shortfalls(prompts, loose) == [
-        f"eol: {len(prompts)} of 50 prompts found",
-        "boolean_literal: 0 of 50 prompts found",
-    ]
-
-
-def test_no_prompt_at_all_is_an_error(bundled_lm, tmp_path):
-    (tmp_path / "A.java").write_text("class A {}\n")
-    config = PromptsConfig(per_task=2, tasks=("boolean_literal",), outcome="balanced", length=64)
-    with pytest.raises(SourceError, match=r"from 1 files, found none \(no_span: 1\).*outcome to 'any'"):
-        draw_prompts(bundled_lm, list_sources([tmp_path], suffixes=(".java",)), config, rejected=Counter())
-    loose = config.model_copy(update={"outcome": "any", "split": "train"})
-    (handle,) = list_sources([tmp_path], suffixes=(".java",))
-    others = [replace(handle, path=f"a/{n}.java") for n in range(9) if split_of(f"a/{n}.java") == "atlas"]
-    with pytest.raises(SourceError, match=r"found none \(none in this split\); give other source files$"):
-        draw_prompts(bundled_lm, others, loose, rejected=Counter())

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from apmae import bundled
 from apmae.config import CaptureConfig, PromptsConfig
+from apmae.corpus.parse import parse_source
 from apmae.lm.outcome import window_of
 from apmae.lm.stream import capture_prompts
 from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
-from apmae.prompts.sampling import build_prompts
+from apmae.prompts.draw import build_prompts
 
 
 @pytest.fixture(scope="module")
 def prompts():
     config = PromptsConfig(per_task=4, tasks=("eol", "identifier"), length=64)
-    found, _ = build_prompts([bundled.java()], config)
+    found, _ = build_prompts(parse_source("bundled").handles((".java",)), config)
     return [prompt if i % 2 else shortened(prompt) for i, prompt in enumerate(found)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from apmae.config import PromptsConfig
-from apmae.corpus.sources import list_sources
+from apmae.corpus.parse import parse_source
 from apmae.prompts.languages import LANGUAGES
 from apmae.prompts.sampling import candidates
 from apmae.prompts.tasks import DEEPEST, find_spans, parse_spans
@@ -19,7 +19,7 @@ NESTED = ["()", "[]", "{}", "<>", "(", "[", "{", "<", "({[", "A<", "f(a=", "`${"
 
 def draw(folder, language):
     rejected = Counter()
-    handles = list_sources([folder], suffixes=LANGUAGES[language].suffixes)
+    handles = parse_source(folder).handles(LANGUAGES[language].suffixes)
     prompts = list(candidates(handles, PromptsConfig(language=language), rejected=rejected))
     return prompts, rejected
 
@@ -49,7 +49,7 @@ def test_a_long_line_is_as_good_as_many(tmp_path, language):
     text = "x = [1, 2]; " * 20_000
     (tmp_path / f"one_line{LANGUAGES[language].suffixes[0]}").write_text(text)
     start = time.process_time()
-    handles = list_sources([tmp_path], suffixes=LANGUAGES[language].suffixes)
+    handles = parse_source(tmp_path).handles(LANGUAGES[language].suffixes)
     drawn = candidates(handles, PromptsConfig(language=language), rejected=Counter())
     assert next(drawn).completion
     assert time.process_time() - start < 10

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,11 +14,12 @@ from hypothesis import strategies as st
 
 from apmae.artifacts import write_table
 from apmae.config import PromptsConfig
+from apmae.corpus.parse import parse_source
 from apmae.errors import ArtifactError, MalformedError, SourceError
+from apmae.prompts.draw import build_prompts
 from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.own import schema
 from apmae.prompts.prompt import Answer, Prompt
-from apmae.prompts.sampling import build_prompts
 from apmae.schema import PROMPTS
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -50,7 +50,7 @@ ROWS = st.lists(
 
 @pytest.fixture(scope="module")
 def prompts():
-    return build_prompts([resources.files("apmae") / "bundled" / "java"], PromptsConfig(per_task=5))[0]
+    return build_prompts(parse_source("bundled").handles((".java",)), PromptsConfig(per_task=5))[0]
 
 
 @given(rows=ROWS)

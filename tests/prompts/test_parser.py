@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from apmae.config import PromptsConfig, tasks_of
-from apmae.corpus.sources import list_sources
+from apmae.corpus.parse import parse_source
+from apmae.corpus.source import list_sources
 from apmae.errors import ApmaeError, ConfigError, ParserError, SourceError
 from apmae.prompts import parser
 from apmae.prompts.languages import LANGUAGES, language_of
@@ -33,7 +34,7 @@ GOOD = "class A { int x = 3; }\n"
 
 
 def handles(source, language="java"):
-    return list_sources([source], suffixes=language_of(language).suffixes)
+    return parse_source(source).handles(language_of(language).suffixes)
 
 
 def parsed(source, language="java", tasks=None):
@@ -255,7 +256,8 @@ def test_the_iterator_ends_when_no_task_is_wanted(tmp_path):
 def test_a_file_that_cannot_be_read_is_said_at_its_turn(tmp_path):
     write(tmp_path, GOOD, "", GOOD)
     assert [dict(item.rejected) for item in parsed(tmp_path)] == [{}, {"empty": 1}, {}]
-    named = list_sources([tmp_path / "000.java", tmp_path / "001.java"], suffixes=(".java",))
+    sources = [parse_source(tmp_path / name) for name in ("000.java", "001.java")]
+    named = list_sources(sources, suffixes=(".java",))
     files = parse_in_order(named, "java", lambda: ["identifier"])
     assert next(files).spans is not None
     with pytest.raises(SourceError, match=r"cannot use 001\.java"):
@@ -287,8 +289,9 @@ def test_a_script_without_a_main_guard_ends_quietly(tmp_path):
     (tmp_path / "script.py").write_text(
         "print('once')\n"
         "from apmae.config import PromptsConfig\n"
-        "from apmae.prompts.sampling import build_prompts\n"
-        f"prompts, _ = build_prompts([{str(JAVA)!r}], PromptsConfig(per_task=3))\n"
+        "from apmae.corpus.parse import parse_source\n"
+        "from apmae.prompts.draw import build_prompts\n"
+        "prompts, _ = build_prompts(parse_source('bundled').handles(['.java']), PromptsConfig(per_task=3))\n"
         "print(len(prompts))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from apmae.config import TASKS, PromptsConfig
-from apmae.corpus.sources import list_sources
-from apmae.errors import ConfigError, SourceError
+from apmae.corpus.parse import parse_source
+from apmae.corpus.source import list_sources
+from apmae.errors import ConfigError
 from apmae.prompts.prompt import SPLITS, Answer, Prompt, split_of
-from apmae.prompts.sampling import REGION, Quota, build_prompts, candidates
+from apmae.prompts.sampling import REGION, Quota, candidates
 from apmae.prompts.similar import Windows
 from apmae.prompts.tasks import find_spans
 from apmae.schema import PROMPTS
@@ -28,7 +29,7 @@ TEXTS = {f"java/{file.relative_to(JAVA).as_posix()}": file.read_bytes().decode()
 
 def draw(config, *, source=JAVA, tokenizer=None, limit=None, wants=lambda task: True):
     rejected = Counter()
-    files = list_sources([source], suffixes=(".java",))
+    files = parse_source(source).handles((".java",))
     drawn = candidates(files, config, tokenizer=tokenizer, rejected=rejected, wants=wants)
     return list(islice(drawn, limit)), rejected
 
@@ -187,7 +188,7 @@ def test_reading_stops_when_nothing_is_wanted(tmp_path):
     (tmp_path / "B.java").write_text("class B { int x = 1; }\n")
     config = PromptsConfig(per_task=1, tasks=("identifier",))
     quota, rejected = Quota(config), Counter()
-    files = list_sources([tmp_path], suffixes=(".java",))
+    files = parse_source(tmp_path).handles((".java",))
     drawn = candidates(files, config, rejected=rejected, wants=quota.wants)
     first = next(drawn)
     assert quota.offer(first)
@@ -235,9 +236,8 @@ def test_no_draw_puts_a_file_into_two_splits(tmp_path):
     ):
         for split in SPLITS:
             config = PromptsConfig(tasks=tasks, split=split, seed=seed, similar=1)
-            for prompt in islice(
-                candidates(list_sources(sources, suffixes=(".java",)), config, rejected=Counter()), 40
-            ):
+            listed = list_sources(map(parse_source, sources), suffixes=(".java",))
+            for prompt in islice(candidates(listed, config, rejected=Counter()), 40):
                 found[prompt.path].add(split)
                 found[prompt.repository or prompt.path].add(split)
     assert len(found) > 40
@@ -411,31 +411,6 @@ def test_a_quota_takes_what_it_needs_and_no_more(offers, per_task, outcome):
     assert not quota.wants("custom")
     assert not accepted["custom", "correct"]
     assert quota.full == (sum(accepted.values()) == 2 * per_task)
-
-
-def test_build_prompts_fills_every_task():
-    config = PromptsConfig(per_task=12, seed=9)
-    prompts, counts = build_prompts([JAVA], config, tokenizer=TOKENIZER)
-    assert Counter(prompt.task for prompt in prompts) == dict.fromkeys(TASKS, 12)
-    assert counts["files"] == len(TEXTS)
-    assert counts["prompts"] == dict.fromkeys(TASKS, {"correct": 0, "incorrect": 0, "unknown": 12})
-    assert prompts == build_prompts([JAVA], config, tokenizer=TOKENIZER)[0]
-
-
-def test_build_prompts_says_what_is_short(tmp_path):
-    (tmp_path / "A.java").write_text("class A { boolean x = true; }\n")
-    _, counts = build_prompts([tmp_path], PromptsConfig(per_task=5))
-    assert counts["prompts"]["boolean_literal"]["unknown"] == 1
-    assert counts["prompts"]["string_literal"]["unknown"] == 0
-    assert counts["rejected"]["no_span"] > 0
-
-
-def test_build_prompts_refuses_what_it_cannot_do(tmp_path):
-    with pytest.raises(ConfigError, match="outcome 'balanced' needs a language model"):
-        build_prompts([JAVA], PromptsConfig(outcome="balanced"))
-    (tmp_path / "A.java").write_text("// nothing\n")
-    with pytest.raises(SourceError, match=r"from 1 files, found none \(no_span: 1\)"):
-        build_prompts([tmp_path], PromptsConfig(tasks=("identifier",)))
 
 
 def test_a_tokenizer_that_truncates_is_refused():

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from apmae import bundled
 from apmae.config import CaptureConfig, PromptsConfig
 from apmae.errors import ConfigError, TrainingError
 from apmae.lm.outcome import window_of
 from apmae.patterns.patterns import Patterns
-from apmae.prompts.sampling import build_prompts
+from apmae.prompts.draw import build_prompts
 from apmae.train import checkpoint, lm_source
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS
@@ -31,7 +30,9 @@ PER_PROMPT = 12  # a quarter of 8 heads in 6 layers
 
 @pytest.fixture(scope="module")
 def prompts():
-    found, _ = build_prompts([bundled.java()], PromptsConfig(per_task=60, tasks=("random",), length=LENGTH))
+    found, _ = build_prompts(
+        parse_source("bundled").handles((".java",)), PromptsConfig(per_task=60, tasks=("random",), length=LENGTH)
+    )
     return [replace(p, prefix=p.prefix[-40:], suffix=p.suffix[:30]) if i % 3 else p for i, p in enumerate(found)]
 
 
@@ -334,17 +335,18 @@ def test_no_prompts(make):
 CHILD = """
 import sys, time
 from pathlib import Path
-from apmae import bundled
 from apmae.config import PromptsConfig
+from apmae.corpus.parse import parse_source
 from apmae.lm.load import load_lm
-from apmae.prompts.sampling import build_prompts
+from apmae.prompts.draw import build_prompts
 from apmae.recipes import train_recipe
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import fit
 
 folder, hang, overlap = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "overlap"
 config = train_recipe("debug").model_copy(update={"crop": 0.2})
-prompts, _ = build_prompts([bundled.java()], PromptsConfig(per_task=12, tasks=("random",), length=64))
+files = parse_source("bundled").handles((".java",))
+prompts, _ = build_prompts(files, PromptsConfig(per_task=12, tasks=("random",), length=64))
 
 class Hanging(LMSource):
     def batch(self, step):

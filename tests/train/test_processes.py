@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from apmae import bundled
 from apmae.config import CaptureConfig, PromptsConfig
+from apmae.corpus.parse import parse_source
 from apmae.errors import ConfigError
 from apmae.lm.load import load_lm
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
-from apmae.prompts.sampling import build_prompts
+from apmae.prompts.draw import build_prompts
 from apmae.recipes import train_recipe
 from apmae.seeding import subseed
 from apmae.train.lm_source import LMSource, own_files
@@ -177,7 +177,7 @@ def test_the_command_gives_each_process_its_own_files(tmp_path):
     config = train_recipe("debug").model_copy(update={"outcome": "any", "steps": 4})
     lm = load_lm()
     drawn = PromptsConfig(per_task=8, tasks=("random",), split="train")
-    prompts, _ = build_prompts([bundled.java()], drawn, tokenizer=lm.backend_tokenizer)
+    prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), drawn, tokenizer=lm.backend_tokenizer)
     own = [own_files(prompts, number, 2) for number in (0, 1)]
     assert all(own) and not {prompt.path for prompt in own[0]} & {prompt.path for prompt in own[1]}
     settings = {"size": 256, "batch_size": 8, "buffer": 256, "outcome": "any"}
@@ -193,7 +193,7 @@ def test_the_command_gives_each_process_its_own_files(tmp_path):
 
 def test_every_prompt_is_one_processs_and_files_stay_together():
     drawn = PromptsConfig(per_task=40, tasks=("random", "identifier"))
-    prompts, _ = build_prompts([bundled.java()], drawn)
+    prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), drawn)
     assert own_files(prompts, 0, 1) == prompts
     for processes in (2, 3, 5):
         parts = [own_files(prompts, number, processes) for number in range(processes)]

@@ -53,6 +53,7 @@ def train(
     On several GPUs or machines: torchrun --nproc-per-node 8 -m apmae train ..., with a folder that all of them see.
     """
     from apmae.engine.settings import training
+    from apmae.engine.sources import parse_sources
 
     given = [name for name, value in (("prompts", prompts), ("corpus", corpus), ("patterns", patterns)) if value]
     if len(given) != 1:
@@ -73,7 +74,7 @@ def train(
         asked,
         out,
         prompts=prompts,
-        corpus=corpus or (),
+        corpus=parse_sources(corpus).expect_files() if corpus else (),
         patterns=patterns or (),
         drawn=drawn,
         track=track,

@@ -1,1 +1,1 @@
-"""Source files in: folders, files, zips and tars, read one file at a time."""
+"""Source files in: folders, files and archives, read one file at a time."""

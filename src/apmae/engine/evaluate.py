@@ -13,7 +13,7 @@ from apmae.artifacts import Stage, cut, fingerprint, manifest_path, missing, rea
 from apmae.atlas.names import measured_names
 from apmae.config import EvaluateConfig, LMConfig
 from apmae.encode import score_batch
-from apmae.engine.local import load_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM

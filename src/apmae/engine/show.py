@@ -10,7 +10,6 @@ import torch
 from apmae.artifacts import replacing
 from apmae.atlas.names import measured_names
 from apmae.config import LMConfig
-from apmae.engine.tag import line_prompt, read_source
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
@@ -18,6 +17,7 @@ from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
 from apmae.prompts.fim import window
+from apmae.prompts.line import line_prompt, read_source
 from apmae.report.figures import png
 from apmae.report.heads import expect_scale, head_figure, sheet_figure
 from apmae.report.sheet import HeadPattern, Sheet

@@ -5,8 +5,10 @@ from typing import Any
 
 from apmae.artifacts import manifest_path, read_manifest, write_json
 from apmae.config import PromptsConfig, StudyConfig
-from apmae.engine.local import encode, fit_atlas, make_prompts
+from apmae.engine.local import encode, fit_atlas
+from apmae.engine.prompts import make_prompts
 from apmae.engine.report import write_report
+from apmae.engine.sources import parse_sources
 from apmae.engine.train import draw_training_prompts, train_encoder
 from apmae.errors import ConfigError
 from apmae.lm.load import load
@@ -28,18 +30,17 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
     layout = Layout(config.out)
     if several():
         raise ConfigError("expected one process for a study; train with torchrun, and set encoder to that folder")
-    if not config.sources:
-        raise ConfigError("expected source files, got none; set sources to folders, files, zips or tars, or 'bundled'")
+    sources = parse_sources(config.sources)
     lm = load(config.lm)
-    if len(config.sources) == 1 and Path(config.sources[0]).suffix in (".jsonl", ".parquet"):
-        prompts_path = Path(config.sources[0])
+    if sources.prompts is not None:
+        prompts_path = sources.prompts
     else:
         prompts_path = layout.prompts
-        make_prompts(config.sources, prompts_path, config.prompts, lm=lm, overwrite=overwrite)
+        make_prompts(sources.expect_files(), prompts_path, config.prompts, lm=lm, overwrite=overwrite)
     encoder = config.encoder
     if config.train is not None and config.train_prompts is not None and encoder == "train":
         train_prompts = layout.train_prompts
-        draw_training_prompts(config.sources, train_prompts, config.train_prompts, lm, overwrite=overwrite)
+        draw_training_prompts(sources.expect_files(), train_prompts, config.train_prompts, lm, overwrite=overwrite)
         encoder = str(train_encoder(lm, train_prompts, layout.encoder, config.train, overwrite=overwrite))
     encode(lm, encoder, prompts_path, layout.embeddings, config.encode, overwrite=overwrite)
     fit_atlas(layout.embeddings, layout.atlas, config.atlas, overwrite=overwrite)
@@ -53,9 +54,10 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
 def short_prompts(config: StudyConfig) -> list[tuple[str, dict[str, Any], PromptsConfig]]:
     """Prompts that were drawn in a study and are fewer than asked for: their file's name, counts, and settings."""
     layout, short = Layout(config.out), []
+    if parse_sources(config.sources).prompts is not None:
+        return short
     for path, drawn in ((layout.prompts, config.prompts), (layout.train_prompts, config.train_prompts)):
-        own = config.sources[0].endswith((".jsonl", ".parquet"))
-        if drawn is None or own or not manifest_path(path).is_file():
+        if drawn is None or not manifest_path(path).is_file():
             continue
         counts = read_manifest(path, "prompts").counts
         if counts["short"]:

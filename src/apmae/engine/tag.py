@@ -1,6 +1,5 @@
 """Tagging: what every head of a model does on one prompt, in one forward pass (paper section 1, DESIGN section 1)."""
 
-from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +10,13 @@ from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import measured_names
 from apmae.config import CaptureConfig, LMConfig
 from apmae.encode import score_batch
-from apmae.errors import ConfigError, SourceError
+from apmae.errors import ConfigError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
 from apmae.prompts.fim import Window
+from apmae.prompts.line import line_prompt, text_prompt
 from apmae.prompts.prompt import Answer, Prompt
 from apmae.report.page import write_tag_page
 from apmae.report.terminal import print_tags
@@ -142,65 +142,3 @@ def tag_file(
         write_tag_page(
             html, title=title, tokens=tokens, rows=rows, **shape, predicted=answer.predicted, expected=expected
         )
-
-
-def text_prompt(prefix: str, completion: str, suffix: str | None, *, path: str = "", line: int = 1) -> Prompt:
-    """A prompt from bare text."""
-    return Prompt(
-        id=path or "prompt",
-        task="custom",
-        language="text",
-        path=path,
-        split="all",
-        line=line,
-        start=len(prefix),
-        prefix=prefix,
-        completion=completion,
-        suffix=suffix,
-    )
-
-
-def line_prompt(path: Path, line: int, column: int | None = None) -> Prompt:
-    """The prompt of completing one line of a file: cursor behind the indentation (or at ``column``), the rest of the
-    line is the expected completion, the lines below are the right context.
-
-    Args:
-        path: a UTF-8 source file.
-        line: from 1.
-        column: from 1; None takes the line's first character that is not blank.
-
-    Raises:
-        SourceError: if the file cannot be read as UTF-8 or has no such line or column, or nothing is to complete.
-    """
-    text = read_source(path)
-    lines = list(StringIO(text, newline=""))  # lines as editors count them: splitlines() also splits at form feeds
-    if not 1 <= line <= len(lines):
-        raise SourceError(f"expected a line of {path} in 1-{len(lines)}, got {line}; check --line")
-    own = lines[line - 1]
-    content = own.rstrip("\r\n")
-    cut = len(content) - len(content.lstrip()) if column is None else column - 1
-    if not 0 <= cut <= len(content):
-        raise SourceError(f"expected a column of line {line} in 1-{len(content) + 1}, got {column}; check --column")
-    before = "".join(lines[: line - 1]) + own[:cut]
-    completion = own[cut:] if cut == len(content) or not content.strip() else content[cut:]
-    if not before or not completion:
-        raise SourceError(
-            f"expected text before and behind the cursor at {path}:{line}, found none; choose another line or --column"
-        )
-    after = text[len(before) + len(completion) :]
-    return text_prompt(before, completion, after, path=str(path), line=line)
-
-
-def read_source(path: Path) -> str:
-    """A text file as it is, line ends kept.
-
-    Raises:
-        SourceError: if it cannot be read as UTF-8.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
-    except OSError as error:
-        raise SourceError(f"expected a source file at {path}: {error.strerror}; check the path") from None
-    except UnicodeDecodeError as error:
-        raise SourceError(f"expected UTF-8 in {path}, byte {error.start} is not; convert the file") from None

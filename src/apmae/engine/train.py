@@ -10,8 +10,9 @@ from accelerate import Accelerator
 
 from apmae.artifacts import Stage, fingerprint, replacing, write_table
 from apmae.config import PromptsConfig, TrainConfig
+from apmae.corpus.source import Source
 from apmae.encode import reconstructions
-from apmae.engine.local import load_prompts, make_prompts
+from apmae.engine.prompts import load_prompts, make_prompts
 from apmae.engine.settings import Training
 from apmae.engine.stages import decisive
 from apmae.lm.language_model import LM
@@ -26,7 +27,7 @@ from apmae.train.lm_source import LMSource, own_files
 from apmae.train.loop import METRICS, fit, share_of
 from apmae.train.metrics import summed
 from apmae.train.processes import device_of, gathered, start, told, waited_for
-from apmae.train.source import ArraySource, Source
+from apmae.train.source import ArraySource, PatternSource
 
 _PANELS = "panels"
 
@@ -36,7 +37,7 @@ def run_training(
     out: Path,
     *,
     prompts: Path | None = None,
-    corpus: Sequence[str] = (),
+    corpus: Sequence[Source] = (),
     patterns: Sequence[Path] = (),
     drawn: Callable[[dict[str, Any], Path], None],
     track: str | None = None,
@@ -79,7 +80,7 @@ def run_training(
 
 
 def draw_training_prompts(
-    sources: Sequence[str],
+    sources: Sequence[Source],
     out: Path,
     config: PromptsConfig,
     lm: LM,
@@ -91,7 +92,7 @@ def draw_training_prompts(
     decides which are kept.
 
     Args:
-        sources: as for ``engine.local.make_prompts``.
+        sources: where prompts are drawn from.
         out: a ``.parquet`` file.
         config: tasks, numbers, outcomes.
         lm: the language model.
@@ -213,7 +214,12 @@ def _stage(
 
 
 def _fit(
-    config: TrainConfig, source: Source, out: Path, device: str, inputs: Mapping[str, str], accelerator: Accelerator
+    config: TrainConfig,
+    source: PatternSource,
+    out: Path,
+    device: str,
+    inputs: Mapping[str, str],
+    accelerator: Accelerator,
 ) -> APMAE:
     def panel(step: int, mae: APMAE, patterns: Patterns) -> None:
         mae.eval()

@@ -1,35 +1,45 @@
-"""What the model answers at the completion position, and drawing prompts until the outcomes are balanced."""
+"""What the model answers at the completion position."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from dataclasses import replace
-from itertools import islice
-from threading import Event
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from apmae.config import PromptsConfig
-from apmae.corpus.sources import SourceHandle
-from apmae.errors import CaptureError, ModelError, SourceError
+from apmae.errors import CaptureError, ModelError
 from apmae.lm.language_model import LM
-from apmae.progress import Advance
 from apmae.prompts.fim import Window, window
 from apmae.prompts.prompt import Answer, Prompt
-from apmae.prompts.sampling import Quota, candidates, said_of
 
-_WIDTH = 16
-"""Candidates scored at once."""
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 LONGEST_SPAN = 64
 """Tokens of the longest completion that is scored whole. Of 10 462 spans of the bundled sources one is longer."""
 _MOST_LOGITS = 2**28
 """Logits of one forward: 1 GB in fp32. More prompts than that go in halves."""
-_PATIENCE = 40
-"""Candidates tried for each prompt wanted, on average, before a task is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskLM:
+    """Asks a language model (:class:`apmae.prompts.draw.Ask`), whole completions too."""
+
+    lm: LM
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """The model's; raises as :attr:`LM.backend_tokenizer` does."""
+        return self.lm.backend_tokenizer
+
+    def window(self, prompt: Prompt, length: int) -> Window:
+        """As :func:`window_of`."""
+        return window_of(self.lm, prompt, length)
+
+    def __call__(self, windows: Sequence[Window]) -> list[Answer]:
+        """As :func:`answer`, in one forward."""
+        return answer(self.lm, windows, spans=True)
 
 
 def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
@@ -147,115 +157,3 @@ def _room(lm: LM, item: Window) -> bool:
     """Whether the completion can be scored whole."""
     positions = len(item.ids) + len(item.completion) - 1
     return len(item.completion) <= LONGEST_SPAN and (lm.max_length is None or positions <= lm.max_length)
-
-
-def with_outcomes(lm: LM, prompts: Sequence[Prompt], length: int, *, advance: Advance | None = None) -> list[Prompt]:
-    """The same prompts with what the model does with them.
-
-    Args:
-        lm: the model that decides outcomes.
-        prompts: any.
-        length: most tokens of a window.
-        advance: called for each prompt.
-    """
-    done: list[Prompt] = []
-    for start in range(0, len(prompts), _WIDTH):
-        batch = prompts[start : start + _WIDTH]
-        answers = answer(lm, [window_of(lm, one, length) for one in batch], spans=True)
-        for prompt, said in zip(batch, answers, strict=True):
-            done.append(replace(prompt, outcome=said.outcome, answer=said))
-            if advance:
-                advance(note=prompt.task)
-    return done
-
-
-def draw_prompts(
-    lm: LM,
-    files: Sequence[SourceHandle],
-    config: PromptsConfig,
-    *,
-    rejected: Counter[str],
-    advance: Advance | None = None,
-) -> tuple[list[Prompt], dict[str, Any]]:
-    """Draw prompts until every task has its quota of outcomes, asking the model for each candidate.
-
-    A task that yields too rarely is given up after about :data:`_PATIENCE` candidates for each prompt wanted.
-
-    Args:
-        lm: the model that decides outcomes.
-        files: where spans are taken from.
-        config: tasks, quota, window length, seed.
-        rejected: counts what was not used, by reason.
-        advance: called with the number of prompts accepted.
-
-    Returns:
-        The prompts, outcome set, in the order drawn; and ``{"files", "prompts", "candidates", "rejected"}``.
-
-    Raises:
-        SourceError: if not one prompt was found.
-    """
-    quota = Quota(config)
-    tried: Counter[str] = Counter()
-    limit = _PATIENCE * config.per_task
-    stopped = Event()
-    drawn = candidates(
-        files,
-        config,
-        tokenizer=lm.backend_tokenizer,
-        rejected=rejected,
-        wants=lambda task: not stopped.is_set() and quota.wants(task) and tried[task] < limit,
-    )
-
-    def build() -> list[tuple[Prompt, Window]]:
-        return [(prompt, window_of(lm, prompt, config.length)) for prompt in islice(drawn, _WIDTH)]
-
-    accepted: list[Prompt] = []
-    with ThreadPoolExecutor(1, "prompts") as builder, ExitStack() as leaving:
-        leaving.callback(stopped.set)  # else a Ctrl-C, or a model that fails, waits for a batch: perhaps for all files
-        following = builder.submit(build)
-        while batch := following.result():
-            # The next batch is built while the model answers this one. It is done before this one counts, so that what
-            # it draws does not depend on which of the two was faster.
-            following = builder.submit(build)
-            answers = answer(lm, [window for _, window in batch], spans=True)
-            wait([following])
-            for (prompt, _), said in zip(batch, answers, strict=True):
-                tried[prompt.task] += 1
-                asked = replace(prompt, outcome=said.outcome, answer=said)
-                if quota.offer(asked):
-                    accepted.append(asked)
-                    if advance:
-                        advance(note=prompt.task)
-                else:
-                    rejected[f"surplus_{said.outcome}"] += 1
-    if not accepted:
-        any_ = ", or set outcome to 'any', which takes what comes" if config.outcome != "any" else ""
-        raise SourceError(
-            f"expected prompts from {len(files)} files, found none ({said_of(rejected)}); give other source files{any_}"
-        )
-    counts = {
-        "files": len(files),
-        "prompts": quota.counts(),
-        "candidates": dict(sorted(tried.items())),
-        "rejected": dict(sorted((+rejected).items())),
-    }
-    return accepted, counts
-
-
-def shortfalls(prompts: Iterable[Prompt], config: PromptsConfig) -> list[str]:
-    """One line for each task that could not be filled, saying how many were found."""
-    found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
-    half = config.per_task // 2
-    wanted = {"correct": config.per_task - half, "incorrect": half} if config.outcome == "balanced" else None
-    lines = []
-    for task in config.tasks:
-        if wanted is None:
-            count = sum(n for (name, _), n in found.items() if name == task)
-            if count < config.per_task:
-                kind = "correct prompts" if config.outcome == "correct" else "prompts"
-                lines.append(f"{task}: {count} of {config.per_task} {kind} found")
-            continue
-        short = [f"{found[task, o]} of {n} {o}" for o, n in wanted.items() if found[task, o] < n]
-        if short:
-            lines.append(f"{task}: {', '.join(short)} found")
-    return lines

@@ -26,6 +26,9 @@ from apmae.seeding import generator, unit_hash
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+SCHEME = "circuit:"
+"""What a source of prompts begins with that is a circuit, not files; and the path of a circuit's prompt."""
+
 CIRCUITS: tuple[str, ...] = get_args(Circuit)
 """Names of the sets."""
 
@@ -313,7 +316,7 @@ def _misfit(words: _Words, draft: _Draft, length: int) -> str | None:
 
 def _prompt(words: _Words, draft: _Draft, number: int, seed: int) -> Prompt:
     name = words.name
-    path = f"circuit:{name}/{draft.template or f'random-{number}'}"
+    path = f"{SCHEME}{name}/{draft.template or f'random-{number}'}"
     return Prompt(
         id=hashlib.sha256(f"{path}\x1f{draft.prefix}".encode()).hexdigest()[:16],
         task=name,

@@ -19,6 +19,9 @@ _NAMES = tuple(name for field in fields(Prompt) for name in ((field.name,) if fi
 _OPTIONAL = ("repository", *_ANSWER, "group", "counterfactual", "accepted", "wrong")
 """Columns that anyone's table may lack."""
 
+SUFFIXES = (".parquet", ".jsonl")
+"""How the name of a file of prompts ends."""
+
 MISTAKES = 20
 """Mistakes listed before reading a JSONL file is given up."""
 
@@ -87,7 +90,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         SourceError: if the file is missing or empty, or a row of a table is not a prompt; says which row and column.
         ArtifactError: if a Parquet file is damaged.
     """
-    if path.suffix not in (".parquet", ".jsonl"):
+    if path.suffix not in SUFFIXES:
         raise SourceError(f"expected prompts in a .parquet or .jsonl file, got {path}; convert it to one of them")
     if not path.is_file():
         raise SourceError(f"expected a file of prompts at {path}, found none; check the path")

@@ -27,7 +27,7 @@ from apmae.prompts.tasks import ParsedSpans, parse_spans
 from apmae.prompts.worker import READY, TOO_MUCH_MEMORY, TOO_SLOW
 
 if TYPE_CHECKING:
-    from apmae.corpus.sources import SourceFile, SourceHandle
+    from apmae.corpus.source import SourceFile, SourceHandle
 
 MOST_WORKERS = 4
 """Workers at most, on however many cores: with four, reading and drawing take as long as parsing."""

@@ -4,7 +4,6 @@ A draw depends on the seed, the file's path and the task alone, so that more fil
 """
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,10 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apmae.config import PromptsConfig
-from apmae.corpus.sources import SourceHandle, list_sources
-from apmae.errors import ConfigError, SourceError
+from apmae.corpus.source import SourceHandle
 from apmae.prompts.fim import check_plain, head, tail
-from apmae.prompts.languages import language_of
 from apmae.prompts.offsets import offsets_of
 from apmae.prompts.parser import ParsedFile, parse_in_order
 from apmae.prompts.prompt import Prompt, split_of
@@ -109,7 +106,7 @@ def candidates(
     there are none, or ``per_file`` rounds.
 
     Args:
-        files: what :func:`apmae.corpus.sources.list_sources` listed.
+        files: what :func:`apmae.corpus.source.list_sources` listed.
         config: the tasks, language, split, seed and length.
         tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
@@ -264,42 +261,5 @@ def _prompt(handle: SourceHandle, text: str, span: Span, task: str, config: Prom
     )
 
 
-def said_of(rejected: Counter[str]) -> str:
-    """Why no prompt was found, for a message."""
-    return ", ".join(f"{reason}: {count}" for reason, count in sorted((+rejected).items())) or "none in this split"
-
-
 def _split(handle: SourceHandle) -> str:
     return split_of(handle.repository or handle.path)
-
-
-def build_prompts(
-    sources: Sequence[str | os.PathLike[str]],
-    config: PromptsConfig,
-    *,
-    tokenizer: "Tokenizer | None" = None,
-) -> tuple[list[Prompt], dict[str, object]]:
-    """Draw prompts without asking a model: their outcome stays unknown.
-
-    Args:
-        sources: folders, files, zips and tars.
-        config: how to draw.
-        tokenizer: as for :func:`candidates`.
-
-    Returns:
-        The prompts in the order drawn, and ``{"files", "prompts": Quota.counts(), "rejected": {reason: n}}``.
-
-    Raises:
-        ConfigError: if the configuration asks for outcomes.
-        SourceError: if the sources cannot be read, or no file has a span of any task.
-    """
-    if config.outcome != "any":
-        raise ConfigError(f"outcome {config.outcome!r} needs a language model: give one, or set outcome to 'any'")
-    files = list_sources(sources, suffixes=language_of(config.language).suffixes)
-    rejected: Counter[str] = Counter()
-    quota = Quota(config)
-    drawn = candidates(files, config, tokenizer=tokenizer, rejected=rejected, wants=quota.wants)
-    prompts = [prompt for prompt in drawn if quota.offer(prompt)]
-    if not prompts:
-        raise SourceError(f"expected prompts from {len(files)} files, found none ({said_of(rejected)}); give others")
-    return prompts, {"files": len(files), "prompts": quota.counts(), "rejected": dict(sorted((+rejected).items()))}

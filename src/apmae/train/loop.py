@@ -25,7 +25,7 @@ from apmae.train import checkpoint
 from apmae.train.batch import cropped, real_pixels, rows_of, step_masking
 from apmae.train.metrics import METRICS, Metrics
 from apmae.train.processes import device_of, expect_agreement, gathered, start
-from apmae.train.source import ArraySource, ResumableSource, Source, StreamSource
+from apmae.train.source import ArraySource, PatternSource, ResumableSource, StreamSource
 
 __all__ = ["METRICS", "fit", "learning_rate", "train"]
 
@@ -46,7 +46,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def fit(
     config: TrainConfig,
-    source: Source,
+    source: PatternSource,
     *,
     folder: Path | None = None,
     device: str = "cpu",
@@ -233,7 +233,9 @@ def train(
             shape = {"pattern_size": patch * config.model.grid_size, "patch_size": patch}
             config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
         number, processes = accelerator.process_index, accelerator.num_processes
-        source: Source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=processes)
+        source: PatternSource = ArraySource(
+            patterns, config.batch_size, config.seed, process=number, processes=processes
+        )
         inputs = _fingerprint(patterns) if folder else ""
     elif accelerator.num_processes > 1:
         raise TrainingError("expected patterns in memory with several processes, got a stream, which has no shares")

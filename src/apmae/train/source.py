@@ -18,7 +18,7 @@ from apmae.seeding import generator
 
 
 @runtime_checkable
-class Source(Protocol):
+class PatternSource(Protocol):
     """Patterns by step."""
 
     def batch(self, step: int) -> Patterns:
@@ -27,7 +27,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class ResumableSource(Source, Protocol):
+class ResumableSource(PatternSource, Protocol):
     """Patterns by step, that can go on where a checkpoint left them."""
 
     def state(self) -> Mapping[str, ndarray]:

@@ -1,0 +1,183 @@
+"""The prompts stage, and looking at prompts. Torch-free: only asking a model needs it, which whoever loaded one has."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apmae.artifacts import Stage, manifest_path, read_manifest, read_table, write_table
+from apmae.config import CircuitsConfig, LMConfig, PromptsConfig
+from apmae.corpus.source import Source, list_sources
+from apmae.engine.stages import decisive, opened
+from apmae.errors import ConfigError
+from apmae.progress import progress
+from apmae.prompts import own
+from apmae.prompts.circuits import circuit_prompts
+from apmae.prompts.draw import Ask, build_prompts, draw_prompts, shortfalls, with_outcomes
+from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
+from apmae.prompts.languages import language_of
+from apmae.prompts.prompt import Prompt
+from apmae.report.preview import print_prompts
+
+if TYPE_CHECKING:
+    from apmae.lm.language_model import LM
+
+
+def make_prompts(
+    sources: Sequence[Source],
+    out: Path,
+    config: PromptsConfig,
+    *,
+    lm: "LM | LMConfig | None" = None,
+    ask: bool = True,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """The prompts stage: source files to one Parquet file.
+
+    Args:
+        sources: of ``engine.sources.parse_sources`` or ``corpus.parse.parse_source``.
+        out: a ``.parquet`` file.
+        config: tasks, numbers, outcomes.
+        lm: decides outcomes; without it they stay unknown.
+        ask: False draws spans of the model's tokens, and leaves outcomes unknown.
+        overwrite: replace an artifact made from something else.
+
+    Returns:
+        The manifest's counts.
+    """
+    _expect_parquet(out)
+    lm = opened(lm) if lm else None
+    inputs = {f"source-{number}": source.fingerprint() for number, source in enumerate(sources)}
+    inputs |= {"lm": lm.fingerprint} if lm else {}
+    settings = decisive(config, lm) | ({} if ask else {"asked": False})
+    with Stage.open(out, "prompts", settings, inputs, overwrite=overwrite) as stage:
+        if stage.finished:
+            return read_manifest(out, "prompts").counts
+        prompts, counts = _draw(sources, config, lm, ask=ask)
+        counts = {**counts, "short": shortfalls(prompts, config)}
+        stage.write_tables({out.name: to_table(prompts)})
+        return stage.finish(counts).counts
+
+
+def make_circuits(out: Path, config: CircuitsConfig, lm: "LM | LMConfig", *, overwrite: bool = False) -> dict[str, Any]:
+    """The prompts stage with classic circuits as sources.
+
+    Args:
+        out: a ``.parquet`` file.
+        config: which circuits, numbers.
+        lm: whose tokens the prompts are made for; also decides outcomes.
+        overwrite: replace an artifact made from something else.
+
+    Returns:
+        The manifest's counts.
+    """
+    _expect_parquet(out)
+    lm = opened(lm)
+    with Stage.open(out, "prompts", decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
+        if stage.finished:
+            return read_manifest(out, "prompts").counts
+        prompts = _draw_circuits(config, lm)
+        found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
+        counts = {name: {o: found[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
+        stage.write_tables({out.name: to_table(prompts)})
+        return stage.finish({"prompts": counts}).counts
+
+
+def preview_prompts(
+    sources: Sequence[Source], config: PromptsConfig, count: int, *, lm: "LM | LMConfig | None" = None
+) -> None:
+    """Print the first prompts that :func:`make_prompts` draws; nothing is written.
+
+    Args:
+        sources: as for :func:`make_prompts`.
+        config: as for :func:`make_prompts`.
+        count: how many to print.
+        lm: as for :func:`make_prompts`.
+    """
+    # the first prompts are the same ones, and a model is not asked about thousands to show a few
+    few = config.model_copy(update={"per_task": min(config.per_task, 2 * count)})
+    print_prompts(_draw(sources, few, opened(lm) if lm else None)[0][:count], count)
+
+
+def preview_circuits(config: CircuitsConfig, lm: "LM | LMConfig", count: int) -> None:
+    """Print the first prompts that :func:`make_circuits` draws, and how many more there are; nothing is written."""
+    print_prompts(_draw_circuits(config, opened(lm)), count)
+
+
+def preview_file(path: Path, count: int) -> None:
+    """Print the first prompts of a file, and how many more there are."""
+    print_prompts(load_prompts(path), count)
+
+
+def own_prompts(path: Path, out: Path | None = None, *, shown: int = 0) -> int:
+    """Read a file of prompts, JSONL or Parquet.
+
+    Args:
+        path: the file.
+        out: write it as the other or as the same.
+        shown: print so many of the prompts.
+
+    Returns:
+        How many prompts there are.
+
+    Raises:
+        MalformedError: if it is not prompts.
+        ConfigError: if ``out`` is neither JSONL nor Parquet.
+    """
+    prompts = load_prompts(path)
+    if out is not None:
+        if out.suffix == ".jsonl":
+            write_jsonl(out, prompts)
+        elif out.suffix == ".parquet":
+            write_table(out, to_table(prompts))
+        else:
+            raise ConfigError(
+                f"expected --out to name a .parquet or .jsonl file, got {out}; for instance prompts.parquet"
+            )
+    if shown:
+        print_prompts(prompts, shown)
+    return len(prompts)
+
+
+def load_prompts(path: Path) -> list[Prompt]:
+    """Prompts of a stage (its manifest checked where there is one), or of anyone's JSONL or Parquet."""
+    if path.suffix == ".parquet" and manifest_path(path).is_file():
+        read_manifest(path, "prompts")
+        return from_table(read_table(path))
+    return read_prompts(path)
+
+
+def own_schema() -> str:
+    """The JSON Schema of a line of one's own prompts, as text."""
+    return json.dumps(own.schema(), indent=2)
+
+
+def _draw(
+    sources: Sequence[Source], config: PromptsConfig, lm: "LM | None", *, ask: bool = True
+) -> tuple[list[Prompt], dict[str, Any]]:
+    files = list_sources(sources, suffixes=language_of(config.language).suffixes)
+    if lm is None or not ask:
+        return build_prompts(files, config, tokenizer=lm.backend_tokenizer if lm else None)
+    with progress("prompts", config.per_task * len(config.tasks)) as advance:
+        return draw_prompts(_ask(lm), files, config, rejected=Counter(), advance=advance)
+
+
+def _draw_circuits(config: CircuitsConfig, lm: "LM") -> list[Prompt]:
+    tokenizer, room = lm.backend_tokenizer, config.length - (lm.bos is not None)
+    prompts: list[Prompt] = []
+    for name in config.circuits:
+        prompts += circuit_prompts(name, tokenizer, count=config.per_task, seed=config.seed, length=room)
+    with progress("prompts", len(prompts)) as advance:
+        return with_outcomes(_ask(lm), prompts, config.length, advance=advance)
+
+
+def _ask(lm: "LM") -> Ask:
+    from apmae.lm.outcome import AskLM  # imports torch
+
+    return AskLM(lm)
+
+
+def _expect_parquet(out: Path) -> None:
+    if out.suffix != ".parquet":
+        raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")

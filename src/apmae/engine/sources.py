@@ -1,0 +1,65 @@
+"""What the sources that a user gives mean: source files, one file of prompts, or circuits. Torch-free."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from apmae.corpus.parse import parse_source
+from apmae.corpus.source import Source
+from apmae.errors import ConfigError
+from apmae.prompts.circuits import SCHEME
+from apmae.prompts.files import SUFFIXES
+
+
+class Given(NamedTuple):
+    """Sources, told apart: one of the three is there."""
+
+    files: tuple[Source, ...] = ()
+    """Where prompts are drawn from."""
+    prompts: Path | None = None
+    """A file of prompts, which are taken as they are."""
+    circuits: tuple[str, ...] = ()
+    """Names of circuits, of which prompts are made for a model's tokens."""
+
+    def expect_files(self) -> tuple[Source, ...]:
+        """The source files.
+
+        Raises:
+            ConfigError: if the sources are something else.
+        """
+        if self.circuits:
+            circuit = SCHEME + self.circuits[0]
+            raise ConfigError(
+                f"expected source files, got {circuit}: make its prompts with apmae prompts {circuit} --lm MODEL "
+                "--out circuit.parquet, and give that file as the only source"
+            )
+        if self.prompts is not None:
+            raise ConfigError(
+                f"expected source files, got the prompts {self.prompts}; give folders, files, zips or tars, "
+                "or 'bundled'"
+            )
+        return self.files
+
+
+def parse_sources(given: Sequence[str]) -> Given:
+    """Tell sources apart.
+
+    Args:
+        given: what ``parse_source`` takes, any number; or one ``.jsonl`` or ``.parquet``; or ``circuit:NAME``, any
+            number.
+
+    Raises:
+        ConfigError: if nothing is given, or circuits beside something else.
+        SourceError: if there is nothing at the path of a source file.
+    """
+    if not given:
+        raise ConfigError("expected sources, got none; give folders, files, zips or tars, or 'bundled'")
+    circuits = tuple(source.removeprefix(SCHEME) for source in given if source.startswith(SCHEME))
+    if circuits:
+        others = [source for source in given if not source.startswith(SCHEME)]
+        if others:
+            raise ConfigError(f"expected circuits only, got {others[0]} as well: make two files of prompts")
+        return Given(circuits=circuits)
+    if len(given) == 1 and Path(given[0]).suffix in SUFFIXES:
+        return Given(prompts=Path(given[0]))
+    return Given(files=tuple(map(parse_source, given)))

@@ -1,0 +1,192 @@
+"""Drawing prompts until their numbers are reached, with or without asking a model for their outcomes. Torch-free."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol
+
+from apmae.config import PromptsConfig
+from apmae.corpus.source import SourceHandle
+from apmae.errors import ConfigError, SourceError
+from apmae.progress import Advance
+from apmae.prompts.fim import Window
+from apmae.prompts.prompt import Answer, Prompt
+from apmae.prompts.sampling import Quota, candidates
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_WIDTH = 16
+"""Candidates asked about at once."""
+_PATIENCE = 40
+"""Candidates tried for each prompt wanted, on average, before a task is given up."""
+
+
+class Ask(Protocol):
+    """Asks a language model, in two steps: windows are cut ahead, in a thread, while the model answers earlier ones."""
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """The model's, of whose tokens random spans are made."""
+        ...
+
+    def window(self, prompt: Prompt, length: int) -> Window:
+        """What the model sees of a prompt, at most ``length`` tokens."""
+        ...
+
+    def __call__(self, windows: Sequence[Window]) -> list[Answer]:
+        """What the model makes of each."""
+        ...
+
+
+def build_prompts(
+    files: Sequence[SourceHandle], config: PromptsConfig, *, tokenizer: "Tokenizer | None" = None
+) -> tuple[list[Prompt], dict[str, Any]]:
+    """Draw prompts without asking a model: their outcome stays unknown.
+
+    Args:
+        files: where spans are taken from.
+        config: how to draw.
+        tokenizer: as for :func:`apmae.prompts.sampling.candidates`.
+
+    Returns:
+        The prompts in the order drawn, and ``{"files", "prompts": Quota.counts(), "rejected": {reason: n}}``.
+
+    Raises:
+        ConfigError: if the configuration asks for outcomes.
+        SourceError: if a file that was named by itself cannot be used, or no file has a span of any task.
+    """
+    if config.outcome != "any":
+        raise ConfigError(f"outcome {config.outcome!r} needs a language model: give one, or set outcome to 'any'")
+    rejected: Counter[str] = Counter()
+    quota = Quota(config)
+    drawn = candidates(files, config, tokenizer=tokenizer, rejected=rejected, wants=quota.wants)
+    prompts = [prompt for prompt in drawn if quota.offer(prompt)]
+    if not prompts:
+        raise SourceError(f"expected prompts from {len(files)} files, found none ({_said(rejected)}); give others")
+    return prompts, {"files": len(files), "prompts": quota.counts(), "rejected": _counted(rejected)}
+
+
+def draw_prompts(
+    ask: Ask,
+    files: Sequence[SourceHandle],
+    config: PromptsConfig,
+    *,
+    rejected: Counter[str],
+    advance: Advance | None = None,
+) -> tuple[list[Prompt], dict[str, Any]]:
+    """Draw prompts until every task has its quota of outcomes, asking a model for each candidate.
+
+    A task that yields too rarely is given up after about :data:`_PATIENCE` candidates for each prompt wanted.
+
+    Args:
+        ask: decides outcomes.
+        files: where spans are taken from.
+        config: tasks, quota, window length, seed.
+        rejected: counts what was not used, by reason.
+        advance: called with the number of prompts accepted.
+
+    Returns:
+        The prompts, outcome set, in the order drawn; and ``{"files", "prompts", "candidates", "rejected"}``.
+
+    Raises:
+        SourceError: if not one prompt was found.
+    """
+    quota = Quota(config)
+    tried: Counter[str] = Counter()
+    limit = _PATIENCE * config.per_task
+    stopped = Event()
+    drawn = candidates(
+        files,
+        config,
+        tokenizer=ask.tokenizer,
+        rejected=rejected,
+        wants=lambda task: not stopped.is_set() and quota.wants(task) and tried[task] < limit,
+    )
+
+    def build() -> list[tuple[Prompt, Window]]:
+        return [(prompt, ask.window(prompt, config.length)) for prompt in islice(drawn, _WIDTH)]
+
+    accepted: list[Prompt] = []
+    with ThreadPoolExecutor(1, "prompts") as builder, ExitStack() as leaving:
+        leaving.callback(stopped.set)  # else a Ctrl-C, or a model that fails, waits for a batch: perhaps for all files
+        following = builder.submit(build)
+        while batch := following.result():
+            # The next batch is built while the model answers this one. It is done before this one counts, so that what
+            # it draws does not depend on which of the two was faster.
+            following = builder.submit(build)
+            answers = ask([window for _, window in batch])
+            wait([following])
+            for (prompt, _), said in zip(batch, answers, strict=True):
+                tried[prompt.task] += 1
+                asked = replace(prompt, outcome=said.outcome, answer=said)
+                if quota.offer(asked):
+                    accepted.append(asked)
+                    if advance:
+                        advance(note=prompt.task)
+                else:
+                    rejected[f"surplus_{said.outcome}"] += 1
+    if not accepted:
+        any_ = ", or set outcome to 'any', which takes what comes" if config.outcome != "any" else ""
+        raise SourceError(
+            f"expected prompts from {len(files)} files, found none ({_said(rejected)}); give other source files{any_}"
+        )
+    counts = {
+        "files": len(files),
+        "prompts": quota.counts(),
+        "candidates": dict(sorted(tried.items())),
+        "rejected": _counted(rejected),
+    }
+    return accepted, counts
+
+
+def with_outcomes(ask: Ask, prompts: Sequence[Prompt], length: int, *, advance: Advance | None = None) -> list[Prompt]:
+    """The same prompts with what a model does with them.
+
+    Args:
+        ask: decides outcomes.
+        prompts: any.
+        length: most tokens of a window.
+        advance: called for each prompt.
+    """
+    done: list[Prompt] = []
+    for start in range(0, len(prompts), _WIDTH):
+        batch = prompts[start : start + _WIDTH]
+        answers = ask([ask.window(prompt, length) for prompt in batch])
+        for prompt, said in zip(batch, answers, strict=True):
+            done.append(replace(prompt, outcome=said.outcome, answer=said))
+            if advance:
+                advance(note=prompt.task)
+    return done
+
+
+def _counted(rejected: Counter[str]) -> dict[str, int]:
+    return dict(sorted((+rejected).items()))
+
+
+def _said(rejected: Counter[str]) -> str:
+    """Why no prompt was found, for a message."""
+    return ", ".join(f"{reason}: {count}" for reason, count in _counted(rejected).items()) or "none in this split"
+
+
+def shortfalls(prompts: Iterable[Prompt], config: PromptsConfig) -> list[str]:
+    """One line for each task that could not be filled, saying how many were found."""
+    found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
+    half = config.per_task // 2
+    wanted = {"correct": config.per_task - half, "incorrect": half} if config.outcome == "balanced" else None
+    lines = []
+    for task in config.tasks:
+        if wanted is None:
+            count = sum(n for (name, _), n in found.items() if name == task)
+            if count < config.per_task:
+                kind = "correct prompts" if config.outcome == "correct" else "prompts"
+                lines.append(f"{task}: {count} of {config.per_task} {kind} found")
+            continue
+        short = [f"{found[task, o]} of {n} {o}" for o, n in wanted.items() if found[task, o] < n]
+        if short:
+            lines.append(f"{task}: {', '.join(short)} found")
+    return lines

@@ -1,0 +1,108 @@
+"""The prompts stage: what is drawn, reused and refused."""
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from apmae import bundled
+from apmae.artifacts import fingerprint, read_manifest, read_table
+from apmae.config import CircuitsConfig, EncodeConfig, PromptsConfig
+from apmae.corpus.parse import parse_source
+from apmae.engine import local, prompts
+from apmae.errors import ArtifactError, ConfigError
+from apmae.lm.load import load_lm
+from apmae.prompts.circuits import circuit_prompts
+
+BUNDLED = [parse_source("bundled")]
+TINY = PromptsConfig(per_task=3, tasks=("identifier", "eol"))
+
+
+def files(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_prompts_without_a_model_have_no_outcome_and_are_reused(tmp_path):
+    out = tmp_path / "prompts.parquet"
+    counts = prompts.make_prompts(BUNDLED, out, TINY)
+    table = read_table(out)
+    assert table.num_rows == 6
+    assert read_manifest(out, "prompts").inputs == {"source-0": fingerprint(bundled.java())}
+    assert table["outcome"].null_count == 6
+    assert counts["prompts"]["eol"] == {"correct": 0, "incorrect": 0, "unknown": 3}
+    before = files(tmp_path)
+    assert prompts.make_prompts(BUNDLED, out, TINY) == counts
+    assert files(tmp_path) == before
+    assert [prompt.id for prompt in prompts.load_prompts(out)] == table["id"].to_pylist()
+
+
+def test_a_models_precision_is_part_of_what_a_stage_is_made_of(tmp_path, bundled_lm, real_study):
+    out = tmp_path / "prompts.parquet"
+    prompts.make_prompts(BUNDLED, out, TINY, lm=bundled_lm)
+    with pytest.raises(ArtifactError, match="config.dtype was 'float32', now 'bfloat16'"):
+        prompts.make_prompts(BUNDLED, out, TINY, lm=load_lm(dtype="bfloat16", check=False))
+    assert read_manifest(real_study.folder / "embeddings", "encode").config["dtype"] == "float32"
+
+
+def test_sources_are_known_by_their_content(tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "A.java").write_text("class A { int x = 1; }\n")
+    out = tmp_path / "prompts.parquet"
+    config = TINY.model_copy(update={"tasks": ("identifier",), "per_task": 2})
+    prompts.make_prompts([parse_source(source)], out, config)
+    os.utime(source / "A.java")
+    prompts.make_prompts([parse_source(source)], out, config)
+    (source / "A.java").write_text("class A { int y = 1; }\n")
+    with pytest.raises(ArtifactError, match="inputs.source-0 was"):
+        prompts.make_prompts([parse_source(source)], out, config)
+    prompts.make_prompts([parse_source(source)], out, config, overwrite=True)
+    assert "y" in {prompt.completion for prompt in prompts.load_prompts(out)} | {"y"}
+
+
+def test_a_shortfall_is_counted(tmp_path):
+    (tmp_path / "A.java").write_text("class A { int x = 1; }\n")
+    config = PromptsConfig(per_task=50, tasks=("identifier", "boolean_literal"))
+    counts = prompts.make_prompts([parse_source(tmp_path / "A.java")], tmp_path / "p.parquet", config)
+    assert len(counts["short"]) == 2
+    assert "boolean_literal: 0 of 50 prompts found" in counts["short"]
+
+
+@pytest.mark.parametrize(
+    ("out", "config", "said"),
+    [
+        ("p.jsonl", TINY, "expected --out to name a .parquet file, got .*p.jsonl"),
+        ("p.parquet", PromptsConfig(outcome="balanced"), "needs a language model"),
+    ],
+)
+def test_prompts_that_cannot_be_made_are_refused_and_leave_nothing(tmp_path, out, config, said):
+    with pytest.raises(ConfigError, match=said):
+        prompts.make_prompts(BUNDLED, tmp_path / out, config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_circuits_are_prompts_that_encode_takes(tmp_path, bundled_lm, real_study):
+    out = tmp_path / "circuits.parquet"
+    config = CircuitsConfig(circuits=("greater_than", "induction"), per_task=6)
+    counts = prompts.make_circuits(out, config, bundled_lm)
+    made = prompts.load_prompts(out)
+    tokenizer = bundled_lm.backend_tokenizer
+    alone = [prompt for name in config.circuits for prompt in circuit_prompts(name, tokenizer, count=6)]
+    assert [replace(prompt, outcome=None, answer=None) for prompt in made] == alone
+    assert all(prompt.answer.outcome == prompt.outcome for prompt in made)
+    found = Counter((prompt.task, prompt.outcome) for prompt in made)
+    assert counts["prompts"] == {
+        task: {outcome: found[task, outcome] for outcome in ("correct", "incorrect")} for task in config.circuits
+    }
+    before = files(tmp_path)
+    assert prompts.make_circuits(out, config, bundled_lm) == counts
+    assert files(tmp_path) == before
+    with pytest.raises(ArtifactError, match="config.seed was 0, now 1"):
+        prompts.make_circuits(out, config.model_copy(update={"seed": 1}), bundled_lm)
+    settings = EncodeConfig(heads=0.25, shard_prompts=12)
+    encoded = local.encode(bundled_lm, str(real_study.folder / "encoder"), out, tmp_path / "embeddings", settings)
+    rows = read_table(tmp_path / "embeddings" / "prompts-00000.parquet").to_pylist()
+    assert encoded["prompts"] == 12
+    assert [row["outcome"] for row in rows] == [prompt.outcome for prompt in made]
