@@ -28,9 +28,9 @@ def test_importing_the_package_loads_nothing():
     "rooms",
     [
         ("config", "schema", "artifacts", "recipes", "seeding", "progress", "errors", "bundled"),
-        ("corpus.sources", "prompts.files", "prompts.fim", "prompts.sampling", "prompts.tasks"),
+        ("corpus.parse", "prompts.files", "prompts.fim", "prompts.draw", "prompts.line", "engine.sources"),
         ("atlas.atlas", "atlas.clusterers", "atlas.names", "atlas.place", "analyze.locations"),
-        ("report.page", "report.sheet_page", "report.heads", "study.reader", "report.terminal"),
+        ("report.page", "report.sheet_page", "report.heads", "study.reader", "report.terminal", "engine.report"),
     ],
     ids=lambda rooms: rooms[0],
 )

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from apmae.config import CaptureConfig, PromptsConfig
+from apmae.corpus.parse import parse_source
 from apmae.errors import ConfigError, TrainingError
 from apmae.lm.outcome import window_of
 from apmae.patterns.patterns import Patterns
