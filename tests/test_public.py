@@ -29,6 +29,7 @@ def test_importing_the_package_loads_nothing():
     [
         ("config", "schema", "artifacts", "recipes", "seeding", "progress", "errors", "bundled"),
         ("corpus.parse", "prompts.files", "prompts.fim", "prompts.draw", "prompts.line", "engine.sources"),
+        ("engine.prompts", "engine.settings"),
         ("atlas.atlas", "atlas.clusterers", "atlas.names", "atlas.place", "analyze.locations"),
         ("report.page", "report.sheet_page", "report.heads", "study.reader", "report.terminal", "engine.report"),
     ],
