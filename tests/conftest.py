@@ -10,7 +10,10 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from apmae import recipes
+# One thread for each worker of pytest-xdist: two would spin beside each other's, and sums end in other bits.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+
+from apmae import recipes  # noqa: E402
 
 pytest_plugins = ["planted_study"]
 

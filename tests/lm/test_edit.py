@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 import transformers as hf
-from families import FAMILIES, HEADS, VOCABULARY, WINDOW
+from families import FAMILIES, HEADS, VOCABULARY, config_of
 from matrix import family_model, random_model, tokens
 from transformers.pytorch_utils import Conv1D
 
@@ -72,23 +72,23 @@ def test_zero_is_zeroed_columns_in_every_family():
 
 
 def test_values_of_another_width_than_queries_and_layers_that_differ():
-    latent = FAMILIES["deepseek-v3"].config()
+    latent = config_of(FAMILIES["deepseek-v3"])
     latent.v_head_dim = 20
-    grouped = FAMILIES["llama"].config().to_dict()
+    grouped = config_of(FAMILIES["llama"]).to_dict()
     layers = hf.Gemma4TextConfig(
         **{key: grouped[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")},
         num_attention_heads=HEADS,
         num_key_value_heads=2,
         head_dim=12,
         global_head_dim=16,
-        sliding_window=WINDOW,
+        sliding_window=24,
         layer_types=["sliding_attention", "full_attention"],
         vocab_size_per_layer_input=VOCABULARY,
         hidden_size_per_layer_input=8,
         num_kv_shared_layers=0,
         pad_token_id=0,
     )
-    biased = FAMILIES["llama"].config()
+    biased = config_of(FAMILIES["llama"])
     biased.attention_bias = True
     for config, widths in ((latent, [80, 80]), (layers, [48, 64]), (biased, [48, 48])):
         model = random_model(config)
@@ -297,7 +297,7 @@ def test_models_whose_heads_cannot_be_edited_truly():
     """By name, before the forward or in it: a norm or another matrix would mix the heads, or they are not seen."""
     inputs = tokens(size=8)
     tiny = {
-        key: FAMILIES["llama"].config().to_dict()[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers")
+        key: config_of(FAMILIES["llama"]).to_dict()[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers")
     }
     tiny |= {"intermediate_size": 64, "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "pad_token_id": 0}
     normed = hf.BitNetForCausalLM(hf.BitNetConfig(**tiny)).eval()
@@ -306,9 +306,9 @@ def test_models_whose_heads_cannot_be_edited_truly():
         apmae.edit(normed, EDITS),
     ):
         raise AssertionError("the block must not run")
-    sliced = FAMILIES["bloom"].config()
+    sliced = config_of(FAMILIES["bloom"])
     sliced.pretraining_tp, sliced.slow_but_exact = 2, True
-    upcast = FAMILIES["gpt2"].config()
+    upcast = config_of(FAMILIES["gpt2"])
     upcast.reorder_and_upcast_attn = True
     outside = hf.MegatronBertConfig(**tiny)
     for config, attention, module in (

@@ -156,7 +156,7 @@ def test_padding_on_the_right_cannot_go_on(family):
             family("llama")(inputs["input_ids"][:, :1], attention_mask=mask, past_key_values=cache)
 
 
-@pytest.mark.parametrize("keywords", [{"pool": 8}, {"crop": 8}, {"each_layer": lambda patterns: None}], ids=str)
+@pytest.mark.parametrize("keywords", [{"pool": 8}, {"crop": 8}, {"each_layer": print}], ids=list)
 def test_what_needs_the_whole_text(family, keywords):
     with capture(family("llama"), **keywords), pytest.raises(CaptureError, match="need a text's whole forward"):
         family("llama").generate(**prompts(10), generation_config=GenerationConfig(max_new_tokens=4, **SETTINGS))

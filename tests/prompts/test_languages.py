@@ -9,7 +9,8 @@ from apmae.errors import ConfigError
 from apmae.prompts.languages import LANGUAGES, Grammar, language_of, load_grammar, load_query
 from apmae.prompts.tasks import OPERATORS, find_spans
 
-GRAMMARS = {grammar for language in LANGUAGES.values() for grammar in language.grammars.values() if grammar is not None}
+FOUND = [grammar for language in LANGUAGES.values() for grammar in language.grammars.values() if grammar is not None]
+GRAMMARS = list(dict.fromkeys(FOUND))  # in one order in every process
 
 
 def test_the_settings_know_every_language():
