@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from command_line import CommandLine
 from hypothesis import settings
 
 # One thread for each worker of pytest-xdist: two would spin beside each other's, and sums end in other bits.
@@ -51,14 +51,16 @@ def environment():
 
 
 @pytest.fixture(scope="session")
-def apmae_command(environment):
-    """Runs the command line in a process of its own."""
+def command_line(environment):
+    """Forks commands, each a process of its own (command_line.py)."""
+    with CommandLine(environment) as line:
+        yield line
 
-    def run(*arguments, **options):
-        command = [sys.executable, "-m", "apmae.cli", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
 
-    return run
+@pytest.fixture(scope="session")
+def apmae_command(command_line):
+    """Runs a command and waits for it."""
+    return command_line.run
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,14 @@
 import json
 import os
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import kill_once
 from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from apmae import bundled, recipes
@@ -22,7 +19,7 @@ from apmae.model.mae import APMAE
 
 COMMANDS = ("demo", "run", "recipes", "prompts", "train", "evaluate", "encode", "cluster", "report", "tag", "show")
 JAVA = "class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n"
-ENCODE = ("--set", "batch_prompts=4", "--set", "shard_prompts=4", "--set", "exemplars_per_head=2")
+ENCODE = ("--set", "batch=4", "--set", "shard_prompts=4", "--set", "exemplars_per_head=2")
 
 
 def contents(folder):
@@ -30,35 +27,19 @@ def contents(folder):
 
 
 @pytest.fixture
-def start(environment):
-    """Starts the command line in the background; whatever still runs at the end is killed."""
+def start(command_line):
+    """Starts a command in the background; whatever still runs at the end is killed."""
     children = []
 
     def run(*arguments, **options):
-        command = [sys.executable, "-m", "apmae.cli", *map(str, arguments)]
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-        )
-        children.append(child)
-        return child
+        children.append(command_line.start(*arguments, **options))
+        return children[-1]
 
     yield run
     for child in children:
         if child.poll() is None:
             child.kill()
-            child.communicate()
-
-
-def kill_once(child, seen):
-    """SIGKILL a child as soon as ``seen()``; it must not have finished by itself."""
-    deadline = time.monotonic() + 200
-    while not seen():
-        assert child.poll() is None, child.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL
+            child.finish()
 
 
 # -- help --------------------------------------------------------------------------------------------------------------
@@ -73,19 +54,24 @@ except SystemExit as done:
              "matplotlib", "jinja2", "tokenizers", "safetensors", "yaml"}
     print("loaded:", *sorted(heavy & set(sys.modules)), "code:", done.code, file=sys.stderr)
 """
+"""The command line in an interpreter of its own, which says at its end what it has loaded."""
 
 
-@pytest.mark.parametrize("arguments", [["--help"], [], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
-def test_help_loads_nothing_heavy(arguments, environment):
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOADED, *arguments], capture_output=True, text=True, env=environment
-    )
-    code = "0" if arguments else "2"
-    typers_own = "pydantic " if len(arguments) > 1 else ""  # typer itself asks it for the types of a command's options
-    assert result.stderr.strip().splitlines()[-1].replace(typers_own, "") == f"loaded: code: {code}"
-    if arguments in ([], ["--help"]):
-        for command in COMMANDS:
-            assert f" {command} " in result.stdout + result.stderr
+def started(environment, *arguments, **options):
+    command = [sys.executable, "-W", "ignore", "-c", LOADED, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+    loaded, _, code = result.stderr.strip().splitlines()[-1].removeprefix("loaded:").partition("code:")
+    return result, set(loaded.split()), int(code)
+
+
+def test_help_loads_nothing_heavy(environment):
+    for arguments in ([], ["--help"], *([command, "--help"] for command in COMMANDS)):
+        result, loaded, code = started(environment, *arguments)
+        assert code == (0 if arguments else 2), arguments
+        # typer itself asks pydantic for the types of a command's options
+        assert loaded <= ({"pydantic"} if len(arguments) > 1 else set()), arguments
+        if len(arguments) < 2:
+            assert all(f" {command} " in result.stdout + result.stderr for command in COMMANDS)
 
 
 def test_the_installed_command_is_the_module(environment):
@@ -358,40 +344,8 @@ def long_encoder(folder):
     return folder
 
 
-def no_room(kilobytes):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
-
-    return limit
-
-
-FORKED = """
-import json, os, sys
-import apmae.engine.tag, apmae.cli, apmae.engine.local, apmae.engine.show, apmae.report.terminal
-
-for line in sys.stdin:
-    case = json.loads(line)
-    child = os.fork()
-    if not child:
-        os.chdir(case["folder"])
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(case[name], os.O_WRONLY | os.O_CREAT), number)
-        sys.argv = ["apmae", *case["arguments"]]
-        code = 0
-        try:
-            apmae.cli.main()
-        except SystemExit as stopped:
-            code = stopped.code
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # without the second that taking the interpreter down costs
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""The command line in a process of its own for each case, without the seconds that imports take in each."""
-
-
 @pytest.fixture(scope="module")
-def refused(real_study, apmae_command, environment, tmp_path_factory):
+def refused(real_study, apmae_command, tmp_path_factory):
     """All commands that must be refused: ``{case: (result, folder, what was there before)}``."""
     home = tmp_path_factory.mktemp("refused")
     study, encoder = real_study.folder, real_study.folder / "encoder"
@@ -513,41 +467,20 @@ def refused(real_study, apmae_command, environment, tmp_path_factory):
             (folder / "changed.yaml").write_text(yaml.safe_dump({**changed, "out": "study"}))
         return folder, contents(folder)
 
-    def run(case):
+    done = {}
+    for case, arguments in cases.items():
         folder, before = prepare(case)
-        room = {"full disk, encode": 20, "full disk, train": 200}.get(case)
-        options = {"preexec_fn": no_room(room)} if room else {}
-        return apmae_command(*cases[case], cwd=folder, **options), folder, before
-
-    def fork(case):
-        folder, before = prepare(case)
-        files = {name: str(given / f"{folder.name}.{name}") for name in ("stdout", "stderr")}
-        order = {"folder": str(folder), "arguments": list(map(str, cases[case])), **files}
-        forked.stdin.write(json.dumps(order) + "\n")
-        forked.stdin.flush()
-        code = int(forked.stdout.readline())
-        said = {name: Path(file).read_text() for name, file in files.items()}
-        return subprocess.CompletedProcess(cases[case], code, **said), folder, before
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        done = dict(zip(ALONE, pool.map(run, ALONE), strict=True))
-    command = [sys.executable, "-c", FORKED]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, env=environment) as forked:
-        done |= {case: fork(case) for case in cases if case not in done}
-        forked.stdin.close()
+        room = {"full disk, encode": 20_000, "full disk, train": 200_000}.get(case)
+        done[case] = apmae_command(*arguments, cwd=folder, room=room), folder, before
     return done
 
-
-ALONE = ("missing model", "no completion", "truncated shard", "full disk, encode", "full disk, train")
-"""Cases that run as ``python -m apmae.cli``; the others are forked."""
 
 SAID = {
     "missing model": ("no folder", "none", "check the path"),
     "unknown model": ("no-such-model-anywhere",),
     "no attention": ("MambaForCausalLM",),
     "encoder": ("BertForMaskedLM is an encoder", "apmae show"),
-    "unknown dtype": ("float32, bfloat16, float16", "int4"),
+    "unknown dtype": ("language model: dtype", "'float32', 'bfloat16' or 'float16'", "int4"),
     "unknown device": ("toaster",),
     "missing encoder": ("AP-MAE", "none", "check the path"),
     "pattern size": ("at most 512", "got 1024", "smaller pattern_size"),
@@ -621,12 +554,9 @@ def test_every_mistake_of_own_prompts_is_a_line(apmae_command, tmp_path):
 def test_own_prompts_are_shown_and_become_parquet_and_come_back(apmae_command, environment, tmp_path):
     example = Path(__file__).parents[1] / "docs" / "prompts.jsonl"
     command = ["prompts", str(example), "--preview", "--count", "2", "--out", "p.parquet"]
-    result = subprocess.run(
-        [sys.executable, "-c", LOADED, *command], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
-    loaded = result.stderr.splitlines()[-1].split()
-    assert loaded[-2:] == ["code:", "0"], result.stderr
-    assert not {"torch", "transformers", "sklearn", "matplotlib"} & {*loaded}, "these prompts need no model"
+    result, loaded, code = started(environment, *command, cwd=tmp_path)
+    assert code == 0, result.stderr
+    assert not {"torch", "transformers", "sklearn", "matplotlib"} & loaded, "these prompts need no model"
     assert "int x = ⟦1⟧;" in result.stdout
     assert "2 more" in result.stdout
     assert result.stdout.splitlines()[-1] == "4 prompts in p.parquet"
@@ -646,34 +576,33 @@ def test_the_schema_is_printed(apmae_command):
     assert json.loads(result.stdout)["required"] == ["prompt", "completion"]
 
 
-@pytest.mark.parametrize("case", SAID)
-def test_a_mistake_is_one_line_and_code_2_and_loses_nothing(refused, case):
+def test_a_mistake_is_one_line_and_code_2_and_loses_nothing(refused):
     assert SAID.keys() == refused.keys()
-    result, folder, before = refused[case]
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    lines = result.stderr.splitlines()
-    progress = [line for line in lines if line.startswith(("train: ", "encode: ", "prompts: "))]
-    assert not progress or case.startswith("full disk")
-    assert len(lines) == len(progress) + 1, result.stderr
-    assert lines[-1].startswith("apmae: ")
-    for part in SAID[case]:
-        assert part in lines[-1]
-    after = contents(folder)
-    assert {name: after.get(name) for name in before} == before
-    left = sorted(after.keys() - before.keys())
-    allowed = {
-        "full disk, encode": ["embeddings/journal.jsonl"],
-        "full disk, train": ["encoder/journal.jsonl", "encoder/metrics.jsonl"],
-    }
-    assert set(left) <= set(allowed.get(case, [])), "nothing half-made stays"
+    for case, (result, folder, before) in refused.items():
+        assert result.returncode == 2, (case, result.stderr)
+        assert "Traceback" not in result.stderr, case
+        lines = result.stderr.splitlines()
+        progress = [line for line in lines if line.startswith(("train: ", "encode: ", "prompts: "))]
+        assert not progress or case.startswith("full disk"), case
+        assert len(lines) == len(progress) + 1, (case, result.stderr)
+        assert lines[-1].startswith("apmae: "), case
+        for part in SAID[case]:
+            assert part in lines[-1], case
+        after = contents(folder)
+        assert {name: after.get(name) for name in before} == before, case
+        left = sorted(after.keys() - before.keys())
+        allowed = {
+            "full disk, encode": ["embeddings/journal.jsonl"],
+            "full disk, train": ["encoder/journal.jsonl", "encoder/metrics.jsonl"],
+        }
+        assert set(left) <= set(allowed.get(case, [])), f"{case}: nothing half-made stays"
 
 
 def test_a_device_that_fills_up_keeps_its_shards_and_goes_on(real_study, apmae_command, small_disk):
     disk = small_disk("190k")
     out = disk / "embeddings"
     command = ["encode", "--encoder", real_study.folder / "encoder", "--prompts", real_study.folder / "prompts.parquet"]
-    command += ["--out", out, "--set", "exemplars_per_head=0", "--set", "shard_prompts=2", "--set", "batch_prompts=2"]
+    command += ["--out", out, "--set", "exemplars_per_head=0", "--set", "shard_prompts=2", "--set", "batch=2"]
     full = apmae_command(*command)
     assert full.returncode == 2, full.stdout
     assert "the disk is full (No space left on device)" in full.stderr.splitlines()[-1]

@@ -63,7 +63,7 @@ def lm_config(source: str, loading: Mapping[str, Any]) -> Any:
     """The language model that a command's options ask for."""
     from apmae.config import LMConfig, parse
 
-    return parse(LMConfig, {"source": source, **loading}, "--lm")
+    return parse(LMConfig, {"source": source, **loading}, "language model")
 
 
 def settings(pairs: list[str] | None) -> dict[str, Any]:

@@ -81,5 +81,5 @@ def training(
     corpus |= {"length": config.capture.context or config.model.pattern_size}
     corpus |= {} if config.outcome == "correct" else {"outcome": "any"}
     corpus |= {} if per_task is None else {"per_task": per_task}
-    model = parse(LMConfig, study.lm.model_dump() | dict(lm), "--lm")
+    model = parse(LMConfig, study.lm.model_dump() | dict(lm), "language model")
     return Training(config, model, parse(PromptsConfig, corpus, "--corpus"))
