@@ -351,6 +351,15 @@ def test_sizes_that_cannot_be(fields, message):
 # -- on disk -----------------------------------------------------------------------------------------------------------
 
 
+def test_equal_models_have_one_configuration_and_the_same_weights(tiny):
+    model = tiny()
+    assert model.equals(tiny())
+    assert not model.equals(tiny(seed=1))
+    assert not model.equals(tiny(encoder_layers=3))
+    other = tiny(scaling="log")  # the same weights, read otherwise
+    assert not model.equals(other) and not other.equals(model)
+
+
 @GRIDS
 @BOTH
 def test_a_saved_model_is_the_same(tiny, random_patterns, tmp_path, grid, decoder_input):

@@ -105,6 +105,7 @@ def wrong(index, value):
         (wrong((1, 0, 0), 1.2), r"probabilities in \[0, 1\]"),
         (wrong((0, 2, 4), 0.3), "0.3 above the diagonal; causal=False reads encoders' patterns"),
         (wrong((0, 5), [0.1, 0.1, 0.1, 0.1, 0.1, 0.1]), "off by 0.4"),
+        (wrong((0, 5), [0.5, 0.1, 0.1, 0.1, 0.1, 0.095]), "off by 0.005"),  # more than bfloat16 rounds
         (np.log(causal(1, 4) + 1e-30), "after its softmax"),
         (causal(1, 4).transpose(0, 2, 1), "above the diagonal"),
         (np.array([[["a"]]]), "an array of <U1"),

@@ -148,3 +148,4 @@ def test_mistakes_are_refused():
     for shortest in (15, 65):
         with pytest.raises(ConfigError, match=f"16 to 64 tokens, got {shortest}"):
             planted(1, size=64, shortest=shortest)
+    assert len(planted(1, size=16, shortest=16, families=("self",))[0]) == 1

@@ -79,6 +79,11 @@ def test_a_prompt_that_fits_has_one_row_a_token(reach, causal):
     assert patterns.resized(20).labels(1) == list(words(5))
 
 
+def test_rows_are_kept_only_of_prompts_that_were_longer():
+    patterns = make([0, 1, 2], 8, reach="pool", lengths={0: 7, 1: 8, 2: 9})
+    assert patterns.resized(10).rows == {2: 8}
+
+
 def make_square(prompts, size):
     patches = torch.zeros(len(prompts), geometry.num_patches(size, PATCH, causal=False), PATCH, PATCH)
     zeros = np.zeros(len(prompts), np.int64)

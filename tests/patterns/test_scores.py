@@ -330,6 +330,9 @@ def test_tokens_that_do_not_fit_are_refused(batch):
         score(patterns, ids.astype(float))
     with pytest.raises(CaptureError, match="the 100 tokens of prompt 4, got 70 token_ids; leave padding out"):
         score(reaching(patterns, "crop", 100), ids)
+    padded = np.zeros((3, 101), int)
+    with pytest.raises(CaptureError, match="the 100 tokens of prompt 4, got 101 token_ids; leave padding out"):
+        score(reaching(patterns, "crop", 100), padded)
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +373,15 @@ def test_blocks_of_one_length_score_more_the_more_there_are(length):
     further = p[:, 1:].sum() - sum(p[q, q] + p[q, q - 1] for q in range(1, 256))
     most = further / 255 * (1 - np.mean([(q % length + 1) / (q + 1) for q in range(256)]))
     assert found["blocks"][0] == pytest.approx(most, abs=0.1)
+
+
+def test_two_of_the_shortest_blocks_are_found_whatever_the_patch():
+    block = np.arange(16) // 8
+    p = softmax(8.0 * (block[:, None] == block) + np.random.default_rng(0).normal(size=(16, 16)))
+    for patch in (4, 8, 16, 32):
+        found = score(Patterns.from_probabilities(p[None], patch=patch))
+        assert found["blocks"][0] == pytest.approx(blocks_by_loops(p), abs=1e-5)
+        assert found["blocks"][0] > 0.1
 
 
 @pytest.mark.parametrize("width", [1, 5, 20])

@@ -80,7 +80,7 @@ def _starts(
     """The first token of each token's block; 1 for the first block, as key 0 stands apart."""
     size, behind = away.shape[1], nearest.shape[2]
     position = torch.arange(size, device=away.device)
-    if size <= 2 * behind:
+    if size < 2 * behind:
         return position.clamp(max=1).expand_as(away).contiguous()
     borders = position[behind : size - behind + 1]
     inside = nearest.cumsum(2)
