@@ -18,6 +18,7 @@ from apmae.engine.stages import decisive, opened
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import Captured, window_length
+from apmae.model.files import content_of, folder_of
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.prompts.prompt import Prompt
@@ -56,7 +57,7 @@ def cross_evaluate(
     if not prompts:
         raise SourceError(f"expected prompts to evaluate on in {prompts_path}, found none; give another file")
     maes = {name: APMAE.from_pretrained(source) for name, source in named.items()}
-    inputs = {f"encoder-{name}": _content(source) for name, source in named.items()}
+    inputs = {f"encoder-{name}": content_of(source) for name, source in named.items()}
     inputs["prompts"] = fingerprint(prompts_path)
     folders = {name: out / name.replace("/", "--") for name in names}
     known = {}
@@ -172,16 +173,6 @@ def _named(sources: Sequence[str], what: str) -> dict[str, str]:
     return names
 
 
-def _folder(encoder: str) -> Path:
-    return bundled.encoder() if encoder == "bundled" else Path(encoder)
-
-
-def _content(encoder: str) -> str:
-    """What an encoder is, by content; of a hub model its id."""
-    folder = _folder(encoder)
-    return fingerprint(folder) if folder.is_dir() else encoder
-
-
 def _owners(encoders: Mapping[str, str], lms: Mapping[str, str]) -> dict[str, str]:
     """The language model that each encoder was trained on, where it is known and one of these.
 
@@ -195,7 +186,7 @@ def _owners(encoders: Mapping[str, str], lms: Mapping[str, str]) -> dict[str, st
     names = {content: name for name, content in lms.items()}
     own = {}
     for place, (encoder, source) in enumerate(encoders.items()):
-        manifest = manifest_path(_folder(source))
+        manifest = manifest_path(folder_of(source))
         if source == "bundled":
             found = names.get(fingerprint(bundled.language_model()))
         elif manifest.is_file():

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from apmae import bundled
 from apmae.artifacts import (
     Stage,
     cut,
@@ -27,8 +26,10 @@ from apmae.config import AtlasConfig, Config, EncodeConfig, LMConfig
 from apmae.encode import encode_shard, reconstructions, unpack_exemplars
 from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
+from apmae.errors import SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import window_length
+from apmae.model.files import content_of
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.schema import ENCODED, POINTS, POINTS_FILE, RECONSTRUCTIONS_FILE, SCORES
@@ -58,19 +59,20 @@ def encode(
 
     Returns:
         The manifest's counts.
+
+    Raises:
+        CaptureError: if the model has no positions for the window.
+        SourceError: if there are no prompts.
     """
     lm = opened(lm)
     mae = APMAE.from_pretrained(encoder).to(lm.device)
-    folder = bundled.encoder() if encoder == "bundled" else Path(encoder)
-    inputs = {
-        "lm": lm.fingerprint,
-        "encoder": fingerprint(folder) if folder.is_dir() else encoder,
-        "prompts": fingerprint(prompts_path),
-    }
+    inputs = {"lm": lm.fingerprint, "encoder": content_of(encoder), "prompts": fingerprint(prompts_path)}
     with Stage.open(out, "encode", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "encode").counts
         prompts = load_prompts(prompts_path)
+        if not prompts:
+            raise SourceError(f"expected prompts to encode in {prompts_path}, found none; give another file")
         length = window_length(lm, mae.config.pattern_size, config.capture.context)
         shards = cut(len(prompts), config.shard_prompts, ENCODED)
         done = len(prompts) - sum(map(len, missing(stage, shards)))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from apmae import bundled
-from apmae.artifacts import read_json, replacing, write_json, write_through
+from apmae.artifacts import fingerprint, read_json, replacing, write_json, write_through
 from apmae.config import APMAEConfig, parse
 from apmae.errors import ArtifactError, ConfigError, ModelError
 from apmae.model import released
@@ -45,6 +45,17 @@ def save(
             file.write(card.encode())
 
 
+def folder_of(source: str | Path) -> Path:
+    """The folder that an encoder's source names; of a hub id there is none."""
+    return bundled.encoder() if str(source) == "bundled" else Path(source)
+
+
+def content_of(source: str | Path) -> str:
+    """What an encoder is, by content, as manifests note it; of a hub model its id."""
+    folder = folder_of(source)
+    return fingerprint(folder) if folder.is_dir() else str(source)
+
+
 def load(source: str | Path) -> Files:
     """Read a checkpoint.
 
@@ -54,7 +65,7 @@ def load(source: str | Path) -> Files:
     Raises:
         ModelError: if there is none, it is damaged, of a newer format, no AP-MAE, or its weights are not finite.
     """
-    folder = bundled.encoder() if str(source) == "bundled" else _find(source)
+    folder = _find(source)
     values = _config(folder / CONFIG)
     try:
         weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
@@ -99,7 +110,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _find(source: str | Path) -> Path:
-    folder = Path(source)
+    folder = folder_of(source)
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise ModelError(f"expected an AP-MAE in {folder}, it has no {CONFIG}; was its training finished?")
