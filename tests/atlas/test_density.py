@@ -141,21 +141,19 @@ def test_a_mass_that_is_too_wide_is_split_into_its_leaves_and_nothing_else_chang
     assert split.sizes_[split.labels_[-1]] == 25
 
 
-@pytest.mark.parametrize(("first", "second"), [(30, 34), (34, 30)])
-def test_what_is_not_wide_stays_whatever_is_split_beside_it(first, second):
-    """Two masses of four blobs each and two tight clusters, in either order of their sizes and places."""
-    for gap in (100, -100):
-        parts, truth = [], []
-        for place, (size, members) in enumerate([(4, first), (1, 25), (4, second), (1, 28)]):
-            mass, own = blobs(*[members] * size, gap=1.0, seed=place)
-            parts.append(mass + place * gap)
-            truth.append(own + 10 * place)
-        coordinates, truth = np.concatenate(parts).astype(np.float32), np.concatenate(truth)
-        found = cluster(coordinates, ones(coordinates), AtlasConfig(min_cluster_size=5, epsilon=3))
-        assert adjusted_rand_score(truth, found.labels_) > 0.9
-        for tight, size in ((10, 25), (30, 28)):
-            (label,) = set(found.labels_[truth == tight].tolist())
-            assert found.sizes_[label] == size
+@pytest.mark.parametrize(("members", "side"), [(30, 1), (30, -1), (20, 1), (20, -1)])
+def test_what_is_not_wide_stays_whatever_is_split_beside_it(members, side):
+    """A mass of four blobs, and far from it two tight clusters near one another, on either side and larger or smaller:
+    HDBSCAN numbers clusters and leaves by their place in the tree."""
+    mass, truth = blobs(*[members] * 4, gap=1.0)
+    tight, which = blobs(28, 25, gap=5.0, seed=1)
+    coordinates = np.concatenate([mass, tight + 100 * side]).astype(np.float32)
+    truth = np.concatenate([truth, which + 10])
+    found = cluster(coordinates, ones(coordinates), AtlasConfig(min_cluster_size=5, epsilon=3))
+    assert adjusted_rand_score(truth, found.labels_) > 0.9
+    for number, size in ((10, 28), (11, 25)):
+        (label,) = set(found.labels_[truth == number].tolist())
+        assert found.sizes_[label] == size
 
 
 @pytest.mark.parametrize(("gap", "clusters"), [(0.4, 1), (1.0, 3)])
