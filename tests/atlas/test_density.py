@@ -40,6 +40,23 @@ def test_the_smallest_cluster_is_never_below_the_floor_nor_without_bound(heads, 
     assert smallest_cluster(AtlasConfig(min_cluster_size=3), heads, rows) == 3
 
 
+@pytest.mark.parametrize(("rows", "smallest"), [(100, 5), (900, 10), (9600, 32), (10**6, 50)])
+def test_the_smallest_cluster_is_a_third_of_the_root_of_the_rows(rows, smallest):
+    assert smallest_cluster(AtlasConfig(), None, rows) == smallest
+
+
+@pytest.mark.parametrize(("smallest", "samples"), [(12, 10), (7, 7)])
+def test_a_density_is_taken_over_as_many_rows_as_the_smallest_cluster_has_at_most_ten(smallest, samples):
+    coordinates = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    coordinates[:150] += 3
+
+    def persistence(min_samples):
+        config = AtlasConfig(min_cluster_size=smallest, min_samples=min_samples, epsilon=0, max_mean_distance=100)
+        return cluster(coordinates, ones(coordinates), config).persistence_.tolist()
+
+    assert persistence(None) == persistence(samples) != persistence(samples - 1)
+
+
 def test_planted_blobs_are_found():
     coordinates, truth = blobs(40, 25, 60, 30)
     found = cluster(coordinates, ones(coordinates), PLAIN)
@@ -124,6 +141,47 @@ def test_a_mass_that_is_too_wide_is_split_into_its_leaves_and_nothing_else_chang
     assert split.sizes_[split.labels_[-1]] == 25
 
 
+@pytest.mark.parametrize(("members", "side"), [(30, 1), (30, -1), (20, 1), (20, -1)])
+def test_what_is_not_wide_stays_whatever_is_split_beside_it(members, side):
+    """A mass of four blobs, and far from it two tight clusters near one another, on either side and larger or smaller:
+    HDBSCAN numbers clusters and leaves by their place in the tree."""
+    mass, truth = blobs(*[members] * 4, gap=1.0)
+    tight, which = blobs(28, 25, gap=5.0, seed=1)
+    coordinates = np.concatenate([mass, tight + 100 * side]).astype(np.float32)
+    truth = np.concatenate([truth, which + 10])
+    found = cluster(coordinates, ones(coordinates), AtlasConfig(min_cluster_size=5, epsilon=3))
+    assert adjusted_rand_score(truth, found.labels_) > 0.9
+    for number, size in ((10, 28), (11, 25)):
+        (label,) = set(found.labels_[truth == number].tolist())
+        assert found.sizes_[label] == size
+
+
+@pytest.mark.parametrize(("gap", "clusters"), [(0.4, 1), (1.0, 3)])
+def test_leaves_nearer_than_a_tenth_neighbour_stay_joined(gap, clusters):
+    """Two lines of rows 0.1 apart, whose tenth neighbours are 0.5 to 1 away, ``gap`` apart; the whole is wide."""
+    draw = np.random.default_rng(0)
+    along = np.arange(30) * 0.1
+    line = np.zeros((60, 4))
+    line[:, 0] = np.concatenate([along, along[-1] + gap + along]) + 0.01 * draw.normal(size=60)
+    coordinates = np.concatenate([line, blobs(30)[0] + 50]).astype(np.float32)
+    found = cluster(coordinates, ones(coordinates), AtlasConfig(min_cluster_size=5, min_samples=1, epsilon=3))
+    assert found.dropped_ == {"wide": int(clusters == 1), "small": 0}
+    assert len(found.sizes_) == clusters
+
+
+def test_a_cluster_that_is_wide_and_small_is_counted_once():
+    coordinates, truth = blobs(30, 10)
+    coordinates[truth == 1] += 0.9 * np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32) + 20
+    config = AtlasConfig(min_cluster_size=5, split_wide=False, epsilon=10)
+    assert cluster(coordinates, ones(coordinates), config, 80).dropped_ == {"wide": 1, "small": 0}
+    assert cluster(
+        coordinates, ones(coordinates), config.model_copy(update={"max_mean_distance": 9.0}), 80
+    ).dropped_ == {
+        "wide": 0,
+        "small": 1,
+    }
+
+
 def test_a_small_cluster_is_dropped_below_the_floor_and_kept_at_it():
     for heads, floor in ((200, 28), (210, 29)):
         assert floor_of(AtlasConfig(), heads) == floor
@@ -161,6 +219,23 @@ def test_copies_that_the_layout_draws_into_a_cluster_stay_apart_from_it():
     assert (found.labels_ == 2).nonzero()[0].tolist() == [0], "far and many"
     assert found.labels_[1] == found.labels_[2], "far, but one"
     assert found.labels_[30] == found.labels_[31], "many, but near"
+
+
+@pytest.mark.parametrize(("copies", "clusters"), [(4, 1), (5, 2)])
+def test_copies_are_a_cluster_from_the_floor_on(copies, clusters):
+    coordinates = np.concatenate([blobs(30, 30)[0], [[-50.0] * 4]]).astype(np.float32)
+    found = cluster(coordinates, np.array([1] * 60 + [copies]), PLAIN)
+    assert len(found.sizes_) == clusters + 1
+    assert (found.labels_[60] == NOISE) == (clusters == 1)
+
+
+@pytest.mark.parametrize(("apart", "clusters"), [(3.9, 2), (4.1, 3)])
+def test_an_outlier_lies_twice_as_far_as_nineteen_of_twenty_members(apart, clusters):
+    coordinates, _ = blobs(30, 30)
+    nearest = np.where(np.arange(60) % 5, 1.0, 2.0)  # a fifth of each cluster at 2
+    counts = ones(coordinates)
+    nearest[7], counts[7] = apart, 20
+    assert len(cluster(coordinates, counts, PLAIN, None, nearest.astype(np.float32)).sizes_) == clusters
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4])

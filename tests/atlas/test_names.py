@@ -86,7 +86,8 @@ def test_a_kind_is_named_only_if_it_stands_out():
     assert kind_word(dict.fromkeys(KINDS, 0.0)) == ""
     assert kind_word({}) == ""
     assert kind_word({"semicolon": 0.3, "word": 0.2}) == "';'"
-    assert kind_word({"semicolon": 0.05}) == ""
+    assert kind_word({"semicolon": 0.12}) == "';'"
+    assert kind_word({"semicolon": 0.119}) == ""
     assert set(_KIND_WORDS) == set(KINDS)
     for kind in KINDS:
         assert kind_word({kind: 1.0}) == _KIND_WORDS[kind]
@@ -99,6 +100,18 @@ def test_columns_say_what_they_stand_on():
     assert name_of({"first_token": 0.5, "columns": 0.45, "uniform": 0.3}, "newlines") == (
         "first-token sink + columns on newlines"
     )
+
+
+def test_a_behaviour_below_its_threshold_is_weak_and_far_below_nothing():
+    assert name_of({"self": 0.4, "uniform": 0.5}) == "self"
+    assert name_of({"self": 0.3, "uniform": 0.5}) == name_of({"self": 0.18, "uniform": 0.5}) == "weak self"
+    assert name_of({"self": 0.15, "uniform": 0.5}) == "mixed"
+
+
+def test_over_few_tokens_a_behaviour_must_be_clearer():
+    assert name_of({"previous": 0.45, "uniform": 0.74}) == "previous token"
+    assert name_of({"previous": 0.45, "uniform": 0.75}) == "diffuse"
+    assert name_of({"previous": 0.55, "uniform": 0.8}) == "previous token"
 
 
 def test_distant_attention_is_named_where_nothing_says_more():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.place import VOTERS
+from apmae.atlas.place import VOTERS, Reference
 from apmae.config import AtlasConfig
 from apmae.errors import ConfigError
 
@@ -168,3 +168,50 @@ def test_heads_are_taken_and_change_no_place(atlas, blobs):
         atlas.place(z[:3], where=([0, 1], [0, 1]))
     with pytest.raises(ConfigError, match="got head of float64"):
         atlas.place(z[:2], where=([0, 1], [0.0, 1.0]))
+
+
+def test_copies_are_known_within_half_of_what_is_usual_elsewhere(blobs):
+    z, _, _ = blobs
+    found = Atlas.fit(np.concatenate([z, np.tile(np.full(DIM, 30.0), (1000, 1))]), seed=0)
+    step = np.zeros((1, DIM))
+    for share, cluster in ((0.45, 0), (0.55, -1)):  # in Manhattan distance
+        step[0, 0] = share * float(found._reference.scale[0])
+        assert found.place(30 + step).cluster.tolist() == [cluster]
+
+
+def test_an_added_point_of_its_own_is_known_within_the_usual_distance(blobs):
+    found = Atlas.fit(blobs[0], seed=0)
+    found.extend(np.full((1, DIM), -90.0), np.array([3]), np.zeros((1, 4)))
+    step = np.zeros((1, DIM))
+    for share, cluster in ((0.9, 3), (1.1, -1)):
+        step[0, 0] = share * float(found._reference.scale[0])
+        assert found.place(-90 + step).cluster.tolist() == [cluster]
+
+
+def reference(embeddings, labels, radii):
+    points = np.array(embeddings, np.float16)
+    return Reference(
+        embeddings=points,
+        labels=np.array(labels, np.int32),
+        counts=np.ones(len(points), np.int64),
+        coordinates=np.zeros((len(points), 4), np.float32),
+        radii=np.array(radii, np.float32),
+        scale=np.ones(1, np.float32),
+    )
+
+
+def test_the_distance_that_counts_is_to_the_cluster_that_wins():
+    near, rest = [1.0, 0.0], [[2.0, 0.1 * i] for i in range(5)]
+    for radius, cluster in ((0.5, -1), (2.5, 0)):
+        points = reference([near, *rest], [1] + [0] * 5, [100] + [radius] * 5)
+        placed = points.place(np.zeros((1, 2), np.float32), "euclidean")
+        assert placed.cluster.tolist() == [cluster]
+        assert placed.strength[0] == pytest.approx(0.76, abs=0.02)
+
+
+def test_the_points_that_are_kept_follow_from_the_seed():
+    z = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float16).astype(np.float32)
+    given = (z, np.arange(300) % 3, np.zeros((300, 4), np.float32), np.ones(300))
+    kept = [Reference.of(*given, AtlasConfig(reference_points=100, seed=seed)).embeddings for seed in (0, 0, 1)]
+    assert np.array_equal(kept[0], kept[1])
+    assert not np.array_equal(kept[0], kept[2])

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +17,9 @@ def test_few_rows_and_few_dimensions_get_coordinates_too(rows, dim, dimensions):
     assert found.neighbors_.indices.shape == (rows, min(15, rows))
 
 
-def test_too_few_rows_for_a_layout_keep_their_distances():
-    z = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+@pytest.mark.parametrize("rows", [5, 6])
+def test_too_few_rows_for_a_layout_keep_their_distances(rows):
+    z = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
     found = Reducer(AtlasConfig(dimensions=4)).fit(z)
     between = np.linalg.norm(z[:, None] - z[None], axis=-1)
     np.testing.assert_allclose(

@@ -22,8 +22,8 @@ class Clusterer(Protocol):
 
     Attributes:
         labels_: (n,) cluster of each row, -1 (``schema.NOISE``) for noise. Clusters are numbered from 0, the largest
-            first, and each has a member. Rows that are equal have the same label.
-        coordinates_: (n, r) reduced coordinates of each row, finite, the same for equal rows.
+            first, and each has a member. Rows that are equal (within a head, if that is how it works) have one label.
+        coordinates_: (n, r) reduced coordinates of each row, finite; of equal rows equal ones.
         apart_: (n,) distance of each row to the nearest other of its label in embedding space, by
             ``AtlasConfig.metric``: what places new patterns by. 0 for a row with copies and no other neighbour.
         mean_distances_: (c,) mean distance of a member to its cluster's centre, reduced coordinates.
