@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apmae import bundled
-from apmae.artifacts import Stage, fingerprint, read_json, read_manifest, read_tables, write_json, write_table
+from apmae.artifacts import fingerprint, read_json, read_manifest, read_tables, write_json, write_table
 from apmae.atlas.atlas import Atlas
 from apmae.config import CaptureConfig, EvaluateConfig, LMConfig
 from apmae.engine import evaluate as engine
@@ -115,16 +115,16 @@ class Killed(Exception):
 @pytest.mark.parametrize("shards", [0, 1, 4])
 def test_a_run_that_was_killed_ends_with_the_same_bytes(evaluated, given, lms, tmp_path, monkeypatch, shards):
     """Three shards a language model: 4 is in the second one."""
-    write, done = Stage.write_tables, []
+    write, done = engine.evaluate_shard, []
 
-    def write_tables(stage, tables):
+    def evaluate_shard(shard, **given):
         if len(done) == shards:
             raise Killed
-        write(stage, tables)
-        done.append(tables)
+        done.append(shard)
+        return write(shard, **given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage, "write_tables", write_tables)
+        patch.setattr(engine, "evaluate_shard", evaluate_shard)
         with pytest.raises(Killed):
             cross_evaluate(list(lms.values()), given.encoders, given.prompts, tmp_path / "out", CONFIG)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("losses-*.parquet")}

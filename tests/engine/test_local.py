@@ -94,12 +94,3 @@ def test_damaged_embeddings_are_refused_before_an_atlas_is_begun(copy, tmp_path,
         local.fit_atlas(copy / "embeddings", tmp_path / "atlas", AtlasConfig())
     assert str(copy / "embeddings") in str(refused.value)
     assert not (tmp_path / "atlas").exists()
-
-
-def test_a_file_of_no_prompts_is_refused(bundled_lm, real_study, tmp_path):
-    (tmp_path / "none.jsonl").write_text("")
-    with pytest.raises(SourceError, match="expected prompts to encode in .*none.jsonl, found none"):
-        local.encode(
-            bundled_lm, str(real_study.folder / "encoder"), tmp_path / "none.jsonl", tmp_path / "out", EncodeConfig()
-        )
-    assert not (tmp_path / "out").exists()

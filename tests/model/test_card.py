@@ -49,7 +49,8 @@ def test_the_card_of_a_training_says_what_its_manifest_says(trained, real_study)
         assert rows[f"SHA-256 of {'language model' if name == 'lm' else name}"] == value
     for name, value in manifest["versions"].items():
         assert rows[f"version of {name}"] == value
-    settings = {name: value for name, value in manifest["config"].items() if name not in ("model", "steps")}
+    settings = {name: value for name, value in manifest["config"].items() if name not in ("model", "steps", "capture")}
+    settings |= manifest["config"]["capture"]
     assert {"batch_size", "base_lr", "heads", "seed", "dtype", "infill"} <= set(settings)
     for name, value in settings.items():
         if value is not None:

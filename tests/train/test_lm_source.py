@@ -336,7 +336,7 @@ def test_no_prompts(make):
 CHILD = """
 import sys, time
 from pathlib import Path
-from apmae.config import PromptsConfig
+from apmae.config import CaptureConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.lm.load import load_lm
 from apmae.prompts.draw import build_prompts
@@ -356,8 +356,8 @@ class Hanging(LMSource):
             time.sleep(600)
         return super().batch(step)
 
-settings = {"heads": 0.25, "length": 64, "batch_size": config.batch_size, "seed": 0, "buffer": 120}
-with Hanging(load_lm(), prompts, overlap=overlap, **settings) as source:
+settings = {"size": 64, "batch_size": config.batch_size, "seed": 0, "buffer": 120}
+with Hanging(load_lm(), prompts, CaptureConfig(heads=0.25), overlap=overlap, **settings) as source:
     fit(config, source, folder=folder).save_pretrained(folder / "encoder")
 """
 

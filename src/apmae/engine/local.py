@@ -26,7 +26,6 @@ from apmae.config import AtlasConfig, Config, EncodeConfig, LMConfig
 from apmae.encode import encode_shard, reconstructions, unpack_exemplars
 from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
-from apmae.errors import SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import window_length
 from apmae.model.files import content_of
@@ -62,7 +61,7 @@ def encode(
 
     Raises:
         CaptureError: if the model has no positions for the window.
-        SourceError: if there are no prompts.
+        MalformedError: if there are no prompts.
     """
     lm = opened(lm)
     mae = APMAE.from_pretrained(encoder).to(lm.device)
@@ -71,8 +70,6 @@ def encode(
         if stage.finished:
             return read_manifest(out, "encode").counts
         prompts = load_prompts(prompts_path)
-        if not prompts:
-            raise SourceError(f"expected prompts to encode in {prompts_path}, found none; give another file")
         length = window_length(lm, mae.config.pattern_size, config.capture.context)
         shards = cut(len(prompts), config.shard_prompts, ENCODED)
         done = len(prompts) - sum(map(len, missing(stage, shards)))

@@ -159,7 +159,9 @@ def _training(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterat
     yield from (
         (f"SHA-256 of {_LABELS.get(name, name)}", value) for name, value in _mapping(manifest, "inputs").items()
     )
-    yield from ((name, value) for name, value in config.items() if name not in ("model", "steps") and value is not None)
+    flat = {name: value for name, value in config.items() if name not in ("model", "steps", "capture")}
+    flat |= _mapping(config, "capture")
+    yield from ((name, value) for name, value in flat.items() if value is not None)
     yield from ((f"version of {name}", value) for name, value in _mapping(manifest, "versions").items())
 
 
