@@ -23,7 +23,7 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # What the default suite leaves out: all but one family of each mechanism, and flex attention, which compiles for a
 # minute and needs a C++ compiler.

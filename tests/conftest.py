@@ -1,5 +1,6 @@
 """Fixtures that the tests of several rooms need; anything else belongs to the room's own files."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from command_line import CommandLine
+from filelock import FileLock
 from hypothesis import settings
 
 # One thread for each worker of pytest-xdist: two would spin beside each other's, and sums end in other bits.
@@ -64,17 +66,24 @@ def apmae_command(command_line):
 
 
 @pytest.fixture(scope="session")
-def real_study(tmp_path_factory, apmae_command):
+def real_study(tmp_path_factory, command_line):
     """A study that ``apmae run`` made of the bundled model and Java: every stage, a few prompts. Read it, do not write.
 
-    ``folder``, ``yaml`` (the study's file), ``config``, and ``result`` (what the command said).
+    ``folder``, ``yaml`` (the study's file), ``config``, and ``result`` (what the command said). It is made once for
+    all workers.
     """
-    home = tmp_path_factory.mktemp("real_study")
+    home = tmp_path_factory.getbasetemp()
+    home = (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "real_study"
+    home.mkdir(exist_ok=True)
     config = recipes.debug(out=home / "study")
-    file = home / "study.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    result = apmae_command("run", file)
-    assert (home / "study" / "atlas" / "manifest.json").is_file(), result.stderr
+    file, said = home / "study.yaml", home / "said.json"
+    with FileLock(home / "lock"):
+        if not said.is_file():
+            file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+            result = command_line.run("run", file)
+            assert (home / "study" / "atlas" / "manifest.json").is_file(), result.stderr
+            said.write_text(json.dumps(vars(result)))
+    result = SimpleNamespace(**json.loads(said.read_text()))
     return SimpleNamespace(folder=home / "study", yaml=file, config=config, result=result)
 
 

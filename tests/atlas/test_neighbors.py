@@ -18,6 +18,7 @@ def test_neighbours_are_the_nearest_rows(metric):
     np.testing.assert_allclose(np.take_along_axis(by_hand, found.indices, 1), found.distances, atol=1e-3)
 
 
+@pytest.mark.slow  # the approximate search compiles itself for twenty seconds
 def test_many_rows_are_searched_approximately_and_rightly():
     draw = np.random.default_rng(1)
     z = (draw.normal(size=(40, 6))[draw.integers(40, size=4200)] * 3 + draw.normal(size=(4200, 6))).astype(np.float32)
