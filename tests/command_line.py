@@ -40,7 +40,10 @@ for line in sys.stdin:
     sys.argv = ["apmae", *order["arguments"]]
     code = 0
     try:
-        apmae.cli.main()
+        if order["code"]:
+            exec(compile(order["code"], "example", "exec"), {"__name__": "__main__"})
+        else:
+            apmae.cli.main()
     except SystemExit as stopped:
         code = stopped.code or 0
     except BaseException:
@@ -94,19 +97,20 @@ class CommandLine:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
-    def start(self, *arguments, cwd=None, input="", room=None):
+    def start(self, *arguments, cwd=None, input="", room=None, code=None):
         """Starts a command in the background.
 
         Args:
             cwd: its folder.
             input: what it reads.
             room: bytes of the largest file that it may write, as on a full disk.
+            code: of a script that runs instead.
         """
         folder = Path(tempfile.mkdtemp(dir=self._home.name))
         (folder / "stdin").write_text(input, encoding="utf-8")
         words = list(map(str, arguments))
         streams = [str(folder / name) for name in ("stdin", "stdout", "stderr")]
-        order = {"folder": str(cwd or os.getcwd()), "arguments": words, "streams": streams, "room": room}
+        order = {"folder": str(cwd or os.getcwd()), "arguments": words, "streams": streams, "room": room, "code": code}
         return Child(self, self.ask(order), words, folder)
 
     def run(self, *arguments, **options):

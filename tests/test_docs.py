@@ -165,12 +165,10 @@ def test_every_score_is_defined():
     assert defined == list(schema.SCORES)
 
 
-def test_the_example_of_the_scores_runs(environment, tmp_path):
+def test_the_example_of_the_scores_runs(command_line, tmp_path):
     (code,) = blocks(SCORES, "python")
     code += "\nprint(scores.table.num_rows, scores.table.column_names[3:])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60
-    )
+    result = command_line.run(code=code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"96 {list(schema.SCORES)}\n"
 
@@ -195,12 +193,10 @@ def test_a_query_runs(real_study, number):
         assert [name.strip() for name in header.strip("│").split("│")] == table.columns
 
 
-def test_an_exemplar_is_unpacked_as_documented(real_study, environment, tmp_path):
+def test_an_exemplar_is_unpacked_as_documented(real_study, command_line, tmp_path):
     (code,) = blocks(ARTIFACTS, "python")
     (tmp_path / "demo-study").symlink_to(real_study.folder, target_is_directory=True)
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60
-    )
+    result = command_line.run(code=code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     size, lowest, highest, above = re.fullmatch(r"\((\d+), \1\) (\S+) (\S+) (\S+)\n", result.stdout).groups()
     assert 0 < int(size) <= 256
@@ -212,11 +208,8 @@ def test_an_exemplar_is_unpacked_as_documented(real_study, environment, tmp_path
 @pytest.mark.parametrize(
     ("number", "printed", "left"), [(0, "", "patterns.safetensors"), (1, "'strength'", "my-atlas/atlas.json")]
 )
-def test_the_library_examples_run(environment, tmp_path, number, printed, left):
-    result = subprocess.run(
-        [sys.executable, "-c", blocks(README, "python")[number]],
-        **{"capture_output": True, "text": True, "cwd": tmp_path, "env": environment, "timeout": 300},
-    )
+def test_the_library_examples_run(command_line, tmp_path, number, printed, left):
+    result = command_line.run(code=blocks(README, "python")[number], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert printed in result.stdout
     assert (tmp_path / left).is_file()
