@@ -28,7 +28,7 @@ test: lint
 # What the default suite leaves out: all but one family of each mechanism, and flex attention, which compiles for a
 # minute and needs a C++ compiler.
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf $(VENV) demo-study
