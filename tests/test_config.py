@@ -91,6 +91,7 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (StudyConfig, {"device": "cuda", "lm": {"device": "cpu"}}, "StudyConfig", "device is given twice"),
         (StudyConfig, {"source": "src"}, "StudyConfig", "source is no field"),
         (StudyConfig, {"lm": 3}, "lm", "got 3"),
+        (StudyConfig, {"lm": 3, "device": "cpu"}, "lm", "got 3"),
         (LMConfig, {"dtype": "int8"}, "dtype", "got 'int8'"),
         (EvaluateConfig, {"mask_ratio": 1}, "mask_ratio", "less than 1"),
         (EncodeConfig, {"heads": "some"}, "capture.heads", "'some'"),
@@ -163,6 +164,18 @@ def test_fields_of_a_part_may_be_given_by_themselves_and_what_is_left_out_is_the
     assert study.lm == LMConfig(source="a/b", device="cuda")
     assert study.encode.capture == CaptureConfig(heads=0.5)
     assert StudyConfig(lm="a/b").lm == LMConfig(source="a/b")
+
+
+def test_a_part_that_is_a_configuration_is_taken_whole():
+    """Its own defaults, not those of the stage, whatever is given beside it."""
+    given = CaptureConfig(batch=2)
+    assert EvaluateConfig(capture=given).capture == CaptureConfig(heads="all", batch=2)
+    assert EvaluateConfig(capture=given, long="crop").capture == CaptureConfig(heads="all", batch=2, long="crop")
+    changed = TrainConfig().changed({"capture": given, "context": 64})
+    assert parse(TrainConfig, changed, "x").capture == CaptureConfig(heads="all", batch=2, context=64)
+    for values in ({"capture": 5, "heads": 0.5}, TrainConfig().changed({"capture": 5, "heads": 0.5})):
+        with pytest.raises(ConfigError, match=r"x: capture: .* got 5"):
+            parse(TrainConfig, values, "x")
 
 
 def test_a_configuration_changed_keeps_the_rest_of_its_parts():

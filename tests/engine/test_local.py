@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from apmae import bundled
-from apmae.artifacts import read_table
+from apmae.artifacts import matrix, read_table
 from apmae.atlas.atlas import Atlas
 from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
@@ -52,11 +52,13 @@ def test_a_mended_input_is_not_mistaken_for_a_changed_one(tmp_path, bundled_lm, 
     jsonl = tmp_path / "p.jsonl"
     jsonl.write_text('{"prompt": "int x = "}\n')
     encoder = str(real_study.folder / "encoder")
-    arguments = (bundled_lm, encoder, jsonl, tmp_path / "embeddings", EncodeConfig(exemplars_per_head=0))
+    config = EncodeConfig(capture={"context": 300}, exemplars_per_head=0)
+    arguments = (bundled_lm, encoder, jsonl, tmp_path / "embeddings", config)
     with pytest.raises(SourceError, match="line 1: expected text in field 'completion', it is missing"):
         local.encode(*arguments)
     jsonl.write_text('{"prompt": "int x = ", "completion": "1"}\n')
-    assert local.encode(*arguments)["prompts"] == 1
+    counts = local.encode(*arguments)
+    assert (counts["prompts"], counts["patterns"], counts["pattern_size"], counts["context"]) == (1, 48, 256, 300)
 
 
 # -- cluster -----------------------------------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ def test_the_atlas_on_disk_is_the_librarys(real_study, tmp_path):
     points = read_table(tmp_path / "atlas" / "points.parquet")
     atlas = Atlas.fit(np.stack(z), num_heads=48, seed=0)
     assert atlas.labels_.tolist() == points["cluster"].to_pylist()
-    np.testing.assert_array_equal(local.matrix(points["coordinates"]), atlas.coordinates_)
+    np.testing.assert_array_equal(matrix(points["coordinates"]), atlas.coordinates_)
     assert counts["clustered"] == int((atlas.labels_ >= 0).sum())
     assert counts["clusters"] == len(atlas.clusters)
     saved = Atlas.load(tmp_path / "atlas")

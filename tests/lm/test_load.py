@@ -192,6 +192,7 @@ def test_what_is_no_model(folder, edited):
         load_lm(folder, dtype="float31")
     with pytest.raises(ModelError, match="cannot load a language model"):
         load_lm(folder, device="nonsense")
+    assert load_lm(folder, device=torch.device("cpu"), check=False).config.device == "cpu"
     with pytest.raises(ModelError, match="cannot load a language model.*num_attention_heads"):
         load_lm(edited(num_attention_heads="eight"))
     with pytest.raises(ModelError, match="cannot load a language model.*nonesuch"):

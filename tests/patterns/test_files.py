@@ -189,12 +189,12 @@ def test_pickles_are_never_read(tmp_path):
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
-    with pytest.raises(CaptureError, match="found none; check the path"):
+    with pytest.raises(CaptureError, match=r"^expected a file of patterns at \S+, found none; check the path"):
         Patterns.load(tmp_path / "missing.npy")
-    with pytest.raises(CaptureError, match="found none; check the path"):
+    with pytest.raises(CaptureError, match=r"^expected a file of patterns at \S+, found none; check the path"):
         Patterns.load(tmp_path)
     (tmp_path / "a.pt").write_bytes(b"PK")
-    with pytest.raises(CaptureError, match=r"expected patterns in \.npy, \.npz, \.safetensors"):
+    with pytest.raises(CaptureError, match=r"^expected patterns in \.npy, \.npz, \.safetensors"):
         Patterns.load(tmp_path / "a.pt")
     np.save(tmp_path / "a.npy", dense(1, 2, 2))
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from apmae.artifacts import manifest_path, read_manifest
 from apmae.engine.report import write_report
 from apmae.report.display import prompt_pieces
-from apmae.report.page import write_tag_page
+from apmae.report.page import tag_page
 from apmae.schema import SCORES, TAGS
 
 EVIL = "</code><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}&\u202e"
@@ -200,13 +200,11 @@ def tag_rows(layers, heads, name="columns on ';'"):
 
 
 @pytest.mark.parametrize(("layers", "heads"), [(2, 2), (6, 12), (40, 48)])
-def test_a_tag_page(tmp_path, layers, heads):
-    path = tmp_path / "deep" / "tag.html"
+def test_a_tag_page(layers, heads):
     tokens = ["<fim_prefix>", "int x = ", "<fim_suffix>", ";\n", "<fim_middle>"]
     rows = tag_rows(layers, heads)
     said = {"title": "Main.java, line 3", "predicted": "\n", "expected": " 1"}
-    write_tag_page(path, tokens=tokens, rows=rows, layers=layers, heads=heads, **said)
-    page = path.read_text(encoding="utf-8")
+    page = tag_page(tokens=tokens, rows=rows, layers=layers, heads=heads, **said).decode()
     text = check(page).text
     assert "Main.java, line 3" in text
     assert "columns on ';'" in text
@@ -220,11 +218,10 @@ def test_a_tag_page(tmp_path, layers, heads):
     assert grid.count('class="none"') == 1
 
 
-def test_a_prompt_without_sentinels_is_completed_at_its_end(tmp_path):
-    path = tmp_path / "tag.html"
+def test_a_prompt_without_sentinels_is_completed_at_its_end():
     rows = tag_rows(2, 2)
-    write_tag_page(path, title="t", tokens=["a", "b"], rows=rows, layers=2, heads=2, predicted="c", expected="c")
-    assert re.search(r"<code>ab<mark[^>]*>c</mark></code>", path.read_text())
+    page = tag_page(title="t", tokens=["a", "b"], rows=rows, layers=2, heads=2, predicted="c", expected="c")
+    assert re.search(r"<code>ab<mark[^>]*>c</mark></code>", page.decode())
 
 
 @pytest.mark.parametrize(
@@ -243,11 +240,9 @@ def test_the_completion_position_is_found_in_every_arrangement(arranged):
     assert ["@" if piece["kind"] == "hole" else piece["text"] for piece in pieces] == arranged.split()
 
 
-def test_a_hostile_tag_page(tmp_path):
-    path = tmp_path / "tag.html"
+def test_a_hostile_tag_page():
     said = {"title": EVIL, "predicted": EVIL, "expected": EVIL}
-    write_tag_page(path, tokens=[EVIL, "\x00\ud800"], rows=tag_rows(2, 3, EVIL), layers=2, heads=3, **said)
-    page = path.read_text(encoding="utf-8")
+    page = tag_page(tokens=[EVIL, "\x00\ud800"], rows=tag_rows(2, 3, EVIL), layers=2, heads=3, **said).decode()
     check(page)
     assert "<script" not in page
 

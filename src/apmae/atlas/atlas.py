@@ -18,7 +18,7 @@ from apmae.atlas.place import Placement, Reference
 from apmae.atlas.rows import FP16_MAX, finite_embeddings, heads_of_rows, stored
 from apmae.config import AtlasConfig, parse
 from apmae.errors import ArtifactError, ConfigError
-from apmae.schema import NOISE
+from apmae.schema import CLUSTERS_FILE, NOISE
 
 _REFERENCE = "reference.safetensors"
 
@@ -137,10 +137,10 @@ class Atlas:
             The files' names.
         """
         folder = Path(folder)
-        write_table(folder / "clusters.parquet", self.clusters)
+        write_table(folder / CLUSTERS_FILE, self.clusters)
         write_through(folder / _REFERENCE, lambda path: save_file(self._reference._asdict(), path))
         write_json(folder / "atlas.json", {"config": self.config.model_dump(mode="json"), "dropped": self.dropped})
-        return ["clusters.parquet", _REFERENCE, "atlas.json"]
+        return [CLUSTERS_FILE, _REFERENCE, "atlas.json"]
 
     @classmethod
     def load(cls, folder: str | Path = "bundled") -> "Atlas":
@@ -161,7 +161,7 @@ class Atlas:
         except (OSError, SafetensorError) as error:
             raise ArtifactError(f"expected an atlas in {folder}: {error}; fit it again") from None
         config = parse(AtlasConfig, record["config"], str(folder))
-        clusters = read_table(folder / "clusters.parquet")
+        clusters = read_table(folder / CLUSTERS_FILE)
         reference = Reference.from_tensors(tensors)
         if reference is None:
             raise ArtifactError(

@@ -58,11 +58,12 @@ def train(
     given = [name for name, value in (("prompts", prompts), ("corpus", corpus), ("patterns", patterns)) if value]
     if len(given) != 1:
         raise ConfigError(f"expected one of --prompts, --corpus and --patterns, got {' and '.join(given) or 'none'}")
-    if patterns and (lm or "dtype" in loading):
-        raise ConfigError("expected no --lm and no --dtype with --patterns, which need no model; leave them out")
+    unused = ["--lm"] * (lm is not None) + [f"--{name}" for name in loading if name != "device"]
+    if patterns and unused:
+        raise ConfigError(f"expected no {' and no '.join(unused)} with --patterns, which need no model; leave it out")
     changes = {"seed": seed, **({} if steps is None else {"steps": steps}), **settings(set_)}
     model = loading if lm is None else {"source": lm, **loading}
-    asked = training(recipe, changes, model, language=language, per_task=per_task)
+    asked = training(recipe, changes, model, language=language if corpus else None, per_task=per_task)
     from apmae.engine.train import run_training
 
     def drawn(counts: dict[str, Any], path: Path) -> None:
@@ -91,7 +92,9 @@ def encode(
     out: Annotated[Path, typer.Option(help="Folder of the embeddings.")],
     lm: LMOption = "bundled",
     encoder: EncoderOption = "bundled",
-    heads: Annotated[str, typer.Option(help="'all', or a share of each layer's heads such as 0.25.")] = "all",
+    heads: Annotated[
+        str | None, typer.Option(help="'all', the default, or a share of each layer's heads such as 0.25.")
+    ] = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
@@ -101,7 +104,7 @@ def encode(
     """Run the model, capture its heads and encode every pattern. A killed run goes on after its last shard."""
     from apmae.config import EncodeConfig, parse
 
-    values = {"heads": heads if heads == "all" else _number(heads, "--heads"), "seed": seed, **settings(set_)}
+    values = {**_heads(heads), "seed": seed, **settings(set_)}
     config = parse(EncodeConfig, values, "encode")
     model = lm_config(lm, loading)
     from apmae.engine import local
@@ -120,7 +123,7 @@ def evaluate(
     encoder: Annotated[
         list[str] | None, typer.Option(help="As for encode, 'bundled' by default; repeat it for several.")
     ] = None,
-    heads: Annotated[str, typer.Option(help="'all', or a share of each layer's heads.")] = "0.25",
+    heads: Annotated[str | None, typer.Option(help="'all', or a share of each layer's heads; by default 0.25.")] = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
@@ -130,7 +133,7 @@ def evaluate(
     """Measure every encoder's loss on every language model's patterns. A killed run goes on after its last shard."""
     from apmae.config import EvaluateConfig, parse
 
-    values = {"heads": heads if heads == "all" else _number(heads, "--heads"), "seed": seed, **settings(set_)}
+    values = {**_heads(heads), "seed": seed, **settings(set_)}
     config = parse(EvaluateConfig, values, "evaluate")
     models = [lm_config(source, loading) for source in lm or ["bundled"]]
     from apmae.engine.evaluate import cross_evaluate, print_evaluation
@@ -165,8 +168,11 @@ def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ a
     print_report(study, write_report(study))
 
 
-def _number(text: str, option: str) -> float:
+def _heads(text: str | None) -> dict[str, Any]:
+    """``--heads`` as a setting, where it was given: it may come by ``--set capture=...`` instead."""
+    if text is None:
+        return {}
     try:
-        return float(text)
+        return {"heads": text if text == "all" else float(text)}
     except ValueError:
-        raise ConfigError(f"expected 'all' or a share in (0, 1] for {option}, got {text!r}") from None
+        raise ConfigError(f"expected 'all' or a share in (0, 1] for --heads, got {text!r}") from None

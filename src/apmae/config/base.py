@@ -31,8 +31,14 @@ class Config(BaseModel):
             if not own:
                 continue
             given = values.get(part, {})
-            given = given if isinstance(given, dict) else kind.model_validate(given).model_dump(exclude_unset=True)
-            for name in own.keys() & given.keys():
+            names = given
+            if not isinstance(given, dict):  # a configuration, whole
+                try:
+                    found = kind.model_validate(given)
+                except ValidationError:
+                    continue  # refused where the part is validated
+                given, names = found.model_dump(), found.model_fields_set
+            for name in own.keys() & set(names):
                 raise ValueError(f"{name} is given twice, as {name} and as {part}.{name}: leave one out")
             values[part] = given | own
         return values

@@ -61,7 +61,7 @@ def encode(
 
     Raises:
         CaptureError: if the model has no positions for the window.
-        MalformedError: if there are no prompts.
+        SourceError: if there are no prompts, or a file of them cannot be read.
     """
     lm = opened(lm)
     mae = APMAE.from_pretrained(encoder).to(lm.device)

@@ -58,12 +58,17 @@ class Training(NamedTuple):
 
     config: TrainConfig
     lm: LMConfig
-    corpus: PromptsConfig
-    """How prompts are drawn where source files were given."""
+    corpus: PromptsConfig | None
+    """How prompts are drawn, where source files were given."""
 
 
 def training(
-    name: str, changes: dict[str, Any], lm: Mapping[str, Any], *, language: str = "java", per_task: int | None = None
+    name: str,
+    changes: dict[str, Any],
+    lm: Mapping[str, Any],
+    *,
+    language: str | None = None,
+    per_task: int | None = None,
 ) -> Training:
     """A recipe's training with some of it changed.
 
@@ -71,15 +76,20 @@ def training(
         name: of the recipe.
         changes: fields of ``TrainConfig``.
         lm: fields of ``LMConfig``; what is left out is the recipe's.
-        language: of the corpus.
+        language: of the corpus; None where there is none.
         per_task: prompts of the corpus; None takes the recipe's.
+
+    Raises:
+        ConfigError: if there is no such recipe, or a setting does not fit.
     """
     study = recipe(name)
     config = parse(TrainConfig, train_settings(name, changes), "train")
+    model = parse(LMConfig, study.lm.model_dump() | dict(lm), "language model")
+    if language is None:
+        return Training(config, model, None)
     corpus = (study.train_prompts or PromptsConfig()).model_dump()
     corpus |= {"language": language, "seed": config.seed}
     corpus |= {"length": config.capture.context or config.model.pattern_size}
     corpus |= {} if config.outcome == "correct" else {"outcome": "any"}
     corpus |= {} if per_task is None else {"per_task": per_task}
-    model = parse(LMConfig, study.lm.model_dump() | dict(lm), "language model")
     return Training(config, model, parse(PromptsConfig, corpus, "--corpus"))

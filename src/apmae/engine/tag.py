@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from apmae.artifacts import write_json
+from apmae.artifacts import replacing, write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import measured_names
 from apmae.config import CaptureConfig, LMConfig
@@ -18,7 +18,7 @@ from apmae.model.mae import APMAE
 from apmae.prompts.fim import Window
 from apmae.prompts.line import line_prompt, text_prompt
 from apmae.prompts.prompt import Answer, Prompt
-from apmae.report.page import write_tag_page
+from apmae.report.page import tag_page
 from apmae.report.terminal import print_tags
 from apmae.schema import SCORES, TAGS
 
@@ -139,6 +139,6 @@ def tag_file(
     if html:
         title = f"{lm.source}: {file.name}, line {line}"
         tokens = list(tagged.window.tokens)
-        write_tag_page(
-            html, title=title, tokens=tokens, rows=rows, **shape, predicted=answer.predicted, expected=expected
-        )
+        page = tag_page(title=title, tokens=tokens, rows=rows, **shape, predicted=answer.predicted, expected=expected)
+        with replacing(html) as written:
+            written.write(page)

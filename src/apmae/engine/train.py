@@ -17,6 +17,7 @@ from apmae.engine.settings import Training
 from apmae.engine.stages import decisive
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
+from apmae.model.files import CONFIG, WEIGHTS
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.report.figures import reconstruction
@@ -67,6 +68,7 @@ def run_training(
         spread = device == "auto" and accelerator.num_processes == 1
         lm = load(asked.lm.model_copy(update={"device": "auto" if spread else place}))
         if prompts is None:
+            assert asked.corpus is not None, "one of three was given"
             prompts = out.with_name(f"{out.name}-prompts.parquet")
             counts = draw_training_prompts(
                 corpus, prompts, asked.corpus, lm, overwrite=overwrite, accelerator=accelerator
@@ -237,7 +239,7 @@ def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, rea
     table = reconstructions(mae, unseen, seed=config.seed)
     write_table(out / RECONSTRUCTIONS_FILE, table)
     _picture(table.to_pylist(), out / "reconstruction.png")
-    files = ["config.json", "model.safetensors", METRICS, RECONSTRUCTIONS_FILE, "reconstruction.png"]
+    files = [CONFIG, WEIGHTS, METRICS, RECONSTRUCTIONS_FILE, "reconstruction.png"]
     files += [f"{_PANELS}/{path.name}" for path in sorted((out / _PANELS).glob("step-*.png"))]
     stage.add_files(files)
     stage.finish({"steps": config.steps, **read, "parameters": mae.num_parameters})

@@ -17,6 +17,11 @@ from apmae.errors import ModelError
 from apmae.prompts.sentinels import Sentinels
 
 
+def path_of(config: LMConfig) -> str:
+    """Where a language model is: a folder, of a bundled one too, or a hub id."""
+    return str(bundled.LANGUAGE_MODELS.get(config.source, config.source))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LM:
     """A language model under study, with what prompts and capture need to know of it."""
@@ -39,7 +44,7 @@ class LM:
     @property
     def source(self) -> str:
         """Where it came from: a folder or a hub id."""
-        return str(bundled.LANGUAGE_MODELS.get(self.config.source, self.config.source))
+        return path_of(self.config)
 
     @property
     def name(self) -> str:

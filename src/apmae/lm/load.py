@@ -9,12 +9,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from apmae import bundled
 from apmae.config import LMConfig, parse
 from apmae.errors import ConfigError, ModelError, first_line
 from apmae.lm.attention import refusal
 from apmae.lm.check import check_capture
-from apmae.lm.language_model import LM
+from apmae.lm.language_model import LM, path_of
 from apmae.prompts.sentinels import Sentinels, find_sentinels, split_template
 
 _log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ _log = logging.getLogger(__name__)
 def load_lm(
     source: str | Path = "bundled",
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     dtype: str = "float32",
     attention: str | None = None,
     infill: str = "auto",
@@ -45,7 +44,7 @@ def load_lm(
         ConfigError: if there is no such dtype, or ``infill`` asks for sentinels that the model does not have.
         ModelError: if there is no such model, it cannot be loaded, or its patterns would be wrong.
     """
-    given = {"source": str(source), "device": device, "dtype": dtype, "attention": attention, "infill": infill}
+    given = {"source": str(source), "device": str(device), "dtype": dtype, "attention": attention, "infill": infill}
     return load(parse(LMConfig, given, "language model"), check=check)
 
 
@@ -57,7 +56,7 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
         check: as for :func:`load_lm`, and so is what it raises.
     """
     split_template(config.infill)  # refused before the weights are read
-    path = str(bundled.LANGUAGE_MODELS.get(config.source, config.source))
+    path = path_of(config)
     _expect_source(path)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

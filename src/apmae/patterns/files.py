@@ -65,16 +65,7 @@ def load(path: str | Path, *, patch: int, causal: bool | None) -> dict[str, Any]
     Raises:
         CaptureError: as :meth:`Patterns.load`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CaptureError(f"expected a file of patterns at {path}, found none; check the path")
-    readers = {".npy": _read_npy, ".npz": _read_npz, _SUFFIX: _read_safetensors}
-    if path.suffix.lower() not in readers:
-        raise CaptureError(
-            f"expected patterns in {', '.join(readers)}, got {path}; save the probabilities as one of them first "
-            "(numpy.save)"
-        )
-    found = readers[path.suffix.lower()](path)
+    found = _READERS[Path(path).suffix.lower()](Path(path))
     return found if isinstance(found, dict) else _of_probabilities(found, patch, causal)
 
 
@@ -83,9 +74,16 @@ def naming(path: str | Path) -> Iterator[None]:
     """Errors over what a file holds name the file; damage is told in one line.
 
     Raises:
-        CaptureError: for every one of them.
+        CaptureError: for every one of them, and if there is no such file or its name says another kind.
     """
     path = Path(path)
+    if not path.is_file():
+        raise CaptureError(f"expected a file of patterns at {path}, found none; check the path")
+    if path.suffix.lower() not in _READERS:
+        raise CaptureError(
+            f"expected patterns in {', '.join(_READERS)}, got {path}; save the probabilities as one of them first "
+            "(numpy.save)"
+        )
     try:
         yield
     except CaptureError as error:
@@ -168,3 +166,6 @@ def _chosen(names: list[str]) -> str:
             "save the probabilities alone"
         )
     return fitting[0]
+
+
+_READERS = {".npy": _read_npy, ".npz": _read_npz, _SUFFIX: _read_safetensors}

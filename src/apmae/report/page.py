@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from apmae.artifacts import fingerprint, manifest_path, read_json, replacing
+from apmae.artifacts import fingerprint, manifest_path, read_json
 from apmae.report import figures, tables
 from apmae.report.display import (
     cells_in_a_grid,
@@ -56,8 +55,7 @@ def report_of(study: Study) -> Report:
     return Report(files, len(pictures), len(made))
 
 
-def write_tag_page(
-    path: str | Path,
+def tag_page(
     *,
     title: str,
     tokens: list[str],
@@ -66,11 +64,10 @@ def write_tag_page(
     heads: int,
     predicted: str,
     expected: str,
-) -> None:
-    """Write the page of one prompt: its text, and what the atlas says of every head.
+) -> bytes:
+    """The page of one prompt: its text, and what the atlas says of every head.
 
     Args:
-        path: the HTML file.
         title: heading, for instance the source file and line.
         tokens: of the prompt, as the model read them.
         rows: ``schema.TAGS`` rows as dicts.
@@ -78,9 +75,6 @@ def write_tag_page(
         heads: heads of one layer.
         predicted: what the model puts at the completion position.
         expected: the completion's first token.
-
-    Raises:
-        ArtifactError: if the file cannot be written.
     """
     ordered = sorted(rows, key=lambda row: (row["layer"], row["head"]))
     cells = {
@@ -118,8 +112,7 @@ def write_tag_page(
         listing=listing(Table(name="heads", header=header, rows=tuple(listed)), "heads"),
         version=package_version(),
     )
-    with replacing(Path(path)) as file:
-        file.write(page.encode("utf-8", "backslashreplace"))
+    return page.encode("utf-8", "backslashreplace")
 
 
 def _tables(study: Study) -> list[Table]:

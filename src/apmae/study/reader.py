@@ -110,7 +110,7 @@ class Study:
 
     def tokens(self, prompt: int) -> list[str]:
         """The tokens of one prompt, as the model read them; empty where there is no such prompt."""
-        for name, _ in self.encoded.shards("prompts").items():
+        for name in self.encoded.shards("prompts"):
             table = read_table(self.embeddings_folder / name, ["prompt", "tokens"])
             rows = np.flatnonzero(table["prompt"].to_numpy() == prompt)
             if len(rows):
