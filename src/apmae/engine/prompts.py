@@ -1,4 +1,4 @@
-"""The prompts stage, and looking at prompts. Torch-free: only asking a model needs it, which whoever loaded one has."""
+"""The prompts stage, and looking at prompts. Torch is imported only where a model is asked."""
 
 import json
 from collections import Counter
