@@ -33,7 +33,7 @@ def train(
         typer.Option(help="Or files of stored patterns (Patterns.save), without a model."),
     ] = None,
     lm: Annotated[
-        str | None, typer.Option("--lm", help="As for encode. By default the recipe's, and so are device and dtype.")
+        str | None, typer.Option("--lm", help="As for encode. By default the recipe's; so are --device and --dtype.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="A name that apmae recipes lists.")] = "nano",
     language: Annotated[str, typer.Option(help="Of the corpus, as for apmae prompts.")] = "java",
@@ -58,8 +58,9 @@ def train(
     given = [name for name, value in (("prompts", prompts), ("corpus", corpus), ("patterns", patterns)) if value]
     if len(given) != 1:
         raise ConfigError(f"expected one of --prompts, --corpus and --patterns, got {' and '.join(given) or 'none'}")
-    if patterns and (lm or "dtype" in loading):
-        raise ConfigError("expected no --lm and no --dtype with --patterns, which need no model; leave them out")
+    unfit = [f"--{name}" for name in ({"lm"} if lm else set()) | loading.keys() - {"device"}]
+    if patterns and unfit:
+        raise ConfigError(f"expected no {' and no '.join(sorted(unfit))} with --patterns, which need no model")
     changes = {"seed": seed, **({} if steps is None else {"steps": steps}), **settings(set_)}
     model = loading if lm is None else {"source": lm, **loading}
     asked = training(recipe, changes, model, language=language, per_task=per_task)
