@@ -159,15 +159,19 @@ def test_other_settings_and_other_encoders_are_refused(evaluated, given, lms):
 
 def test_an_encoder_belongs_to_the_model_that_its_manifest_names(given, tmp_path):
     trained, bare = given.encoders
+
+    def owners(names, lms):
+        return engine._owners({name: APMAE.from_pretrained(source) for name, source in names.items()}, lms)
+
     names = {"a": "bundled", "b": trained, "c": bare}
     lms = {name: fingerprint(bundled.language_model(name)) for name in ("bundled-small", "bundled")}
-    assert engine._owners(names, lms) == {"a": "bundled", "b": "bundled"}
-    assert engine._owners({"c": bare, "b": trained}, lms) == {"c": "bundled-small", "b": "bundled"}
-    assert engine._owners({"b": trained, "c": bare}, {"other": "0", "more": "1"}) == {"c": "more"}
+    assert owners(names, lms) == {"a": "bundled", "b": "bundled"}
+    assert owners({"c": bare, "b": trained}, lms) == {"c": "bundled-small", "b": "bundled"}
+    assert owners({"b": trained, "c": bare}, {"other": "0", "more": "1"}) == {"c": "more"}
     strange = tmp_path / "strange"
     shutil.copytree(bare, strange)
-    write_json(strange / "manifest.json", {"inputs": {}})
-    assert engine._owners({"c": str(strange)}, {"other": "0"}) == {}
+    write_json(strange / "manifest.json", {"stage": "train", "inputs": {}})
+    assert owners({"c": str(strange)}, {"other": "0"}) == {}
 
 
 @pytest.mark.parametrize(

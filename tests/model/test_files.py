@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from apmae import bundled
+from apmae.artifacts import fingerprint
 from apmae.errors import ModelError
 from apmae.model.files import FORMAT
 from apmae.model.mae import APMAE
@@ -175,3 +176,16 @@ def test_no_setting_ends_in_anything_but_a_model_error(saved_once, data, publish
         APMAE.from_pretrained(broken)
     except ModelError as error:
         assert len(str(error).splitlines()) == 1
+
+
+# -- what it is --------------------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_model_knows_what_it_is_by_content(tiny, saved, tmp_path):
+    with pytest.raises(ModelError, match="was made here; save it and load it from there"):
+        tiny().fingerprint  # noqa: B018
+    assert APMAE.from_pretrained(saved).fingerprint == fingerprint(saved)
+    assert APMAE.from_pretrained().fingerprint == fingerprint(bundled.encoder())
+    before = fingerprint(saved)
+    tiny(seed=1).save_pretrained(saved)
+    assert APMAE.from_pretrained(saved).fingerprint not in (before, fingerprint(bundled.encoder()))

@@ -18,25 +18,19 @@ AtlasOption = Annotated[str, typer.Option(help="Folder of an atlas, or 'bundled'
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 _LOADING = {
     "device": Annotated[
-        str | None,
-        typer.Option(
-            help="Where models run: cpu, cuda, cuda:1; auto spreads the language model. By default cpu, or a recipe's."
-        ),
+        str | None, typer.Option(help="Where models run: cpu (default), cuda, cuda:1; auto spreads the language model.")
     ],
     "dtype": Annotated[
-        str | None,
-        typer.Option(
-            help="The language model's precision: float32, bfloat16, float16. By default float32, or a recipe's."
-        ),
+        str | None, typer.Option(help="The language model's precision: float32 (default), bfloat16, float16.")
     ],
     "infill": Annotated[
         str | None,
         typer.Option(
-            help="How it sees right context: auto, the default; none; a family; a template with {prefix} and {suffix}."
+            help="How it sees right context: auto (default), none, a family, or a template with {prefix} and {suffix}."
         ),
     ],
     "attention": Annotated[
-        str | None, typer.Option(help="What computes its output, by default sdpa; for instance flash_attention_2.")
+        str | None, typer.Option(help="What computes its output: sdpa if there is (default), or flash_attention_2, ...")
     ],
 }
 """Options of how a language model is loaded: the fields of ``LMConfig`` beside its source."""

@@ -33,7 +33,7 @@ def train(
         typer.Option(help="Or files of stored patterns (Patterns.save), without a model."),
     ] = None,
     lm: Annotated[
-        str | None, typer.Option("--lm", help="As for encode. By default the recipe's, and so are device and dtype.")
+        str | None, typer.Option("--lm", help="As for encode. By default the recipe's; so are --device and --dtype.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="A name that apmae recipes lists.")] = "nano",
     language: Annotated[str, typer.Option(help="Of the corpus, as for apmae prompts.")] = "java",

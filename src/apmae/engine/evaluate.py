@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from apmae import bundled
-from apmae.artifacts import Stage, cut, fingerprint, manifest_path, missing, read_json, read_tables, run_shards
+from apmae.artifacts import Stage, cut, fingerprint, missing, read_tables, run_shards
 from apmae.atlas.names import measured_names
 from apmae.config import EvaluateConfig, LMConfig
 from apmae.encode import score_batch
@@ -18,7 +18,6 @@ from apmae.engine.stages import decisive, opened
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import Captured, window_length
-from apmae.model.files import content_of, folder_of
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.prompts.prompt import Prompt
@@ -57,13 +56,13 @@ def cross_evaluate(
     if not prompts:
         raise SourceError(f"expected prompts to evaluate on in {prompts_path}, found none; give another file")
     maes = {name: APMAE.from_pretrained(source) for name, source in named.items()}
-    inputs = {f"encoder-{name}": content_of(source) for name, source in named.items()}
+    inputs = {f"encoder-{name}": mae.fingerprint for name, mae in maes.items()}
     inputs["prompts"] = fingerprint(prompts_path)
     folders = {name: out / name.replace("/", "--") for name in names}
     known = {}
     for name, lm in zip(names, lms, strict=True):
         known[name] = _losses(opened(lm), name, folders[name], maes, prompts, inputs, config, overwrite)
-    own = _owners(named, known)
+    own = _owners(maes, known)
     scalings = {name: mae.config.scaling for name, mae in maes.items()}
     seen = Counter(prompt.split for prompt in prompts)["train"]
     notes = []
@@ -173,26 +172,25 @@ def _named(sources: Sequence[str], what: str) -> dict[str, str]:
     return names
 
 
-def _owners(encoders: Mapping[str, str], lms: Mapping[str, str]) -> dict[str, str]:
+def _owners(maes: Mapping[str, APMAE], lms: Mapping[str, str]) -> dict[str, str]:
     """The language model that each encoder was trained on, where it is known and one of these.
 
     Its manifest knows; the bundled one is the bundled language model's. Where nothing says, and there are as many
     encoders as language models, the order does.
 
     Args:
-        encoders: sources by name.
+        maes: encoders by name.
         lms: fingerprints by name.
     """
     names = {content: name for name, content in lms.items()}
     own = {}
-    for place, (encoder, source) in enumerate(encoders.items()):
-        manifest = manifest_path(folder_of(source))
-        if source == "bundled":
+    for place, (encoder, mae) in enumerate(maes.items()):
+        if mae.source == "bundled":
             found = names.get(fingerprint(bundled.language_model()))
-        elif manifest.is_file():
-            found = names.get(read_json(manifest).get("inputs", {}).get("lm"))
+        elif mae.origin is not None and mae.origin.manifest is not None:
+            found = names.get(mae.origin.manifest.get("inputs", {}).get("lm"))
         else:
-            found = list(lms)[place] if len(lms) == len(encoders) else None
+            found = list(lms)[place] if len(lms) == len(maes) else None
         if found is not None:
             own[encoder] = found
     return own

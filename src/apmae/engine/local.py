@@ -28,7 +28,6 @@ from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
 from apmae.lm.language_model import LM
 from apmae.lm.stream import window_length
-from apmae.model.files import content_of
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.schema import ENCODED, POINTS, POINTS_FILE, RECONSTRUCTIONS_FILE, SCORES
@@ -65,7 +64,7 @@ def encode(
     """
     lm = opened(lm)
     mae = APMAE.from_pretrained(encoder).to(lm.device)
-    inputs = {"lm": lm.fingerprint, "encoder": content_of(encoder), "prompts": fingerprint(prompts_path)}
+    inputs = {"lm": lm.fingerprint, "encoder": mae.fingerprint, "prompts": fingerprint(prompts_path)}
     with Stage.open(out, "encode", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "encode").counts

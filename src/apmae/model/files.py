@@ -45,15 +45,10 @@ def save(
             file.write(card.encode())
 
 
-def folder_of(source: str | Path) -> Path:
-    """The folder that an encoder's source names; of a hub id there is none."""
-    return bundled.encoder() if str(source) == "bundled" else Path(source)
-
-
-def content_of(source: str | Path) -> str:
-    """What an encoder is, by content, as manifests note it; of a hub model its id."""
-    folder = folder_of(source)
-    return fingerprint(folder) if folder.is_dir() else str(source)
+def content_of(source: str) -> str:
+    """What an encoder is, by content; of a hub id the id."""
+    folder = _folder(source)
+    return fingerprint(folder) if folder.is_dir() else source
 
 
 def load(source: str | Path) -> Files:
@@ -109,8 +104,12 @@ def _config(path: Path) -> dict[str, Any]:
     return values
 
 
+def _folder(source: str | Path) -> Path:
+    return bundled.encoder() if str(source) == "bundled" else Path(source)
+
+
 def _find(source: str | Path) -> Path:
-    folder = folder_of(source)
+    folder = _folder(source)
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise ModelError(f"expected an AP-MAE in {folder}, it has no {CONFIG}; was its training finished?")

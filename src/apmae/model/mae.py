@@ -7,6 +7,7 @@ Axes: n patterns, k patches (36 at paper size), p pixels along a patch, q pixels
 m masked patches, d encoder width, e decoder width.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +45,14 @@ class APMAE(nn.Module):
     Attributes:
         config: its sizes, masking and scaling.
         origin: what the folder that it was loaded from says of its training; None if nothing, or if it was made here.
+        source: folder, hub id or "bundled" that it was loaded from; None if it was made here.
     """
 
     def __init__(self, config: APMAEConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         self.origin: card.Origin | None = None
+        self.source: str | None = None
         c = config
         pixels = c.patch_size**2
         rows, columns = geometry.tiles(c.grid_size)
@@ -194,6 +197,19 @@ class APMAE(nn.Module):
         masking = Masking(*(index.to(patches.device) for index in masking))
         return patches, self(patches, masking)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files that it was loaded from, as manifests note it; of a hub model its id.
+
+        Raises:
+            ModelError: if it was made here.
+        """
+        if self.source is None:
+            raise ModelError(
+                "expected an AP-MAE that was loaded, this one was made here; save it and load it from there"
+            )
+        return files.content_of(self.source)
+
     def equals(self, other: "APMAE") -> bool:
         """Whether both have one configuration and the same weights, so that their embeddings may be compared."""
         if self.config != other.config:
@@ -229,7 +245,7 @@ class APMAE(nn.Module):
             reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
             where = found.folder / files.CONFIG
             raise ModelError(f"expected weights that fit {where}, they do not: {reason}") from None
-        model.origin = card.read_origin(found)
+        model.origin, model.source = card.read_origin(found), str(source)
         return model.eval()
 
     def model_card(self, repo_id: str | None = None, *, license: str | None = None) -> str:
