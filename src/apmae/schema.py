@@ -3,7 +3,8 @@
 import pyarrow as pa
 
 FORMAT = 3
-"""Grows when a table or manifest changes shape: artifacts of another format are refused, not misread."""
+"""Grows when a table changes shape, or what every manifest has: artifacts of another format are refused, not misread.
+Settings of a stage may grow without it: an artifact of others asks for ``--overwrite``."""
 
 NOISE = -1
 """Cluster of a pattern that belongs to none."""

@@ -10,7 +10,7 @@ import pytest
 from apmae.artifacts import fingerprint, read_json, read_manifest, read_table
 from apmae.config import EncodeConfig, PromptsConfig, StudyConfig
 from apmae.engine import study
-from apmae.errors import ArtifactError
+from apmae.errors import ArtifactError, ConfigError
 
 TINY = PromptsConfig(per_task=3, tasks=("identifier", "eol"))
 
@@ -121,3 +121,10 @@ def test_points_are_the_embeddings_rows_in_order(real_study):
         ).fetchall()
     ours = points.select(["prompt", "layer", "head", "task", "outcome"]).to_pylist()
     assert [tuple(row.values()) for row in ours] == rows
+
+
+def test_prompts_of_ones_own_cannot_train_an_encoder_and_no_model_is_loaded_to_say_so(real_study, tmp_path):
+    config = config_of(real_study, tmp_path / "out", sources=("mine.jsonl",), lm=str(tmp_path / "no-model"))
+    with pytest.raises(ConfigError, match="expected source files, got the prompts mine.jsonl"):
+        study.run_study(config)
+    assert not (tmp_path / "out").exists()

@@ -31,6 +31,8 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
     if several():
         raise ConfigError("expected one process for a study; train with torchrun, and set encoder to that folder")
     sources = parse_sources(config.sources)
+    if config.encoder == "train" or sources.prompts is None:
+        sources.expect_files()  # refused before the model is loaded
     lm = load(config.lm)
     if sources.prompts is not None:
         prompts_path = sources.prompts

@@ -57,6 +57,14 @@ class _Edits:
         self._edited.add((get_ident(), layer))
         return edited
 
+    def begin(self, layer: int) -> Callable[[nn.Module, Any], None]:
+        """A hook for the start of a layer's attention module: what a forward that failed left behind says nothing."""
+
+        def forget(_module: nn.Module, _inputs: Any) -> None:
+            self._edited.discard((get_ident(), layer))
+
+        return forget
+
     def expect_edited(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
         """A hook for the end of a layer's attention module: it refuses one whose heads' output never came by."""
 
@@ -118,6 +126,7 @@ def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Ite
     with ExitStack() as stack:
         stack.enter_context(listening(inner, chosen, listener.listen))
         for layer, module in chosen.items():
+            stack.callback(module.register_forward_pre_hook(listener.begin(layer)).remove)
             stack.callback(module.register_forward_hook(listener.expect_edited(layer)).remove)
         for part in inner.modules():
             if isinstance(part, PreTrainedModel):
