@@ -11,33 +11,19 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
-import safetensors.torch
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_stage import CONFIG, INPUTS, contents, make, table
 
-import apmae
 from apmae.artifacts import (
     Stage,
-    fingerprint,
-    manifest_path,
     read_json,
-    read_manifest,
-    read_table,
-    read_tables,
-    replacing,
-    sha256_file,
     write_json,
-    write_table,
-    write_through,
 )
 from apmae.errors import ArtifactError
 from apmae.schema import FORMAT
 
-CONFIG, INPUTS = {"seed": 0, "heads": "all"}, {"lm": "a" * 64}
 SHARDS = 12
 
 CHILD = """
@@ -63,31 +49,6 @@ except ApmaeError as error:
 """
 
 
-def table(number, rows=50):
-    return pa.table({"x": np.random.default_rng(number).random(rows), "number": np.full(rows, number)})
-
-
-def make(out, shards=3, config=CONFIG, inputs=INPUTS, *, overwrite=False, stop_after=None):
-    """A stage of a few shards; stops like a killed run after some of them. Returns the shards it wrote."""
-    written = []
-    with Stage.open(out, "encode", config, inputs, overwrite=overwrite) as stage:
-        if stage.finished:
-            return written
-        for number in range(shards):
-            if number == stop_after:
-                return written
-            name = f"rows-{number:05d}.parquet"
-            if not stage.has(name):
-                stage.write_tables({name: table(number)})
-                written.append(number)
-        stage.finish({"shards": shards})
-    return written
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def limited(kilobytes):
     """A full disk for the one process: writing any file beyond this size fails, as on a device without room."""
 
@@ -104,86 +65,6 @@ def undisturbed(tmp_path_factory):
     result = subprocess.run([sys.executable, "-c", CHILD, out, str(SHARDS)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return out
-
-
-# -- manifests ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_manifest_says_what_the_artifact_is_made_of(tmp_path):
-    make(tmp_path / "out")
-    manifest = read_manifest(tmp_path / "out", "encode")
-    assert (manifest.config, manifest.inputs, manifest.counts) == (CONFIG, INPUTS, {"shards": 3})
-    assert sorted(manifest.files) == sorted(contents(tmp_path / "out").keys() - {"manifest.json"})
-    for name, file in manifest.files.items():
-        path = tmp_path / "out" / name
-        assert file == {"bytes": path.stat().st_size, "sha256": sha256_file(path), "rows": 50}
-    versions = read_json(tmp_path / "out" / "manifest.json")["versions"]
-    assert versions["pyarrow"] == pa.__version__
-    assert versions["numpy"] == np.__version__
-
-
-def test_equal_runs_leave_equal_bytes(tmp_path):
-    make(tmp_path / "a")
-    make(tmp_path / "b")
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_until_it_is_finished_there_is_no_manifest(tmp_path):
-    make(tmp_path / "out", stop_after=2)
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    with pytest.raises(ArtifactError, match="unfinished: run its command again"):
-        read_manifest(tmp_path / "out", "encode")
-    with pytest.raises(ArtifactError, match=r"found none; run encode first"):
-        read_manifest(tmp_path / "nothing", "encode")
-
-
-def test_an_artifact_of_one_file_has_its_manifest_beside_it(tmp_path):
-    out = tmp_path / "prompts.parquet"
-    with Stage.open(out, "prompts", CONFIG, {}) as stage:
-        stage.write_tables({out.name: table(0)})
-        stage.finish()
-    assert sorted(contents(tmp_path)) == ["prompts.manifest.json", "prompts.parquet"]
-    assert manifest_path(out) == tmp_path / "prompts.manifest.json"
-    assert list(read_manifest(out, "prompts").files) == ["prompts.parquet"]
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda record: {**record, "format": 999},
-        lambda record: {**record, "stage": "train"},
-        lambda record: ["nothing", "of", "ours"],
-        lambda record: {"name": "a web page's manifest"},
-    ],
-)
-def test_a_manifest_of_another_kind_is_refused(tmp_path, spoil):
-    make(tmp_path / "out")
-    path = tmp_path / "out" / "manifest.json"
-    path.write_text(json.dumps(spoil(read_json(path))))
-    with pytest.raises(ArtifactError, match=f"expected stage 'encode' of format {FORMAT} at"):
-        read_manifest(tmp_path / "out", "encode")
-
-
-def test_a_cut_or_missing_shard_is_named_with_both_sizes(tmp_path):
-    make(tmp_path / "out")
-    shard = tmp_path / "out" / "rows-00001.parquet"
-    whole = shard.stat().st_size
-    os.truncate(shard, whole - 7)
-    with pytest.raises(
-        ArtifactError, match=rf"expected {whole} bytes in \S*rows-00001.parquet, it has {whole - 7}; run"
-    ):
-        read_tables(tmp_path / "out", "encode", "rows")
-    shard.unlink()
-    with pytest.raises(ArtifactError, match="it is missing; run encode again with --overwrite"):
-        read_manifest(tmp_path / "out", "encode")
-
-
-def test_tables_are_read_in_the_order_of_their_shards(tmp_path):
-    make(tmp_path / "out", shards=SHARDS)
-    read = read_tables(tmp_path / "out", "encode", "rows", ["number"])
-    assert read["number"].to_pylist() == np.repeat(np.arange(SHARDS), 50).tolist()
-    with pytest.raises(ArtifactError, match=r"expected files points-\*.parquet"):
-        read_tables(tmp_path / "out", "encode", "points")
 
 
 # -- reuse, refusal, replacement ---------------------------------------------------------------------------------------
@@ -435,34 +316,6 @@ def test_a_disk_too_full_for_the_journal_leaves_nothing_that_blocks(tmp_path, ro
     assert contents(out) == contents(undisturbed)
 
 
-WRITERS = {
-    "table": "write_table(path, pa.table({'x': np.random.default_rng(0).random(50_000)}))",
-    "json": "write_json(path, 'x' * 50_000)",
-    "weights": "write_through(path, lambda p: save_file({'w': np.zeros(50_000)}, p))",
-}
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_a_write_that_finds_no_room_keeps_the_earlier_file(tmp_path, writer):
-    path = tmp_path / "file.bin"
-    path.write_bytes(b"earlier")
-    code = f"""
-import sys, pathlib, numpy as np, pyarrow as pa
-from safetensors.numpy import save_file
-from apmae.artifacts import *
-from apmae.errors import ArtifactError
-path = pathlib.Path(sys.argv[1])
-try:
-    {WRITERS[writer]}
-except ArtifactError as error:
-    sys.exit(str(error))
-"""
-    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, preexec_fn=limited(4))
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert result.stderr.startswith(f"expected room to write {path}, the disk is full")
-    assert contents(tmp_path) == {"file.bin": b"earlier"}
-
-
 def test_a_device_without_room_is_a_full_disk(small_disk):
     disk = small_disk("300k")
     out = disk / "out"
@@ -476,139 +329,3 @@ def test_a_device_without_room_is_a_full_disk(small_disk):
     again = subprocess.run(command, capture_output=True, text=True)
     assert (again.returncode, again.stdout.split()) == (0, ["1", "2"])
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "deep" / "file.txt"
-    with pytest.raises(ValueError, match="half-way"), replacing(path) as file:
-        file.write(b"half")
-        raise ValueError("half-way")
-    assert contents(tmp_path) == {}
-    with replacing(path) as file:
-        file.write(b"whole")
-        assert not path.exists()
-    assert contents(tmp_path) == {"deep/file.txt": b"whole"}
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: write_json(path, 1),
-        lambda path: write_table(path, table(0)),
-        lambda path: write_through(path, lambda p: safetensors.torch.save_file({"w": torch.zeros(2)}, p)),
-    ],
-)
-def test_a_path_that_cannot_be_written_is_said_so(tmp_path, write):
-    (tmp_path / "file").write_text("a file, no folder")
-    with pytest.raises(ArtifactError, match=r"cannot write \S*file/x: .*; check the folder"):
-        write(tmp_path / "file" / "x")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ArtifactError, match=r"cannot write \S*folder: Is a directory"):
-        write(tmp_path / "folder")
-    assert sorted(contents(tmp_path)) == ["file"]
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8")),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
-    ),
-)
-
-
-@given(JSON)
-def test_json_comes_back_and_equal_values_are_equal_bytes(value):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "value.json"
-        write_json(path, value)
-        first = path.read_bytes()
-        assert read_json(path) == value
-        write_json(path, dict(reversed(value.items())) if isinstance(value, dict) else value)
-        assert path.read_bytes() == first
-
-
-def test_json_that_no_other_reader_would_take_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "value.json", {"score": float("nan")})
-    assert contents(tmp_path) == {}
-
-
-def test_damaged_json_and_tables_are_said_so(tmp_path):
-    (tmp_path / "a.json").write_bytes(b"\xff\xfe not JSON")
-    with pytest.raises(ArtifactError, match=r"expected JSON in \S*a.json, it is damaged"):
-        read_json(tmp_path / "a.json")
-    with pytest.raises(ArtifactError, match=r"expected a JSON file at \S*b.json: No such file"):
-        read_json(tmp_path / "b.json")
-    with pytest.raises(ArtifactError, match="found none; was the stage finished"):
-        read_table(tmp_path / "c.parquet")
-
-
-@settings(max_examples=30)
-@given(st.floats(0, 1, exclude_max=True))
-def test_a_table_with_any_byte_changed_or_cut_is_refused_or_right(where):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "t.parquet"
-        write_table(path, table(3))
-        data = bytearray(path.read_bytes())
-        spot = int(where * len(data))
-        path.write_bytes(data[:spot])
-        with pytest.raises(ArtifactError, match="is damaged"):
-            read_table(path)
-        data[spot] ^= 0x10
-        path.write_bytes(data)
-        try:
-            read = read_table(path)
-        except ArtifactError as error:
-            assert "\n" not in str(error)
-        else:  # a byte of the metadata that nobody reads
-            assert read["x"].to_pylist() == table(3)["x"].to_pylist()
-
-
-# -- fingerprints ------------------------------------------------------------------------------------------------------
-
-
-def test_a_fingerprint_is_of_the_content(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name / "sub").mkdir(parents=True)
-        (tmp_path / name / "one.txt").write_text("1")
-        (tmp_path / name / "sub" / "two.txt").write_text("2")
-    same = fingerprint(tmp_path / "a")
-    assert fingerprint(tmp_path / "b") == same
-    changes = [
-        lambda folder: (folder / "one.txt").write_text("2"),
-        lambda folder: (folder / "three.txt").write_text("2"),
-        lambda folder: (folder / "one.txt").rename(folder / "uno.txt"),
-        lambda folder: (folder / "sub" / "two.txt").rename(folder / "two.txt"),
-    ]
-    seen = {same}
-    for number, change in enumerate(changes):
-        copy = tmp_path / f"copy-{number}"
-        shutil.copytree(tmp_path / "a", copy)
-        change(copy)
-        seen.add(fingerprint(copy))
-    assert len(seen) == 1 + len(changes)
-
-
-def test_an_artifacts_fingerprint_is_its_manifests_and_a_files_its_bytes(tmp_path):
-    make(tmp_path / "out")
-    assert fingerprint(tmp_path / "out") == sha256_file(tmp_path / "out" / "manifest.json")
-    assert fingerprint(tmp_path / "out" / "rows-00000.parquet") == sha256_file(tmp_path / "out" / "rows-00000.parquet")
-    with pytest.raises(ArtifactError, match=r"expected a file or folder at \S*none, found none"):
-        fingerprint(tmp_path / "none")
-
-
-def test_nothing_is_unpickled():
-    source = Path(apmae.__file__).parent
-    assert (source / "cli").is_dir()
-    for path in source.rglob("*.py"):
-        text = path.read_text()
-        assert "import pickle" not in text, path
-        assert "torch.load(" not in text, path
-        assert "allow_pickle=True" not in text, path
