@@ -1,27 +1,54 @@
 """Shards are made by workers and journalled by the driver alone."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from apmae.artifacts import Stage, cut, missing, read_tables, run_shards, write_tables
+from apmae.artifacts import Shard, Stage, cut, missing, read_tables, run_shards, write_tables
+from apmae.errors import ArtifactError
+
+DRIVERS = {"here": run_shards}
+"""Each is held to what is said below."""
+
+
+@pytest.fixture(params=DRIVERS.values(), ids=DRIVERS)
+def driver(request):
+    return request.param
 
 
 def open_stage(out):
     return Stage.open(out, "encode", {"seed": 0}, {})
 
 
-def work_in(root, made=None):
-    """Writes the numbers of a shard's items into its files."""
+@dataclass(frozen=True)
+class Numbers:
+    """Writes the numbers of a shard's items into its files. It is plain data, so it can be sent to other processes."""
 
-    def work(shard):
-        if made is not None:
-            made.append(shard.number)
+    root: Path
+    log: Path
+    """Gets a line for each shard that was made."""
+    failing: int | None = None
+    """The shard whose worker fails when its files are written."""
+    other: bool = False
+    """Whether other files are made than the shard's."""
+
+    def __call__(self, shard: Shard):
         items = pa.table({"x": list(range(shard.first, shard.stop))})
-        return write_tables(root, dict.fromkeys(shard.files, items))
+        records = write_tables(self.root, dict.fromkeys(("c.parquet",) if self.other else shard.files, items))
+        with self.log.open("a") as log:
+            log.write(f"{shard.number}\n")
+        if shard.number == self.failing:
+            raise ArtifactError("no room")
+        return records
 
-    return work
+    def made(self):
+        """The shards that were made since this was last asked, in order."""
+        numbers = self.log.read_text().split() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return sorted(map(int, numbers))
 
 
 def test_items_are_cut_into_shards_of_one_size_but_the_last():
@@ -33,40 +60,58 @@ def test_items_are_cut_into_shards_of_one_size_but_the_last():
     assert [len(shard) for shard in cut(6, 3, ("a",))] == [3, 3]
 
 
-def test_every_shard_is_made_once_and_in_any_order(tmp_path):
-    made = []
+def test_every_shard_is_made_once_and_in_any_order(tmp_path, driver):
     with open_stage(tmp_path / "out") as stage:
-        shards = cut(10, 4, ("a", "b"))
-        run_shards(stage, reversed(shards), work_in(stage.root, made))
-        assert made == [2, 1, 0]
-        run_shards(stage, shards, work_in(stage.root, made))
-        assert made == [2, 1, 0]
+        shards, work = cut(10, 4, ("a", "b")), Numbers(stage.root, tmp_path / "log")
+        driver(stage, reversed(shards), work)
+        assert work.made() == [0, 1, 2]
+        driver(stage, shards, work)
+        assert work.made() == []
         stage.finish()
     for name in ("a", "b"):
         assert read_tables(tmp_path / "out", "encode", name)["x"].to_pylist() == list(range(10))
 
 
-def test_a_worker_that_was_stopped_leaves_no_line_in_the_journal(tmp_path):
-    """Files that are there but of which the driver was told nothing are made again."""
-    shards = cut(6, 2, ("a",))
+def test_here_shards_are_made_in_the_order_they_are_given(tmp_path):
+    made = []
+    with open_stage(tmp_path / "out") as stage:
+        work = Numbers(stage.root, tmp_path / "log")
+        run_shards(stage, reversed(cut(10, 4, ("a",))), lambda shard: made.append(shard.number) or work(shard))
+    assert made == [2, 1, 0]
+
+
+def test_a_shard_whose_worker_failed_is_not_in_the_journal_and_is_made_again(tmp_path, driver):
+    """Its files may be there: of that the driver was told nothing. What is wrong is said as the worker said it."""
+    shards, work = cut(6, 2, ("a",)), Numbers(tmp_path / "out", tmp_path / "log")
+    with pytest.raises(ArtifactError, match="no room"), open_stage(tmp_path / "out") as stage:
+        driver(stage, shards, Numbers(stage.root, work.log, failing=1))
+    assert (tmp_path / "out" / "a-00001.parquet").is_file()
+    lines = [json.loads(line) for line in (tmp_path / "out" / "journal.jsonl").read_text().splitlines()]
+    assert "a-00001.parquet" not in [name for line in lines[1:] for name in line["files"]]
+    work.made()
+    with open_stage(tmp_path / "out") as stage:
+        left = [shard.number for shard in missing(stage, shards)]
+        driver(stage, shards, work)
+        stage.finish()
+    assert 1 in left
+    assert work.made() == left
+    assert read_tables(tmp_path / "out", "encode", "a")["x"].to_pylist() == list(range(6))
+
+
+def test_a_run_that_is_stopped_keeps_the_shards_before(tmp_path):
+    shards, work = cut(6, 2, ("a",)), Numbers(tmp_path / "out", tmp_path / "log")
 
     def stopped(shard):
-        records = work_in(tmp_path / "out")(shard)
         if shard.number == 1:
             raise KeyboardInterrupt
-        return records
+        return work(shard)
 
     with pytest.raises(KeyboardInterrupt), open_stage(tmp_path / "out") as stage:
         run_shards(stage, shards, stopped)
-    assert (tmp_path / "out" / "a-00001.parquet").is_file()
-    lines = [json.loads(line) for line in (tmp_path / "out" / "journal.jsonl").read_text().splitlines()]
-    assert [list(line["files"]) for line in lines[1:]] == [["a-00000.parquet"]]
     with open_stage(tmp_path / "out") as stage:
         assert [shard.number for shard in missing(stage, shards)] == [1, 2]
 
 
-def test_a_worker_that_made_other_files_than_its_shards_is_a_bug(tmp_path):
+def test_a_worker_that_made_other_files_than_its_shards_is_a_bug(tmp_path, driver):
     with pytest.raises(AssertionError, match="shard 0 is"), open_stage(tmp_path / "out") as stage:
-        run_shards(
-            stage, cut(2, 2, ("a",)), lambda shard: write_tables(stage.root, {"c.parquet": pa.table({"x": [1]})})
-        )
+        driver(stage, cut(2, 2, ("a",)), Numbers(stage.root, tmp_path / "log", other=True))

@@ -23,7 +23,7 @@ from apmae.artifacts.manifest import (
     shard_file,
     write_tables,
 )
-from apmae.artifacts.shards import Shard, Work, cut, missing, run_shards
+from apmae.artifacts.shards import Shard, Work, add_shard, cut, missing, run_shards
 from apmae.artifacts.stage import Stage
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Shard",
     "Stage",
     "Work",
+    "add_shard",
     "cut",
     "fingerprint",
     "fixed_list",

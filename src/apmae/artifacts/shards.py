@@ -51,6 +51,18 @@ def missing(stage: Stage, shards: Iterable[Shard]) -> list[Shard]:
     return [shard for shard in shards if not stage.has(*shard.files)]
 
 
+def add_shard(stage: Stage, shard: Shard, records: Records) -> None:
+    """Note in the journal that a shard was made whole. Drivers call it as records come back, in any order.
+
+    Args:
+        stage: whose shard.
+        shard: which one.
+        records: what its worker returned.
+    """
+    assert records.keys() == set(shard.files), f"shard {shard.number} is {shard.files}, made {sorted(records)}"
+    stage.add(records)
+
+
 def run_shards(stage: Stage, shards: Iterable[Shard], work: Work) -> None:
     """Make the missing shards of a stage, one after another, here.
 
@@ -60,6 +72,4 @@ def run_shards(stage: Stage, shards: Iterable[Shard], work: Work) -> None:
         work: makes one.
     """
     for shard in missing(stage, shards):
-        records = work(shard)
-        assert records.keys() == set(shard.files), f"shard {shard.number} is {shard.files}, made {sorted(records)}"
-        stage.add(records)
+        add_shard(stage, shard, work(shard))
