@@ -13,11 +13,12 @@ from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausa
 
 from apmae import bundled, recipes
 from apmae.artifacts import read_json, read_manifest
+from apmae.cli import app
 from apmae.config import StudyConfig, parse
 from apmae.engine.prompts import load_prompts
 from apmae.model.mae import APMAE
 
-COMMANDS = ("demo", "run", "recipes", "prompts", "train", "evaluate", "encode", "cluster", "report", "tag", "show")
+COMMANDS = [command.callback.__name__ for command in app.registered_commands]
 JAVA = "class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n"
 ENCODE = ("--set", "batch=4", "--set", "shard_prompts=4", "--set", "exemplars_per_head=2")
 

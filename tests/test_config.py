@@ -77,7 +77,7 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (APMAEConfig, {"pattern_size": 100}, "APMAEConfig", "patch_size 32 does not divide pattern_size 100"),
         (APMAEConfig, {"pattern_size": 32}, "APMAEConfig", "a pattern of 1 patch cannot be masked"),
         (APMAEConfig, {"mask_ratio": 1}, "mask_ratio", "got 1"),
-        (APMAEConfig, {"scaling": "sqrt"}, "scaling", "'sqrt'"),
+        (APMAEConfig, {"scaling": "unknown"}, "scaling", "'unknown'"),
         (TrainConfig, {"steps": 0}, "steps", "got 0"),
         (TrainConfig, {"base_lr": inf}, "base_lr", "got inf"),
         (TrainConfig, {"base_lr": nan}, "base_lr", "got nan"),

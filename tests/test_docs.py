@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from apmae import schema
+from apmae import config, schema
 from apmae.config import (
     AtlasConfig,
     EncodeConfig,
@@ -24,13 +25,14 @@ from apmae.config import (
 from apmae.errors import MalformedError
 from apmae.prompts import own
 from apmae.prompts.files import read_prompts
+from apmae.prompts.languages import LANGUAGES
 from apmae.prompts.sentinels import FAMILIES
 from apmae.recipes import RECIPES, study_settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 ARTIFACTS, PIPELINE, README = ROOT / "docs/artifacts.md", ROOT / "docs/pipeline.md", ROOT / "README.md"
-SCORES = ROOT / "docs/scores.md"
+SCORES, TASKS = ROOT / "docs/scores.md", ROOT / "docs/tasks.md"
 SECTIONS = {
     "prompts": (PromptsConfig,),
     "train": (TrainConfig,),
@@ -39,6 +41,8 @@ SECTIONS = {
     "cluster": (AtlasConfig,),
     "STUDY.yaml": (StudyConfig,),
 }
+PARTS = {config.Config, config.APMAEConfig, config.CaptureConfig, config.LMConfig, config.CircuitsConfig}
+"""Settings that are listed with those that hold them, or in a document of their own."""
 IN_WORDS = {"tasks", "model", "out", "prompts", "encode", "atlas"}
 """Fields whose default is said in words."""
 TABLES = {
@@ -122,6 +126,11 @@ def test_every_option_that_set_takes_in_the_documents_is_a_setting():
     assert keys and keys <= fields
 
 
+def test_the_settings_of_every_stage_are_in_the_pipeline():
+    kinds = {value for value in vars(config).values() if isinstance(value, type) and issubclass(value, config.Config)}
+    assert {kind for section in SECTIONS.values() for kind in section} == kinds - PARTS
+
+
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_every_setting_is_in_the_pipeline_with_its_default(heading):
     fields = {name: default for kind in SECTIONS[heading] for name, default in defaults_of(kind).items()}
@@ -140,6 +149,28 @@ def test_every_setting_is_in_the_pipeline_with_its_default(heading):
         if isinstance(wanted, float):
             value = float(value)  # YAML 1.1 reads 1e-12 as text
         assert value == (list(wanted) if isinstance(wanted, tuple) else wanted), name
+
+
+def test_every_table_is_in_the_artifacts_and_so_is_the_format():
+    tables = {name for name, value in vars(schema).items() if isinstance(value, pa.Schema)}
+    assert tables == TABLES.keys() - {"embeddings(dim)"}
+    text = " ".join(ARTIFACTS.read_text().split())
+    assert f"the format number is {schema.FORMAT}." in text
+    assert f"| `format` | {schema.FORMAT};" in text
+
+
+def test_the_tables_and_figures_of_a_report_are_in_the_artifacts(real_study):
+    for folder, kind in (("tables", "csv"), ("figures", "png")):
+        listed = re.search(rf"^    {folder}/\*\.{kind} +(.*)$", ARTIFACTS.read_text(), re.MULTILINE)[1]
+        assert set(listed.split(", ")) == {path.stem for path in (real_study.folder / "report" / folder).iterdir()}
+
+
+def test_every_language_is_in_the_tasks_with_its_files_and_in_the_help():
+    _, *listed = rows(TASKS.read_text().split("\n## ")[0])
+    written = {name.strip("`"): tuple(re.findall(r"`(\.[^`]+)`", files)) for name, files, _ in listed}
+    assert written == {name: language.suffixes for name, language in LANGUAGES.items()}
+    said = re.search(r"Of the sources: (.*?)\.", re.sub(r"[\s│]+", " ", help_of("prompts")))[1]
+    assert set(re.split(r",? or |, ", said)) == LANGUAGES.keys()
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -91,7 +91,7 @@ def test_a_configuration_that_is_none(saved, content, message):
         ({"patch_size": 7}, "patch_size 7 does not divide pattern_size 40"),
         ({"patch_size": 0}, "patch_size: .*greater than or equal to 1, got 0"),
         ({"mask_ratio": 1.5}, "mask_ratio: .*less than 1, got 1.5"),
-        ({"scaling": "sqrt"}, "scaling: .*log_normalize"),
+        ({"scaling": "unknown"}, "scaling: .*log_normalize"),
         ({"encoder_depth": 3}, "encoder_depth: Extra inputs are not permitted"),
         ({"encoder_dim": "wide"}, "encoder_dim: .*got 'wide'"),
     ],

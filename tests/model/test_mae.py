@@ -19,6 +19,7 @@ from apmae.lm.tap import capture
 from apmae.model.mae import APMAE
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.scaling import SCALINGS
 
 BOTH = pytest.mark.parametrize("decoder_input", ["visible", "cls"])
 GRIDS = pytest.mark.parametrize("grid", ["triangle", "square"])
@@ -316,7 +317,7 @@ def test_pooled_patterns_are_encoded_by_their_rows(tiny, random_patterns):
     assert np.array_equal(model.encode(pooled), model.encode(whole))
 
 
-@pytest.mark.parametrize("scaling", ["log_normalize", "log", "raw"])
+@pytest.mark.parametrize("scaling", SCALINGS)
 def test_the_model_sees_its_configurations_scaling(tiny, random_patterns, scaling):
     patterns = random_patterns(2, 40)
     seen = tiny(scaling=scaling).scale(patterns)
@@ -339,7 +340,7 @@ def test_reconstruct_is_seeded_and_hides_what_it_says(tiny, random_patterns):
         ({"pattern_size": 32, "patch_size": 32}, "cannot be masked"),
         ({"mask_ratio": 1.0}, "less than 1"),
         ({"encoder_layers": 0}, "greater than or equal to 1"),
-        ({"scaling": "sqrt"}, "log_normalize"),
+        ({"scaling": "unknown"}, "log_normalize"),
         ({"dim": 3}, "Extra inputs"),
     ],
 )

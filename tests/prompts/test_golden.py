@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from apmae.config import tasks_of
+from apmae.prompts.languages import LANGUAGES
 from apmae.prompts.tasks import parse_spans
 
 SOURCES = Path(__file__).parent / "sources"
@@ -142,6 +144,13 @@ EXPECTED = {
     },
 }
 CASES = [(*file, task) for file, tasks in EXPECTED.items() for task in tasks]
+
+
+def test_every_language_has_a_file_of_traps_with_every_task():
+    """Java's is in test_tasks.py."""
+    assert {language for _, language in EXPECTED} == LANGUAGES.keys() - {"java"}
+    for (_, language), tasks in EXPECTED.items():
+        assert [*tasks, "random"] == list(tasks_of(language))
 
 
 @pytest.mark.parametrize(("name", "language", "task"), CASES)

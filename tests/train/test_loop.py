@@ -22,6 +22,7 @@ from apmae.model.blocks import MLP
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
+from apmae.patterns.scaling import SCALINGS
 from apmae.recipes import train_recipe
 from apmae.train import checkpoint, loop
 from apmae.train.batch import cropped, step_masking
@@ -117,7 +118,7 @@ def test_training_learns(tiny_train, tmp_path):
 
 
 @pytest.mark.parametrize("decoder_input", ["visible", "cls"])
-@pytest.mark.parametrize("scaling", ["log_normalize", "log", "raw"])
+@pytest.mark.parametrize("scaling", SCALINGS)
 def test_every_kind_of_model_trains(tiny_train, small_patterns, decoder_input, scaling, tmp_path):
     config = tiny_train(model={"decoder_input": decoder_input, "scaling": scaling}, steps=40, log_every=1)
     fit(config, ArraySource(small_patterns, 10, 0), folder=tmp_path)
