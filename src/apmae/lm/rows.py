@@ -110,7 +110,7 @@ def sight(attention: Attention) -> Sight:
     own, anything, later = [], [], []
     for begin in range(0, queries, _CHECK_ROWS):
         rows = slice(begin, min(begin + _CHECK_ROWS, queries))
-        seen = _visible(attention, everything, None, rows, slice(0, keys))
+        seen = _visible(attention, everything, rows, slice(0, keys))
         if seen is None:
             continue
         own.append(seen.diagonal(offset=offset + begin, dim1=-2, dim2=-1).any(1))
@@ -138,16 +138,13 @@ def sight(attention: Attention) -> Sight:
     return Sight(causal, None if whole else real, starts, ends)
 
 
-def _visible(
-    attention: Attention, prompts: Tensor, heads: Tensor | None, rows: slice, keys: slice
-) -> Bool[Tensor, "b s r t"] | None:
-    """Which keys the rows attend to; None: all that the causal rule leaves. ``heads`` b s; None: any one of all."""
+def _visible(attention: Attention, prompts: Tensor, rows: slice, keys: slice) -> Bool[Tensor, "b h r t"] | None:
+    """Which keys the rows attend to, one head for all where they agree; None: all that the causal rule leaves."""
     a = attention
     if a.scores is not None:
-        scores = a.scores[:, :1, rows, keys] if heads is None else a.scores[prompts[:, None], heads][:, :, rows, keys]
-        return scores[prompts] > a.lowest if heads is None else scores > a.lowest
+        return ~(a.scores[:, :1, rows, keys][prompts] <= a.lowest)  # a NaN is no padding: it is refused later
     if a.mask is not None:
-        return _allowed(_of_heads(a.mask, prompts, heads, rows, keys))
+        return _allowed(_of_heads(a.mask, prompts, None, rows, keys))
     if a.rule is None and a.padding is None and a.window is None:
         return None
     query = torch.arange(a.shape[3] - a.shape[2] + rows.start, a.shape[3] - a.shape[2] + rows.stop, device=a.device)
@@ -217,7 +214,7 @@ def _scores(a: Attention, chosen: _Chosen, seen: Sight, rows: slice, keys: slice
         scores.masked_fill_(~_allowed(mask), -torch.inf)
     elif a.scores is not None:
         scores.masked_fill_(scores <= a.lowest, -torch.inf)
-    elif (visible := _visible(a, chosen.prompts, chosen.heads, rows, keys)) is not None:
+    elif (visible := _visible(a, chosen.prompts, rows, keys)) is not None:
         scores.masked_fill_(~visible, -torch.inf)
     elif a.causal:
         first = rows.start + a.shape[3] - a.shape[2] - keys.start
