@@ -205,7 +205,8 @@ def test_what_masks_show(case):
     assert seen.causal == (not shown.triu(1).any())
     assert (tuple(seen.starts), tuple(seen.ends)) == (case.starts, case.ends)
     real = shown.any(-1)
-    assert seen.real is None if real.all() else torch.equal(seen.real, real)
+    assert torch.equal(torch.ones_like(real) if seen.real is None else seen.real, real)
+    assert (seen.real is None) == bool(real.all())
 
 
 def test_whole(case):
