@@ -215,6 +215,7 @@ def test_whole(case):
     patches, theirs = blank(SIZE, seen.causal), expected(a, case.allowed)
     write_whole(a, seen, CHOSEN, patches, bad)
     ours = unpacked(patches, SIZE, seen.causal)
+    assert int(patches.isfinite().sum()) == np.count_nonzero(ours), "something beyond the last token"
     for b, (start, end) in enumerate(zip(case.starts, case.ends, strict=True)):
         length = end - start
         assert np.abs(ours[b, :, :length, :length] - theirs[b, :, start:end, start:end]).max() <= 1e-6
@@ -231,6 +232,7 @@ def test_pooled(case, size):
     patches, theirs = blank(size, seen.causal), expected(a, case.allowed)
     write_pooled(a, seen, CHOSEN, patches, bad, size=size)
     ours = unpacked(patches, size, seen.causal)
+    assert int(patches.isfinite().sum()) == np.count_nonzero(ours), "something beyond the last block"
     for b, (start, end) in enumerate(zip(case.starts, case.ends, strict=True)):
         blocks = min(size, end - start)
         edges = [start + i * (end - start) // blocks for i in range(blocks + 1)]
