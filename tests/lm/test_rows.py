@@ -205,7 +205,8 @@ def test_what_masks_show(case):
     assert seen.causal == (not shown.triu(1).any())
     assert (tuple(seen.starts), tuple(seen.ends)) == (case.starts, case.ends)
     real = shown.any(-1)
-    assert seen.real is None if real.all() else torch.equal(seen.real, real)
+    assert torch.equal(torch.ones_like(real) if seen.real is None else seen.real, real)
+    assert (seen.real is None) == bool(real.all())
 
 
 def test_whole(case):
@@ -214,6 +215,7 @@ def test_whole(case):
     patches, theirs = blank(SIZE, seen.causal), expected(a, case.allowed)
     write_whole(a, seen, CHOSEN, patches, bad)
     ours = unpacked(patches, SIZE, seen.causal)
+    assert int(patches.isfinite().sum()) == np.count_nonzero(ours), "something beyond the last token"
     for b, (start, end) in enumerate(zip(case.starts, case.ends, strict=True)):
         length = end - start
         assert np.abs(ours[b, :, :length, :length] - theirs[b, :, start:end, start:end]).max() <= 1e-6
@@ -230,6 +232,7 @@ def test_pooled(case, size):
     patches, theirs = blank(size, seen.causal), expected(a, case.allowed)
     write_pooled(a, seen, CHOSEN, patches, bad, size=size)
     ours = unpacked(patches, size, seen.causal)
+    assert int(patches.isfinite().sum()) == np.count_nonzero(ours), "something beyond the last block"
     for b, (start, end) in enumerate(zip(case.starts, case.ends, strict=True)):
         blocks = min(size, end - start)
         edges = [start + i * (end - start) // blocks for i in range(blocks + 1)]
