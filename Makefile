@@ -23,12 +23,12 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # What the default suite leaves out: all but one family of each mechanism, and flex attention, which compiles for a
 # minute and needs a C++ compiler.
 test-slow: install
-	$(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 4 --dist worksteal
 
 clean:
 	rm -rf $(VENV) demo-study
