@@ -48,7 +48,7 @@ def train(
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Train an AP-MAE on the patterns that a model makes. A killed run goes on from its checkpoint.
+    """Train an AP-MAE on the patterns that a model makes. A killed run resumes from its checkpoint.
 
     On several GPUs or machines: torchrun --nproc-per-node 8 -m apmae train ..., with a folder that all of them see.
     """
@@ -101,7 +101,7 @@ def encode(
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Run the model, capture its heads and encode every pattern. A killed run goes on after its last shard."""
+    """Run the model, capture its heads and encode every pattern. A killed run resumes after its last shard."""
     from apmae.config import EncodeConfig, parse
 
     values = {**_heads(heads), "seed": seed, **settings(set_)}
@@ -130,7 +130,7 @@ def evaluate(
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Measure every encoder's loss on every language model's patterns. A killed run goes on after its last shard."""
+    """Measure every encoder's loss on every language model's patterns. A killed run resumes after its last shard."""
     from apmae.config import EvaluateConfig, parse
 
     values = {**_heads(heads), "seed": seed, **settings(set_)}
