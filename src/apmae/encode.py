@@ -154,7 +154,7 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
             "repository": prompt.repository,
             "split": prompt.split,
             "tokens": list(window.tokens),
-            "expected": window.expected_text,
+            "expected": window.text,
             "outcome": said.outcome,
             **{name: value for name, value in said._asdict().items() if name != "correct"},
         }
