@@ -17,7 +17,7 @@ Share = Annotated[float | Literal["all"], AfterValidator(_expect_share)]
 
 
 class LMConfig(Config):
-    """A language model, how it is loaded and how its answers are judged: what a worker needs to load the same one again."""
+    """A language model, how it is loaded and how its answers are judged: all that a worker needs to do the same."""
 
     source: str = "bundled"
     """Folder or hub id of a transformers model, or "bundled", "bundled-medium" or "bundled-small"."""

@@ -182,7 +182,7 @@ def _waiting(quota: Quota, tried: Counter[str], limit: int) -> tuple[int, str]:
                 kind = "" if outcome == "any" else f" {outcome}"
                 longest, note = more, f"{task}: {found} of {wanted}{kind}, {tried[task]} asked"
         total += rarest
-    return total, note
+    return total, note or "every task has its prompts, or was given up"
 
 
 def _counted(rejected: Counter[str]) -> dict[str, int]:
