@@ -240,7 +240,8 @@ def test_the_tour_of_the_library_runs(command_line, tmp_path):
     result = command_line.run(code="\n".join(blocks(LIBRARY, "python")), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "'strength'" in result.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"heads.html", "my-atlas", "my-encoder", "patterns.safetensors"}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"heads.html", "my-atlas", "my-encoder", "patterns.safetensors"}
 
 
 def test_every_study_file_is_valid():

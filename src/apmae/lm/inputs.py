@@ -1,4 +1,8 @@
-"""What a forward is given: its token ids, and whether the model has positions for them."""
+"""What a forward is given: its token ids, and whether the model has positions for them.
+
+A prompt longer than a table of learned positions is refused before the model fails on it. With rotary positions the
+model runs on, and what it does there is what is captured.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
