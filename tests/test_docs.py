@@ -32,7 +32,8 @@ from apmae.recipes import RECIPES, study_settings
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 ARTIFACTS, PIPELINE = ROOT / "docs/artifacts.md", ROOT / "docs/pipeline.md"
-LIBRARY, SCORES, TASKS = ROOT / "docs/library.md", ROOT / "docs/scores.md", ROOT / "docs/tasks.md"
+LIBRARY, LONG_CONTEXTS = ROOT / "docs/library.md", ROOT / "docs/long_contexts.md"
+SCORES, TASKS = ROOT / "docs/scores.md", ROOT / "docs/tasks.md"
 SECTIONS = {
     "prompts": (PromptsConfig,),
     "train": (TrainConfig,),
@@ -202,6 +203,17 @@ def test_the_example_of_the_scores_runs(command_line, tmp_path):
     result = command_line.run(code=code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"96 {list(schema.SCORES)}\n"
+
+
+def test_the_example_of_long_contexts_runs(command_line, tmp_path):
+    (code,) = blocks(LONG_CONTEXTS, "python")
+    code += "\nprint(input_ids.shape[1], len(tap.patterns), *tap.patterns.labels(0)[:2])"
+    result = command_line.run(code=code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    tokens, patterns, *labels = result.stdout.split()
+    assert int(tokens) == 1400
+    assert int(patterns) == 12  # a quarter of 48 heads
+    assert all(f"'{label}'" in code for label in labels)
 
 
 def test_token_kinds_are_listed_in_order():
