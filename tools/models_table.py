@@ -19,11 +19,11 @@ HEAD = """\
 
 <!-- made by tools/models_table.py: change that, or tests/lm/families.yaml, not this page -->
 
-This page lists the families that `apmae.capture` reads, and how close it comes to the attention that transformers itself
-returns (`attn_implementation="eager"`). Every row was run with a small random model of transformers {version}:
-{prompts} prompts of {size} tokens, without padding, padded on the right and padded on the left. In every case the logits were
-bit-identical with and without capture. Loading a model repeats the comparison on its own weights and refuses the model
-if the two differ.
+This page lists the families that `apmae.capture` reads, and how close it comes to the attention that transformers
+itself returns (`attn_implementation="eager"`). Every row was run with a small random model of transformers {version}:
+{prompts} prompts of {size} tokens, without padding, padded on the right and padded on the left. In every case
+the logits were bit-identical with and without capture. Loading a model repeats the comparison on its own weights and
+refuses the model if the two differ.
 
 - **reached**: how the attention is read. *interface*: the layers call a function of transformers' AttentionInterface
   (sdpa, eager, flash, flex); *own code*: they attend by themselves and are read at their softmax or
@@ -40,9 +40,9 @@ if the two differ.
 """
 
 REFUSED_HEAD = """
-`falcon-alibi` is compared with eager attention that adds ALiBi once, as SDPA does and as the model was trained. The eager
-code of transformers 5.23 adds it to a mask that contains it already. A model loaded with eager attention is captured as
-it is.
+`falcon-alibi` is compared with eager attention that adds ALiBi once, as SDPA does and as the model was trained. The
+eager code of transformers 5.23 adds it to a mask that contains it already. A model loaded with eager attention is
+captured as it is.
 
 ## Refused
 
