@@ -1,7 +1,4 @@
-"""What the sources that a user gives mean: source files, one file of prompts, or circuits. Torch-free.
-
-It is here because only ``engine`` and ``cli`` ask, and ``cli`` imports nothing below ``engine``.
-"""
+"""What the sources that a user gives mean: source files, one file of prompts, or circuits. Torch-free."""
 
 from collections.abc import Sequence
 from pathlib import Path

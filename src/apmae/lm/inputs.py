@@ -1,8 +1,4 @@
-"""What a forward is given: its token ids, and whether the model has positions for them.
-
-A prompt longer than a table of learned positions is refused before the model fails on it. With rotary positions the
-model runs on, and what it does there is what is captured.
-"""
+"""What a forward is given: its token ids, and whether the model has positions for them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

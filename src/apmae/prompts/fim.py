@@ -2,8 +2,6 @@
 
 Prefix, completion and suffix are tokenised each by itself, so that no token crosses the border of the span: the first
 token of the completion is a token of its own, which the model can get right or wrong.
-
-CodeLlama's suffix has no space before it, as in its authors' code; transformers 5's own tokenizer class puts one there.
 """
 
 from collections.abc import Callable, Sequence
