@@ -1,4 +1,7 @@
-"""What the commands share: options, ``--set``, and how the model is loaded."""
+"""What the commands share: options, ``--set``, and how the model is loaded.
+
+How a model is loaded is added to a command by a decorator, so that the commands cannot drift apart.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping

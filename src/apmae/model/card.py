@@ -2,6 +2,10 @@
 
 A manifest may be a stranger's. Nothing of it enters the YAML head; in the Markdown it stands in table cells only, as
 text that cannot become a link, an image, HTML or another cell.
+
+A card is written when it is needed: by a push, and by ``save_pretrained`` of an encoder loaded from a training, whose
+manifest stays behind. The folder of a training has the manifest and gets none. A card in the published layout is not
+taken over, because it says to load the weights with other code. Languages, paths and sources are not in a manifest.
 """
 
 import json

@@ -1,4 +1,8 @@
-"""AP-MAE files: ``config.json`` and ``model.safetensors``, ours or published, of a folder or a hub."""
+"""AP-MAE files: ``config.json`` and ``model.safetensors``, ours or published, of a folder or a hub.
+
+``config.json`` has a format number, so that a newer layout is refused by number and not by the first field that does
+not fit. Weights that are not finite are refused: every embedding would be NaN.
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple

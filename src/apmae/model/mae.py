@@ -3,6 +3,9 @@
 Only patches on or below the diagonal are embedded and decoded. With ``grid="square"`` positions are numbered over the
 whole grid and encoding feeds all of it, zeros above the diagonal included, as the released models expect.
 
+Positions are looked up with ``F.embedding``, not by index: the gradient of an index is summed in no fixed order by
+several threads, and two runs were never equal.
+
 Axes: n patterns, k patches (36 at paper size), p pixels along a patch, q pixels of a patch (p * p), v visible and
 m masked patches, d encoder width, e decoder width.
 """

@@ -3,6 +3,10 @@
 Our file holds ``log_patches`` in its dtype, ``prompt``, ``layer`` and ``head`` as int64, and ``texts``, the bytes of a
 JSON object with tokens, lengths and rows by prompt number. Its metadata has one entry, ``apmae``: a JSON object with
 the artifact's kind and format, size, causal and reach. In memory, what a file holds are the arguments of ``Patterns``.
+
+Texts are a tensor and not metadata because safetensors refuses a header over 100 MB, which the tokens of long prompts
+reach. In a foreign array of three axes each pattern is its own prompt, as in ``from_probabilities``; layers and heads
+are read from four or five axes only, and whether it is causal is found from the data.
 """
 
 import json

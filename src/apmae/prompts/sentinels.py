@@ -2,6 +2,13 @@
 
 An arrangement is written as a template, the text that a model was trained to see in front of the completion, such as
 ``<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>``.
+
+One template says sentinels and order, as completion tools write it; three strings and an order could not say
+Codestral's, which has no sentinel before the completion. Sentinels are found by name, not by training: a tokenizer may
+have them though its model was never trained to infill (Qwen2.5, Mistral), for which there is ``none``. Ids past the
+model's embeddings are no sentinels (CodeLlama 34B). ``▁<PRE>`` is a sentinel; the ``<PRE>`` of Javadoc is none.
+
+CodeLlama's suffix has no space before it, as in its authors' code; transformers 5's own tokenizer class puts one there.
 """
 
 import re

@@ -1,4 +1,8 @@
-"""Pictures of single heads and contact sheets of all, as matplotlib figures. Axes: t rows of a pattern."""
+"""Pictures of single heads and contact sheets of all, as matplotlib figures. Axes: t rows of a pattern.
+
+Probabilities have one fixed scale (log10 from -4 to 0), not the encoder's: that one depends on each pattern's smallest
+entry, so two heads, or a head on two prompts, could not be compared, and no colour bar could be drawn.
+"""
 
 from collections.abc import Sequence
 from functools import cache

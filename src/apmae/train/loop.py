@@ -1,6 +1,8 @@
 """The training loop: AdamW, cosine, loss on masked patches (paper section 4, Training Setup).
 
 Any number of processes train as one would on the whole batch: the mean is over the masked pixels of all of them.
+
+Panels show the step's own batch, after the step: fixed patterns would have to outlive a kill.
 """
 
 import hashlib

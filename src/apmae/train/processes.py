@@ -1,4 +1,10 @@
-"""The processes of a run: one, or as many as ``torchrun`` started, on one machine or several (Accelerate)."""
+"""The processes of a run: one, or as many as ``torchrun`` started, on one machine or several (Accelerate).
+
+Of Accelerate we use starting processes, parallel wrapping, ``no_sync``, reducing, gathering and trackers. Not its mixed
+precision, which patches the model's forward for good and is fixed for the whole process by the first call; autocast is
+one line. Its state is reset only where a run is on another kind of device than the one before. One process wraps
+nothing. What crosses between processes is pickled by torch among themselves; nothing on disk is.
+"""
 
 import json
 import os
