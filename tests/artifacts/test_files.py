@@ -87,7 +87,7 @@ def test_a_path_that_cannot_be_written_is_said_so(tmp_path, write):
     with pytest.raises(ArtifactError, match=r"cannot write \S*file/x: .*; check the folder"):
         write(tmp_path / "file" / "x")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ArtifactError, match=r"cannot write \S*folder: Is a directory"):
+    with pytest.raises(ArtifactError, match=r"expected a file to write, \S*folder is a folder; add a file name"):
         write(tmp_path / "folder")
     assert sorted(contents(tmp_path)) == ["file"]
 

@@ -27,9 +27,42 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def expect_place(path: Path, *, folder: bool = False) -> None:
+    """Check that a file, or with ``folder`` a folder of files, can be written at a path, before anything is made.
+
+    Raises:
+        ArtifactError: if something else is in the way, or the folder that it would be in cannot be written.
+    """
+    if _is_special(path) and not folder:
+        return
+    if path.is_dir() and not folder:
+        raise ArtifactError(f"expected a file to write, {path} is a folder; add a file name")
+    if folder and path.exists() and not path.is_dir():
+        raise ArtifactError(f"expected a folder to write, {path} is a file; choose another")
+    above = path if folder else path.parent
+    try:
+        while not above.exists():
+            above = above.parent
+    except OSError as error:  # a name that is too long, for instance
+        raise write_error(path, error) from error
+    if not above.is_dir():
+        raise ArtifactError(f"cannot write {path}: {above} is a file; check the folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise write_error(path, PermissionError(errno.EACCES, f"no permission to write in {above}"))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path names a pipe or a device, such as /dev/stdout: written to, not replaced."""
+    return path.exists() and not path.is_dir() and (not path.is_file() or path.is_relative_to("/dev"))
+
+
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
     """A temporary neighbour of ``path`` to write; synced and renamed to it at the end, or else removed."""
+    expect_place(path)
+    if _is_special(path):
+        yield path
+        return
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,9 @@ def run(
 
 
 def _study(config: Any, overwrite: bool) -> None:
+    from apmae.engine.checks import expect_study
+
+    expect_study(config, overwrite=overwrite)
     from apmae.engine.report import print_report
     from apmae.engine.study import run_study, short_prompts
 
