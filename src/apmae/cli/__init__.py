@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 
 from apmae.cli import heads, hub, prompts, stages, study
+from apmae.cli.streams import drained
 from apmae.errors import ApmaeError, MalformedError
 
 app = typer.Typer(
@@ -30,21 +31,36 @@ for _panel, _commands in _PANELS.items():
         app.command(rich_help_panel=_panel)(_command)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point: a user's mistake is one line on stderr (each, of a prompts file) and exit code 2."""
+    with drained() as output:
+        code = _code()
+        sys.stdout.flush()
+        if code == 0 and output.failure is not None:
+            reason = output.failure.strerror
+            code = _fail(f"cannot write standard output: {reason}; files that the command wrote are whole")
+    sys.exit(code)
+
+
+def _code() -> int:
     try:
         app()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
     except MalformedError as error:
-        _fail(error.heading if len(error.mistakes) > 1 else str(error), error.mistakes)
+        return _fail(error.heading if len(error.mistakes) > 1 else str(error), error.mistakes)
     except ApmaeError as error:
-        _fail(str(error))
+        return _fail(str(error))
     except OSError as error:
         where = "" if error.filename is None else f" {error.filename}"
-        _fail(f"cannot read or write{where}: {error.strerror or error}; check the path, its permissions and the disk")
+        return _fail(
+            f"cannot read or write{where}: {error.strerror or error}; check the path, its permissions and the disk"
+        )
+    return 0
 
 
-def _fail(message: str, mistakes: Sequence[str] = ()) -> NoReturn:
+def _fail(message: str, mistakes: Sequence[str] = ()) -> int:
     typer.echo(f"apmae: {' '.join(message.splitlines())}", err=True)
     for mistake in mistakes if len(mistakes) > 1 else ():
         typer.echo(f"  {mistake}", err=True)
-    sys.exit(2)
+    return 2
