@@ -214,8 +214,9 @@ def test_training_from_a_corpus_is_one_command(apmae_command, tmp_path):
 
 def test_recipes_are_listed_and_printed_as_studies(apmae_command, tmp_path):
     listed = apmae_command("recipes")
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == list(recipes.RECIPES)
-    assert all(recipes.recipe(line.split()[0]).digest == line.split()[1] for line in listed.stdout.splitlines())
+    rows = [line.split() for line in listed.stdout.splitlines() if line.strip()][2:]
+    assert [row[0] for row in rows] == list(recipes.RECIPES)
+    assert all(recipes.recipe(row[0]).digest == row[-1] for row in rows)
     printed = apmae_command("recipes", "paper-7b").stdout
     assert parse(StudyConfig, yaml.safe_load(printed), "printed") == recipes.paper("7b")
     (tmp_path / "study.yaml").write_text(printed)
