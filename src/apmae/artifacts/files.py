@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from apmae.errors import ArtifactError
 
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 """What a file is called while it is written; a killed run leaves it behind."""
+_STREAMS = ("/dev/stdout", "/dev/stderr")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -33,33 +35,41 @@ def expect_place(path: Path, *, folder: bool = False) -> None:
     Raises:
         ArtifactError: if something else is in the way, or the folder that it would be in cannot be written.
     """
-    if _is_special(path) and not folder:
+    _expect_kind(path, folder=folder)
+    if _is_special(path):
         return
-    if path.is_dir() and not folder:
-        raise ArtifactError(f"expected a file to write, {path} is a folder; add a file name")
-    if folder and path.exists() and not path.is_dir():
-        raise ArtifactError(f"expected a folder to write, {path} is a file; choose another")
     above = path if folder else path.parent
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # says whether the name itself is possible
         while not above.exists():
             above = above.parent
-    except OSError as error:  # a name that is too long, for instance
+        with TemporaryFile(dir=above):  # only an attempt knows of disks that are read-only or full
+            pass
+    except NotADirectoryError:
+        raise ArtifactError(f"cannot write {path}: {above} is a file; check the folder") from None
+    except OSError as error:
         raise write_error(path, error) from error
-    if not above.is_dir():
-        raise ArtifactError(f"cannot write {path}: {above} is a file; check the folder")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise write_error(path, PermissionError(errno.EACCES, f"no permission to write in {above}"))
+
+
+def _expect_kind(path: Path, *, folder: bool = False) -> None:
+    if os.path.isdir(path) and not folder:
+        raise ArtifactError(f"expected a file to write, {path} is a folder; add a file name")
+    if folder and os.path.exists(path) and not os.path.isdir(path):
+        raise ArtifactError(f"expected a folder to write, {path} is a file; choose another")
 
 
 def _is_special(path: Path) -> bool:
     """Whether a path names a pipe or a device, such as /dev/stdout: written to, not replaced."""
-    return path.exists() and not path.is_dir() and (not path.is_file() or path.is_relative_to("/dev"))
+    if not os.path.exists(path) or os.path.isdir(path):
+        return False
+    return not os.path.isfile(path) or str(path) in _STREAMS or path.is_relative_to("/dev/fd")
 
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
     """A temporary neighbour of ``path`` to write; synced and renamed to it at the end, or else removed."""
-    expect_place(path)
+    _expect_kind(path)
     if _is_special(path):
         yield path
         return
