@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from apmae.config import LMConfig, parse
-from apmae.errors import ConfigError, ModelError, first_line
+from apmae.errors import ApmaeError, ConfigError, ModelError, first_line
 from apmae.lm.attention import refusal
 from apmae.lm.check import check_capture
 from apmae.lm.folder import expect_model, path_of
@@ -62,9 +62,10 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model, factory, info = _read(config, path)
         tokenizer = _load_tokenizer(path)
-    except ModelError:
+        _sentinels(tokenizer, config.infill, None, path)  # refused before the weights are read
+        model, factory, info = _read(config, path)
+    except ApmaeError:
         raise
     except Exception as error:  # transformers raises many kinds; whatever it says, there is no model
         if "not compiled with CUDA" in str(error) or "No CUDA GPUs" in str(error) or "NVIDIA driver" in str(error):
@@ -128,7 +129,7 @@ def _expect_weights(model: Any, config: LMConfig, info: dict[str, Any]) -> None:
         )
 
 
-def _sentinels(tokenizer: Any, infill: str, vocabulary: int, path: str) -> Sentinels | None:
+def _sentinels(tokenizer: Any, infill: str, vocabulary: int | None, path: str) -> Sentinels | None:
     if getattr(tokenizer, "is_fast", False):
         return find_sentinels(tokenizer.backend_tokenizer, infill, vocabulary)
     if infill not in ("auto", "none"):
