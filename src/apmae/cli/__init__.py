@@ -2,21 +2,24 @@
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
 from apmae.cli import heads, hub, prompts, stages, study
+from apmae.cli.examples import ABOUT, EXAMPLES
+from apmae.cli.options import say
 from apmae.cli.streams import drained
 from apmae.errors import ApmaeError, MalformedError
 
 app = typer.Typer(
     name="apmae",
-    help="Find, name and tag the attention patterns of a language model's heads.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    epilog=ABOUT,
 )
 
 _PANELS = {
@@ -28,7 +31,23 @@ _PANELS = {
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_panel)(_command)
+        _example, _advice = EXAMPLES[_command.__name__]
+        app.command(rich_help_panel=_panel, epilog=f"Example: {_example}\n\n{_advice}")(_command)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        say(f"apmae {version('apmae')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Find, name and tag the attention patterns of a language model's heads."""
 
 
 def main() -> NoReturn:

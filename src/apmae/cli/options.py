@@ -38,7 +38,7 @@ _LOADING = {
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact made from something else.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the stage, for instance mask_ratio=0.75."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the stage; docs/pipeline.md has them."),
 ]
 
 
