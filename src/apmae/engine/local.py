@@ -120,8 +120,9 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
     Returns:
         The manifest's counts.
     """
-    encoded = read_manifest(embeddings, "encode").counts
-    inputs = {"encode": fingerprint(embeddings)}
+    manifest = read_manifest(embeddings, "encode")
+    encoded, encoder = manifest.counts, manifest.inputs["encoder"]
+    inputs = {"encode": fingerprint(embeddings), "encoder": encoder}
     with Stage.open(out, "cluster", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "cluster").counts
@@ -139,6 +140,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 config=config,
                 num_heads=encoded["layers"] * encoded["heads"],
                 measured=measured,
+                encoder=encoder,
             )
             advance(note=f"{len(atlas.clusters)} clusters")
             points = table.select(["prompt", "layer", "head", "task", "outcome"])

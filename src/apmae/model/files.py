@@ -1,5 +1,8 @@
 """AP-MAE files: ``config.json`` and ``model.safetensors``, ours or published, of a folder or a hub."""
 
+import json
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from apmae import bundled
-from apmae.artifacts import fingerprint, read_json, replacing, write_json, write_through
+from apmae.artifacts import read_json, replacing, write_json, write_through
 from apmae.config import APMAEConfig, parse
 from apmae.errors import ArtifactError, ConfigError, ModelError
 from apmae.model import released
@@ -45,10 +48,15 @@ def save(
             file.write(card.encode())
 
 
-def content_of(source: str) -> str:
-    """What an encoder is, by content; of a hub id the id."""
-    folder = _folder(source)
-    return fingerprint(folder) if folder.is_dir() else source
+def content_of(config: APMAEConfig, weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a model's settings and float32 weights: the same wherever its files are, and whoever wrote them."""
+    # Only what differs from the defaults: a setting that is new in a later version leaves the hash as it was.
+    settings = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    digest = sha256(settings.encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"\0{name}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()
 
 
 def load(source: str | Path) -> Files:
@@ -104,12 +112,8 @@ def _config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _folder(source: str | Path) -> Path:
-    return bundled.encoder() if str(source) == "bundled" else Path(source)
-
-
 def _find(source: str | Path) -> Path:
-    folder = _folder(source)
+    folder = bundled.encoder() if str(source) == "bundled" else Path(source)
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise ModelError(f"expected an AP-MAE in {folder}, it has no {CONFIG}; was its training finished?")
