@@ -62,6 +62,12 @@ def progress(title: str, total: int | None, *, done: int = 0) -> Iterator[Advanc
         yield advance
 
 
+def notice(text: str) -> None:
+    """Say something that is no mistake, in a line on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def _lines(title: str, total: int | None, done: int) -> Advance:
     """Without a terminal: a line at every tenth of the work, for logs."""
     state = {"done": done, "total": total, "printed": -1}

@@ -1,6 +1,8 @@
 """The train stage: from prompts, a corpus or stored patterns to an encoder's folder."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -77,6 +79,20 @@ def test_training_leaves_out_what_the_model_gets_wrong(tmp_path, bundled_lm):
         assert counts["prompts"] == prompts
         assert counts["epochs"] == counts["asked"] // prompts > 1
         assert counts["correct"] == counts["asked"], "this model says so, whatever the file does"
+
+
+def test_a_damaged_encoder_is_not_trained_again_unasked(tmp_path, bundled_lm, real_study):
+    shutil.copytree(real_study.folder / "encoder", tmp_path / "encoder")
+    with (tmp_path / "encoder" / "model.safetensors").open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"1234")
+    before = files(tmp_path)
+    train, prompts = real_study.config.train, real_study.folder / "train-prompts.parquet"
+    with pytest.raises(
+        ArtifactError, match="model.safetensors: its content has changed; put back a copy, or pass --over"
+    ):
+        train_encoder(bundled_lm, prompts, tmp_path / "encoder", train)
+    assert files(tmp_path) == before
 
 
 def test_an_encoder_longer_than_the_models_inputs_is_refused(tmp_path, bundled_lm, real_study):

@@ -207,7 +207,7 @@ def _stage(
     with ExitStack() as stack:
         stage = None
         if accelerator.is_main_process:
-            stage = stack.enter_context(Stage.open(out, "train", config, inputs, overwrite=overwrite))
+            stage = stack.enter_context(Stage.open(out, "train", config, inputs, overwrite=overwrite, repairs=False))
             if not stage.finished and not stage.resumed:  # a checkpoint that is there is another run's
                 for stale in ((out / checkpoint.NAME), *(out / _PANELS).glob("*.png")):
                     stale.unlink(missing_ok=True)
