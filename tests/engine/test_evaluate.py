@@ -237,9 +237,9 @@ def test_a_model_that_is_not_there_leaves_what_the_others_gave(given, lms, tmp_p
     assert read_manifest(tmp_path / "out" / "bundled-small", "losses").counts["layers"] == 3
 
 
-def test_prompts_of_training_files_are_said(evaluated, given, lms, real_study, tmp_path):
+def test_prompts_of_training_files_are_said(evaluated, given, lms, train_prompts, tmp_path):
     assert evaluated.found.notes == ()
-    prompts = load_prompts(real_study.folder / "train-prompts.parquet")[:2]
+    prompts = load_prompts(train_prompts)[:2]
     assert {prompt.split for prompt in prompts} == {"train"}
     write_table(tmp_path / "train.parquet", to_table(prompts))
     found = cross_evaluate([lms["bundled-small"]], given.encoders, tmp_path / "train.parquet", tmp_path / "out", CONFIG)

@@ -20,7 +20,7 @@ from apmae.errors import ConfigError, TrainingError
 from apmae.lm.outcome import window_of
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.draw import build_prompts
-from apmae.train import checkpoint, lm_source
+from apmae.train import checkpoint, forwards
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS
 from apmae.train.source import ResumableSource
@@ -150,21 +150,24 @@ def test_windows_longer_than_a_pattern_are_pooled_or_cropped(make, prompts):
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 8), (7, 3), (60, 8), (60, 1), (41, 2)])
-def test_every_prompt_comes_once_an_epoch_in_a_new_order(make, count, width, monkeypatch):
-    monkeypatch.setattr(lm_source, "_SORTED_FORWARDS", 4)
+def test_every_prompt_comes_once_an_epoch_in_a_new_order(make, prompts, count, width, monkeypatch):
+    monkeypatch.setattr(forwards, "SORTED", 4)
     source = make(count=count, batch=width)
-    forwards, orders = source._forwards, []
+    row, orders, number = source._forwards, [], 0
     for epoch in range(3):
-        batches = [forwards[epoch * forwards.per_epoch + i] for i in range(forwards.per_epoch)]
+        batches = []
+        while row.seek(number).epoch == epoch:
+            batches.append(row[number])
+            number += 1
         assert max(len(batch.prompts) for batch in batches) <= width
         ids = [prompt.id for batch in batches for prompt in batch.prompts]
-        assert sorted(ids) == sorted(prompt.id for prompt in source.prompts)
+        assert sorted(ids) == sorted(prompt.id for prompt in prompts[:count])
         orders.append(tuple(ids))
         numbers = [batch.first + i for batch in batches for i in range(len(batch.prompts))]
         assert sorted(numbers) == list(range(epoch * count, (epoch + 1) * count))
     assert len(set(orders)) == (3 if count > 5 else 1)
     again = make(count=count, batch=width)._forwards[0]
-    assert [prompt.id for prompt in again.prompts] == [prompt.id for prompt in forwards[0].prompts]
+    assert [prompt.id for prompt in again.prompts] == [prompt.id for prompt in row[0].prompts]
 
 
 def test_prompts_of_a_forward_are_about_equally_long(make, bundled_lm, prompts):
@@ -173,8 +176,8 @@ def test_prompts_of_a_forward_are_about_equally_long(make, bundled_lm, prompts):
 
     windows = [window_of(bundled_lm, prompt, LENGTH).ids for prompt in prompts]
     as_drawn = run([windows[start : start + 8] for start in range(0, len(windows), 8)])
-    forwards = make()._forwards
-    ours = run([[window.ids for window in forwards[i].windows] for i in range(forwards.per_epoch)])
+    row = make()._forwards
+    ours = run([[window.ids for window in row[i].windows] for i in range(8)])  # 60 prompts, 8 a forward
     assert as_drawn > 1.3 and ours < 1.06
 
 
@@ -292,8 +295,8 @@ def test_only_patterns_of_correct_prompts_come(make, bundled_lm):
 
 def test_prompts_known_to_be_incorrect_are_not_even_asked(make, prompts):
     marked = [replace(p, outcome=(None, "incorrect", "correct")[i % 3]) for i, p in enumerate(prompts)]
-    assert len(make(prompts=marked, outcome="correct").prompts) == 40
-    assert len(make(prompts=marked).prompts) == 60
+    assert make(prompts=marked, outcome="correct").prompts.size == 40
+    assert make(prompts=marked).prompts.size == 60
     with pytest.raises(TrainingError, match="answers correctly, got 0 of 20; draw some with .* or set outcome to any"):
         make(prompts=marked[1::3], outcome="correct")
 
@@ -310,16 +313,16 @@ def test_a_model_that_never_answers_correctly_stops_with_the_count(make, prompts
 def test_one_correct_prompt_is_enough(make, prompts, bundled_lm):
     source = make(outcome="correct")
     source.batch(0)
-    one = next(p for p in by_number(source, source._taken).values() if p.id in right_ids(source, bundled_lm))
+    one = next(p for p in by_number(source, source._taken).values() if p.id in right_ids(prompts, bundled_lm))
     mixed = [one, *(replace(prompt, completion="\u6c38\u9060") for prompt in prompts[:30] if prompt.id != one.id)]
     few = make(prompts=mixed, outcome="correct", batch_size=12, buffer=120)
     for step in range(4):
         assert len(few.batch(step)) == 12
 
 
-def right_ids(source, lm):
+def right_ids(prompts, lm):
     found = set()
-    for prompt in source.prompts[:30]:
+    for prompt in prompts[:30]:
         window = window_of(lm, prompt, LENGTH)
         with torch.no_grad():
             if int(lm.model(input_ids=torch.tensor([window.ids])).logits[0, -1].argmax()) == window.expected:
