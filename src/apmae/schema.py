@@ -45,6 +45,7 @@ SCORES = (
     "uniform",
     "entropy",
     "local_width",
+    "later_sink",
 )
 """Hand-made scores of a pattern, defined in ``patterns/scores.py``: shares in [0, 1], but ``entropy`` is in nats and
 ``local_width`` in tokens."""
