@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-FORMAT = 3
+FORMAT = 4
 """Grows when a table changes shape, or what every manifest has: artifacts of another format are refused, not misread.
 Settings of a stage may grow without it: an artifact of others asks for ``--overwrite``."""
 
@@ -107,7 +107,8 @@ ENCODED_PROMPTS = pa.schema(
 
 
 def embeddings(dim: int) -> pa.Schema:
-    """One row a pattern: where it came from, its embedding and its scores.
+    """One row a pattern: where it came from, its embedding and its scores; ``sinks`` are the rows of its sinks
+    (``patterns/sinks.py``), the strongest first.
 
     Args:
         dim: length of an embedding.
@@ -121,6 +122,7 @@ def embeddings(dim: int) -> pa.Schema:
             pa.field("outcome", pa.string(), nullable=False),
             pa.field("embedding", pa.list_(pa.float16(), dim), nullable=False),
             *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
+            pa.field("sinks", pa.list_(pa.int32()), nullable=False),
             pa.field("key_kinds", pa.list_(pa.float32(), len(KINDS)), nullable=False),
             pa.field("query_kinds", pa.list_(pa.float32(), len(KINDS)), nullable=False),
         ]
@@ -213,6 +215,9 @@ TAGS = pa.schema(
         pa.field("measured", pa.string(), nullable=False),
         pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
         *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
+        pa.field("sinks", pa.list_(pa.int32()), nullable=False),
+        pa.field("sink_tokens", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""One row a head: what the atlas says of it on one prompt, and ``measured``, the name its own scores would give."""
+"""One row a head: what the atlas says of it on one prompt, and ``measured``, the name its own scores would give.
+``sinks`` are the positions of its sinks in the window, the strongest first, ``sink_tokens`` their texts."""
