@@ -133,7 +133,7 @@ def test_prompts_carry_what_the_model_saw_and_answered(real_study, prompts, capt
     for number, (row, prompt, (window, answer)) in enumerate(zip(rows, prompts, answers, strict=True)):
         assert (row["prompt"], row["id"], row["task"], row["path"]) == (number, prompt.id, prompt.task, prompt.path)
         assert row["tokens"] == list(window.tokens)
-        assert (row["expected"], row["outcome"]) == (window.expected_text, answer.outcome)
+        assert (row["expected"], row["outcome"]) == (window.text, answer.outcome)
         assert (row["expected"] == row["predicted"]) or row["outcome"] == "incorrect"
         assert row["max_probability"] == pytest.approx(answer.max_probability, abs=1e-4)
         assert row["max_probability"] >= row["expected_probability"] - 1e-6

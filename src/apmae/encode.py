@@ -69,7 +69,7 @@ def encode_shard(
     for captured in stream:
         batches.append(_tables(lm, mae, captured, config, len(prompts), asked=asked))
         if advance:
-            advance(len(captured.prompts), note=f"{len(captured.patterns) // len(captured.prompts)} heads a prompt")
+            advance(len(captured.prompts), note=f"{len(captured.patterns) // len(captured.prompts)} heads per prompt")
     tables = {name: pa.concat_tables([batch[i] for batch in batches]) for i, name in enumerate(shard.files)}
     return write_tables(root, tables)
 
@@ -155,7 +155,7 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
             "repository": prompt.repository,
             "split": prompt.split,
             "tokens": list(window.tokens),
-            "expected": window.expected_text,
+            "expected": window.text,
             "outcome": said.outcome,
             **{name: value for name, value in said._asdict().items() if name != "correct"},
         }

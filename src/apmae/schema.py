@@ -65,6 +65,8 @@ PROMPTS = pa.schema(
         pa.field("suffix", pa.string()),
         pa.field("outcome", pa.string()),
         pa.field("predicted", pa.string()),
+        pa.field("text_correct", pa.bool_()),
+        pa.field("token_correct", pa.bool_()),
         pa.field("max_probability", pa.float32()),
         pa.field("expected_probability", pa.float32()),
         pa.field("margin", pa.float32()),
@@ -78,8 +80,8 @@ PROMPTS = pa.schema(
     ]
 )
 """Prompts as text: ``line`` counts from 1, ``start`` is the span's first character in its file, ``suffix`` is null
-where the prompt has no right context, ``outcome`` is "correct", "incorrect" or null (no model was asked), the seven
-columns behind it are the model's answer (``prompts.prompt.Answer``), ``group`` is shared by prompts that belong
+where the prompt has no right context, ``outcome`` is "correct", "incorrect" or null (no model was asked), the nine
+columns after it are the model's answer (``prompts.prompt.Answer``), ``group`` is shared by prompts that belong
 together, ``counterfactual`` is another text in the place of ``prefix``, for which another completion is right,
 ``accepted`` are other right completions, ``wrong`` are those that the right ones compete with."""
 
@@ -95,6 +97,8 @@ ENCODED_PROMPTS = pa.schema(
         pa.field("expected", pa.string(), nullable=False),
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("predicted", pa.string(), nullable=False),
+        pa.field("text_correct", pa.bool_(), nullable=False),
+        pa.field("token_correct", pa.bool_(), nullable=False),
         pa.field("max_probability", pa.float32(), nullable=False),
         pa.field("expected_probability", pa.float32(), nullable=False),
         pa.field("margin", pa.float32(), nullable=False),

@@ -90,7 +90,7 @@ def test_the_expected_token_decides_the_outcome_alone(bundled_lm, mae, atlas):
     wrong = tag_prompt(bundled_lm, text_prompt("int x = ", "@Override", ";\n"), mae=mae, atlas=atlas)
     assert (right.answer.outcome, wrong.answer.outcome) == ("correct", "incorrect")
     assert repr(right.tags.to_pylist()) == repr(wrong.tags.to_pylist()), "as text: a NaN is not equal to itself"
-    assert right.window.expected_text == answer
+    assert right.window.text == answer
 
 
 def test_text_around_the_cursor_changes_what_is_seen(bundled_lm, mae, atlas):

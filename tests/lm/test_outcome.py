@@ -1,6 +1,7 @@
 """Answers against each prompt run by itself."""
 
 import math
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from apmae.config import PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.errors import CaptureError
 from apmae.lm.outcome import AskLM, answer, pad, window_of
-from apmae.prompts.draw import draw_prompts, shortfalls, with_outcomes
+from apmae.prompts.draw import build_prompts, draw_prompts, shortfalls, with_outcomes
 from apmae.prompts.prompt import Prompt
 
 TEXTS = [
@@ -61,8 +62,9 @@ def test_answers_of_a_padded_batch_are_each_prompts_own(bundled_lm, windows, kee
     for window, found in zip(windows, answers, strict=True):
         p = distribution(bundled_lm, window)
         assert found.predicted == bundled_lm.tokenizer.decode([p.argmax()])
-        assert found.correct == (p.argmax() == window.expected)
-        assert found.outcome == ("correct" if p.argmax() == window.expected else "incorrect")
+        assert found.token_correct == (p.argmax() == window.expected)
+        assert found.correct == found.text_correct
+        assert found.outcome == ("correct" if found.text_correct else "incorrect")
         assert found.max_probability == pytest.approx(p.max(), abs=1e-5)
         assert found.expected_probability == pytest.approx(p[window.expected], abs=1e-5)
         assert found.entropy == pytest.approx(-sum(x * math.log(x) for x in p if x > 0), abs=1e-4)
@@ -94,6 +96,12 @@ def greedy(lm, ids, count):
     return generated[0, len(ids) :].tolist()
 
 
+def written_by(lm, item, count):
+    """A window of which the model's own next tokens are the completion."""
+    ids = tuple(greedy(lm, item.ids, count))
+    return replace(item, completion=ids, text=lm.tokenizer.decode(ids))
+
+
 @torch.no_grad()
 def log_probability(lm, ids, span):
     """A float64 loop, one token at a time and without a cache."""
@@ -112,7 +120,7 @@ def test_a_span_is_scored_as_greedy_decoding_would_go(bundled_lm, monkeypatch, k
         monkeypatch.setattr(lm.model, "hf_device_map", {"model": 0, "lm_head": 1}, raising=False)
     first = [window_of(lm, prompt_of(*text), 64) for text in SPANS]
     # beside the written spans, those that the model itself would write: half of the cases are exact
-    own = [replace(item, completion=tuple(greedy(bundled_lm, item.ids, 7))) for item in first]
+    own = [written_by(bundled_lm, item, 7) for item in first]
     items = [*first, *own]
     answers = answer(lm, items, spans=True)
     for item, found in zip(items, answers, strict=True):
@@ -123,8 +131,9 @@ def test_a_span_is_scored_as_greedy_decoding_would_go(bundled_lm, monkeypatch, k
     alone = answer(lm, items)
     assert {(found.log_probability, found.exact) for found in alone} == {(None, None)}
     for found, other in zip(answers, alone, strict=True):
-        assert found[:2] == other[:2]
-        assert found[2:6] == pytest.approx(other[2:6], abs=1e-5)
+        assert found.predicted.startswith(other.predicted)
+        assert (found.token_correct, found.text_correct) == (other.token_correct, other.text_correct)
+        assert found[4:8] == pytest.approx(other[4:8], abs=1e-5)
 
 
 def test_halves_of_a_batch_that_is_too_large_answer_the_same(bundled_lm, monkeypatch):
@@ -150,11 +159,84 @@ def test_a_span_without_room_is_not_scored(bundled_lm):
     assert answers[0].expected_probability == pytest.approx(p[full.expected], abs=1e-5)
 
 
-def test_the_expected_token_decides(bundled_lm, windows):
-    predicted = int(distribution(bundled_lm, windows[0]).argmax())
-    right = replace(windows[0], completion=(predicted,))
-    wrong = replace(windows[0], completion=(predicted + 1,))
-    assert [found.correct for found in answer(bundled_lm, [right, wrong])] == [True, False]
+def words(text):
+    """Maximal runs of letters, digits and underscores, by a loop."""
+    runs, run = [], ""
+    for letter in text + " ":
+        if letter.isalnum() or letter == "_":
+            run += letter
+        elif run:
+            runs.append(run)
+            run = ""
+    return runs
+
+
+def test_an_outcome_is_that_of_the_text_that_greedy_decoding_writes(bundled_lm):
+    """Spans of one word or sign: right if they come first in what the model writes, not as a part of a token's word."""
+    config = PromptsConfig(per_task=9, tasks=("closing_bracket", "identifier", "numeric_literal", "math_operator"))
+    prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), config)
+    windows = [window_of(bundled_lm, prompt, 64) for prompt in prompts]
+    answers = answer(bundled_lm, windows, spans=True)
+    stricter = looser = 0
+    for prompt, window, found in zip(prompts, windows, answers, strict=True):
+        written = greedy(bundled_lm, window.ids, 8)
+        expected = prompt.completion
+        # it writes the expected tokens and one more; a word in other tokens than its own is not followed
+        alike = len(os.path.commonprefix([written, list(window.completion)]))
+        texts = [bundled_lm.tokenizer.decode(written[:count]).lstrip() for count in range(1, alike + 2)]
+        text = next((text for text in texts if len(text) >= len(expected)), texts[-1])
+        if expected[0].isalnum():
+            right = words(text)[:1] == [expected] and text.startswith(expected)
+        else:
+            right = text.startswith(expected)
+        assert found.text_correct == right, (expected, text)
+        assert found.token_correct == (written[0] == window.expected)
+        assert text.startswith(found.predicted.lstrip()) or found.predicted.lstrip().startswith(text)
+        stricter += found.token_correct and not right
+        looser += right and not found.token_correct
+    assert stricter and looser, "the sample should hold both kinds of difference"
+
+
+def test_the_rule_that_was_asked_for_decides(bundled_lm):
+    strict = replace(bundled_lm, config=bundled_lm.config.model_copy(update={"outcome_rule": "token"}))
+    item = window_of(bundled_lm, prompt_of("for (int i = 0; i < n; i", "+", ") {\n"), 64)
+    assert greedy(bundled_lm, item.ids, 1) != [item.expected], "the model writes ++"
+    (loose,), (paper,) = (answer(lm, [item]) for lm in (bundled_lm, strict))
+    assert (loose.correct, paper.correct) == (True, False)
+    assert loose._replace(correct=False) == paper
+
+
+def test_half_a_word_is_judged_by_what_greedy_decoding_makes_of_it(bundled_lm):
+    tokenizer = bundled_lm.tokenizer
+    prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), PromptsConfig(per_task=9))
+    items = [window_of(bundled_lm, prompt, 64) for prompt in prompts if prompt.task == "identifier"]
+    item = next(item for item in items if tokenizer.decode(greedy(bundled_lm, item.ids, 1)).isalpha())
+    first = greedy(bundled_lm, item.ids, 1)
+    begun = tokenizer.decode(first)
+    longer = replace(item, completion=(*first, *tokenizer.encode("Zq")), text=f"{begun}Zq")
+    (whole,) = answer(bundled_lm, [longer], spans=True)
+    assert (whole.text_correct, whole.token_correct) == (False, True)
+    assert whole.predicted == tokenizer.decode(greedy(bundled_lm, item.ids, 2))
+    (half,) = answer(bundled_lm, [longer])
+    assert half.predicted == begun
+    assert half.text_correct, "as far as it was looked at it is right"
+
+
+def test_a_special_token_is_no_text(bundled_lm, monkeypatch):
+    item = window_of(bundled_lm, prompt_of("class A {}\n", "<", "\n"), 64)
+    end = bundled_lm.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert end in bundled_lm.special
+    head = bundled_lm.model.get_output_embeddings().weight
+    with torch.no_grad():
+        hidden = bundled_lm.model.model(input_ids=torch.tensor([item.ids])).last_hidden_state[0, -1]
+        kept = head[end].clone()
+        try:
+            head[end] = 100 * hidden / hidden.norm() ** 2  # the end of the text has a logit of 100
+            (found,) = answer(bundled_lm, [item])
+        finally:
+            head[end] = kept
+    assert found.predicted == "<|endoftext|>"
+    assert (found.text_correct, found.token_correct) == (False, False)
 
 
 def test_another_completion_that_is_accepted_is_right_too(bundled_lm):
@@ -206,5 +288,5 @@ def test_balanced_prompts_are_half_and_half_and_truly_so(bundled_lm):
         assert prompt.answer.exact == (
             greedy(bundled_lm, window.ids, len(window.completion)) == list(window.completion)
         )
-        assert prompt.outcome == ("correct" if p.argmax() == window.expected else "incorrect")
+        assert prompt.answer.token_correct == (p.argmax() == window.expected)
     assert shortfalls(prompts, config) == []

@@ -38,7 +38,8 @@ class Guesses:
 
     def __call__(self, windows):
         sleep(self.answer_s)
-        return [Answer("x", sum(one.ids) % 2 == 0, 0.5, 0.5, 0.1, 1.0) for one in windows]
+        right = [sum(one.ids) % 2 == 0 for one in windows]
+        return [Answer("x", yes, yes, yes, 0.5, 0.5, 0.1, 1.0) for yes in right]
 
 
 # -- without a model ---------------------------------------------------------------------------------------------------

@@ -55,13 +55,13 @@ def test_a_window_by_hand():
     cut = window(TOKENIZER, "int x = ", "1", ";\n", length=16, sentinels=SENTINELS)
     assert cut.tokens == ("<fim_prefix>", "int", " x", " =", " ", "<fim_suffix>", ";", "\n", "<fim_middle>")
     assert cut.ids == (1, *encode("int x = "), 3, *encode(";\n"), 2)
-    assert (cut.expected, cut.expected_text) == (encode("1")[0], "1")
+    assert (cut.expected, cut.text) == (encode("1")[0], "1")
 
 
 def test_without_sentinels_or_suffix_there_is_left_context_only():
-    expected = tuple(encode("int x = "))
-    assert window(TOKENIZER, "int x = ", "1", ";\n", length=16, sentinels=None).ids == expected
-    assert window(TOKENIZER, "int x = ", "1", None, length=16, sentinels=SENTINELS).ids == expected
+    expected = tuple(encode("int x ="))
+    assert window(TOKENIZER, "int x =", " 1", ";\n", length=16, sentinels=None).ids == expected
+    assert window(TOKENIZER, "int x =", " 1", None, length=16, sentinels=SENTINELS).ids == expected
 
 
 def test_an_empty_suffix_is_a_suffix():
@@ -124,7 +124,12 @@ def test_any_text_gives_a_window_within_its_length(prefix, completion, suffix, l
     cut = window(TOKENIZER, prefix, completion, suffix, length=length, sentinels=sentinels, bos=bos)
     assert 1 <= len(cut.ids) <= length
     assert len(cut.tokens) == len(cut.ids)
-    assert cut.expected == encode(completion)[0]
+    blanks = cut.text.removesuffix(completion)
+    assert not blanks.strip()
+    assert prefix.endswith(blanks)
+    assert not (blanks and infill and suffix is not None), "a model that infills sees its prefix as it is"
+    prefix = prefix.removesuffix(blanks)
+    assert cut.expected == encode(blanks + completion)[0]
     ids = list(cut.ids)
     if bos is not None:
         assert ids.pop(0) == bos
@@ -181,12 +186,58 @@ def test_few_tokens_in_many_characters_still_fill_the_window():
 def test_a_tokenizer_that_puts_a_space_first_expects_the_completion_without_it():
     tokenizer = llama_like()
     assert tokenizer.encode("foo").tokens == ["\u2581foo"]
-    cut = window(tokenizer, "foo ", "foo", None, length=8, sentinels=None)
+    cut = window(tokenizer, "foo", "foo", None, length=8, sentinels=None)
     assert cut.expected == tokenizer.token_to_id("foo")
-    assert [tokenizer.id_to_token(i) for i in cut.ids] == ["\u2581foo", "\u2581"]
-    assert cut.tokens == (" foo", " ")
-    cut = window(tokenizer, "foo", " foo", None, length=8, sentinels=None)
-    assert (cut.expected, cut.expected_text) == (tokenizer.token_to_id("\u2581foo"), " foo")
+    assert [tokenizer.id_to_token(i) for i in cut.ids] == ["\u2581foo"]
+    assert cut.tokens == (" foo",)
+    cut = window(tokenizer, "foo ", "foo", None, length=8, sentinels=None, accepted=["oo"])
+    assert (cut.expected, cut.text) == (tokenizer.token_to_id("\u2581foo"), " foo")
+    assert (cut.accepted, cut.accepted_texts) == ((tokenizer.token_to_id("\u2581"),), (" oo",))
+    assert cut.tokens == (" foo",)
+    assert cut == window(tokenizer, "foo", " foo", None, length=8, sentinels=None, accepted=[" oo"])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "completion", "moved"),
+    [
+        ("int x ", "= 1;", " "),
+        ("f(a, ", '"s"', " "),
+        ("class A {\n    ", "return", " "),  # of an indentation the last space, as its words are in the vocabulary
+        ("x =    ", "foo", " "),
+        ("x;\n  ", "  y", "\n  "),  # a cursor inside an indentation, which is one token
+        ("int x = ", "1", ""),  # digits stand alone
+        ("if (a", " && b", ""),
+        ("foo(", ")", ""),  # "()" is one token, but only blanks move
+        ("x;\n", "y", ""),
+        ("x;\n\t", "y", ""),
+        (" ", "foo", ""),  # nothing would be left
+    ],
+)
+def test_without_infill_a_space_goes_with_the_word_after_it(prefix, completion, moved):
+    cut = window(TOKENIZER, prefix, completion, ";", length=64, sentinels=None)
+    assert cut.text == moved + completion
+    assert TOKENIZER.decode(list(cut.ids)) + moved == prefix
+    if prefix.strip() and completion != ")":  # the tokens are those of the text as a model reads it
+        assert [*cut.ids, *cut.completion] == encode(prefix + completion)
+    else:
+        assert cut.completion == tuple(encode(completion))
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_blanks_move_no_further_than_a_token_reaches(data):
+    text = data.draw(st.sampled_from(FILES))
+    place = data.draw(st.integers(1, len(text) - 20))
+    cut = window(TOKENIZER, text[:place], text[place : place + 20], None, length=64, sentinels=None)
+    moved = len(cut.text) - 20
+    start, crossing = 0, 0
+    for token in TOKENIZER.encode(text[max(0, place - 40) : place + 20], add_special_tokens=False).tokens:
+        text_of = TOKENIZER.decoder.decode([token])
+        if start < place - max(0, place - 40) < start + len(text_of):
+            crossing = place - max(0, place - 40) - start
+        start += len(text_of)
+    blank = not text[place - crossing : place].strip()
+    assert moved == (crossing if blank else 0)
 
 
 def test_a_tokenizer_that_puts_a_space_first_has_none_in_the_suffix_or_a_cut_prefix():

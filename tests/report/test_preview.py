@@ -38,7 +38,7 @@ def test_a_prompt_as_a_person_reads_it():
 
 
 def test_what_a_model_answered_is_said():
-    answer = Answer("\x1b[2J", False, 0.25, 0.1, 0.1, 1.0)
+    answer = Answer("\x1b[2J", False, False, False, 0.25, 0.1, 0.1, 1.0)
     assert shown(prompt(outcome="incorrect", answer=answer)).startswith(
         "1/1  eol  java  incorrect  x/A.java:7  train  id a  answered \u241b[2J at 25%\n"
     )

@@ -45,11 +45,13 @@ class Stage:
         lock: FileIO | None,
         *,
         resumed: bool = False,
+        notes: dict[str, Any] | None = None,
     ) -> None:
         self.out = out
         self.root = manifest_path(out).parent
         self.resumed = resumed
         """Whether an interrupted run of the same configuration is continued."""
+        self._notes = notes or {}
         self._head = head
         self._files = files
         self._lock = lock
@@ -108,20 +110,23 @@ class Stage:
             _remove(root, record.get("files", {}))
         lines = _journal_lines(journal, lock)
         if lines and any(lines[0].get(key) != head[key] for key in head):
-            written = [name for line in lines[1:] for name in line["files"]]
-            if written or _others(out):  # else the other run left nothing that could be lost
+            written = [name for line in lines[1:] for name in line.get("files", {})]
+            if len(lines) > 1 or _others(out):  # else the other run left nothing that could be lost
                 _refuse(out, "is half-way through", lines[0], head, overwrite)
             _remove(root, written)
             lock.truncate(0)
             lines = []
         files: Records = {}
+        notes: dict[str, Any] = {}
         for line in lines[1:]:
-            if all(_whole(root / name, file) for name, file in line["files"].items()):
-                files |= line["files"]
+            notes |= line.get("notes", {})
+            found = line.get("files", {})
+            if all(_whole(root / name, file) for name, file in found.items()):
+                files |= found
         for leftover in root.glob(f".{out.stem}.*" if out.suffix == ".parquet" else ".*"):
             if TEMPORARY.fullmatch(leftover.name):  # of a killed run: nobody else writes here
                 leftover.unlink(missing_ok=True)
-        stage = cls(out, head, files, lock, resumed=bool(lines))
+        stage = cls(out, head, files, lock, resumed=bool(lines), notes=notes)
         if not lines:
             stage._log(head)
         return stage
@@ -148,6 +153,21 @@ class Stage:
         """Note in the journal that files were written whole, all of them or none."""
         self._log({"files": dict(records)})
         self._files |= records
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What was noted so far, by this run or an interrupted one."""
+        return self._notes
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a value in the journal for a run that resumes this one; :meth:`finish` drops it.
+
+        Args:
+            key: what it is found by.
+            value: JSON-serialisable.
+        """
+        self._log({"notes": {key: value}})
+        self._notes[key] = value
 
     def write_tables(self, tables: Mapping[str, pa.Table]) -> None:
         """Write Parquet files that belong together, then note that they are whole."""
@@ -198,7 +218,7 @@ class Stage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._lock is not None and kind is not None and not self._files and not _others(self.out):
+        if self._lock is not None and kind is not None and not (self._files or self._notes) and not _others(self.out):
             self._lock.truncate(0)  # what could not start is not half-way
         if self._lock is not None:
             _leave(self.out, self._lock)
@@ -244,7 +264,8 @@ def _journal_lines(journal: Path, lock: FileIO) -> list[dict[str, Any]]:
             line = json.loads(text) if text.endswith(b"\n") else None
         except ValueError:
             line = None
-        if not isinstance(line, dict) or ("files" if lines else "stage") not in line:
+        expected = ("files", "notes") if lines else ("stage",)
+        if not isinstance(line, dict) or not any(key in line for key in expected):
             break
         lines.append(line)
         end += len(text)

@@ -29,6 +29,10 @@ _LOADING = {
             help="How it sees right context: auto (default), none, a family, or a template with {prefix} and {suffix}."
         ),
     ],
+    "outcome_rule": Annotated[
+        str | None,
+        typer.Option(help="When an answer is correct: its text (default), or its first token, as in the paper."),
+    ],
     "attention": Annotated[
         str | None, typer.Option(help="What computes its output: sdpa if there is (default), or flash_attention_2, ...")
     ],

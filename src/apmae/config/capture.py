@@ -17,7 +17,7 @@ Share = Annotated[float | Literal["all"], AfterValidator(_expect_share)]
 
 
 class LMConfig(Config):
-    """A language model and how it is loaded: what a worker needs to load the same one again."""
+    """A language model, how it is loaded and how its answers are judged: what a worker needs to load the same one again."""
 
     source: str = "bundled"
     """Folder or hub id of a transformers model, or "bundled", "bundled-medium" or "bundled-small"."""
@@ -35,6 +35,10 @@ class LMConfig(Config):
     attention: str | None = None
     """transformers' ``attn_implementation`` that computes its output, for instance "flash_attention_2"; by default
     sdpa, or eager where the family has none."""
+
+    outcome_rule: Literal["text", "token"] = "text"
+    """When an answer counts as correct: if its text continues the prompt as the completion does
+    (``prompts.prompt.continues``), or only if its first token is the completion's first (paper section 5)."""
 
     @model_validator(mode="before")
     @classmethod

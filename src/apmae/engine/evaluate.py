@@ -128,7 +128,7 @@ def _losses(
             shards = cut(len(prompts), config.shard_prompts, ("losses",))
             rounds = len(pattern_sizes(maes))
             done = len(prompts) - sum(map(len, missing(stage, shards)))
-            with progress(f"evaluate {name}", len(prompts) * rounds, done=done * rounds) as advance:
+            with progress(f"evaluate {name}", len(prompts) * rounds, done=done * rounds, unit="prompts") as advance:
                 work = partial(
                     evaluate_shard,
                     lm=lm,

@@ -72,7 +72,7 @@ def encode(
         length = window_length(lm, mae.config.pattern_size, config.capture.context)
         shards = cut(len(prompts), config.shard_prompts, ENCODED)
         done = len(prompts) - sum(map(len, missing(stage, shards)))
-        with progress("encode", len(prompts), done=done) as advance:
+        with progress("encode", len(prompts), done=done, unit="prompts") as advance:
             work = partial(
                 encode_shard,
                 lm=lm,

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ from apmae.config import CircuitsConfig, LMConfig, PromptsConfig
 from apmae.corpus.source import Source, list_sources
 from apmae.engine.stages import decisive, opened
 from apmae.errors import ConfigError
-from apmae.progress import progress
+from apmae.progress import Advance, progress
 from apmae.prompts import own
 from apmae.prompts.circuits import circuit_prompts
 from apmae.prompts.draw import Ask, build_prompts, draw_prompts, shortfalls, with_outcomes
 from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
+from apmae.prompts.journal import Journal, JournaledAsk
 from apmae.prompts.languages import language_of
 from apmae.prompts.prompt import Prompt
 from apmae.report.preview import print_prompts
@@ -54,7 +56,7 @@ def make_prompts(
     with Stage.open(out, "prompts", settings, inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
-        prompts, counts = _draw(sources, config, lm, ask=ask)
+        prompts, counts = _draw(sources, config, lm, ask=ask, journal=stage)
         counts = {**counts, "short": shortfalls(prompts, config)}
         stage.write_tables({out.name: to_table(prompts)})
         return stage.finish(counts).counts
@@ -77,7 +79,7 @@ def make_circuits(out: Path, config: CircuitsConfig, lm: "LM | LMConfig", *, ove
     with Stage.open(out, "prompts", decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
-        prompts = _draw_circuits(config, lm)
+        prompts = _draw_circuits(config, lm, journal=stage)
         found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
         counts = {name: {o: found[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
         stage.write_tables({out.name: to_table(prompts)})
@@ -154,28 +156,48 @@ def own_schema() -> str:
 
 
 def _draw(
-    sources: Sequence[Source], config: PromptsConfig, lm: "LM | None", *, ask: bool = True
+    sources: Sequence[Source],
+    config: PromptsConfig,
+    lm: "LM | None",
+    *,
+    ask: bool = True,
+    journal: Journal | None = None,
 ) -> tuple[list[Prompt], dict[str, Any]]:
     files = list_sources(sources, suffixes=language_of(config.language).suffixes)
     if lm is None or not ask:
         return build_prompts(files, config, tokenizer=lm.backend_tokenizer if lm else None)
-    with progress("prompts", config.per_task * len(config.tasks)) as advance:
-        return draw_prompts(_ask(lm), files, config, rejected=Counter(), advance=advance)
+    with _asking(lm, journal) as (asked, advance):
+        return draw_prompts(asked, files, config, rejected=Counter(), advance=advance)
 
 
-def _draw_circuits(config: CircuitsConfig, lm: "LM") -> list[Prompt]:
+def _draw_circuits(config: CircuitsConfig, lm: "LM", *, journal: Journal | None = None) -> list[Prompt]:
     tokenizer, room = lm.backend_tokenizer, config.length - (lm.bos is not None)
     prompts: list[Prompt] = []
     for name in config.circuits:
         prompts += circuit_prompts(name, tokenizer, count=config.per_task, seed=config.seed, length=room)
-    with progress("prompts", len(prompts)) as advance:
-        return with_outcomes(_ask(lm), prompts, config.length, advance=advance)
+    with _asking(lm, journal, len(prompts)) as (asked, advance):
+        return with_outcomes(asked, prompts, config.length, advance=advance)
 
 
-def _ask(lm: "LM") -> Ask:
+@contextmanager
+def _asking(lm: "LM", journal: Journal | None, total: int | None = None) -> Iterator[tuple[Ask, Advance]]:
+    """A model to ask, and progress that counts what it was asked; what an interrupted run asked is counted as done."""
     from apmae.lm.outcome import AskLM  # imports torch
 
-    return AskLM(lm)
+    ask: Ask = AskLM(lm)
+    again = 0
+    if journal is not None:
+        ask = JournaledAsk(ask, journal)
+        again = ask.known
+    with progress("ask the model", total, done=again, unit="candidates") as shown:
+
+        def advance(amount: int = 1, *, note: str = "", total: int | None = None) -> None:
+            nonlocal again
+            known = min(amount, again)
+            again -= known
+            shown(amount - known, note=note, total=total)
+
+        yield ask, advance
 
 
 def _expect_parquet(out: Path) -> None:

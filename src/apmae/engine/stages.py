@@ -19,11 +19,12 @@ def opened(lm: "LM | LMConfig") -> "LM":
 
 def decisive(config: Config, lm: "LM | None") -> dict[str, Any]:
     """What decides a stage's bytes beside its inputs: its configuration, the precision the model ran in, how its
-    prompts were arranged, and what computed its output where that was chosen.
+    prompts were arranged and its answers judged, and what computed its output where that was chosen.
     """
     settings = config.model_dump(mode="json")
     if lm is None:
         return settings
     infill = lm.sentinels.template if lm.sentinels else "none"
     chosen = {} if lm.config.attention is None else {"attention": lm.config.attention}
-    return {**settings, "dtype": str(lm.model.dtype).removeprefix("torch."), "infill": infill, **chosen}
+    dtype = str(lm.model.dtype).removeprefix("torch.")
+    return {**settings, "dtype": dtype, "infill": infill, "outcome_rule": lm.config.outcome_rule} | chosen

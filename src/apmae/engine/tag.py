@@ -121,9 +121,9 @@ def tag_file(
     places = Atlas.load(atlas)
     model = load(lm)
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
-    rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.expected_text
+    rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.text
     shape = {"layers": model.num_layers, "heads": model.num_heads}
-    print_tags(rows, **shape, predicted=answer.predicted, expected=expected)
+    print_tags(rows, **shape, predicted=answer.predicted, expected=expected, outcome=answer.outcome)
     if json:
         # JSON knows no NaN, which a score is where the prompt has no row to measure it on.
         finite = [{key: None if value != value else value for key, value in row.items()} for row in rows]
@@ -134,6 +134,8 @@ def tag_file(
             "expected": expected,
             "predicted": answer.predicted,
             "outcome": answer.outcome,
+            "text_correct": answer.text_correct,
+            "token_correct": answer.token_correct,
             "layers": model.num_layers,
             "heads_per_layer": model.num_heads,
             "heads": finite,

@@ -94,6 +94,13 @@ class LM:
         return plain
 
     @cached_property
+    def special(self) -> frozenset[int]:
+        """Ids of its tokenizer's special tokens, which stand for no text."""
+        return frozenset(
+            number for number, token in self.backend_tokenizer.get_added_tokens_decoder().items() if token.special
+        )
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the model's files; for a hub model its commit."""
         folder = Path(self.source)

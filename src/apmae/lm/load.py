@@ -26,6 +26,7 @@ def load_lm(
     dtype: str = "float32",
     attention: str | None = None,
     infill: str = "auto",
+    outcome_rule: str = "text",
     check: bool = True,
 ) -> LM:
     """Load a language model and check that it can be captured.
@@ -38,6 +39,7 @@ def load_lm(
             "flash_attention_2"; by default sdpa, or eager where the family has none.
         infill: how prompts with a suffix are arranged: "auto" by the sentinels that its tokenizer is known by, "none"
             for left context only, or as :func:`apmae.prompts.sentinels.find_sentinels` says.
+        outcome_rule: when an answer is correct: by its "text", or by its first "token", as in the paper.
         check: compare a tiny forward's patterns with eager attention, and refuse the model if they differ.
 
     Raises:
@@ -45,6 +47,7 @@ def load_lm(
         ModelError: if there is no such model, it cannot be loaded, or its patterns would be wrong.
     """
     given = {"source": str(source), "device": str(device), "dtype": dtype, "attention": attention, "infill": infill}
+    given |= {"outcome_rule": outcome_rule}
     return load(parse(LMConfig, given, "language model"), check=check)
 
 

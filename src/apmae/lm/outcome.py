@@ -11,7 +11,7 @@ from torch import Tensor
 from apmae.errors import CaptureError, ModelError
 from apmae.lm.language_model import LM
 from apmae.prompts.fim import Window, window
-from apmae.prompts.prompt import Answer, Prompt
+from apmae.prompts.prompt import Answer, Prompt, continues, undecided
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -97,8 +97,9 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
     Args:
         lm: the model.
         windows: what it sees.
-        spans: also score whole completions. Their tokens then stand behind the window, so that one forward gives what
-            greedy decoding would: it continues as expected as long as each expected token is the most probable one.
+        spans: also score whole completions. Their tokens then follow the window, so that one forward gives what greedy
+            decoding would: it continues as expected as long as each expected token is the most probable one. Without,
+            a first token that is right as far as it goes is taken for correct.
     """
     # what is asked for at each position: the completion's tokens, of which all but the last are read as well
     asked = [item.completion if spans and _room(lm, item) else item.completion[:1] for item in windows]
@@ -127,10 +128,13 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
         item, want = windows[place], asked[place]
         span = slice(begin, begin + len(want))
         whole = spans and len(want) == len(item.completion)
+        predicted, text_correct, token_correct = _judged(item, greedy[span], lm.special)
         answers.append(
             Answer(
-                predicted=lm.tokenizer.decode([greedy[begin]]),
-                correct=greedy[begin] in (item.expected, *item.accepted),
+                predicted=predicted,
+                correct=token_correct if lm.config.outcome_rule == "token" else text_correct,
+                text_correct=text_correct,
+                token_correct=token_correct,
                 max_probability=best[place],
                 expected_probability=math.exp(log_probability[begin]),
                 margin=best[place] - second[place],
@@ -140,6 +144,26 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
             )
         )
     return answers
+
+
+def _judged(item: Window, greedy: Sequence[int], special: frozenset[int]) -> tuple[str, bool, bool]:
+    """The predicted text, and whether it is right by its text and by its first token.
+
+    Args:
+        item: what was asked.
+        greedy: the most probable token at each position that was looked at, each given the expected ones before it.
+        special: ids that stand for no text.
+    """
+    token_correct = greedy[0] in (item.expected, *item.accepted)
+    if greedy[0] in special:
+        return item.texts(greedy[:1])[0], token_correct, token_correct
+    for count in range(1, len(greedy) + 1):
+        predicted = item.said(greedy[:count])
+        if greedy[count - 1] != item.completion[count - 1] or not undecided(predicted, item.text):
+            break
+    text_correct = any(continues(predicted, expected) for expected in (item.text, *item.accepted_texts))
+    # with more tokens than were looked at it would be decided
+    return predicted, text_correct or (token_correct and undecided(predicted, item.text)), token_correct
 
 
 def _kept(lm: LM, where: Sequence[range]) -> Sequence[int]:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
+from math import ceil
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _WIDTH = 16
 """Candidates asked about at once."""
 _PATIENCE = 40
-"""Candidates tried for each prompt wanted, on average, before a task is given up."""
+"""Candidates tried per prompt wanted, on average, before a task is given up."""
 
 
 class Ask(Protocol):
@@ -81,14 +82,14 @@ def draw_prompts(
 ) -> tuple[list[Prompt], dict[str, Any]]:
     """Draw prompts until every task has its quota of outcomes, asking a model for each candidate.
 
-    A task that yields too rarely is given up after about :data:`_PATIENCE` candidates for each prompt wanted.
+    A task that yields too rarely is given up after about :data:`_PATIENCE` candidates per prompt wanted.
 
     Args:
         ask: decides outcomes.
         files: where spans are taken from.
         config: tasks, quota, window length, seed.
         rejected: counts what was not used, by reason.
-        advance: called with the number of prompts accepted.
+        advance: called with the number of candidates asked, about how many there will be, and what is waited for.
 
     Returns:
         The prompts, outcome set, in the order drawn; and ``{"files", "prompts", "candidates", "rejected"}``.
@@ -126,10 +127,11 @@ def draw_prompts(
                 asked = replace(prompt, outcome=said.outcome, answer=said)
                 if quota.offer(asked):
                     accepted.append(asked)
-                    if advance:
-                        advance(note=prompt.task)
                 else:
                     rejected[f"surplus_{said.outcome}"] += 1
+            if advance:
+                more, note = _waiting(quota, tried, limit)
+                advance(len(batch), total=tried.total() + more, note=note)
     if not accepted:
         any_ = ", or set outcome to 'any', which takes what comes" if config.outcome != "any" else ""
         raise SourceError(
@@ -151,7 +153,7 @@ def with_outcomes(ask: Ask, prompts: Sequence[Prompt], length: int, *, advance: 
         ask: decides outcomes.
         prompts: any.
         length: most tokens of a window.
-        advance: called for each prompt.
+        advance: called with the number of prompts asked.
     """
     done: list[Prompt] = []
     for start in range(0, len(prompts), _WIDTH):
@@ -159,9 +161,28 @@ def with_outcomes(ask: Ask, prompts: Sequence[Prompt], length: int, *, advance: 
         answers = ask([ask.window(prompt, length) for prompt in batch])
         for prompt, said in zip(batch, answers, strict=True):
             done.append(replace(prompt, outcome=said.outcome, answer=said))
-            if advance:
-                advance(note=prompt.task)
+        if advance:
+            advance(len(batch), note=batch[-1].task)
     return done
+
+
+def _waiting(quota: Quota, tried: Counter[str], limit: int) -> tuple[int, str]:
+    """About how many candidates there are still to ask, by how often each outcome came so far; and in words, which
+    outcome of which task takes most of them.
+    """
+    longest, note, total = 0, "", 0
+    for task, outcomes in quota.missing().items():
+        left = max(limit - tried[task], 0)
+        rarest = 0
+        for outcome, (found, wanted) in outcomes.items():
+            # as if half a one more had been found: none so far does not mean never
+            more = min(left, ceil((wanted - found) * (tried[task] + 1) / (found + 0.5)))
+            rarest = max(rarest, more)
+            if more > longest:
+                kind = "" if outcome == "any" else f" {outcome}"
+                longest, note = more, f"{task}: {found} of {wanted}{kind}, {tried[task]} asked"
+        total += rarest
+    return total, note
 
 
 def _counted(rejected: Counter[str]) -> dict[str, int]:

@@ -1,7 +1,10 @@
 """Windows of tokens: fill-in-the-middle order where the model has sentinels, left context elsewhere. Torch-free.
 
-Prefix, completion and suffix are tokenised each by itself, so that no token crosses the border of the span: the first
-token of the completion is a token of its own, which the model can get right or wrong.
+Prefix, completion and suffix are each tokenised separately, so that no token crosses the border of the span: the first
+token of the completion is a token of its own, which the model can get right or wrong. Without infill, blanks that the
+tokenizer joins to what follows them go with the completion (:func:`joined`): most vocabularies hold words with the
+space before them, and after a space of its own no such word is to be expected. A model that infills was trained on
+texts cut anywhere, so its prefix is left as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +24,9 @@ CHARS_PER_TOKEN = 5
 _SPARE = 16
 """Tokens at a cut that are thrown away: there the tokens of a piece can differ from those of the whole text."""
 
+_BLANKS = 128
+"""Most blanks that one token holds, with something to spare."""
+
 _ANCHOR = "\u263a"
 
 
@@ -32,28 +38,33 @@ class Window:
     """Token ids, sentinels included."""
     completion: tuple[int, ...]
     """Ids of the completion's tokens, at least one."""
+    text: str
+    """The completion, with the blanks that were taken from the prefix (:func:`joined`)."""
     accepted: tuple[int, ...] = ()
     """Ids of the first tokens of other completions that are right."""
+    accepted_texts: tuple[str, ...] = ()
+    """Those completions."""
     tokenizer: "Tokenizer | None" = field(default=None, repr=False, compare=False)
     """Whose tokens they are, for display."""
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
         """The window's tokens for display."""
-        return self._texts(self.ids)
+        return self.texts(self.ids)
 
-    @cached_property
-    def expected_text(self) -> str:
-        """The completion's first token for display."""
-        return self._texts(self.completion[:1])[0]
-
-    def _texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+    def texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Each token by itself as text, see :func:`token_texts`."""
         assert self.tokenizer is not None, "a window that is shown was made by window()"
         return token_texts(self.tokenizer, ids)
 
+    def said(self, ids: Sequence[int]) -> str:
+        """Tokens as one text."""
+        assert self.tokenizer is not None, "a window that is judged was made by window()"
+        return _decoded(self.tokenizer, ids)
+
     @property
     def expected(self) -> int:
-        """Id of the completion's first token, which decides the outcome."""
+        """Id of the completion's first token."""
         return self.completion[0]
 
 
@@ -94,6 +105,9 @@ def window(
     budget = length - len(first) - (0 if infill is None else len(infill[0]))
     if budget < 1:
         raise ConfigError(f"expected a window with room for context, got {length} tokens: take a larger length")
+    if infill is None:
+        prefix, blanks = joined(tokenizer, prefix, completion)
+        completion, accepted = blanks + completion, [blanks + other for other in accepted]
     answer = _encode(tokenizer, completion, inner=True)
     if not answer:
         raise SourceError(f"expected a completion of at least one token, got {completion[:40]!r}; give another")
@@ -114,9 +128,31 @@ def window(
     return Window(
         ids=tuple(ids),
         completion=tuple(answer),
+        text=completion,
         accepted=tuple(token for first in others for token in first),
+        accepted_texts=tuple(accepted),
         tokenizer=tokenizer,
     )
+
+
+def joined(tokenizer: "Tokenizer", prefix: str, completion: str) -> tuple[str, str]:
+    """A prefix without the blanks at its end that the tokenizer joins to the completion, and those blanks.
+
+    They begin at the last border of tokens of the joint text that is no later than the completion and has nothing but
+    blanks after it. So ``x `` before ``=`` gives its space to `` =``, but not before ``5`` where digits stand alone.
+    """
+    blanks = min(len(prefix) - len(prefix.rstrip()), _BLANKS)
+    if not blanks:
+        return prefix, ""
+    piece = tail(prefix, blanks + _SPARE * CHARS_PER_TOKEN)
+    following = head(completion, _SPARE * CHARS_PER_TOKEN)
+    whole = _encode(tokenizer, piece + following, inner=False)
+    for count in range(min(blanks, len(piece) - 1) + 1):  # a window needs a token to its left
+        cut = len(piece) - count
+        left = _encode(tokenizer, piece[:cut], inner=False)
+        if left + _encode(tokenizer, piece[cut:] + following, inner=True) == whole:
+            return prefix[: len(prefix) - count], prefix[len(prefix) - count :]
+    return prefix, ""
 
 
 def check_plain(tokenizer: "Tokenizer") -> None:
@@ -189,10 +225,11 @@ def _encode(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
 
 def token_texts(tokenizer: "Tokenizer", ids: Sequence[int]) -> tuple[str, ...]:
     """Each token by itself as text, special tokens too, for display."""
-    texts = []
-    for token in ids:
-        text = tokenizer.decode([token], skip_special_tokens=False)
-        # decoders of the Llama kind strip the space of a first token
-        spaced = (tokenizer.id_to_token(token) or "").startswith("\u2581") and not text.startswith((" ", "\u2581"))
-        texts.append(f" {text}" if spaced else text)
-    return tuple(texts)
+    return tuple(_decoded(tokenizer, [token]) for token in ids)
+
+
+def _decoded(tokenizer: "Tokenizer", ids: Sequence[int]) -> str:
+    text = tokenizer.decode(list(ids), skip_special_tokens=False)
+    # decoders of the Llama kind strip the space of a first token
+    spaced = (tokenizer.id_to_token(ids[0]) or "").startswith("\u2581") and not text.startswith((" ", "\u2581"))
+    return f" {text}" if spaced else text

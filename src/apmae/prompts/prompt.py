@@ -1,5 +1,7 @@
 """A prompt, what a model answered to it, and which split it belongs to. Torch-free."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,9 +18,14 @@ class Answer(NamedTuple):
     """
 
     predicted: str
-    """The most probable token, as text."""
+    """The most probable token, as text. Where it is blank or ends inside a word, but agrees with the completion so far,
+    the greedy tokens after it are added until they disagree or the word ends."""
     correct: bool
-    """Whether that is the first token of the completion, or of an accepted one (paper section 5)."""
+    """By the rule that was asked for (``config.LMConfig.outcome_rule``): one of the next two."""
+    text_correct: bool
+    """Whether ``predicted`` continues the text as the completion, or an accepted one, does (:func:`continues`)."""
+    token_correct: bool
+    """Whether the most probable token is the first token of the completion, or of an accepted one (paper section 5)."""
     max_probability: float
     expected_probability: float
     """Of the completion's first token."""
@@ -27,7 +34,7 @@ class Answer(NamedTuple):
     entropy: float
     """In nats."""
     log_probability: float | None = None
-    """Of the whole completion, in nats: the sum over its tokens, each behind the expected ones. None where the
+    """Of the whole completion, in nats: the sum over its tokens, each given the expected ones. None where the
     completion was not asked for, is longer than ``lm.outcome.LONGEST_SPAN`` tokens or the model has no positions."""
     exact: bool | None = None
     """Whether greedy decoding gives the completion, token by token. None as for ``log_probability``."""
@@ -36,6 +43,39 @@ class Answer(NamedTuple):
     def outcome(self) -> str:
         """By ``correct``: "correct" or "incorrect"."""
         return "correct" if self.correct else "incorrect"
+
+
+_LEXEME = re.compile(r"\d\w*(?:\.\d\w*)*(?:(?<=[eEpP])[+-]\d+)?|[\w$]+(?:['\u2019](?:\w{1,2}|ll|re|ve)\b)?")
+"""A number with its point and exponent, or an identifier or word with what an apostrophe ties to it (``don't``)."""
+
+
+def continues(predicted: str, expected: str) -> bool:
+    """Whether a predicted text continues a prompt as the expected one does.
+
+    It does if one begins with the other, and the shorter does not end inside an identifier, number or word of the
+    longer: ``);`` for ``)``, ``"`` for ``"key"``, but neither ``10`` for ``1`` nor ``get`` for ``getName``. Leading
+    blanks are not compared, and blanks alone continue nothing; only where blanks are all that is expected do they count.
+    """
+    if expected.strip():
+        predicted, expected = predicted.lstrip(), expected.lstrip()
+    shorter, longer = sorted((predicted, expected), key=len)
+    return bool(shorter) and longer.startswith(shorter) and not _inside(longer, len(shorter))
+
+
+def undecided(predicted: str, expected: str) -> bool:
+    """Whether a predicted text agrees with the expected one so far, but is blank, or ends inside a word or character."""
+    if not expected.strip():
+        return False
+    whole = predicted.rstrip("\ufffd")  # what tokenizers put for some of the bytes of a character
+    begun, expected = whole.lstrip(), expected.lstrip()
+    return expected.startswith(begun) and (not begun or whole != predicted or _inside(expected, len(begun)))
+
+
+def _inside(text: str, at: int) -> bool:
+    """Whether a place in a text is inside a lexeme, or between a letter and its accent."""
+    if at < len(text) and unicodedata.combining(text[at]):
+        return True
+    return any(found.start() < at < found.end() for found in _LEXEME.finditer(text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,16 @@ class Quota:
         """Whether every task has its share."""
         return not any(self.wants(task) for task in self._counts)
 
+    def missing(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """What is still wanted: ``{task: {outcome: (found, wanted)}}``, the outcome "any" where all will do."""
+        wanted: dict[str, dict[str, tuple[int, int]]] = {}
+        for task, counts in self._counts.items():
+            for group, target in self._targets.items():
+                found = sum(counts[outcome] for outcome in group)
+                if found < target:
+                    wanted.setdefault(task, {})[group[0] if len(group) == 1 else "any"] = (found, target)
+        return wanted
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Accepted prompts: ``{task: {"correct": n, "incorrect": n, "unknown": n}}``."""
         return {task: dict(counts) for task, counts in self._counts.items()}

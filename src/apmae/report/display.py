@@ -17,6 +17,8 @@ _DENSE = 30
 """Heads a layer from which cells shrink."""
 _SUFFIX, _PREFIX = ("suf", "hole"), ("pre", "begin")
 """In the names of the sentinels before the right and the left context (``prompts/sentinels.py``)."""
+_LONGEST = 40
+"""Characters of a text in running text, at most."""
 _SIGNS = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5"})
 
 
@@ -78,9 +80,10 @@ def _hole(kinds: Sequence[str], tokens: Sequence[str]) -> int:
     return end - 1 if prefixes and prefixes[0] > suffixes[0] else suffixes[0] + 1
 
 
-def visible(token: str) -> str:
-    """A token in running text: white space by signs, since it would show as nothing."""
-    return token.translate(_SIGNS) or "(nothing)"
+def visible(text: str) -> str:
+    """A token or a completion in running text: blanks by signs, since they would show as nothing; cut if it is long."""
+    cut = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026"
+    return cut.translate(_SIGNS) or "(nothing)"
 
 
 def data_uri(picture: bytes) -> str:

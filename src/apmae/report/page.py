@@ -74,7 +74,7 @@ def tag_page(
         layers: of the language model.
         heads: heads of one layer.
         predicted: what the model puts at the completion position.
-        expected: the completion's first token.
+        expected: the completion.
     """
     ordered = sorted(rows, key=lambda row: (row["layer"], row["head"]))
     cells = {

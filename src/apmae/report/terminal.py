@@ -60,7 +60,9 @@ def print_study(study: Study, page: Path) -> None:
     console.print(f"\nReport: [bold]{page}[/bold]", soft_wrap=True)
 
 
-def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, predicted: str, expected: str) -> None:
+def print_tags(
+    rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, predicted: str, expected: str, outcome: str
+) -> None:
     """Print what each head does on one prompt.
 
     Args:
@@ -68,12 +70,12 @@ def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, pr
         layers: of the model.
         heads: query heads a layer.
         predicted: the model's answer.
-        expected: the completion's first token.
+        expected: the completion.
+        outcome: "correct" or "incorrect".
     """
     console = Console()
-    verdict = "correct" if predicted == expected else "incorrect"
     answer = Text.assemble(
-        "The model answers ", (visible(predicted), "bold"), f", expected {visible(expected)}: {verdict}."
+        "The model answers ", (visible(predicted), "bold"), f", expected {visible(expected)}: {outcome}."
     )
     console.print(answer)
     known = sorted((row for row in rows if row["cluster"] != NOISE), key=lambda row: -row["strength"])

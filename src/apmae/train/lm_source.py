@@ -182,7 +182,7 @@ class LMSource:
         self._drop_following()
         origins = np.asarray(state["origins"])
         forwards = np.unique(origins[:, 0]).tolist()
-        with progress("fill the buffer again", len(forwards)) as advance:
+        with progress("fill the buffer again", len(forwards), unit="batches") as advance:
             for number in forwards:
                 self._buffer.refill(origins, self._run(number).patterns, number)
                 advance()

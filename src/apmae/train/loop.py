@@ -101,7 +101,11 @@ def fit(
         model = accelerator.prepare_model(model, device_placement=False)
     real = mae.real.sum(1).cpu()
     metrics = Metrics(folder if accelerator.is_main_process else None, accelerator, first, run)
-    bar = progress("train", config.steps, done=first) if accelerator.is_main_process else nullcontext(_silent)
+    bar = (
+        progress("train", config.steps, done=first, unit="steps")
+        if accelerator.is_main_process
+        else nullcontext(_silent)
+    )
     with bar as advance:
         for step in range(first, config.steps):
             patterns = source.batch(step)

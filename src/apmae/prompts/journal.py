@@ -1,0 +1,63 @@
+"""Asking a model with a journal: what an interrupted run was answered is not asked again. Torch-free."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from apmae.prompts.draw import Ask
+from apmae.prompts.fim import Window
+from apmae.prompts.prompt import Answer, Prompt
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Journal(Protocol):
+    """Keeps notes across a kill; a stage does (:class:`apmae.artifacts.Stage`)."""
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What was noted so far, by key."""
+        ...
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a value that JSON can hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JournaledAsk:
+    """Asks a model (:class:`Ask`), one batch at a time, and keeps each batch's answers in a journal.
+
+    Answers are kept per batch, since those of a batch differ in the last digits from those of each prompt by itself: a
+    resumed run gives the same bytes.
+    """
+
+    ask: Ask
+    journal: Journal
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """The model's."""
+        return self.ask.tokenizer
+
+    @property
+    def known(self) -> int:
+        """Answers in the journal."""
+        return sum(len(answers) for answers in self.journal.notes.values())
+
+    def window(self, prompt: Prompt, length: int) -> Window:
+        """What the model sees of a prompt."""
+        return self.ask.window(prompt, length)
+
+    def __call__(self, windows: Sequence[Window]) -> list[Answer]:
+        """What the model makes of each, or made of it before."""
+        asked = [[window.ids, window.completion, window.text, window.accepted_texts] for window in windows]
+        key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        if key in self.journal.notes:
+            return [Answer(*said) for said in self.journal.notes[key]]
+        answers = self.ask(windows)
+        self.journal.note(key, [list(said) for said in answers])
+        return answers
