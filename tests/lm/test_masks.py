@@ -58,9 +58,11 @@ def test_a_mask_by_query_and_key_that_hides_all_of_a_prompt_is_refused(family, a
     mask[2] = False
     if additive:
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-    with eager_attention(family("llama")) if side == "eager" else nullcontext():
-        with pytest.raises(CaptureError, match="all zero in row 2 of the batch"):
-            run(family("llama"), input_ids=ids, attention_mask=mask)
+    with (
+        eager_attention(family("llama")) if side == "eager" else nullcontext(),
+        pytest.raises(CaptureError, match="all zero in row 2 of the batch"),
+    ):
+        run(family("llama"), input_ids=ids, attention_mask=mask)
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

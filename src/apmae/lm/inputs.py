@@ -1,4 +1,4 @@
-"""What a forward is given: its token ids, whether the model has positions for them, and the generation it belongs to."""
+"""What a forward is given: token ids, for which the model has positions, and the generation that it belongs to."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -30,7 +30,7 @@ class Sinks(NamedTuple):
     strength: Float[Tensor, "n t"]
     """What a sink draws, a mean over the rows that see it; 0 for keys that are none."""
     later: Float[Tensor, " n"]
-    """Mass on sinks other than key 0, a mean over the rows that see one; 0 without any, NaN where none can be judged."""
+    """Mass on sinks other than key 0, a mean over the rows that see one; 0 without any, NaN where no key is judged."""
 
     def positions(self) -> list[tuple[int, ...]]:
         """Of each pattern the sinks' keys, the strongest first. Waits for the device."""
@@ -42,9 +42,7 @@ class Sinks(NamedTuple):
         return [tuple(keys) for keys in found]
 
 
-def visible_from(
-    logs: Float[Tensor, "n k p p"], real: Bool[Tensor, "n t"], where: Layout
-) -> Int[Tensor, "n t"]:
+def visible_from(logs: Float[Tensor, "n k p p"], real: Bool[Tensor, "n t"], where: Layout) -> Int[Tensor, "n t"]:
     """The first key that each row can see: packing and sliding windows hide those before. 0 for rows of padding."""
     query = torch.arange(where.size, device=logs.device)
     first = torch.zeros(len(logs), where.size, dtype=torch.long, device=logs.device)

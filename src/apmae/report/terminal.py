@@ -1,5 +1,6 @@
 """What a study found, for the terminal: clusters, a layers x heads grid, where to look next."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from apmae.report.display import visible
+from apmae.report.display import visible, with_place
 from apmae.report.evaluation import Evaluation
 from apmae.report.palette import cluster_color, ink_on
 from apmae.report.summary import summarize
@@ -28,6 +29,8 @@ _CLUSTERS = 20
 _WIDEST = 24
 """Heads a layer that fit a terminal; more are left to the page."""
 _HEADS = 60
+_SINKS = 6
+"""Tokens that are listed as sinks, those of most heads first."""
 
 
 def print_study(study: Study, page: Path) -> None:
@@ -93,13 +96,25 @@ def print_tags(
         place = head_name(row["layer"], row["head"])
         known_here = row["cluster"] != NOISE
         cluster, strength = (str(row["cluster"]), f"{row['strength']:.2f}") if known_here else (".", "-")
-        table.add_row(place, cluster, row["name"], strength, row["measured"])
+        measured = with_place(row["measured"], row["sinks"], row["sink_tokens"])
+        table.add_row(place, cluster, row["name"], strength, measured)
     console.print(table)
     console.print(
         f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say."
     )
     if len(rows) > len(shown):
         console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")
+    if sinks := Counter(place for row in rows for place in zip(row["sinks"], row["sink_tokens"], strict=True)):
+        most = [
+            f"{position} {visible(text)} ({count} head{'' if count == 1 else 's'})"
+            for (position, text), count in sinks.most_common(_SINKS)
+        ]
+        more = f", and {len(sinks) - _SINKS} more" if len(sinks) > _SINKS else ""
+        console.print(
+            "Sinks, tokens to which nearly all later ones attend: " + ", ".join(most) + more,
+            highlight=False,
+            markup=False,
+        )
 
 
 def print_evaluation(found: Evaluation) -> None:
