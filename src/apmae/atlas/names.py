@@ -90,7 +90,8 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
         looks_at: the token kind that stands out among the keys, from :func:`kind_word`.
     """
     uniform = scores.get("uniform", float("nan"))
-    sink = scores.get("later_sink", 0.0) >= _SINK_OF_COLUMNS * scores.get("columns", 0.0)
+    columns = scores.get("columns", float("nan"))
+    sink = scores.get("later_sink", float("nan")) >= _SINK_OF_COLUMNS * (0.0 if isnan(columns) else columns)
     hidden = "columns" if sink else "later sink"  # a sink is a column: one of the two says it
     shown = []
     for score, name, chance, clear in _BEHAVIOURS:

@@ -24,7 +24,8 @@ class _Running(local):
 _running = _Running()
 _lock = RLock()
 _open = 0
-_generate = GenerationMixin.generate
+_mixin: Any = GenerationMixin
+_generate = _mixin.generate
 
 
 def generation() -> object | None:
@@ -38,7 +39,8 @@ def watching_generations() -> Iterator[None]:
     global _generate, _open
     with _lock:
         if not _open:
-            _generate, GenerationMixin.generate = GenerationMixin.generate, _numbered(GenerationMixin.generate)
+            _generate = _mixin.generate
+            _mixin.generate = _numbered(_generate)
         _open += 1
     try:
         yield
@@ -46,7 +48,7 @@ def watching_generations() -> Iterator[None]:
         with _lock:
             _open -= 1
             if not _open:
-                GenerationMixin.generate = _generate
+                _mixin.generate = _generate
 
 
 def _numbered(generate: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +65,7 @@ def _numbered(generate: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def watching_inputs(model: PreTrainedModel, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """Hand on the token ids of every forward; refuse none, and more than the model has positions for."""
+    """Hand on the token ids of every forward. Refused are none at all, and more than the model has positions for."""
     limit = _positions(model)
 
     def look(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:

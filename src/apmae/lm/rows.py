@@ -135,8 +135,8 @@ def sight(attention: Attention) -> Sight:
         )
     if empty := [row for row, end in enumerate(ends) if not end]:
         raise CaptureError(
-            f"expected at least one token in every prompt, got an attention mask that is all zero in row "
-            f"{', '.join(map(str, empty))} of the batch; leave such rows out"
+            "expected at least one token in every prompt, got an attention mask that is all zero in "
+            f"row{'s' if len(empty) > 1 else ''} {', '.join(map(str, empty))} of the batch; leave out what has no token"
         )
     starts = answers[3 : 3 + batch]
     causal = not later_seen if queries > 1 else attention.causal  # one token alone says nothing

@@ -165,10 +165,10 @@ class Tap:
             else:
                 forward.replace(self._forwards[place])
             self._forwards[place : place + 1] = [forward]
+        here.forward, here.ids = forward, None
         forward.remember(attention, seen)
         if self._each_layer is None:
             forward.patches = forward.empty(total, self._dtype, attention.device)
-        here.forward, here.ids = forward, None
         return forward
 
     def _place_in(self, call: object | None, ids: list[Tensor]) -> int:

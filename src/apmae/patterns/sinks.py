@@ -77,7 +77,8 @@ def find_sinks(
         where: the patches' layout.
     """
     position = torch.arange(where.size, device=patches.device)
-    last = position.expand_as(first) if where.causal else (real.sum(1, keepdim=True) - 1).expand_as(first)
+    last = position if where.causal else (real * position).amax(1, keepdim=True)
+    last = last.expand_as(first)
     seen = _rows_that_see(first, last, real)
     strength = (by_key(patches.sum(2), where) - itself) / seen.clamp(min=1)
     judged = real & (seen >= _MIN_ROWS)
