@@ -30,8 +30,9 @@ from apmae.prompts.sentinels import FAMILIES
 from apmae.recipes import RECIPES, study_settings
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-ARTIFACTS, PIPELINE, README = ROOT / "docs/artifacts.md", ROOT / "docs/pipeline.md", ROOT / "README.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+ARTIFACTS, PIPELINE = ROOT / "docs/artifacts.md", ROOT / "docs/pipeline.md"
+LIBRARY, LONG_CONTEXTS = ROOT / "docs/library.md", ROOT / "docs/long_contexts.md"
 SCORES, TASKS = ROOT / "docs/scores.md", ROOT / "docs/tasks.md"
 SECTIONS = {
     "prompts": (PromptsConfig,),
@@ -204,6 +205,17 @@ def test_the_example_of_the_scores_runs(command_line, tmp_path):
     assert result.stdout == f"96 {[*schema.SCORES, 'sinks']}\n"
 
 
+def test_the_example_of_long_contexts_runs(command_line, tmp_path):
+    (code,) = blocks(LONG_CONTEXTS, "python")
+    code += "\nprint(input_ids.shape[1], len(tap.patterns), *tap.patterns.labels(0)[:2])"
+    result = command_line.run(code=code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    tokens, patterns, *labels = result.stdout.split()
+    assert int(tokens) == 1400
+    assert int(patterns) == 12  # a quarter of 48 heads
+    assert all(f"'{label}'" in code for label in labels)
+
+
 def test_token_kinds_are_listed_in_order():
     listed = re.search(r"in the order of the two lists:\n(.*?)\n\n", ARTIFACTS.read_text(), re.DOTALL)
     assert tuple(re.findall(r"`(\w+)`", listed[1])) == schema.KINDS
@@ -236,20 +248,19 @@ def test_an_exemplar_is_unpacked_as_documented(real_study, command_line, tmp_pat
     assert float(above) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("number", "printed", "left"), [(0, "", "patterns.safetensors"), (1, "'strength'", "my-atlas/atlas.json")]
-)
-def test_the_library_examples_run(command_line, tmp_path, number, printed, left):
-    result = command_line.run(code=blocks(README, "python")[number], cwd=tmp_path)
+def test_the_tour_of_the_library_runs(command_line, tmp_path):
+    result = command_line.run(code="\n".join(blocks(LIBRARY, "python")), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert printed in result.stdout
-    assert (tmp_path / left).is_file()
+    assert "'strength'" in result.stdout
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"heads.html", "my-atlas", "my-encoder", "patterns.safetensors"}
 
 
-@pytest.mark.parametrize("path", [README, PIPELINE], ids=["README", "pipeline"])
-def test_a_study_file_is_valid(path):
-    (text,) = blocks(path, "yaml")
-    StudyConfig.model_validate(study_settings(yaml.safe_load(text)))
+def test_every_study_file_is_valid():
+    texts = [text for path in DOCUMENTS for text in blocks(path, "yaml")]
+    assert len(texts) == 2
+    for text in texts:
+        StudyConfig.model_validate(study_settings(yaml.safe_load(text)))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

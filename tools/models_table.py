@@ -19,30 +19,34 @@ HEAD = """\
 
 <!-- made by tools/models_table.py: change that, or tests/lm/families.yaml, not this page -->
 
-Which families `apmae.capture` reads, and how near it comes to the attention that transformers itself returns
-(`attn_implementation="eager"`). Every row was run with a small random model of transformers {version}:
-{prompts} prompts of {size} tokens, without padding, padded on the right and padded on the left. The logits were
-bit-identical with and without capture in each. Loading a model repeats the comparison on its own weights and refuses
-it when they differ.
+This page lists the families that `apmae.capture` reads, and how close it comes to the attention that transformers
+itself returns (`attn_implementation="eager"`). Every row was run with a small random model of transformers {version}:
+{prompts} prompts of {size} tokens, without padding, padded on the right and padded on the left. In every case
+the logits were bit-identical with and without capture. Loading a model repeats the comparison on its own weights and
+refuses the model if the two differ.
 
-- **reached**: *interface*: the layers call a function of transformers' AttentionInterface, whatever it is (sdpa, eager,
-  flash, flex); *own code*: they attend by themselves, and are read at their softmax or `scaled_dot_product_attention`.
-- **runs**: what the model's output came from here: its sdpa, or eager where transformers has none for the family.
-- **float32**: the largest difference of one probability, over all real pairs of query and key; the tests allow 1e-5.
-- **bfloat16**: the largest share of its attention that a head puts elsewhere than eager does, a mean over its rows; the
-  tests allow 0.02. It is eager that rounds: captured patterns are formed in float32 from the model's queries and keys.
+- **reached**: how the attention is read. *interface*: the layers call a function of transformers' AttentionInterface
+  (sdpa, eager, flash, flex); *own code*: they attend by themselves and are read at their softmax or
+  `scaled_dot_product_attention`.
+- **runs**: what computed the model's output in this test: sdpa, or eager if transformers has no sdpa for the family.
+- **float32**: the largest difference of any one probability, over all pairs of a real query and a real key. The tests
+  allow 1e-5.
+- **bfloat16**: the share of its attention that a head puts elsewhere than eager does, as a mean over its rows, for the
+  worst head. The tests allow 0.02. It is eager that rounds: captured patterns are formed in float32 from the model's
+  queries and keys.
 
 | family | for example | attention | reached | runs | float32 | float32, padded | bfloat16 |
 |---|---|---|---|---|---|---|---|
 """
 
 REFUSED_HEAD = """
-`falcon-alibi` is compared with eager attention that adds ALiBi once, as SDPA does and as it was trained: that of
-transformers 5.23 adds it to a mask which holds it already. A model loaded with eager attention is captured as it is.
+`falcon-alibi` is compared with eager attention that adds ALiBi once, as SDPA does and as the model was trained. The
+eager code of transformers 5.23 adds it to a mask that contains it already. A model loaded with eager attention is
+captured as it is.
 
 ## Refused
 
-By `apmae.load_lm` and `apmae.capture`, with the reason:
+`apmae.load_lm` and `apmae.capture` refuse these families, with the reason:
 
 | family | for example | what it says |
 |---|---|---|

@@ -1,7 +1,7 @@
 """Named whole configurations: each a study with an encoder to train. A run starts from one and changes a few fields.
 
-The sizes differ in the autoencoder; docs/benchmarks.md has what each costs and gives. Figures of the paper's are its
-section 4 and Table 2.
+The sizes differ in the autoencoder: ``docs/benchmarks.md`` has what each costs, ``docs/studies/sizes.md`` what each
+gives. Figures of the paper's are its section 4 and Table 2.
 """
 
 from collections.abc import Callable

@@ -116,7 +116,7 @@ def test_a_sink_is_a_column_and_one_of_the_two_is_said():
 
 @pytest.mark.parametrize("position", [0, 60])
 def test_a_sink_is_named_by_where_it_stands(position):
-    query, key = torch.arange(160)[:, None], torch.arange(160)[None, :]
+    key = torch.arange(160)[None, :]
     noise = torch.from_numpy(np.random.default_rng(2).normal(size=(160, 160))).float()
     sink = softmax((noise + 8 * (key == position))[None])
     assert named(Patterns.from_probabilities(sink)) == ["later sink" if position else "first-token sink"]

@@ -1,11 +1,14 @@
 """The prompts stage: what is drawn, reused and refused."""
 
+import json
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import kill_once
 
 from apmae import bundled
 from apmae.artifacts import fingerprint, read_manifest, read_table
@@ -106,3 +109,81 @@ def test_circuits_are_prompts_that_encode_takes(tmp_path, bundled_lm, real_study
     rows = read_table(tmp_path / "embeddings" / "prompts-00000.parquet").to_pylist()
     assert encoded["prompts"] == 12
     assert [row["outcome"] for row in rows] == [prompt.outcome for prompt in made]
+
+
+@pytest.fixture
+def forwards(bundled_lm):
+    """Counts the batches that the bundled model answers in this process."""
+    seen = []
+    handle = bundled_lm.model.register_forward_hook(lambda *_: seen.append(1))
+    yield seen
+    handle.remove()
+
+
+@pytest.mark.parametrize("what", ["files", "circuits"])
+def test_a_killed_run_asks_nothing_again_and_ends_with_the_same_bytes(
+    tmp_path, command_line, bundled_lm, forwards, what
+):
+    if what == "files":
+        config = PromptsConfig(per_task=20, tasks=("identifier", "eol", "random"), outcome="balanced", length=64)
+        words = ["bundled", "--tasks", "identifier,eol,random", "--per-task", 20, "--set", "length=64"]
+
+        def make(out):
+            return prompts.make_prompts(BUNDLED, out, config, lm=bundled_lm)
+    else:
+        config = CircuitsConfig(circuits=("greater_than", "induction"), per_task=60)
+        words = ["circuit:greater_than", "circuit:induction", "--per-task", 60]
+
+        def make(out):
+            return prompts.make_circuits(out, config, bundled_lm)
+
+    counts = make(tmp_path / "whole.parquet")
+    whole = len(forwards)
+    out, journal = tmp_path / "killed.parquet", tmp_path / "killed.journal.jsonl"
+    child = command_line.start("prompts", *words, "--lm", "bundled", "--out", out)
+    kill_once(child, lambda: journal.is_file() and journal.read_bytes().count(b"\n") > 3)
+    assert not out.exists()
+    known = sum(
+        "notes" in json.loads(line) for line in journal.read_text().splitlines(keepends=True) if line[-1] == "\n"
+    )
+    forwards.clear()
+    assert make(out) == counts
+    assert 0 < len(forwards) == whole - known
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not journal.exists()
+
+
+def test_an_interrupted_run_keeps_its_answers_and_another_is_refused(tmp_path, bundled_lm, forwards):
+    config = PromptsConfig(per_task=20, tasks=("identifier",), outcome="balanced", length=64)
+    out = tmp_path / "prompts.parquet"
+
+    def stop(*_):
+        if len(forwards) == 3:
+            raise KeyboardInterrupt
+
+    handle = bundled_lm.model.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        prompts.make_prompts(BUNDLED, out, config, lm=bundled_lm)
+    handle.remove()
+    other = config.model_copy(update={"seed": 1})
+    with pytest.raises(ArtifactError, match="half-way through another configuration .*config.seed was 0, now 1"):
+        prompts.make_prompts(BUNDLED, out, other, lm=bundled_lm)
+    forwards.clear()
+    prompts.make_prompts(BUNDLED, out, config, lm=bundled_lm)
+    resumed = len(forwards)
+    forwards.clear()
+    prompts.make_prompts(BUNDLED, tmp_path / "whole.parquet", config, lm=bundled_lm)
+    assert resumed == len(forwards) - 2
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_progress_says_what_is_waited_for_and_how_long(tmp_path, bundled_lm, capsys):
+    config = PromptsConfig(per_task=16, tasks=("assignment_operator",), outcome="balanced", length=64)
+    prompts.make_prompts(BUNDLED, tmp_path / "prompts.parquet", config, lm=bundled_lm)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "ask the model: 0 candidates"
+    assert re.search(r"^ask the model: (\d+) of \1 candidates, every task has its prompts", lines[-1])
+    waiting = (
+        r"ask the model: \d+ of \d+ candidates, assignment_operator: \d of 8 incorrect, \d+ asked, about \d+ s left"
+    )
+    assert any(re.match(waiting, line) for line in lines), lines

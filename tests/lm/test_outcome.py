@@ -270,12 +270,14 @@ def test_balanced_prompts_are_half_and_half_and_truly_so(bundled_lm):
     java = parse_source("bundled").handles((".java",))
     ask = AskLM(bundled_lm)
     prompts, counts = draw_prompts(
-        ask, java, config, rejected=rejected, advance=lambda amount=1, note="", total=None: seen.append(note)
+        ask, java, config, rejected=rejected, advance=lambda amount=1, note="", total=None: seen.append((amount, total))
     )
     assert Counter((prompt.task, prompt.outcome) for prompt in prompts) == {
         (task, kind): n for task in config.tasks for kind, n in (("correct", 3), ("incorrect", 2))
     }
-    assert seen == [prompt.task for prompt in prompts]
+    asked = sum(counts["candidates"].values())
+    assert sum(amount for amount, _ in seen) == asked == seen[-1][1]
+    assert all(total >= sum(amount for amount, _ in seen[: at + 1]) for at, (_, total) in enumerate(seen))
     assert counts["prompts"] == {task: {"correct": 3, "incorrect": 2, "unknown": 0} for task in config.tasks}
     assert (
         sum(counts["candidates"].values()) == len(prompts) + rejected["surplus_correct"] + rejected["surplus_incorrect"]

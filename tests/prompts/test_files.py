@@ -216,7 +216,8 @@ def test_tables_from_before_the_last_columns_are_read(prompts):
 
 
 ANSWER = Answer(
-    predicted=";", correct=False, text_correct=False, token_correct=True, max_probability=0.5, expected_probability=0.25, margin=0.125, entropy=1.5,
+    predicted=";", correct=False, text_correct=False, token_correct=True, max_probability=0.5,
+    expected_probability=0.25, margin=0.125, entropy=1.5,
     log_probability=-3.5, exact=False,
 )  # fmt: skip
 

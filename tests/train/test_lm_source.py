@@ -319,7 +319,9 @@ def test_one_correct_prompt_is_enough(make, prompts, bundled_lm):
 
 
 def is_right(token, window, lm):
-    return token == window.expected or (token not in lm.special and continues(lm.tokenizer.decode([token]), window.text))
+    return token == window.expected or (
+        token not in lm.special and continues(lm.tokenizer.decode([token]), window.text)
+    )
 
 
 def right_ids(source, lm):

@@ -1,4 +1,8 @@
-"""Manifests: what an artifact is made of, written last, so that an artifact with one is finished."""
+"""Manifests: what an artifact is made of, written last, so that an artifact with one is finished.
+
+There are no time stamps, so equal inputs give equal bytes. Files' sizes are checked whenever an artifact is opened,
+hashes when a run resumes; within Parquet, pages carry checksums.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,5 +1,11 @@
 """What finds clusters: the contract, and the paper's way (section 5). ``docs/structure.md`` says how to add another.
 
+A clusterer gets every row, equal ones too, and merges them itself: equal patterns of two heads are one point over all
+heads and two per head. How far apart members lie (``apart_``) is its business too, because only it has the neighbours.
+There is no registry yet, nor a setting: with one clusterer both would have one value. K-means and HDBSCAN per head were
+tried on a throwaway branch; placing per head was not, and by the embedding alone half of its members come back to
+another head's cluster.
+
 Axes: n rows, d embedding, r reduced dimensions, c clusters.
 """
 

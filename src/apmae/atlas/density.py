@@ -1,4 +1,11 @@
-"""Clusters of reduced embeddings with HDBSCAN, and the paper's two filters (section 5.2)."""
+"""Clusters of reduced embeddings with HDBSCAN, and the paper's two filters (section 5.2).
+
+The smallest cluster grows with the study, by a third of the root of its rows (5 to 50, never under the paper's floor):
+with a fixed one the number of clusters grows with the number of patterns. Mean distance is to the centre, because
+distances between pairs are quadratic. A row that alone reaches the floor is a cluster of its own: 1 000 equal patterns
+are one point to HDBSCAN and would be noise. hdbscan rather than scikit-learn's HDBSCAN, which grows quadratically;
+fast_hdbscan compiles for minutes at first use.
+"""
 
 import warnings
 from typing import Literal
@@ -119,7 +126,7 @@ def _split_wide(
 
     The paper's separation of 0.5 is an absolute distance in a layout of 19.2 million patterns. In a layout of a few
     thousand, one mass joins nearly everything (9 600 patterns: 2 clusters, both too wide). Leaves closer than the
-    layout's own scale, the median distance to a tenth neighbour, stay joined (``docs/decisions.md``).
+    layout's own scale, the median distance to a tenth neighbour, stay joined (``docs/studies/planted.md``).
     """
     members = members_of(labels, len(persistence))
     wide = [

@@ -1,5 +1,7 @@
 """Names of clusters, from the measured scores of their members. The same rules name a single pattern.
 
+A behaviour that is not clear is called weak rather than left out. The thresholds are judgement, not measurement.
+
 Axes: n patterns, c clusters, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``).
 """
 

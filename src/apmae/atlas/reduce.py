@@ -1,5 +1,7 @@
 """Reduction of embeddings with UMAP (paper section 5.1).
 
+UMAP starts from PCA, not the spectral layout: PCA is linear and does not break on many components.
+
 Axes: n rows, d embedding, r reduced dimensions.
 """
 

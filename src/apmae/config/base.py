@@ -1,4 +1,8 @@
-"""What every configuration is: frozen, keyword-only, validated here and nowhere else."""
+"""What every configuration is: frozen, keyword-only, validated here and nowhere else.
+
+Parts that are handed on whole (``capture``, ``lm``) are configurations of their own. In files and on the command line
+their fields may be given by themselves (``Config.flat``), or ``--set batch=4`` would become ``--set capture.batch=4``.
+"""
 
 import hashlib
 import json

@@ -2,6 +2,10 @@
 
 Listing is cheap and in a fixed order; memory stays flat whatever the size of the source. Whatever cannot be used is
 counted by its reason, never silently lost.
+
+A source is known by two strings: ``name``, with which its files' paths begin, and ``identity``, by which a source or
+file that is given twice is read once. Which of several has its name changed (``src~2``) is decided where they come
+together.
 """
 
 import lzma

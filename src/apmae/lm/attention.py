@@ -3,6 +3,9 @@
 Most families hand query, key and mask to a function of transformers' ``AttentionInterface`` (``lm.interface``); others
 attend by themselves, GPT-J, Falcon, BLOOM and MPT among them (``lm.own_attention``). Whoever listens sees what a layer
 attends with, and may put something else in the place of its heads' output.
+
+Families without patterns are refused by their config, before weights are read; those that mix kinds of layer when their
+modules are seen.
 """
 
 import sys

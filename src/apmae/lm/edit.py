@@ -6,6 +6,19 @@
 An edit is a listener like the tap (``lm.attention.listening``), one that puts something in the place of its heads'
 output.
 
+Replacing a head's output before the output projection makes "zero" the model whose columns of that matrix are zero for
+the head, bit for bit; the tests hold it against such copies in every family. After the projection heads are summed and
+the bias is in. Where the interface is used, the place is what the attention function returns, (prompt, query, head,
+width) by contract, whatever the projection is called and wherever it is (BERT's is in another module). Hooks on a
+projection found by name or width were the other way, but names differ and a gate's matrix has the same width. A gate on
+the heads' output (afmoe) comes after the edit, so zero stays zero. Families that attend by themselves are edited where
+a child of their module is first called with all heads' output after the softmax.
+
+Refused are a norm over all heads between attention and projection (BitNet), which changes with one head gone; a module
+whose heads' output is never seen (BLOOM's ``slow_but_exact``, GPT-2's ``reorder_and_upcast_attn``, MegatronBERT,
+RoFormer), when it ends; and, with gradient checkpointing, ``backward`` after the block, which would run the layers
+again without the edit and give gradients of no model.
+
 Axes: b prompts, q queries, h heads, v width of a head's output.
 """
 

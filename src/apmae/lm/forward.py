@@ -1,5 +1,9 @@
 """What one forward leaves behind: patterns of every layer, and the rows of a generation that goes on from its cache.
 
+Generations that do not simply grow row by row are refused: beam search, which reorders prompts between steps and is
+noticed by the last key (which may be off by a tenth, because MLA forms keys again), static caches, cropped ones, and
+those filled before the capture began. So is pooling a generation, because blocks move as the text grows.
+
 Axes: b prompts, s selected heads, q queries, t keys, k patches, p pixels along a patch.
 """
 

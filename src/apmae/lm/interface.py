@@ -3,6 +3,11 @@
 While somebody listens that function is wrapped under its own name: the model's output stays the work of the function it
 was loaded with (sdpa, eager, flash, flex), its config is untouched, and every tapped module's inputs and heads' output
 are seen on the way.
+
+Registering a name of our own and setting it on the model was the other way. Then the implementation has to be restored,
+padded batches lose their mask unless the mask function is registered too, and soft-caps and sinks do not come in. The
+wrap rests on one method of transformers (``ALL_ATTENTION_FUNCTIONS.get_interface``), put back when the last capture
+closes. Patterns are those before attention dropout, and the model draws the dropout that it would draw without us.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,9 @@
-"""What the model answers at the completion position."""
+"""What the model answers at the completion position.
+
+The model is asked once, with the completion after the window. One forward gives the first token, and whether greedy
+decoding would give the whole completion: it does exactly as long as each expected token is the most probable. That is
+checked against ``generate``. It counts by token: the same text in other tokens is not exact.
+"""
 
 import math
 from collections.abc import Sequence

@@ -2,6 +2,11 @@
 
 They are read at the softmax or the ``scaled_dot_product_attention`` that their attention module calls; their heads'
 output, where it enters the module's output projection. One rule for all of them, none for each.
+
+They form whole score matrices; the tap reads the rows that it wants. In float16 their masks are -65 504, which CodeGen
+divides by the root of the head width, so there everything below -3 000 counts as masked; no real score is near it.
+Falcon with ALiBi is checked against eager attention that counts its bias once: transformers 5.23's eager code adds it
+to a mask that holds it already (share of attention moved 0.18), its SDPA, as trained, does not.
 """
 
 from collections.abc import Callable

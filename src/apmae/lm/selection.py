@@ -1,4 +1,7 @@
-"""Which heads to capture, and of which layer each prompt's draw takes which."""
+"""Which heads to capture, and of which layer each prompt's draw takes which.
+
+The draw of a share of heads depends on the batch's first prompt, so that a resumed run draws the same heads.
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -9,6 +9,13 @@ Around anyone's forward, ``generate`` included::
 No (heads, length, length) array ever exists: patterns are formed a few rows at a time (``lm.rows``), layer by layer,
 into lower-triangle patches. What is kept is what was asked for.
 
+A compiled model runs uncompiled inside a capture (``torch.compiler.set_stance("force_eager")``): its graph cannot be
+seen from inside, and a graph break in each layer would cost what compiling gains. Nothing is compiled again, before or
+after.
+
+Scores that are not finite are found when patterns are read, by one number per layer that turns NaN: looking at each
+layer as it comes would wait for a GPU.
+
 Axes: b prompts, s selected heads, q queries, t keys, k patches, p pixels along a patch.
 """
 

@@ -2,6 +2,10 @@
 
 A manifest may be a stranger's. Nothing of it enters the YAML head; in the Markdown it stands in table cells only, as
 text that cannot become a link, an image, HTML or another cell.
+
+A card is written when it is needed: by a push, and by ``save_pretrained`` of an encoder loaded from a training, whose
+manifest stays behind. The folder of a training has the manifest and gets none. A card in the published layout is not
+taken over, because it says to load the weights with other code. Languages, paths and sources are not in a manifest.
 """
 
 import json
@@ -13,11 +17,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from apmae.config import APMAEConfig
-from apmae.errors import ConfigError
-from apmae.model.files import CARD, Files
+from apmae.model.files import Files
+from apmae.model.folder import CARD
+from apmae.model.hub import expect_license
 
 _LONGEST = 200
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _LABELS = {"lm": "language model"}
 _LOSSES = ("loss", "published_loss", "held_out_loss")
@@ -110,14 +114,9 @@ def model_card(
     license: str | None = None,
 ) -> str:
     """See :meth:`apmae.APMAE.model_card`."""
+    expect_license(license, card=bool(origin and origin.card))
     if origin and origin.card:
-        if license is not None:
-            raise ConfigError(
-                f"expected no license for a model that has a card, got {license!r}; write it in its {CARD}"
-            )
         return origin.card
-    if license is not None and not _LICENSE.fullmatch(license):
-        raise ConfigError(f"expected a license identifier such as apache-2.0 or mit, got {license!r}")
     training = ""
     if origin and origin.published:
         training = _PUBLISHED

@@ -3,6 +3,9 @@
 Only patches on or below the diagonal are embedded and decoded. With ``grid="square"`` positions are numbered over the
 whole grid and encoding feeds all of it, zeros above the diagonal included, as the released models expect.
 
+Positions are looked up with ``F.embedding``, not by index: the gradient of an index is summed in no fixed order by
+several threads, and two runs were never equal.
+
 Axes: n patterns, k patches (36 at paper size), p pixels along a patch, q pixels of a patch (p * p), v visible and
 m masked patches, d encoder width, e decoder width.
 """
@@ -22,6 +25,7 @@ from apmae.config import APMAEConfig
 from apmae.errors import CaptureError, ModelError
 from apmae.model import card, files, hub
 from apmae.model.blocks import Transformer, init_weights
+from apmae.model.folder import CONFIG, content_of
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
@@ -208,7 +212,7 @@ class APMAE(nn.Module):
             raise ModelError(
                 "expected an AP-MAE that was loaded, this one was made here; save it and load it from there"
             )
-        return files.content_of(self.source)
+        return content_of(self.source)
 
     def equals(self, other: "APMAE") -> bool:
         """Whether both have one configuration and the same weights, so that their embeddings may be compared."""
@@ -243,7 +247,7 @@ class APMAE(nn.Module):
             model.load_state_dict(found.weights)
         except RuntimeError as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-            where = found.folder / files.CONFIG
+            where = found.folder / CONFIG
             raise ModelError(f"expected weights that fit {where}, they do not: {reason}") from None
         model.origin, model.source = card.read_origin(found), str(source)
         return model.eval()

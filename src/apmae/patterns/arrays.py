@@ -1,5 +1,7 @@
 """Named arrays: all captured heads of one prompt, by layer, head, query_pos and key_pos. ``Patterns`` hands them over.
 
+A head that occurs twice in a prompt is refused: there is one place for it.
+
 Axes: n patterns, each of another head; r rows.
 """
 

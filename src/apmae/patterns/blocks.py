@@ -3,6 +3,11 @@
 A band is no block: its rows move on with every token, while the rows of a block all reach back to the same border. So
 each border is held against what the pattern's own mean by distance would send across it.
 
+Mass inside the best blocks alone is high for every band, and for columns once a block begins at each. So a border must
+keep away half of what the band would send across, and what can be won is what even attention would lose: one border
+near the start (columns) counts little. Mass on q and q-1 is left out of that, or a self head's few other tokens score
+0.2 to 0.3.
+
 Axes: n patterns, k patches, p pixels along a patch, t tokens, w tokens behind a border.
 """
 

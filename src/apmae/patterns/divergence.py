@@ -5,6 +5,8 @@ probabilities again (``scaling.INVERSES``), each query row's prediction a distri
 measure is the Kullback-Leibler divergence of the truth from it: the mean of -log of the predicted probability over true
 hidden mass, in nats, less the truth's own entropy. 0 is perfect.
 
+A prediction is scaled to the row's true hidden mass, because the visible entries of a row give that away.
+
 Axes: n patterns, k patches, p pixels along a patch.
 """
 

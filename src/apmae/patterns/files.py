@@ -3,6 +3,10 @@
 Our file holds ``log_patches`` in its dtype, ``prompt``, ``layer`` and ``head`` as int64, and ``texts``, the bytes of a
 JSON object with tokens, lengths and rows by prompt number. Its metadata has one entry, ``apmae``: a JSON object with
 the artifact's kind and format, size, causal and reach. In memory, what a file holds are the arguments of ``Patterns``.
+
+Texts are a tensor and not metadata because safetensors refuses a header over 100 MB, which the tokens of long prompts
+reach. In a foreign array of three axes each pattern is its own prompt, as in ``from_probabilities``; layers and heads
+are read from four or five axes only, and whether it is causal is found from the data.
 """
 
 import json
@@ -23,6 +27,7 @@ from torch import Tensor
 from apmae.artifacts import write_through
 from apmae.errors import CaptureError
 from apmae.patterns import probabilities
+from apmae.patterns.stored import SUFFIXES, expect_patterns
 
 FORMAT = 1
 """Of our own files; raised when an older version cannot read the new ones."""
@@ -77,13 +82,7 @@ def naming(path: str | Path) -> Iterator[None]:
         CaptureError: for every one of them, and if there is no such file or its name says another kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CaptureError(f"expected a file of patterns at {path}, found none; check the path")
-    if path.suffix.lower() not in _READERS:
-        raise CaptureError(
-            f"expected patterns in {', '.join(_READERS)}, got {path}; save the probabilities as one of them first "
-            "(numpy.save)"
-        )
+    expect_patterns(path)
     try:
         yield
     except CaptureError as error:
@@ -168,4 +167,4 @@ def _chosen(names: list[str]) -> str:
     return fitting[0]
 
 
-_READERS = {".npy": _read_npy, ".npz": _read_npz, _SUFFIX: _read_safetensors}
+_READERS = dict(zip(SUFFIXES, (_read_npy, _read_npz, _read_safetensors), strict=True))

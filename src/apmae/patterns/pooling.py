@@ -8,6 +8,9 @@ What cannot be told any more: anything finer than n / size tokens. ``previous to
 become the diagonal, and a key that draws much attention alone looks like one of many that draw a little each. Spreading
 a pooled entry evenly over its block is the best inverse there is; it is exact for patterns constant within blocks.
 
+Blocks differ by at most one token and are single tokens where the prompt fits, so short prompts need no rule of their
+own.
+
 Axes: r query rows, k keys, c blocks.
 """
 

@@ -1,4 +1,7 @@
-"""Probabilities that another tool captured: checked, and packed as log patches a few patterns at a time."""
+"""Probabilities that another tool captured: checked, and packed as log patches a few patterns at a time.
+
+They are checked and packed 32 at a time in float64, so that a large file costs its packed size.
+"""
 
 from typing import Any
 

@@ -1,6 +1,11 @@
 """Reach: how the rows of a pattern stand for the tokens of its prompt, and what the rows are called.
 
 A prompt that is longer than the patterns are wide is pooled or cropped; a shorter one always has one row a token.
+
+Rows are counted by prompt, not by pattern, and kept only where they no longer follow from size and length: for a pooled
+prompt that was resized. Two parts that know different things about one prompt number are refused, not merged, because
+labels would be another prompt's. A training stream drops the texts first: captures that each count from 0 are common.
+Its crop empties rows of single patterns and leaves labels alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -3,6 +3,11 @@
 Templates, words, sources and definitions lie in ``circuits/<name>.yaml``; ``docs/circuits.md`` explains each set. A
 prompt and its counterfactual have the same number of tokens and differ in stated ones only: the symmetric token
 replacement of Zhang and Nanda 2023 (arXiv:2309.16042). What is drawn depends on set, seed and tokenizer alone.
+
+Because the counterfactual holds other tokens of the same kind, the first wrong completion is right for it; the sources'
+own corruptions (three unrelated names, random arguments, "That person") take the answer away. All prompts of a set are
+kept, not balanced by outcome: sets are compared between models, and a model that cannot do the task has no correct
+half.
 """
 
 import hashlib

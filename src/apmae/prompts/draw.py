@@ -1,4 +1,9 @@
-"""Drawing prompts until their numbers are reached, with or without asking a model for their outcomes. Torch-free."""
+"""Drawing prompts until their numbers are reached, with or without asking a model for their outcomes. Torch-free.
+
+Building runs one batch ahead in a thread, with the quota as of the batch before, so that a draw does not depend on
+which of the two was faster. A task that yields an outcome too rarely is given up: otherwise one rare outcome would walk
+a corpus again and again.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -182,7 +187,7 @@ def _waiting(quota: Quota, tried: Counter[str], limit: int) -> tuple[int, str]:
                 kind = "" if outcome == "any" else f" {outcome}"
                 longest, note = more, f"{task}: {found} of {wanted}{kind}, {tried[task]} asked"
         total += rarest
-    return total, note
+    return total, note or "every task has its prompts, or was given up"
 
 
 def _counted(rejected: Counter[str]) -> dict[str, int]:

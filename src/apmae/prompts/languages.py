@@ -1,6 +1,9 @@
 """The languages that prompts can be drawn from: file names, tree-sitter grammars, queries. Torch-free.
 
 A grammar is imported when its language is first used: each is a wheel of its own.
+
+TypeScript's ``.tsx`` has a grammar of its own under the same language: ``<T>x`` is a cast in one and an element in the
+other.
 """
 
 import importlib

@@ -1,4 +1,8 @@
-"""Which characters of a text each token holds, exactly. Torch-free."""
+"""Which characters of a text each token holds, exactly. Torch-free.
+
+Tokenizers that trim blanks or compose accents leave characters out. Without them random spans lost their first blank,
+or ended between a letter and its accent.
+"""
 
 from collections.abc import Callable
 from copy import deepcopy

@@ -54,7 +54,7 @@ def continues(predicted: str, expected: str) -> bool:
 
     It does if one begins with the other, and the shorter does not end inside an identifier, number or word of the
     longer: ``);`` for ``)``, ``"`` for ``"key"``, but neither ``10`` for ``1`` nor ``get`` for ``getName``. Leading
-    blanks are not compared, and blanks alone continue nothing; only where blanks are all that is expected do they count.
+    blanks are not compared, and blanks alone continue nothing, unless blanks are all that is expected.
     """
     if expected.strip():
         predicted, expected = predicted.lstrip(), expected.lstrip()
@@ -63,7 +63,7 @@ def continues(predicted: str, expected: str) -> bool:
 
 
 def undecided(predicted: str, expected: str) -> bool:
-    """Whether a predicted text agrees with the expected one so far, but is blank, or ends inside a word or character."""
+    """Whether a predicted text agrees with the expected one so far, but is blank or ends inside a word or character."""
     if not expected.strip():
         return False
     whole = predicted.rstrip("\ufffd")  # what tokenizers put for some of the bytes of a character

@@ -1,4 +1,9 @@
-"""Windows that are nearly the same as an earlier one's, such as copies of a file or spans side by side. Torch-free."""
+"""Windows that are nearly the same as an earlier one's, such as copies of a file or spans side by side. Torch-free.
+
+All candidates are compared, not only those kept: what the model answers must not decide what is drawn next, or prompts
+could not be built ahead of it. At 0.8 two spans of a long file within about a hundred characters count as the same; a
+file that gives nothing new ten times is left. MinHash is rensa's, the fastest by its own figures: 0.1 ms per prompt.
+"""
 
 import hashlib
 import re

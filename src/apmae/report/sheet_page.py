@@ -2,6 +2,9 @@
 
 Tokens are strangers' text. They reach the page escaped by the template or as JSON in a data block, and from there as
 ``textContent``; the content security policy runs the page's own script by its hash and nothing else.
+
+Numbers are 16-bit steps of log10 p: 8 bits over the same range are off by up to 4 %, which shows in the sums of rows.
+48 heads of 256 tokens take 4.5 MB.
 """
 
 import json

@@ -1,6 +1,8 @@
 """What a step does to its patterns before the model sees them: crops and masks, drawn for the batch of all processes.
 
 Each process takes its own part of the draw, so that how many there are changes no mask.
+
+The mean over masked pixels is weighted by how many each part has, because patches on the diagonal have half as many.
 """
 
 import numpy as np

@@ -1,6 +1,9 @@
 """The mixing buffer: patterns wait here, so that a batch holds many prompts, layers and heads.
 
 Captures come a few prompts at a time. What is drawn from a full buffer comes from all that it holds, each pattern once.
+
+It takes whole forwards, and only when it has room for one. So a batch of 64 on the bundled model holds 60 prompts: of
+rounds shuffled by themselves it held 29, filled one prompt after another 5.3.
 """
 
 import numpy as np

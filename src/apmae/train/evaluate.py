@@ -2,6 +2,9 @@
 
 Every encoder gets the same patterns with the same patches hidden. Patterns are captured, evaluated and dropped; a shard
 is some prompts in a row. Axes: n patterns, k patches.
+
+Hidden patches are a draw by seed, prompt, layer and head, nested over ratios, so that nothing depends on batches,
+shards or which other encoders are asked.
 """
 
 from collections.abc import Callable, Mapping, Sequence

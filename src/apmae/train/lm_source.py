@@ -2,6 +2,13 @@
 
 Forwards are numbered, and what a forward captures follows from the seed and its number. The buffer takes the next one
 whenever it has room for a whole one, so that what a step draws depends on counts and never on which thread was faster.
+
+One forward runs ahead, except on a CPU, where both compete for cores. A tap sees every forward of its model, so nothing
+else may use the model while a source is open. Prompts of a forward are about equally long: those of 32 forwards are
+sorted by length together. Left contexts differ so much that unsorted 1.44 tokens were run for each token of a prompt;
+sorted it is 1.05. ``no_grad`` and not inference mode: tensors that a forward caches would be inference tensors and
+break a later backward. With ``outcome`` ``correct`` this forward decides which prompts are correct, not the prompts
+file, which may be of another model or window.
 """
 
 from collections.abc import Mapping, Sequence
