@@ -85,6 +85,7 @@ def _write_study(
                 "outcome": [outcomes[prompt] for prompt in where[own, 0]],
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(z[own].ravel()), DIM),
                 **{f"score_{name}": pa.array(np.full(count, 0.5, np.float32)) for name in SCORES},
+                "sinks": pa.array([[0]] * count, pa.list_(pa.int32())),
                 **{kinds: _zeros(count) for kinds in ("key_kinds", "query_kinds")},
             }
             rows = [

@@ -116,6 +116,7 @@ def test_scores_are_each_patterns_over_its_own_tokens(embeddings, captured):
             part = embeddings.slice(row, LAYERS * HEADS)
             for name in schema.SCORES:
                 np.testing.assert_allclose(part[f"score_{name}"].to_numpy(), by_hand[name], atol=2e-5)
+            assert part["sinks"].to_pylist() == [list(sinks) for sinks in by_hand.sinks]
             np.testing.assert_allclose(matrix(part["key_kinds"]), by_hand.key_kinds, atol=1e-5)
             np.testing.assert_allclose(matrix(part["query_kinds"]), by_hand.query_kinds, atol=1e-5)
             row += LAYERS * HEADS

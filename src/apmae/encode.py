@@ -142,6 +142,7 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
         "outcome": pa.array(outcomes),
         "embedding": fixed_list(z.astype(np.float16)),
         **{f"score_{name}": pa.array(scores[name]) for name in SCORES},
+        "sinks": pa.array(scores.sinks, pa.list_(pa.int32())),
         "key_kinds": fixed_list(scores.key_kinds),
         "query_kinds": fixed_list(scores.query_kinds),
     }

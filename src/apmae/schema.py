@@ -46,6 +46,7 @@ SCORES = (
     "uniform",
     "entropy",
     "local_width",
+    "later_sink",
 )
 """Hand-made scores of a pattern, defined in ``patterns/scores.py``: shares in [0, 1], but ``entropy`` is in nats and
 ``local_width`` in tokens."""
@@ -111,7 +112,8 @@ ENCODED_PROMPTS = pa.schema(
 
 
 def embeddings(dim: int) -> pa.Schema:
-    """One row a pattern: where it came from, its embedding and its scores.
+    """One row a pattern: where it came from, its embedding and its scores; ``sinks`` are the rows of its sinks
+    (``patterns/sinks.py``), the strongest first.
 
     Args:
         dim: length of an embedding.
@@ -125,6 +127,7 @@ def embeddings(dim: int) -> pa.Schema:
             pa.field("outcome", pa.string(), nullable=False),
             pa.field("embedding", pa.list_(pa.float16(), dim), nullable=False),
             *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
+            pa.field("sinks", pa.list_(pa.int32()), nullable=False),
             pa.field("key_kinds", pa.list_(pa.float32(), len(KINDS)), nullable=False),
             pa.field("query_kinds", pa.list_(pa.float32(), len(KINDS)), nullable=False),
         ]
@@ -217,6 +220,9 @@ TAGS = pa.schema(
         pa.field("measured", pa.string(), nullable=False),
         pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
         *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
+        pa.field("sinks", pa.list_(pa.int32()), nullable=False),
+        pa.field("sink_tokens", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""One row a head: what the atlas says of it on one prompt, and ``measured``, the name its own scores would give."""
+"""One row a head: what the atlas says of it on one prompt, and ``measured``, the name its own scores would give.
+``sinks`` are the positions of its sinks in the window, the strongest first, ``sink_tokens`` their texts."""

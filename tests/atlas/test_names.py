@@ -51,9 +51,9 @@ def test_a_hand_made_pattern_gets_its_name(families, family, name):
     patterns, which = families
     own = patterns[which == list(FAMILIES).index(family)]
     names = named(own)
-    # Wide bands, long offsets and blocks that are few or many are border cases; every other pattern must be right, and
-    # so must the family, as a cluster is named.
-    assert names.count(name) >= {"local": 7, "offset": 10, "blocks": 9}.get(family, 12), names
+    # Wide bands, long offsets, blocks that are few or many, and few columns that are sinks too are border cases; every
+    # other pattern must be right, and so must the family, as a cluster is named.
+    assert names.count(name) >= {"local": 7, "offset": 10, "blocks": 9, "columns": 8}.get(family, 12), names
     values = score(own).values
     assert name_of(dict(zip(SCORES, values.mean(0).tolist(), strict=True))) == name
 
@@ -100,6 +100,26 @@ def test_columns_say_what_they_stand_on():
     assert name_of({"first_token": 0.5, "columns": 0.45, "uniform": 0.3}, "newlines") == (
         "first-token sink + columns on newlines"
     )
+
+
+def test_a_sink_is_a_column_and_one_of_the_two_is_said():
+    scores = {"columns": 0.9, "uniform": 0.3}
+    assert name_of({**scores, "later_sink": 0.85}) == "later sink"
+    assert name_of({**scores, "later_sink": 0.61}, "newlines") == "later sink on newlines"
+    assert name_of({**scores, "later_sink": 0.59}, "newlines") == "columns on newlines"
+    assert name_of({**scores, "later_sink": float("nan")}) == name_of({**scores, "later_sink": 0.0}) == "columns"
+    assert name_of({"later_sink": 0.5, "columns": float("nan"), "uniform": 0.3}) == "later sink"
+    assert name_of({"first_token": 0.6, "later_sink": 0.4, "columns": 0.4, "uniform": 0.3}, "words") == (
+        "first-token sink + later sink on words"
+    )
+
+
+@pytest.mark.parametrize("position", [0, 60])
+def test_a_sink_is_named_by_where_it_stands(position):
+    key = torch.arange(160)[None, :]
+    noise = torch.from_numpy(np.random.default_rng(2).normal(size=(160, 160))).float()
+    sink = softmax((noise + 8 * (key == position))[None])
+    assert named(Patterns.from_probabilities(sink)) == ["later sink" if position else "first-token sink"]
 
 
 def test_a_behaviour_below_its_threshold_is_weak_and_far_below_nothing():

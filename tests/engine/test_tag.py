@@ -81,6 +81,10 @@ def test_a_prompts_tags_are_what_encode_and_place_say_of_it(bundled_lm, mae, atl
             ours, theirs = tagged.tags[f"score_{name}"].to_numpy(), own[f"score_{name}"].to_numpy()
             np.testing.assert_allclose(ours, theirs, atol=2e-3)
         assert set(own["outcome"].to_pylist()) == {tagged.answer.outcome}
+        texts = tagged.window.tokens
+        said = zip(tagged.tags["sinks"].to_pylist(), tagged.tags["sink_tokens"].to_pylist(), strict=True)
+        assert all([texts[position] for position in sinks] == words for sinks, words in said)
+        assert (np.array(tagged.tags["sinks"].to_pylist(), object) == own["sinks"].to_pylist()).mean() > 0.95
 
 
 def test_the_expected_token_decides_the_outcome_alone(bundled_lm, mae, atlas):

@@ -5,9 +5,10 @@ from inspect import signature
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from apmae.errors import CaptureError
+from apmae.lm.inputs import generation
 from apmae.lm.tap import capture
 
 SETTINGS = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False}
@@ -23,9 +24,9 @@ def prompts(*lengths, seed=0):
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def generated(model, inputs, new, **keywords):
+def generated(model, inputs, new, use_cache=True, **keywords):
     """The patterns of a generation, and of one forward over what it made."""
-    settings = GenerationConfig(max_new_tokens=new, min_new_tokens=new, **SETTINGS)
+    settings = GenerationConfig(max_new_tokens=new, min_new_tokens=new, use_cache=use_cache, **SETTINGS)
     with capture(model, **keywords) as tap:
         ids = model.generate(**inputs, generation_config=settings)
     patterns = tap.patterns
@@ -38,10 +39,11 @@ def generated(model, inputs, new, **keywords):
     return patterns, whole.patterns, ids
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("lengths", [(1,), (12,), (32,), (40, 33, 7), (5, 5)], ids=str)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3"])
-def test_a_generation_is_one_pattern(family, name, lengths):
-    patterns, whole, _ = generated(family(name), prompts(*lengths), 36)
+def test_a_generation_is_one_pattern(family, name, lengths, use_cache):
+    patterns, whole, _ = generated(family(name), prompts(*lengths), 36, use_cache)
     assert patterns.size == whole.size == max(lengths) + 35
     assert np.array_equal(patterns.head, whole.head)
     assert np.abs(patterns.probabilities() - whole.probabilities()).max() <= 1e-5
@@ -50,8 +52,9 @@ def test_a_generation_is_one_pattern(family, name, lengths):
     assert patterns.lengths == {row: length + 35 for row, length in enumerate(lengths)}
 
 
-def test_a_share_of_heads_is_the_same_in_every_step(family):
-    patterns, whole, _ = generated(family("llama"), prompts(20, 12), 20, heads=0.5, seed=3)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_share_of_heads_is_the_same_in_every_step(family, use_cache):
+    patterns, whole, _ = generated(family("llama"), prompts(20, 12), 20, use_cache, heads=0.5, seed=3)
     assert np.array_equal(patterns.head, whole.head)
     assert np.abs(patterns.probabilities() - whole.probabilities()).max() <= 1e-5
 
@@ -63,16 +66,106 @@ def test_what_was_generated_is_what_the_model_generates(family):
     assert torch.equal(plain, ids)
 
 
-def test_several_generations_in_one_block(family):
-    model, settings = family("llama"), GenerationConfig(max_new_tokens=5, **SETTINGS)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_several_generations_in_one_block(family, use_cache):
+    model, settings = family("llama"), GenerationConfig(max_new_tokens=5, use_cache=use_cache, **SETTINGS)
     with capture(model) as tap:
         model.generate(**prompts(10, seed=1), generation_config=settings)
         model.generate(**prompts(20, 15, seed=2), generation_config=settings)
     patterns = tap.patterns
-    alone, _, _ = generated(model, prompts(20, 15, seed=2), 5)
+    alone, _, _ = generated(model, prompts(20, 15, seed=2), 5, use_cache)
     assert sorted(set(patterns.prompt.tolist())) == [0, 1, 2]
     assert patterns.lengths == {0: 14, 1: 24, 2: 19}
     assert np.array_equal(patterns[patterns.prompt > 0].probabilities(), alone.probabilities())
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_generation_that_resumes_another_is_another_prompt(family, use_cache):
+    """As turns of a chat, or a loop that generates a token at a time: each begins with all that the one before read."""
+    model, settings = family("llama"), GenerationConfig(max_new_tokens=1, use_cache=use_cache, **SETTINGS)
+    ids = prompts(10)["input_ids"]
+    with capture(model) as tap:
+        for _ in range(3):
+            ids = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    assert tap.patterns.lengths == {0: 10, 1: 11, 2: 12}
+
+
+def test_a_loop_of_ones_own_without_a_cache_has_a_prompt_for_each_forward(family):
+    model, ids = family("llama"), prompts(13)["input_ids"]
+    with torch.no_grad(), capture(model) as tap:
+        for count in (10, 11, 13):
+            model(ids[:, :count], use_cache=False)
+    assert tap.patterns.lengths == {0: 10, 1: 11, 2: 13}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_samples_of_one_prompt_are_prompts_of_their_own(family, use_cache):
+    model, torch_state = family("llama"), torch.random.get_rng_state()
+    settings = GenerationConfig(
+        max_new_tokens=8, use_cache=use_cache, **{**SETTINGS, "do_sample": True, "num_return_sequences": 3}
+    )
+    try:
+        torch.manual_seed(0)
+        with capture(model, heads=[(0, 0), (1, 1)]) as tap:
+            made = model.generate(**prompts(10, 6), generation_config=settings)
+    finally:
+        torch.random.set_rng_state(torch_state)
+    assert len({tuple(row) for row in made.tolist()}) == 6
+    assert tap.patterns.lengths == {0: 17, 1: 17, 2: 17, 3: 13, 4: 13, 5: 13}
+    padded = [0, 0, 0, 4, 4, 4]
+    for number, start in enumerate(padded):
+        with torch.no_grad(), capture(model, heads=[(0, 0), (1, 1)]) as alone:
+            model(made[number : number + 1, start:-1], use_cache=False)
+        rows = tap.patterns.num_rows(number)
+        found = tap.patterns[tap.patterns.prompt == number].probabilities()[:, :rows, :rows]
+        assert np.abs(found - alone.patterns.probabilities()).max() <= 1e-5
+
+
+def test_sequences_that_end_early_grow_by_padding_as_they_do_with_a_cache(family):
+    model, inputs = family("llama"), prompts(10, 8)
+    free = model.generate(**inputs, generation_config=GenerationConfig(max_new_tokens=12, **SETTINGS))
+    settings = {**SETTINGS, "eos_token_id": int(free[1, 12])}  # the second ends with its third token, or before
+    found = []
+    for use_cache in (True, False):
+        with capture(model) as tap:
+            model.generate(
+                **inputs, generation_config=GenerationConfig(max_new_tokens=12, use_cache=use_cache, **settings)
+            )
+        found.append(tap.patterns)
+    assert found[0].lengths == found[1].lengths
+    assert np.abs(found[0].probabilities() - found[1].probabilities()).max() <= 1e-5
+
+
+@pytest.mark.parametrize("reach", [{"pool": 8}, {"crop": 8}], ids=str)
+def test_without_a_cache_a_generation_is_pooled_and_cropped(family, reach):
+    patterns, whole, _ = generated(family("llama"), prompts(20, 12), 6, use_cache=False, **reach)
+    assert patterns.lengths == whole.lengths == {0: 25, 1: 17}
+    assert np.abs(patterns.probabilities() - whole.probabilities()).max() <= 1e-5
+
+
+def test_a_second_text_that_a_generation_reads_grows_beside_the_first(family):
+    """Classifier-free guidance runs the model on a negative prompt too, in turns with the prompt."""
+    model, inputs = family("llama"), prompts(10)
+    negative = prompts(6, seed=5)["input_ids"]
+    settings = GenerationConfig(max_new_tokens=5, guidance_scale=1.5, use_cache=False, **SETTINGS)
+    with capture(model) as tap:
+        made = model.generate(**inputs, negative_prompt_ids=negative, generation_config=settings)
+    assert tap.patterns.lengths == {0: 14, 1: 10}
+    for number, text in enumerate((made[:, :-1], torch.cat([negative, made[:, 10:-1]], dim=1))):
+        with torch.no_grad(), capture(model) as alone:
+            model(text, use_cache=False)
+        rows = tap.patterns.num_rows(number)
+        found = tap.patterns[tap.patterns.prompt == number].probabilities()[:, :rows, :rows]
+        assert np.abs(found - alone.patterns.probabilities()).max() <= 1e-5
+
+
+def test_generate_is_left_as_it_was(family):
+    model, plain = family("llama"), GenerationMixin.generate
+    with pytest.raises(RuntimeError, match="stop"), capture(model), capture(model):
+        assert signature(model.generate) == signature(plain.__get__(model))
+        raise RuntimeError("stop")
+    assert GenerationMixin.generate is plain
+    assert generation() is None
 
 
 def test_a_long_prompt_read_in_pieces(family):
@@ -88,10 +181,11 @@ def test_a_long_prompt_read_in_pieces(family):
     assert np.abs(tap.patterns.probabilities() - whole.patterns.probabilities()).max() <= 1e-5
 
 
-def test_tokens_of_a_generation(bundled_lm):
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_tokens_of_a_generation(bundled_lm, use_cache):
     tokenizer = bundled_lm.tokenizer
     ids = tokenizer("public int size() { return", return_tensors="pt").input_ids
-    settings = GenerationConfig(max_new_tokens=6, **SETTINGS)
+    settings = GenerationConfig(max_new_tokens=6, use_cache=use_cache, **SETTINGS)
     with capture(bundled_lm.model, heads=[(0, 0)], tokenizer=tokenizer) as tap:
         made = bundled_lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     assert tap.patterns.tokens == {0: tuple(tokenizer.decode([int(token)]) for token in made[0, :-1])}
@@ -111,9 +205,11 @@ def test_a_prompt_given_as_embeddings_has_no_tokens(bundled_lm):
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def test_beam_search_is_refused(family):
-    model = family("llama")
-    settings = GenerationConfig(max_new_tokens=12, num_beams=4, **SETTINGS)
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_beam_search_is_refused(family, name, use_cache):
+    model = family(name)
+    settings = GenerationConfig(max_new_tokens=12, num_beams=4, use_cache=use_cache, **SETTINGS)
     with capture(model) as tap:
         model.generate(**prompts(10, 8), generation_config=settings)
     with pytest.raises(CaptureError, match="changed places .* num_beams=1"):
@@ -160,6 +256,31 @@ def test_padding_on_the_right_cannot_go_on(family):
 def test_what_needs_the_whole_text(family, keywords):
     with capture(family("llama"), **keywords), pytest.raises(CaptureError, match="need a text's whole forward"):
         family("llama").generate(**prompts(10), generation_config=GenerationConfig(max_new_tokens=4, **SETTINGS))
+
+
+def test_layers_handed_on_one_by_one_cannot_grow(family):
+    settings = GenerationConfig(max_new_tokens=4, use_cache=False, **SETTINGS)
+    with (
+        capture(family("llama"), each_layer=lambda _: None),
+        pytest.raises(CaptureError, match="each_layer needs .* step of generate without a cache; generate first"),
+    ):
+        family("llama").generate(**prompts(10), generation_config=settings)
+
+
+def test_steps_without_a_cache_and_without_token_ids_are_refused(family):
+    """As prompt tuning makes of a model: it reads embeddings in every step."""
+    model, ids = family("llama"), prompts(10)["input_ids"]
+
+    def prepare(input_ids, **_):
+        return {"inputs_embeds": model.get_input_embeddings()(input_ids), "use_cache": False}
+
+    settings = GenerationConfig(max_new_tokens=4, use_cache=False, **SETTINGS)
+    model.prepare_inputs_for_generation = prepare
+    try:
+        with capture(model), pytest.raises(CaptureError, match="token ids in every step .* use_cache=True"):
+            model.generate(ids, generation_config=settings)
+    finally:
+        del model.prepare_inputs_for_generation
 
 
 @pytest.mark.parametrize("change", [lambda c: c.batch_repeat_interleave(2), lambda c: c.batch_select_indices([0, 2])])

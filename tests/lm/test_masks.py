@@ -1,8 +1,11 @@
 """Masks and batches as people make them: padding beside crops and pools, empty prompts, masks of the caller's own."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from apmae.errors import CaptureError
 from apmae.lm.attention import eager_attention
@@ -35,16 +38,47 @@ def test_a_batch_padded_beyond_its_longest_prompt(family, name, keywords):
 
 
 @pytest.mark.parametrize("keywords", [{}, {"pool": 8}, {"crop": 8}], ids=str)
-@pytest.mark.parametrize("name", ["llama", "bloom", "bert", "gemma2"])
-def test_a_prompt_of_padding_alone_is_empty(family, name, keywords):
-    ids = tokens(2, 20)
+@pytest.mark.parametrize("name", ["llama", "bloom", "bert", "gemma2", "mistral-window"])
+def test_a_prompt_of_padding_alone_is_refused(family, name, keywords):
+    ids = tokens(4, 20)
     mask = torch.ones_like(ids)
-    mask[1] = 0
-    patterns = run(family(name), keywords, input_ids=ids, attention_mask=mask)
-    assert patterns.lengths == {0: 20, 1: 0}
-    assert not patterns[patterns.prompt == 1].probabilities().any()
-    rows = patterns[patterns.prompt == 0].probabilities().sum(-1)
-    assert np.abs(rows - 1).max() <= 1e-5
+    mask[1] = mask[3] = 0
+    with pytest.raises(CaptureError, match="all zero in rows 1, 3 of the batch; leave out"):
+        run(family(name), keywords, input_ids=ids, attention_mask=mask)
+    rows = mask.any(1)
+    patterns = run(family(name), keywords, input_ids=ids[rows], attention_mask=mask[rows])
+    assert patterns.lengths == {0: 20, 1: 20}
+
+
+@pytest.mark.parametrize("additive", [False, True])
+@pytest.mark.parametrize("side", ["sdpa", "eager"])
+def test_a_mask_by_query_and_key_that_hides_all_of_a_prompt_is_refused(family, additive, side):
+    ids = tokens(3, 20)
+    mask = torch.ones(3, 1, 20, 20, dtype=torch.bool).tril()
+    mask[2] = False
+    if additive:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    with (
+        eager_attention(family("llama")) if side == "eager" else nullcontext(),
+        pytest.raises(CaptureError, match="all zero in row 2 of the batch"),
+    ):
+        run(family("llama"), input_ids=ids, attention_mask=mask)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_nothing_is_generated_from_a_prompt_of_padding_alone(family, use_cache):
+    mask = torch.ones(2, 10, dtype=torch.long)
+    mask[0] = 0
+    settings = GenerationConfig(max_new_tokens=3, use_cache=use_cache, eos_token_id=None, pad_token_id=0)
+    with capture(family("llama")), pytest.raises(CaptureError, match="all zero in row 0"):
+        family("llama").generate(tokens(2, 10), attention_mask=mask, generation_config=settings)
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 5)], ids=str)
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_batch_of_nothing_is_refused(family, name, shape):
+    with pytest.raises(CaptureError, match="at least one prompt of at least one token, got input_ids of shape"):
+        run(family(name), input_ids=torch.zeros(shape, dtype=torch.long))
 
 
 @pytest.mark.parametrize("fill", [-torch.inf, torch.finfo(torch.float32).min, -1e9])

@@ -112,6 +112,8 @@ def wrong(index, value):
         (torch.ones(1, 1, 1, dtype=torch.complex64), "an array of torch.complex64"),
         ([[[1.0], [0.5, 0.5]]], "got no array"),
         (np.concatenate([causal(40, 4), wrong((1, 3, 1), np.nan)[:, :4, :4]]), "finite probabilities"),
+        (np.zeros((1, 5, 5)), "in every pattern, all of pattern 0 are 0"),
+        (np.concatenate([causal(40, 4), np.zeros((2, 4, 4))]), "all of pattern 40 are 0, .* leave out prompts"),
     ],
 )
 def test_what_is_no_causal_attention_is_refused(array, message):

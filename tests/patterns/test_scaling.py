@@ -133,7 +133,7 @@ def test_one_token_is_a_certainty():
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_a_pattern_of_padding_alone_is_empty(scaling):
-    assert not Patterns.from_probabilities(np.zeros((2, 9, 9)), patch=4).scaled(scaling).any()
+    assert not from_logs(np.full((2, 9, 9), -np.inf), patch=4).scaled(scaling).any()
 
 
 def test_one_pattern_does_not_scale_another():

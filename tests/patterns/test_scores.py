@@ -26,10 +26,11 @@ def softmax(scores, causal=True):
 
 
 def drawn(count, size, draw, spread=2.0, causal=True):
-    """float64 (count, size, size): noise, on which every second pattern has blocks."""
+    """float64 (count, size, size): noise, on which every second pattern has blocks, and the others a few sinks."""
     scores = draw.normal(0, spread, (count, size, size))
     block = np.cumsum(draw.random(size) < 0.08)
     scores[::2] += 6 * (block[:, None] == block)
+    scores[1::2, :, draw.integers(0, size, 3)] += draw.integers(0, 8)
     return softmax(scores, causal)
 
 
@@ -89,6 +90,26 @@ def blocks_by_loops(p):
     return even / (size - 1) * (1 - min(crossing / expected, 1)) if borders else 0.0
 
 
+def sinks_by_loops(p, causal=True):
+    """The sinks, the strongest first, and ``later_sink``."""
+    size = len(p)
+    first = [next(k for k in range(size) if p[q, k] > 0) for q in range(size)]
+    sinks, judged = {}, False
+    for key in range(size):
+        rows = [q for q in range(size) if q != key and first[q] <= key and (q > key or not causal)]
+        if len(rows) >= 16:
+            judged = judged or key > 0
+            strength = np.mean([p[q, key] for q in rows])
+            if strength >= 0.2 and np.mean([p[q, key] >= 0.05 for q in rows]) >= 0.9:
+                sinks[key] = strength, rows
+    seeing = {q for key, (_, rows) in sinks.items() if key for q in rows}
+    if len(seeing) < (size - 1) / 4:
+        seeing, sinks = set(), {key: found for key, found in sinks.items() if key == 0}
+    mass = sum(p[q, key] for key, (_, rows) in sinks.items() if key for q in rows)
+    later = min(mass / len(seeing), 1.0) if seeing else 0.0
+    return tuple(sorted(sinks, key=lambda key: -sinks[key][0])), later if judged else math.nan
+
+
 def scores_by_loops(p, ids, causal=True):
     size = len(p)
     entropies = [-sum(x * math.log(x) for x in p[q] if x > 0) for q in range(1, size)]
@@ -107,6 +128,7 @@ def scores_by_loops(p, ids, causal=True):
         "uniform": float(np.mean(entropies / np.log(keys))) if size > 1 else math.nan,
         "entropy": float(np.mean(entropies)) if size > 1 else math.nan,
         "local_width": local_width_by_loops(p),
+        "later_sink": sinks_by_loops(p, causal)[1],
     }
 
 
@@ -131,6 +153,7 @@ def check(found, number, p, ids, kinds, causal=True):
     assert set(expected) == set(SCORES)
     wanted = np.array([expected[name] for name in SCORES])
     np.testing.assert_allclose(found.values[number], wanted, atol=2e-5)
+    assert found.sinks[number] == sinks_by_loops(p, causal)[0]
     by_key, by_query = kinds_by_loops(p, kinds, causal)
     np.testing.assert_allclose(found.key_kinds[number], by_key, atol=1e-5)
     np.testing.assert_allclose(found.query_kinds[number], by_query, atol=1e-5)
@@ -196,11 +219,13 @@ def batch():
 def same(found, wanted):
     for name in ("prompt", "layer", "head", "values", "key_kinds", "query_kinds"):
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-6, err_msg=name)
+    assert found.sinks == wanted.sinks
 
 
 def some(found, rows):
     fields = ("prompt", "layer", "head", "values", "key_kinds", "query_kinds")
-    return type(found)(*(getattr(found, name)[rows] for name in fields))
+    sinks = tuple(found.sinks[number] for number in np.arange(len(found.sinks))[rows])
+    return type(found)(*(getattr(found, name)[rows] for name in fields), sinks)
 
 
 def test_a_batch_scores_as_prompt_by_prompt_in_any_order(batch, monkeypatch):
@@ -239,7 +264,7 @@ def test_the_first_rows_of_a_pattern_score_as_a_shorter_prompt(batch):
 def test_the_table_names_every_score(batch):
     patterns, ids, _ = batch
     found = score(patterns, ids)
-    assert found.table.column_names == ["prompt", "layer", "head", *SCORES]
+    assert found.table.column_names == ["prompt", "layer", "head", *SCORES, "sinks"]
     np.testing.assert_array_equal(found.table["head"], patterns.head)
     np.testing.assert_array_equal(found.table["induction"], found["induction"])
     assert score(patterns[:0]).table.num_rows == 0

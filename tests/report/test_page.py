@@ -189,7 +189,7 @@ def test_grids_of_small_and_large_models(tmp_path, layers, heads, write_study):
 def tag_rows(layers, heads, name="columns on ';'"):
     where = [(layer, head) for layer in range(layers) for head in range(heads)][:-1]
     same = {"strength": 0.8, "measured": "diffuse", "coordinates": [0.0, 1.0]}
-    same |= {f"score_{score}": 0.1 for score in SCORES}
+    same |= {f"score_{score}": 0.1 for score in SCORES} | {"sinks": [3, 0], "sink_tokens": [";\n", "<fim_prefix>"]}
     kinds = [(layer + head) % 3 for layer, head in where]
     rows = [
         {"layer": layer, "head": head, "cluster": kind - 1, "name": name if kind else "unknown", **same}
@@ -208,7 +208,7 @@ def test_a_tag_page(layers, heads):
     text = check(page).text
     assert "Main.java, line 3" in text
     assert "columns on ';'" in text
-    assert "\u21b5" in text
+    assert "3 ;\u21b5, 0 <fim_prefix>" in text
     assert "\u24231" in text
     assert f"{sum(row['cluster'] >= 0 for row in rows)} of {len(rows)}" in text
     code = re.search(r"<pre class=\"code\">.*?</pre>", page, re.S)[0]

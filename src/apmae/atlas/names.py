@@ -28,7 +28,12 @@ _BEHAVIOURS = (
     ("local", "local band", 0.10, 0.25),
     ("columns", "columns", 0.05, 0.35),
     ("blocks", "blocks", 0.0, 0.3),
+    ("later_sink", "later sink", 0.0, 0.35),
 )
+_ON_KINDS = ("columns", "later sink")
+"""Names that say which kind of token they stand on."""
+_SINK_OF_COLUMNS = 2 / 3
+"""Share of what columns draw from which they are called a later sink, and below which they are called columns."""
 _CLEAR_IF_EVEN = 0.5
 """The same for diffuse patterns: over few tokens, even attention alone scores high."""
 _SECOND = 0.25
@@ -87,10 +92,13 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
         looks_at: the token kind that stands out among the keys, from :func:`kind_word`.
     """
     uniform = scores.get("uniform", float("nan"))
+    columns = scores.get("columns", float("nan"))
+    sink = scores.get("later_sink", float("nan")) >= _SINK_OF_COLUMNS * (0.0 if isnan(columns) else columns)
+    hidden = "columns" if sink else "later sink"  # a sink is a column: one of the two says it
     shown = []
     for score, name, chance, clear in _BEHAVIOURS:
         value = scores.get(score, float("nan"))
-        if not isnan(value):
+        if not isnan(value) and name != hidden:
             shown.append(((value - chance) / (1 - chance), name, _CLEAR_IF_EVEN if uniform >= _DIFFUSE else clear))
     shown.sort(key=lambda entry: -entry[0])
     words = [name for strength, name, clear in shown if strength >= clear][:1]
@@ -98,7 +106,7 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
         second = max(_SECOND, 0.5 * shown[0][0])
         words += [name for strength, name, _ in shown[:2] if name not in words and strength >= second]
     if words and not uniform >= _UNIFORM:
-        return " + ".join(f"columns on {looks_at}" if word == "columns" and looks_at else word for word in words)
+        return " + ".join(f"{word} on {looks_at}" if word in _ON_KINDS and looks_at else word for word in words)
     if scores.get("retrieval", 0.0) >= _RETRIEVAL and uniform < _DIFFUSE:
         return f"retrieval of {looks_at}" if looks_at else "retrieval"
     if looks_at:

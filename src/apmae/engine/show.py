@@ -17,6 +17,7 @@ from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
 from apmae.prompts.fim import window
+from apmae.report.display import with_place
 from apmae.report.figures import png
 from apmae.report.heads import head_figure, sheet_figure
 from apmae.report.sheet import HeadPattern, Sheet
@@ -137,7 +138,8 @@ def sheet_of(
     names = [""] * len(own)
     if patterns.causal and length == len(labels):  # scores are of causal patterns, with a row a token
         scores = score(own, None if ids is None else [ids], [labels] if patterns.tokens else None)
-        names = measured_names(scores.values, scores.key_kinds)
+        called = zip(measured_names(scores.values, scores.key_kinds), scores.sinks, strict=True)
+        names = [with_place(name, sinks, [labels[position] for position in sinks]) for name, sinks in called]
     places = list(zip(own.layer.tolist(), own.head.tolist(), strict=True))
     found = {place: HeadPattern(*place, names[i], probabilities[i]) for i, place in enumerate(places)}
     heads = tuple(found[place] for place in order or places)

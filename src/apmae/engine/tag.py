@@ -67,6 +67,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     patterns = captured.patterns
     placed = atlas.place(mae.encode(patterns), where=(patterns.layer, patterns.head))
     scores = score_batch(captured)
+    tokens = captured.windows[0].tokens
     names, measured = atlas.names, measured_names(scores.values, scores.key_kinds)
     rows = []
     for i in range(len(patterns)):
@@ -80,6 +81,8 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
                 "measured": measured[i],
                 "coordinates": placed.coordinates[i].tolist(),
                 **{f"score_{name}": float(scores[name][i]) for name in SCORES},
+                "sinks": scores.sinks[i],
+                "sink_tokens": [tokens[position] for position in scores.sinks[i]],
             }
         )
     return Tagged(pa.Table.from_pylist(rows, schema=TAGS), captured.windows[0], captured.answers[0])

@@ -44,6 +44,8 @@ class Forward:
     sight: Sight
     heads: Int[ndarray, "b s"]
     """The selected heads of all layers, one layer after the other."""
+    generation: object | None = None
+    """The call of ``generate`` that it belongs to."""
     patches: Float[Tensor, "b s k p p"] | None = None
     """None if each layer is handed on."""
     filled: dict[int, int] = field(default_factory=dict)
@@ -72,6 +74,27 @@ class Forward:
         """Patches that attend to nothing yet."""
         count = geometry.num_patches(self.size, PATCH, causal=self.sight.causal)
         return torch.full((self.batch, heads, count, PATCH, PATCH), -torch.inf, dtype=dtype, device=device)
+
+    def is_read_again(self, ids: Int[Tensor, "b t"]) -> bool:
+        """Whether a later forward of the same generation reads these prompts again, with more tokens after them.
+
+        So ``generate`` does without a cache. Waits for the device.
+
+        Args:
+            ids: of the later forward.
+        """
+        own = torch.cat(self.ids, dim=1)
+        count = own.shape[1]
+        if len(ids) != len(own) or ids.shape[1] <= count:
+            return False
+        same = (ids[:, None, :count] == own).all(-1)  # later prompt, earlier prompt
+        return bool(same.any(1).all())
+
+    def replace(self, before: "Forward") -> None:
+        """Take the place of the forward that read the same prompts with fewer tokens."""
+        own = torch.cat(before.ids, dim=1)
+        moved = (self.ids[0][:, : own.shape[1]] != own).any()
+        self._moved = moved if before._moved is None else before._moved | moved
 
     # -- layer by layer ------------------------------------------------------------------------------------------------
 

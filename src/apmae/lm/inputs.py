@@ -1,26 +1,82 @@
-"""What a forward is given: its token ids, and whether the model has positions for them."""
+"""What a forward is given: token ids, for which the model has positions, and the generation that it belongs to."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from threading import RLock, local
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, GenerationMixin, PreTrainedModel
 
 from apmae.errors import CaptureError
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 
 
+class _Running(local):
+    """What runs in this thread."""
+
+    generation: object | None = None
+    """The innermost call of ``generate``."""
+
+
+_running = _Running()
+_lock = RLock()
+_open = 0
+_mixin: Any = GenerationMixin
+_generate = _mixin.generate
+
+
+def generation() -> object | None:
+    """The call of ``generate`` that runs in this thread, inside :func:`watching_generations`: one object per call."""
+    return _running.generation
+
+
+@contextmanager
+def watching_generations() -> Iterator[None]:
+    """Know which call of ``generate`` a forward belongs to: transformers tells a forward nothing about it."""
+    global _generate, _open
+    with _lock:
+        if not _open:
+            _generate = _mixin.generate
+            _mixin.generate = _numbered(_generate)
+        _open += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open:
+                _mixin.generate = _generate
+
+
+def _numbered(generate: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(generate)
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        outer, _running.generation = _running.generation, object()
+        try:
+            return generate(*arguments, **keywords)
+        finally:
+            _running.generation = outer
+
+    return run
+
+
 @contextmanager
 def watching_inputs(model: PreTrainedModel, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """Hand on the token ids of every forward, and refuse more of them than the model has positions for."""
+    """Hand on the token ids of every forward. Refused are none at all, and more than the model has positions for."""
     limit = _positions(model)
 
     def look(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         ids = keywords.get("input_ids", arguments[0] if arguments else None)
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
             return
+        if not ids.numel():
+            raise CaptureError(
+                f"expected at least one prompt of at least one token, got input_ids of shape {tuple(ids.shape)}; "
+                "leave empty batches out"
+            )
         past = keywords.get("past_key_values")
         tokens = ids.shape[1] + (past.get_seq_length() if isinstance(past, Cache) else 0)
         if limit is not None and tokens > limit:

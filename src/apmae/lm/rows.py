@@ -102,7 +102,7 @@ def sight(attention: Attention) -> Sight:
     """Look at the masks. Waits for the device once.
 
     Raises:
-        CaptureError: if they hide every token of a prompt from itself.
+        CaptureError: if they hide every token of a prompt from itself, or from everything.
     """
     batch, _, queries, keys = attention.shape
     offset = keys - queries
@@ -120,7 +120,7 @@ def sight(attention: Attention) -> Sight:
         return Sight(attention.causal, None, [0] * batch, [queries] * batch)
     itself, sees = (torch.cat(parts, dim=-1).expand(batch, -1) for parts in (own, anything))
     place = torch.arange(1, queries + 1, device=itself.device)
-    first = queries - torch.where(itself, queries + 1 - place, 0).amax(-1)  # of a prompt without any: behind the last
+    first = queries - torch.where(itself, queries + 1 - place, 0).amax(-1)
     last = torch.where(itself, place, 0).amax(-1)
     # Between them a query may be kept from itself, as when a key is knocked out; outside it is padding.
     real = itself | sees & (place > first[:, None]) & (place <= last[:, None])
@@ -133,7 +133,12 @@ def sight(attention: Attention) -> Sight:
             "expected queries that see themselves, got an attention mask that hides each token from itself, by which "
             "apmae tells padding"
         )
-    starts = [min(start, end) for start, end in zip(answers[3 : 3 + batch], ends, strict=True)]
+    if empty := [row for row, end in enumerate(ends) if not end]:
+        raise CaptureError(
+            "expected at least one token in every prompt, got an attention mask that is all zero in "
+            f"row{'s' if len(empty) > 1 else ''} {', '.join(map(str, empty))} of the batch; leave out what has no token"
+        )
+    starts = answers[3 : 3 + batch]
     causal = not later_seen if queries > 1 else attention.causal  # one token alone says nothing
     return Sight(causal, None if whole else real, starts, ends)
 

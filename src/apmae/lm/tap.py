@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from apmae.errors import CaptureError
 from apmae.lm.attention import Loaded, attention_modules, find_model, listening
 from apmae.lm.forward import Forward
-from apmae.lm.inputs import watching_inputs
+from apmae.lm.inputs import generation, watching_generations, watching_inputs
 from apmae.lm.rows import Attention, Sight, log_rows, sight, write_pooled, write_whole
 from apmae.lm.selection import Heads, Selection
 from apmae.patterns.patterns import Patterns
@@ -160,19 +160,42 @@ class Tap:
         if self._limit is not None and tokens > self._limit.rows:
             size, reach = self._limit
         total = sum(self._selection.count(layer) for layer in self._selection.layers)
+        here, call, heads = self._here, generation(), np.zeros((batch, total), np.int64)
+        ids = [here.ids] if here.ids is not None and here.ids.shape == (batch, tokens) else []
         with self._lock:
-            heads = np.zeros((batch, total), np.int64)
-            forward = Forward(self._selection, self._prompts, tokens, size, reach, seen, heads)
-            self._prompts += batch
-            self._forwards.append(forward)
+            place = self._place_in(call, ids)
+            new = place == len(self._forwards)
+            first = self._prompts if new else self._forwards[place].first_prompt
+            forward = Forward(self._selection, first, tokens, size, reach, seen, heads, ids=ids, generation=call)
+            if new:
+                self._prompts += batch
+            else:
+                forward.replace(self._forwards[place])
+            self._forwards[place : place + 1] = [forward]
+        here.forward, here.ids = forward, None
         forward.remember(attention, seen)
         if self._each_layer is None:
             forward.patches = forward.empty(total, self._dtype, attention.device)
-        here = self._here
-        if here.ids is not None and here.ids.shape == (batch, tokens):
-            forward.ids.append(here.ids)
-        here.forward, here.ids = forward, None
         return forward
+
+    def _place_in(self, call: object | None, ids: list[Tensor]) -> int:
+        """Where a new forward belongs among all: last, or in the place of the one whose prompts it reads again."""
+        for place, before in enumerate(self._forwards):
+            if call is None or before.generation is not call:
+                continue
+            if not ids and not before.ids:
+                raise CaptureError(
+                    "expected token ids in every step of generate without a cache, to know its prompts by, got "
+                    "embeddings; generate with use_cache=True"
+                )
+            if ids and before.ids and before.is_read_again(ids[0]):
+                if self._each_layer is not None:
+                    raise CaptureError(
+                        "each_layer needs a text's whole forward, got a step of generate without a cache; "
+                        "generate first, then capture one forward of the whole text"
+                    )
+                return place
+        return len(self._forwards)
 
     def _record_step(self, forward: Forward | None, layer: int, attention: Attention) -> None:
         """Form the rows of tokens that go on from a cache."""
@@ -243,6 +266,10 @@ def capture(
     The model computes what it computes without the block, bit for bit, by whichever attention it was loaded with; a
     compiled one runs uncompiled inside. In train mode patterns are those before attention dropout.
 
+    Every forward that you call has prompts of its own, numbered on, even if it repeats an earlier text with more tokens
+    after it. One call of ``generate`` has one prompt for each sequence, which grows with every step, with a cache or
+    without.
+
     Args:
         model: a decoder or encoder of transformers, as loaded or wrapped (PEFT, torch.compile, data parallel); or what
             ``load_lm`` returned, whose tokenizer is then used.
@@ -261,7 +288,8 @@ def capture(
         A :class:`Tap`; its ``patterns`` may be read inside the block or after it.
 
     Raises:
-        CaptureError: if the model's attention cannot be read, the heads do not exist, or a forward cannot be captured.
+        CaptureError: if the model's attention cannot be read, the heads do not exist, or a forward cannot be captured:
+            it has no prompt, or one without a token, such as a row of the batch whose attention mask is all zero.
     """
     for name, value in (("pool", pool), ("crop", crop)):
         if value is not None and (value < 1 or pool is not None and crop is not None):
@@ -281,6 +309,7 @@ def capture(
         each_layer=each_layer,
     )
     with ExitStack() as stack:
+        stack.enter_context(watching_generations())
         stack.enter_context(watching_inputs(inner, tap._see_ids))
         stack.enter_context(listening(inner, modules, tap._listen))
         yield tap

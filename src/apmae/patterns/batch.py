@@ -18,6 +18,7 @@ from apmae.errors import CaptureError
 from apmae.patterns import geometry
 from apmae.patterns.marginals import Layout, by_query, layout
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.sinks import visible_from
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Batch:
     mass: Float[Tensor, "n t"]  # by row: 1, or 0 for padding
     sink: Float[Tensor, "n t"]  # mass on key 0
     real: Bool[Tensor, "n t"]
+    visible: Int[Tensor, "n t"]  # the first key that each row can see
     index: Int[ndarray, " n"]  # which of all prompts
     first: Int[ndarray, " n"]  # rows of padding on the left that were taken away
     where: Layout
@@ -57,10 +59,11 @@ def batch_of(patterns: Patterns, chosen: Int[ndarray, " n"], index: Int[ndarray,
         logs = _shifted(logs, first, where)
         patches = logs.exp()
         mass = by_query(patches.sum(-1), where)
+    visible = visible_from(logs, mass > 0, where)
     entropy = by_query(logs.clamp_(min=-1e4).mul_(patches).sum(-1).neg_(), where)  # the clamp: 0 log 0 is 0
     query = torch.arange(where.size, device=logs.device)
     sink = patches.flatten(1)[:, where.slot(query, torch.zeros_like(query))]
-    return Batch(patches, entropy, mass, sink, mass > 0, index, first.cpu().numpy(), where)
+    return Batch(patches, entropy, mass, sink, mass > 0, visible, index, first.cpu().numpy(), where)
 
 
 def _shifted(logs: Float[Tensor, "n k p p"], first: Int[Tensor, " n"], where: Layout) -> Float[Tensor, "n k p p"]:

@@ -88,8 +88,8 @@ class Patterns:
         """Patterns that another tool captured.
 
         Args:
-            array: (n, length, length) probabilities, array or tensor; rows sum to 1 (or to 0 for padding), and if
-                ``causal`` nothing lies above the diagonal.
+            array: (n, length, length) probabilities, array or tensor; rows sum to 1 (or to 0 for padding, but not all
+                of a pattern), and if ``causal`` nothing lies above the diagonal.
             patch: side of a patch, tokens.
             prompt: (n,) which prompt each is of; by default pattern i is prompt i.
             layer: (n,) which layer made it; by default 0.
@@ -98,7 +98,8 @@ class Patterns:
             tokens: the token strings of prompts by number, at most ``length`` of each.
 
         Raises:
-            CaptureError: if the array is of another shape, is not finite, or holds no (causal) probabilities.
+            CaptureError: if the array is of another shape, is not finite, holds no (causal) probabilities, or a pattern
+                of it is all zero.
         """
         array = given.as_array(array)
         logs = given.log_patches(array, patch, causal)

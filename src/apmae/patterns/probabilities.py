@@ -45,7 +45,8 @@ def log_patches(array: ndarray | Tensor, patch: int, causal: bool) -> Float[Tens
     """float32 log patches of (n, length, length) probabilities.
 
     Raises:
-        CaptureError: if the array is of another shape, is not finite, or holds no (causal) probabilities.
+        CaptureError: if the array is of another shape, is not finite, or holds no (causal) probabilities, or a pattern
+            is all zero.
     """
     if array.ndim != 3 or array.shape[1] != array.shape[2] or not array.shape[1]:
         raise CaptureError(f"expected probabilities of shape (n, length, length), got {tuple(array.shape)}")
@@ -54,7 +55,7 @@ def log_patches(array: ndarray | Tensor, patch: int, causal: bool) -> Float[Tens
     packed = torch.full((len(array), *real.shape), -torch.inf)
     for first in range(0, len(array), _CHUNK):
         dense = _float64(array[first : first + _CHUNK])
-        _check(dense, causal)
+        _check(dense, causal, first)
         logs = geometry.pack(dense.clamp(0, 1).log().float(), patch, -torch.inf, causal)
         packed[first : first + _CHUNK] = logs.masked_fill_(~real, -torch.inf)
     return packed
@@ -73,7 +74,7 @@ def _float64(array: ndarray | Tensor) -> Float[Tensor, "n t t"]:
     return torch.from_numpy(np.array(array, dtype=np.float64))
 
 
-def _check(dense: Float[Tensor, "n t t"], causal: bool) -> None:
+def _check(dense: Float[Tensor, "n t t"], causal: bool, first: int) -> None:
     if not torch.isfinite(dense).all() or (dense < -_NOTHING).any() or (dense > 1 + _ROW_TOLERANCE).any():
         raise CaptureError("expected finite probabilities in [0, 1], got others; pass attention after its softmax")
     above = float(dense.triu(1).abs().amax()) if causal else 0.0
@@ -87,4 +88,10 @@ def _check(dense: Float[Tensor, "n t t"], causal: bool) -> None:
         raise CaptureError(
             f"expected rows that sum to 1, one is off by {worst:.3g}; normalise them over key_pos, or keep what a "
             "model with attention sinks makes by Patterns.save"
+        )
+    empty = (sums < 0.5).all(1).nonzero().flatten()
+    if len(empty):
+        raise CaptureError(
+            f"expected at least one row that sums to 1 in every pattern, all of pattern {first + int(empty[0])} are 0, "
+            "as padding is; leave out prompts without a token and heads that were not captured"
         )

@@ -21,6 +21,8 @@ uniform        share        entropy of a row over log(its keys), rows 1..
 entropy        nats         entropy of a row, rows 1..; from 0 to log(t)
 local_width    tokens       fewest tokens w such that keys q-w .. q draw half of the mass off key 0, over all rows; from
                             0 to t-1; not measured where less than 1 % of the mass is off key 0
+later_sink     mass         on sinks other than key 0, rows that see one: keys to which nearly all rows that see them
+                            attend (``patterns/sinks.py``); 0 without any
 =============  ===========  ============================================================================================
 
 In square patterns (encoders) a row has keys on both sides: local, retrieval, columns and local_width count distance
@@ -44,6 +46,7 @@ from apmae.patterns.batch import Batch, batch_of, own_tokens, rows_of_tokens
 from apmae.patterns.blocks import block_structure
 from apmae.patterns.marginals import by_distance, by_key, by_query, near
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.sinks import find_sinks
 from apmae.patterns.tokens import token_kinds
 from apmae.schema import KINDS, SCORES
 
@@ -71,6 +74,8 @@ class Scores:
     """Mass on keys of each kind (key 0 apart) beyond what even attention would put there, in [-1, 1]."""
     query_kinds: Float[ndarray, "n c"]
     """Mass that queries of each kind put elsewhere than on key 0, beyond the mean query's, in [-1, 1]."""
+    sinks: tuple[tuple[int, ...], ...]
+    """(n) The rows of each pattern's sinks, the strongest first: of key 0 too, from the prompt's first token on."""
 
     def __getitem__(self, name: str) -> Float[ndarray, " n"]:
         """One score of all patterns, by its name in ``schema.SCORES``."""
@@ -78,9 +83,10 @@ class Scores:
 
     @property
     def table(self) -> pa.Table:
-        """One row a pattern: prompt, layer, head, and one column a score (NaN: not measured)."""
+        """One row per pattern: prompt, layer, head, one column per score (NaN: not measured), and sinks (lists)."""
         where = {"prompt": self.prompt, "layer": self.layer, "head": self.head}
-        return pa.table({**where, **{name: self[name] for name in SCORES}})
+        sinks = pa.array(self.sinks, pa.list_(pa.int32()))
+        return pa.table({**where, **{name: self[name] for name in SCORES}, "sinks": sinks})
 
 
 def score(
@@ -112,18 +118,24 @@ def score(
     step = max(_PIXELS // max(patterns.log_patches[:1].numel(), 1), 1)
     values = np.full((len(patterns), len(SCORES)), np.nan, np.float32)
     key_kinds, query_kinds = (np.zeros((len(patterns), len(KINDS)), np.float32) for _ in range(2))
+    sinks: list[tuple[int, ...]] = [()] * len(patterns)
     for begin in range(0, len(patterns), step):
         chosen = order[begin : begin + step]
         batch = batch_of(patterns, chosen, index[chosen])
-        for name, found in _scores(batch, ids).items():
-            values[chosen, SCORES.index(name)] = found.cpu().numpy()
+        found, positions = _scores(batch, ids)
+        for name, value in found.items():
+            values[chosen, SCORES.index(name)] = value.cpu().numpy()
+        for place, keys in zip(chosen.tolist(), positions, strict=True):
+            sinks[place] = keys
         if kinds is not None:
-            key_kinds[chosen], query_kinds[chosen] = (found.cpu().numpy() for found in _kinds(batch, kinds))
-    return Scores(patterns.prompt, patterns.layer, patterns.head, values, key_kinds, query_kinds)
+            key_kinds[chosen], query_kinds[chosen] = (excess.cpu().numpy() for excess in _kinds(batch, kinds))
+    return Scores(patterns.prompt, patterns.layer, patterns.head, values, key_kinds, query_kinds, tuple(sinks))
 
 
-def _scores(batch: Batch, ids: list[Int[ndarray, " _"] | None] | None) -> dict[str, Float[Tensor, " n"]]:
-    """Every score that can be measured, by its name."""
+def _scores(
+    batch: Batch, ids: list[Int[ndarray, " _"] | None] | None
+) -> tuple[dict[str, Float[Tensor, " n"]], list[tuple[int, ...]]]:
+    """Every score that can be measured, by its name; and each pattern's sinks."""
     where, real, sink = batch.where, batch.real, batch.sink
     position = torch.arange(where.size, device=sink.device)
     later = real & (position > 0)
@@ -138,6 +150,7 @@ def _scores(batch: Batch, ids: list[Int[ndarray, " _"] | None] | None) -> dict[s
         distant = distant | (position + DISTANT < length)
     back, ahead = by_distance(batch.patches, where)
     off_back = (back - sink).clamp(min=0)  # key 0 is q tokens back from row q
+    sinks = find_sinks(batch.patches, nearest[:, :, 0], batch.visible, real, where)
     found = {
         "first_token": _mean(sink[:, 1:].sum(1), count),
         "previous": _mean(nearest[:, :, 1].sum(1), count),
@@ -148,12 +161,13 @@ def _scores(batch: Batch, ids: list[Int[ndarray, " _"] | None] | None) -> dict[s
         "uniform": _mean((batch.entropy / keys.log().clamp(min=1e-6) * later).sum(1), count),
         "entropy": _mean((batch.entropy * later).sum(1), count),
         "local_width": _local_width(off_back + ahead, count),
+        "later_sink": sinks.later,
     }
     if where.causal:
         away = ((batch.mass - sink) * later).clamp(min=0)
         blocks = block_structure(batch.patches, nearest, away, off_back, real, where)
         found["blocks"] = blocks.masked_fill(count == 0, torch.nan)
-    return found | (_token_scores(batch, ids) if ids is not None else {})
+    return found | (_token_scores(batch, ids) if ids is not None else {}), sinks.positions()
 
 
 def _mean(total: Float[Tensor, "*n"], rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:

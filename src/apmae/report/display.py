@@ -10,7 +10,7 @@ from apmae.report.tables import Table
 from apmae.schema import NOISE
 
 _SHARES = {"share", "main share", "share clustered", "accuracy", "strength"}
-_TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured"}
+_TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "sinks"}
 _NAMED_CELLS = 8
 """Heads a layer up to which a grid's cells carry names; wider ones carry cluster numbers."""
 _DENSE = 30
@@ -84,6 +84,27 @@ def visible(text: str) -> str:
     """A token or a completion in running text: blanks by signs, since they would show as nothing; cut if it is long."""
     cut = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026"
     return cut.translate(_SIGNS) or "(nothing)"
+
+
+def sink_words(positions: Sequence[int], texts: Sequence[str]) -> str:
+    """Where sinks stand and what stands there, such as "54 \u2423the, 0 package"; "" without any."""
+    return ", ".join(f"{position} {visible(text)}" for position, text in zip(positions, texts, strict=True))
+
+
+def with_place(name: str, positions: Sequence[int], texts: Sequence[str]) -> str:
+    """A name; a later sink in it with the place of the strongest, such as "later sink on words at 54 \u2423the".
+
+    Args:
+        name: as ``atlas.names`` gives it.
+        positions: of the pattern's sinks, the strongest first.
+        texts: of the tokens there.
+    """
+    later = [place for place in zip(positions, texts, strict=True) if place[0]]
+    if not later:
+        return name
+    position, text = later[0]
+    parts = name.split(" + ")
+    return " + ".join(f"{part} at {position} {visible(text)}" if "later sink" in part else part for part in parts)
 
 
 def data_uri(picture: bytes) -> str:

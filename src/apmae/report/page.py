@@ -19,6 +19,7 @@ from apmae.report.display import (
     grid_cell,
     listing,
     prompt_pieces,
+    sink_words,
     visible,
 )
 from apmae.report.examples import one_per_cluster, typical_prompt
@@ -87,10 +88,17 @@ def tag_page(
         for row in ordered
     }
     listed = [
-        (head_name(row["layer"], row["head"]), _known(row["cluster"]), row["name"], row["strength"], row["measured"])
+        (
+            head_name(row["layer"], row["head"]),
+            _known(row["cluster"]),
+            row["name"],
+            row["strength"],
+            row["measured"],
+            sink_words(row["sinks"], row["sink_tokens"]),
+        )
         for row in ordered
     ]
-    header = ("head", "cluster", "name", "strength", "measured")
+    header = ("head", "cluster", "name", "strength", "measured", "sinks")
     count: dict[tuple[int, str], list[str]] = {}
     for row in ordered:
         count.setdefault((row["cluster"], row["name"]), []).append(head_name(row["layer"], row["head"]))

@@ -1,5 +1,6 @@
 """What a study found, for the terminal: clusters, a layers x heads grid, where to look next."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apmae.report.console import Column, open_console, print_point, print_table
-from apmae.report.display import visible
+from apmae.report.display import visible, with_place
 from apmae.report.palette import cluster_color, ink_on
 from apmae.report.summary import summarize
 from apmae.report.tables import (
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _CLUSTERS = 20
 _HEADS = 60
+_SINKS = 6
+"""Tokens that are listed as sinks, those of most heads first."""
 _GRID_MARGIN, _GRID_CELL = 6, 4
 """Characters before the first head of a line of the grid, and of a head where there is room."""
 
@@ -89,6 +92,7 @@ def print_tags(
     )
     unknown = [row for row in rows if row["cluster"] == NOISE]
     shown = [*known, *unknown][:_HEADS]
+    measured = [with_place(row["measured"], row["sinks"], row["sink_tokens"]) for row in shown]
     columns = (
         Column(header="head", cells=[head_name(row["layer"], row["head"]) for row in shown]),
         Column(header="cluster", cells=["." if row in unknown else str(row["cluster"]) for row in shown], worth=1),
@@ -96,7 +100,7 @@ def print_tags(
         Column(
             header="strength", cells=["-" if row in unknown else f"{row['strength']:.2f}" for row in shown], worth=2
         ),
-        Column(header="measured", cells=[row["measured"] for row in shown], worth=3, least=20),
+        Column(header="measured", cells=measured, worth=3, least=20),
     )
     print_table(console, columns, "--json and --html have everything")
     console.print(
@@ -104,6 +108,17 @@ def print_tags(
     )
     if len(rows) > len(shown):
         console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")
+    if sinks := Counter(place for row in rows for place in zip(row["sinks"], row["sink_tokens"], strict=True)):
+        most = [
+            f"{position} {visible(text)} ({count} head{'' if count == 1 else 's'})"
+            for (position, text), count in sinks.most_common(_SINKS)
+        ]
+        more = f", and {len(sinks) - _SINKS} more" if len(sinks) > _SINKS else ""
+        console.print(
+            "Sinks, tokens to which nearly all later ones attend: " + ", ".join(most) + more,
+            highlight=False,
+            markup=False,
+        )
 
 
 def print_evaluation(found: "Evaluation") -> None:

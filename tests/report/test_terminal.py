@@ -1,0 +1,33 @@
+from apmae.report.terminal import print_tags
+
+SAID = {"predicted": "x", "expected": "x", "outcome": "correct"}
+
+
+def row(head, measured, sinks, texts, cluster=0):
+    said = {"layer": 0, "head": head, "cluster": cluster, "name": "self", "strength": 0.9, "measured": measured}
+    return {**said, "sinks": sinks, "sink_tokens": texts}
+
+
+def test_tags_say_where_the_sinks_are(capsys):
+    rows = [
+        row(0, "first-token sink", [0], ["<s>"]),
+        row(1, "later sink on words", [9, 0], [" the", "<s>"], cluster=-1),
+        row(2, "self", [], []),
+    ]
+    print_tags(rows, 1, 3, **SAID)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "later sink on words at 9 \u2423the" in said
+    assert said.endswith("Sinks, tokens to which nearly all later ones attend: 0 <s> (2 heads), 9 \u2423the (1 head)")
+
+
+def test_of_many_sinks_those_of_most_heads_are_listed(capsys):
+    rows = [row(head, "later sink", [*range(1, head + 1)], ["[b]"] * head) for head in range(1, 9)]
+    print_tags(rows, 1, 9, **SAID)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 [b] (8 heads), 2 [b] (7 heads)" in said
+    assert said.endswith("6 [b] (3 heads), and 2 more")
+
+
+def test_without_a_sink_nothing_is_said_of_any(capsys):
+    print_tags([row(0, "self", [], [])], 1, 1, **SAID)
+    assert "Sinks" not in capsys.readouterr().out
