@@ -89,7 +89,7 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (EvaluateConfig, {"heads": -0.5}, "capture.heads", "heads is -0.5"),
         (EncodeConfig, {"heads": 0.5, "capture": {"heads": 0.5}}, "EncodeConfig", "heads is given twice"),
         (StudyConfig, {"device": "cuda", "lm": {"device": "cpu"}}, "StudyConfig", "device is given twice"),
-        (StudyConfig, {"source": "src"}, "StudyConfig", "source is no field"),
+        (StudyConfig, {"source": "src"}, "StudyConfig", "there is no field source"),
         (StudyConfig, {"lm": 3}, "lm", "got 3"),
         (StudyConfig, {"lm": 3, "device": "cpu"}, "lm", "got 3"),
         (LMConfig, {"dtype": "int8"}, "dtype", "got 'int8'"),
