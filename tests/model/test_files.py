@@ -182,7 +182,7 @@ def test_no_setting_ends_in_anything_but_a_model_error(saved_once, data, publish
 
 
 def test_a_loaded_model_knows_what_it_is_by_content(tiny, saved, tmp_path):
-    with pytest.raises(ModelError, match="was made here; save it and load it from there"):
+    with pytest.raises(ModelError, match="loaded from files, this one was not; save it and load it from there"):
         tiny().fingerprint  # noqa: B018
     assert APMAE.from_pretrained(saved).fingerprint == fingerprint(saved)
     assert APMAE.from_pretrained().fingerprint == fingerprint(bundled.encoder())

@@ -1,6 +1,6 @@
-"""AP-MAE files: ``config.json`` and ``model.safetensors``, ours or published, of a folder or a hub.
+"""AP-MAE files: ``config.json`` and ``model.safetensors``, in our layout or the published one, from a folder or a hub.
 
-``config.json`` has a format number, so that a newer layout is refused by number and not by the first field that does
+``config.json`` has a format number, so that a newer layout is refused by its number, not by the first field that does
 not fit. Weights that are not finite are refused: every embedding would be NaN.
 """
 
@@ -19,7 +19,7 @@ from apmae.errors import ArtifactError, ConfigError, ModelError
 from apmae.model import released
 
 FORMAT = 1
-"""Of our layout; raised when an older version cannot read the new one. Files without the number are of format 1."""
+"""Version of our layout, raised when older code cannot read the new one. Files without a number have format 1."""
 MODEL_TYPE = "apmae"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -27,7 +27,7 @@ CARD = "README.md"
 
 
 class Files(NamedTuple):
-    """What a checkpoint says."""
+    """A checkpoint that was read."""
 
     folder: Path
     config: APMAEConfig
@@ -50,7 +50,7 @@ def save(
 
 
 def content_of(source: str) -> str:
-    """What an encoder is, by content; of a hub id the id."""
+    """A hash of an encoder's files; for a hub id, the id itself."""
     folder = _folder(source)
     return fingerprint(folder) if folder.is_dir() else source
 
@@ -62,7 +62,7 @@ def load(source: str | Path) -> Files:
         source: a folder, a hub id, or "bundled".
 
     Raises:
-        ModelError: if there is none, it is damaged, of a newer format, no AP-MAE, or its weights are not finite.
+        ModelError: if there is none, it is damaged, of a newer format or not an AP-MAE, or its weights are not finite.
     """
     folder = _find(source)
     values = _config(folder / CONFIG)
@@ -125,7 +125,7 @@ def _find(source: str | Path) -> Path:
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD]))
-    except Exception as error:  # the hub client raises many kinds; whatever it says, there is no model
+    except Exception as error:  # the hub client raises many kinds of error; whichever it is, there is no model
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"expected an AP-MAE at {source}: no such folder, and the hub says: {reason[:200]}") from None
     if not (folder / CONFIG).is_file():

@@ -20,19 +20,19 @@ def push(
         )
     api = HfApi(token=token)
     with TemporaryDirectory() as name:
-        with _refusal_named(repo_id):
-            # Named as the hub names it: with the account before it, if that was left out.
-            known = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        write(Path(name), known)
-        with _refusal_named(known):
-            return str(api.upload_folder(repo_id=known, folder_path=name, commit_message=message).commit_url)
+        with _refusals_named(repo_id):
+            # The hub's full name for it, with the account if that was left out.
+            full_name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        write(Path(name), full_name)
+        with _refusals_named(full_name):
+            return str(api.upload_folder(repo_id=full_name, folder_path=name, commit_message=message).commit_url)
 
 
 @contextmanager
-def _refusal_named(repo_id: str) -> Iterator[None]:
+def _refusals_named(repo_id: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the hub client raises many kinds; whatever it says, nothing was pushed
+    except Exception as error:  # the hub client raises many kinds of error; whichever it is, nothing was pushed
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
             f"expected to push to {repo_id}, the hub says: {reason}; check the name, the token's right to "

@@ -1,4 +1,4 @@
-"""Import of checkpoints in the published layout (``LaughingLogits/AP-MAE-SC2-*``): rename, and write out identities.
+"""Import of checkpoints in the published layout (``LaughingLogits/AP-MAE-SC2-*``): rename weights, and add identities.
 
 They become an :class:`~apmae.model.mae.APMAE` with ``grid="square"`` and ``decoder_input="cls"``. Where the published
 code has no projection because both sides are equally wide, as at paper size between encoder and decoder, ours gets the
@@ -53,7 +53,7 @@ def convert(values: dict[str, Any], weights: dict[str, Tensor]) -> tuple[APMAECo
 
     Raises:
         ConfigError: if a size is out of range.
-        ModelError: if they are not of the published AP-MAE.
+        ModelError: if they are not those of a published AP-MAE.
     """
     missing = sorted(set(_CONFIG) - set(values))
     if missing:
@@ -78,7 +78,7 @@ def convert(values: dict[str, Any], weights: dict[str, Tensor]) -> tuple[APMAECo
 
 
 def _identities(config: APMAEConfig) -> Iterator[tuple[str, int]]:
-    """Our linears that the published code leaves out, and their width."""
+    """The linear layers that the published code leaves out, and their width."""
     c = config
     if c.encoder_dim == c.decoder_dim:
         yield "to_decoder", c.decoder_dim
