@@ -58,7 +58,7 @@ def test_the_tasks_of_the_settings_are_those_of_the_language():
     for language in LANGUAGES:
         assert PromptsConfig(language=language).tasks == tasks_of(language)
     assert PromptsConfig(language="text", tasks=("number", "random")).tasks == ("number", "random")
-    with pytest.raises(ValueError, match="language 'text' has no task eol: take from sentence_end, number"):
+    with pytest.raises(ValueError, match="language 'text' has no task eol: choose from sentence_end, number"):
         PromptsConfig(language="text", tasks=("eol", "random"))
     with pytest.raises(ValueError, match="language 'go' has no task quote, number"):
         PromptsConfig(language="go", tasks=("quote", "number"))

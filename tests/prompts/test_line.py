@@ -67,7 +67,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
         (6, None, "in 1-5, got 6"),
         (3, 0, r"expected a column of line 3 in 1-22, got 0; check --column"),
         (3, 23, "in 1-22, got 23"),
-        (1, None, "expected text before and behind the cursor at .*A.java:1"),
+        (1, None, "expected text before and after the cursor at .*A.java:1"),
     ],
 )
 def test_a_line_that_is_not_there_is_refused(java, line, column, said):

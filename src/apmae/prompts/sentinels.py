@@ -36,7 +36,7 @@ FAMILIES = {
     "codestral": "[SUFFIX]{suffix}[PREFIX]{prefix}",
     # Seed-Coder (arXiv 2506.03524)
     "seedcoder": "<[fim-suffix]>{suffix}<[fim-prefix]>{prefix}<[fim-middle]>",
-    # arXiv 2204.05999; dpfried/incoder example_usage.py, with its extra sentinel behind the suffix
+    # arXiv 2204.05999; dpfried/incoder example_usage.py, with its extra sentinel after the suffix
     "incoder": "{prefix}<|mask:0|>{suffix}<|mask:1|><|mask:0|>",
     # CodeGen2, CodeGen2.5 (arXiv 2305.02309; Salesforce/codegen2 model card)
     "codegen2": "{prefix}<mask_1>{suffix}<|endoftext|><sep><mask_1>",
@@ -46,14 +46,14 @@ FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Sentinels:
-    """Sentinel tokens in the place that the model was trained to see them."""
+    """Sentinel tokens in the places where the model was trained to see them."""
 
     template: str
     before: tuple[int, ...]
     """Ids before both contexts."""
     between: tuple[int, ...]
     after: tuple[int, ...]
-    """Ids behind both contexts, before the completion."""
+    """Ids after both contexts, before the completion."""
     suffix_first: bool
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ def find_sentinels(tokenizer: "Tokenizer", infill: str = "auto", vocabulary: int
 
 
 def split_template(infill: str) -> tuple[tuple[str, str, str], bool]:
-    """The sentinels of a template before, between and behind its contexts, and whether the suffix comes first.
+    """The sentinels of a template before, between and after its contexts, and whether the suffix comes first.
 
     Raises:
         ConfigError: if it is neither "auto", "none", a family nor a template with each context once.

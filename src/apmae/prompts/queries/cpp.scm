@@ -25,7 +25,7 @@
   (statement_identifier)
 ] @identifier
 
-; << and >> are math operators, also where they print and read: the syntax does not tell
+; << and >> are math operators, even where they print and read: the syntax does not show which
 (binary_expression operator: _ @operator)
 (unary_expression operator: _ @operator)
 (update_expression operator: _ @operator)
