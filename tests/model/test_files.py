@@ -24,7 +24,7 @@ def saved(tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved_once(tiny, tmp_path_factory):
-    """For hypothesis, which calls a test many times: a checkpoint, and a folder to put broken copies into."""
+    """For hypothesis, which runs a test many times: a checkpoint, and a folder for broken copies."""
     folder, broken = tmp_path_factory.mktemp("saved"), tmp_path_factory.mktemp("broken")
     tiny().save_pretrained(folder)
     shutil.copytree(folder, broken, dirs_exist_ok=True)
@@ -50,7 +50,7 @@ def test_a_saved_model_says_its_format(saved):
     assert json.loads((saved / "config.json").read_text())["format"] == FORMAT == 1
 
 
-def test_files_from_before_formats_were_numbered_are_read(tiny, saved):
+def test_files_without_a_format_number_are_read(tiny, saved):
     values = json.loads((saved / "config.json").read_text())
     del values["format"]
     (saved / "config.json").write_text(json.dumps(values))
@@ -80,7 +80,7 @@ def test_another_format_is_refused_by_its_number(saved, found):
         (b"{}", "expected an AP-MAE config, ours or the published one; this has no "),
     ],
 )
-def test_a_configuration_that_is_none(saved, content, message):
+def test_a_file_that_is_not_a_configuration(saved, content, message):
     (saved / "config.json").write_bytes(content)
     refused(saved, message)
 
@@ -96,12 +96,12 @@ def test_a_configuration_that_is_none(saved, content, message):
         ({"encoder_dim": "wide"}, "encoder_dim: .*got 'wide'"),
     ],
 )
-def test_settings_that_cannot_be(saved, fields, message):
+def test_impossible_settings(saved, fields, message):
     change(saved, **fields)
     assert "is this an AP-MAE?" in refused(saved, message)
 
 
-def test_no_configuration(saved, tmp_path):
+def test_a_missing_configuration(saved, tmp_path):
     (saved / "config.json").unlink()
     refused(saved, "it has no config.json; was its training finished")
     (saved / "config.json").mkdir()
@@ -128,7 +128,7 @@ def test_weights_cut_short_anywhere(saved_once, share):
     refused(broken, "expected whole AP-MAE weights in .*model.safetensors: .*; copy, download or train them again")
 
 
-def test_no_weights(saved):
+def test_missing_weights(saved):
     (saved / "model.safetensors").unlink()
     refused(saved, "expected whole AP-MAE weights in ")
     (saved / "model.safetensors").mkdir()
@@ -161,7 +161,7 @@ JSON = st.recursive(
 
 
 @given(data=st.data(), published=st.booleans())
-def test_no_setting_ends_in_anything_but_a_model_error(saved_once, data, published):
+def test_any_settings_load_or_raise_a_model_error(saved_once, data, published):
     folder, broken = saved_once
     values = json.loads((folder / "config.json").read_text())
     if published:
@@ -181,7 +181,7 @@ def test_no_setting_ends_in_anything_but_a_model_error(saved_once, data, publish
 # -- what it is --------------------------------------------------------------------------------------------------------
 
 
-def test_a_loaded_model_knows_what_it_is_by_content(tiny, saved, tmp_path):
+def test_a_loaded_model_has_a_fingerprint_of_its_content(tiny, saved, tmp_path):
     with pytest.raises(ModelError, match="loaded from files, this one was not; save it and load it from there"):
         tiny().fingerprint  # noqa: B018
     assert APMAE.from_pretrained(saved).fingerprint == fingerprint(saved)
