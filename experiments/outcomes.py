@@ -2,9 +2,9 @@
 
     python experiments/outcomes.py MODEL [SOURCE ...] [--language java] [--per-task 20] [--seed 0] [--infill none]
 
-Prints, by task, how many prompts are correct by each rule where the prefix ends as it was cut, and where its last
-blanks go with the completion as the tokenizer joins them (``prompts.fim.joined``). "text, not token" are those that
-only the text makes correct; "longer than a token" those of which the first token alone says too little.
+Prints per task how many prompts are correct by each rule: if the prefix ends where it was cut, and if its last blanks
+go with the completion as the tokenizer joins them (``prompts.fim.joined``). "text, not token" counts prompts that only
+the rule on text calls correct; "longer than a token" those whose first token alone says too little.
 """
 
 import argparse
