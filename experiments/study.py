@@ -6,8 +6,8 @@
 
 ``capture`` draws prompts and stores patterns of the three bundled language models: of random spans to train on, and of
 all ten tasks, from held-out files, to measure on. ``train`` appends one line per variant to ``results.jsonl`` and skips
-variants that are there already. Compute is the floating-point operations of matrix products, counted by torch; every
-variant gets as much as base, in as many steps as that makes at its own cost per step.
+variants that are there already. Compute is the floating-point operations of matrix products, counted by torch. Every
+variant gets as much compute as base; its number of steps follows from its cost per step.
 """
 
 import argparse

@@ -45,7 +45,7 @@ SECTIONS = {
 PARTS = {config.Config, config.APMAEConfig, config.CaptureConfig, config.LMConfig, config.CircuitsConfig}
 """Settings that are listed with those that hold them, or in a separate document."""
 IN_WORDS = {"tasks", "model", "out", "prompts", "encode", "atlas"}
-"""Fields whose default is said in words."""
+"""Fields whose default is given in words."""
 TABLES = {
     "PROMPTS": schema.PROMPTS,
     "ENCODED_PROMPTS": schema.ENCODED_PROMPTS,
@@ -170,8 +170,8 @@ def test_every_language_is_in_the_tasks_with_its_files_and_in_the_help():
     _, *listed = rows(TASKS.read_text().split("\n## ")[0])
     written = {name.strip("`"): tuple(re.findall(r"`(\.[^`]+)`", files)) for name, files, _ in listed}
     assert written == {name: language.suffixes for name, language in LANGUAGES.items()}
-    said = re.search(r"Of the sources: (.*?)\.", re.sub(r"[\s│]+", " ", help_of("prompts")))[1]
-    assert set(re.split(r",? or |, ", said)) == LANGUAGES.keys()
+    shown = re.search(r"Of the sources: (.*?)\.", re.sub(r"[\s│]+", " ", help_of("prompts")))[1]
+    assert set(re.split(r",? or |, ", shown)) == LANGUAGES.keys()
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -298,8 +298,8 @@ def test_every_field_of_own_prompts_is_in_the_prompts():
 
 
 def test_mistakes_are_reported_as_documented(tmp_path):
-    said = blocks(PROMPTS_PAGE, "")[0].splitlines()
+    shown = blocks(PROMPTS_PAGE, "")[0].splitlines()
     (tmp_path / "mine.jsonl").write_text('{"prompt": 1, "completion": "b"}\n\n{"prompt": "a"}\n')
     with pytest.raises(MalformedError) as caught:
         read_prompts(tmp_path / "mine.jsonl")
-    assert said[1:] == [f"  {mistake}" for mistake in caught.value.mistakes]
+    assert shown[1:] == [f"  {mistake}" for mistake in caught.value.mistakes]

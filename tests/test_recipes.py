@@ -76,8 +76,8 @@ def test_a_recipe_takes_changes_of_training_and_of_the_model():
     model = whole.model.model_copy(update={"mask_ratio": 0.25, "encoder_dim": 64})
     assert config == whole.model_copy(update={"steps": 3, "model": model})
     assert recipes.train_recipe("debug").model.mask_ratio == 0.5, "the recipe itself does not change"
-    for changes, said in (({"model": 3}, "model: .*got 3"), ({"model": {"colour": 1}}, "colour"), ({"x": 1}, "x: ")):
-        with pytest.raises(ConfigError, match=said):
+    for changes, message in (({"model": 3}, "model: .*got 3"), ({"model": {"colour": 1}}, "colour"), ({"x": 1}, "x: ")):
+        with pytest.raises(ConfigError, match=message):
             parse(TrainConfig, recipes.train_settings("debug", changes), "train")
 
 

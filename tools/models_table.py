@@ -70,8 +70,8 @@ def supported(name: str, family: dict[str, Any], found: dict[str, float]) -> str
 
 def refused(name: str, family: dict[str, Any], message: str) -> str:
     """The row of a family that cannot be loaded."""
-    said = message.removeprefix(f"cannot capture {family['model']}: ").split("; docs/models.md")[0]
-    return f"| `{name}` | {family['examples']} | {said} |"
+    reason = message.removeprefix(f"cannot capture {family['model']}: ").split("; docs/models.md")[0]
+    return f"| `{name}` | {family['examples']} | {reason} |"
 
 
 def main() -> None:

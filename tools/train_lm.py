@@ -373,7 +373,7 @@ def evaluate(model: Starcoder2ForCausalLM, tokens: Tensor, roles: Tensor) -> dic
     plain, roles = (roles < INFILLED).all(dim=1), roles[:, 1:]
     scored = roles != UNSCORED
     kinds = {"all": scored, "plain": scored & plain[:, None], "middle": roles >= INFILLED, "first": roles == FIRST}
-    scores = head_scores(eager_patterns(model, tokens[plain][:16]))  # on code, but for induction
+    scores = head_scores(eager_patterns(model, tokens[plain][:16]))  # on code, except induction
     repeated = repeated_random_tokens(model.config.vocab_size, list(range(len(SPECIAL))), [END])
     scores["induction"] = head_scores(eager_patterns(model, repeated), period=HALF)["induction"]
     return {

@@ -337,14 +337,14 @@ def test_words_of_a_docstring_are_never_arguments():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("ioi", "at least 8 names whole, this one keeps 0 of 84: take a model with a larger vocabulary"),
         ("gendered_pronouns", "at least 2 pronouns whole, this one keeps 1 of 2"),
     ],
 )
-def test_a_tokenizer_that_splits_the_words_a_circuit_needs_is_refused(name, said):
-    with pytest.raises(ModelError, match=f"circuit:{name} expected a tokenizer that keeps {said}"):
+def test_a_tokenizer_that_splits_the_words_a_circuit_needs_is_refused(name, message):
+    with pytest.raises(ModelError, match=f"circuit:{name} expected a tokenizer that keeps {message}"):
         drawn("bundled", name)
 
 

@@ -61,7 +61,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "column", "said"),
+    ("line", "column", "message"),
     [
         (0, None, "expected a line of .*A.java in 1-5, got 0; check --line"),
         (6, None, "in 1-5, got 6"),
@@ -70,8 +70,8 @@ def test_a_byte_order_mark_is_not_text(tmp_path):
         (1, None, "expected text before and after the cursor at .*A.java:1"),
     ],
 )
-def test_a_missing_line_is_refused(java, line, column, said):
-    with pytest.raises(SourceError, match=said):
+def test_a_missing_line_is_refused(java, line, column, message):
+    with pytest.raises(SourceError, match=message):
         line_prompt(java, line, column)
 
 

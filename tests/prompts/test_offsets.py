@@ -69,8 +69,8 @@ def test_byte_level_offsets_follow_from_the_bytes(small_tokenizers, name, text):
 
 
 def test_blanks_that_a_tokenizer_trims_stay_in_the_token(small_tokenizers):
-    said = small_tokenizers["trimmed"].encode("int  x").offsets
-    assert any(start == end for start, end in said), "the tokenizer would drop this token"
+    given = small_tokenizers["trimmed"].encode("int  x").offsets
+    assert any(start == end for start, end in given), "the tokenizer would drop this token"
     assert "".join("int  x"[start:end] for start, end in offsets_of(small_tokenizers["trimmed"])("int  x")) == "int  x"
 
 

@@ -1,4 +1,4 @@
-"""The tasks of plain text, beside the golden test of ``test_golden.py``."""
+"""The tasks of plain text, in addition to ``test_golden.py``."""
 
 import time
 

@@ -1,7 +1,7 @@
-"""A line for each trap that the files of ``test_golden.py`` do not hold: by hand, from ``docs/tasks.md``.
+"""A line for each trap that is not in the files of ``test_golden.py``: by hand, from ``docs/tasks.md``.
 
 Numbers of every base with separators and suffixes, their sign outside; ``>`` of generics beside ``>`` that compares or
-shifts; texts of many lines; names of types; operators that are none; nodes that the parser made up.
+shifts; texts of many lines; names of types; signs that are not operators; nodes that the parser made up.
 """
 
 import pytest

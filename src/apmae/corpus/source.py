@@ -78,7 +78,7 @@ class SourceHandle:
             The file, or None if it was rejected.
 
         Raises:
-            SourceError: if it cannot be used and the user named the file itself, not its folder or archive.
+            SourceError: if it cannot be used and the user named it directly, not its folder or archive.
         """
         text, reason = self._load()
         if reason is None:
@@ -141,7 +141,7 @@ class Source(ABC):
             rejected: counts the files that cannot be used, by reason (:meth:`SourceHandle.read`).
 
         Raises:
-            SourceError: as :meth:`handles`, and if a file that the user named itself cannot be used.
+            SourceError: as :meth:`handles`, and if a file that the user named directly cannot be used.
         """
         for handle in self.handles(suffixes):
             file = handle.read(rejected)

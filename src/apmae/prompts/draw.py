@@ -64,7 +64,7 @@ def build_prompts(
 
     Raises:
         ConfigError: if the configuration asks for outcomes.
-        SourceError: if a file that the user named itself cannot be used, or no file has a span of any task.
+        SourceError: if a file that the user named directly cannot be used, or no file has a span of any task.
     """
     if config.outcome != "any":
         raise ConfigError(f"outcome {config.outcome!r} needs a language model: give one, or set outcome to 'any'")

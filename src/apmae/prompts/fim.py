@@ -53,7 +53,7 @@ class Window:
         return self.texts(self.ids)
 
     def texts(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Each token by itself as text, see :func:`token_texts`."""
+        """Each token decoded alone, see :func:`token_texts`."""
         assert self.tokenizer is not None, "a window that is shown was made by window()"
         return token_texts(self.tokenizer, ids)
 
@@ -225,7 +225,7 @@ def _encode(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
 
 
 def token_texts(tokenizer: "Tokenizer", ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token by itself as text, special tokens too, for display."""
+    """Each token decoded alone, special tokens too, for display."""
     return tuple(_decoded(tokenizer, [token]) for token in ids)
 
 

@@ -23,7 +23,7 @@ Text = Annotated[str, AfterValidator(_characters)]
 Count = Annotated[int, Field(lt=2**31)]
 
 _ALIKE = 0.85
-"""How similar (0 to 1) an unknown field is to an absent one if it counts as a typing mistake."""
+"""Similarity (0 to 1) to an absent field from which an unknown one counts as a typing mistake."""
 
 
 class OwnPrompt(BaseModel):
@@ -56,7 +56,7 @@ class OwnPrompt(BaseModel):
     repository: Text | None = None
     """The repository of the source file; prompts of one repository share a split."""
     split: Literal["train", "atlas", "held_out"] | None = None
-    """By default by a hash of the repository, else of the path, else of the group."""
+    """By default decided by a hash of the repository, or else of the path, or else of the group."""
     line: Annotated[Count, Field(ge=1)] | None = None
     """Line of the completion's first character in its file, from 1; by default that in `prompt`."""
     start: Annotated[Count, Field(ge=0)] | None = None

@@ -1,7 +1,7 @@
 """Parsing in separate processes: a file that takes all memory or time, or crashes the parser, costs only itself.
 
 Workers (``prompts/worker.py``) start when there are files for them, stay for later calls and end with the process. They
-do not import a user's script again. Torch-free.
+never import a user's script again. Torch-free.
 """
 
 import atexit
@@ -36,7 +36,7 @@ AHEAD, AHEAD_BYTES = 4, 4_000_000
 """Files read ahead for each worker, and bytes of text read ahead in all. The next file is read whatever its size."""
 
 PATIENCE = 120.0
-"""After so many seconds of waiting without a sign from a worker, it is given up."""
+"""Seconds without a sign from a worker, while waiting for it, before it is given up."""
 
 _REASONS = {TOO_SLOW: "too_slow", TOO_MUCH_MEMORY: "too_much_memory"}
 
@@ -70,7 +70,7 @@ def parse_in_order(
             ends when none are left.
 
     Yields:
-        The files in the order given, with the spans of all tasks that are wanted by then, perhaps of more.
+        The files in the order given, with the spans of all tasks that are still wanted, perhaps of more.
 
     Raises:
         ConfigError: if the language is unknown, or its grammar is not installed.
@@ -335,7 +335,7 @@ class _Crew:
         waited = time.monotonic() - start
         for worker in busy:
             readable, writable = worker.signs(events)
-            # only time spent waiting counts: while nobody asks, an answer may lie here for long
+            # only time spent waiting counts: while nobody asks, an answer may wait here for long
             worker.waited = 0.0 if readable or writable else worker.waited + waited
             if writable:
                 worker.write()

@@ -14,7 +14,7 @@ SPLITS = {"train": 0.6, "atlas": 0.2, "held_out": 0.2}
 class Answer(NamedTuple):
     """A model's answer to a prompt: its next-token distribution at the completion position, and the whole span.
 
-    The baselines that whatever is read off attention has to beat.
+    These are the baselines that anything read from attention has to beat.
     """
 
     predicted: str

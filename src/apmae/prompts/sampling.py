@@ -36,7 +36,7 @@ KEPT_CHARS = 8_000_000
 again in every round."""
 
 STALE = 10
-"""After so many rounds in a row without a new window a file is given up: its other spans are close to those drawn."""
+"""Rounds in a row without a new window before a file is given up: its other spans are close to those drawn."""
 
 REGION = 8_192
 """Characters of a file that are tokenised to draw ``random`` spans; of a longer file, a region is drawn first."""
@@ -118,7 +118,7 @@ def candidates(
     Args:
         files: what :func:`apmae.corpus.source.list_sources` listed.
         config: the tasks, language, split, seed and length.
-        tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
+        tokenizer: ``random`` spans are made of its tokens; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
             files with a part that does not parse (spans there are dropped); files that the parser cannot take by the
             reasons of :class:`apmae.prompts.parser.ParsedFile`; "no_span", a file without a span of a task;
@@ -128,7 +128,7 @@ def candidates(
 
     Raises:
         ConfigError: if the language is unknown or not installed, or the tokenizer truncates or pads.
-        SourceError: if a file that the user named itself cannot be used.
+        SourceError: if a file that the user named directly cannot be used.
         ParserError: if no parser process can be started.
     """
     if tokenizer is None:

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle arrangements: which sentinel tokens stand around the two contexts, and in what order. Torch-free.
+"""Fill-in-the-middle arrangements: which sentinel tokens are around the two contexts, and in what order. Torch-free.
 
 An arrangement is written as a template, the text that a model was trained to see in front of the completion, such as
 ``<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>``.
@@ -32,7 +32,7 @@ FAMILIES = {
     "qwen": "<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>",
     # DeepSeek-Coder, -V2, V3 (arXiv 2401.14196, 2406.11931; deepseek-ai/DeepSeek-Coder README)
     "deepseek": "<\uff5cfim\u2581begin\uff5c>{prefix}<\uff5cfim\u2581hole\uff5c>{suffix}<\uff5cfim\u2581end\uff5c>",
-    # Codestral 22B; mistral-common's encode_fim: the middle follows the prefix without a token of its own
+    # Codestral 22B; mistral-common's encode_fim: the middle follows the prefix without a separate token
     "codestral": "[SUFFIX]{suffix}[PREFIX]{prefix}",
     # Seed-Coder (arXiv 2506.03524)
     "seedcoder": "<[fim-suffix]>{suffix}<[fim-prefix]>{prefix}<[fim-middle]>",

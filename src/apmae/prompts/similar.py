@@ -31,7 +31,7 @@ class Windows:
 
     Args:
         length: tokens of a window.
-        similar: two windows with at least this share are nearly the same, in (0, 1]; at 1, only identical windows.
+        similar: the share, in (0, 1], from which windows count as nearly the same; at 1, only identical ones do.
         seed: of the hashes.
     """
 

@@ -1,7 +1,7 @@
 """Finds the spans of the tasks in a source file. Torch-free.
 
 Eight of the ten tasks of code are captures of a language's tree-sitter query (``queries/<language>.scm``); ``eol`` is
-found in the text, ``random`` among tokens. Plain text has tasks of its own (``prompts/text.py``). What counts as a
+found in the text, ``random`` among tokens. Plain text has other tasks (``prompts/text.py``). What counts as a
 span of each task is in ``docs/tasks.md``. All spans are in characters, not bytes.
 """
 
@@ -23,7 +23,7 @@ SHORTEST, LONGEST = 3, 10
 """Tokens of a ``random`` span (paper section 4)."""
 
 DEEPEST = 100
-"""Spans are looked for in so many levels of the syntax tree. Code written by hand has a few dozen; in a generated table
+"""Levels of the syntax tree that are searched for spans. Code written by hand has a few dozen; in a generated table
 that is one expression of thousands of operators, a query takes time cubic in the depth."""
 
 PARSE_SECONDS = 5.0

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from apmae.prompts.spans import Span
 
 NEAR = 1000
-"""A ``repeated_word`` occurred within so many characters before: about as many as a window of 256 tokens has."""
+"""Characters within which a ``repeated_word`` must have occurred before: about a window of 256 tokens."""
 
 _ABBREVIATIONS = frozenset(
     ["mr", "mrs", "ms", "dr", "prof", "rev", "hon", "st", "jr", "sr", "gen", "col", "lt", "sgt", "capt", "mt"]
