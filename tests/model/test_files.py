@@ -161,7 +161,7 @@ JSON = st.recursive(
 
 
 @given(data=st.data(), published=st.booleans())
-def test_any_settings_load_or_raise_a_model_error(saved_once, data, published):
+def test_no_setting_ends_in_anything_but_a_model_error(saved_once, data, published):
     folder, broken = saved_once
     values = json.loads((folder / "config.json").read_text())
     if published:
