@@ -17,6 +17,7 @@ from apmae.config import (
     PromptsConfig,
     StudyConfig,
     TrainConfig,
+    device_kind,
     parse,
 )
 from apmae.errors import ApmaeError, ConfigError
@@ -185,3 +186,15 @@ def test_changing_a_field_keeps_the_rest_of_its_part():
     assert (changed.steps, changed.model.mask_ratio, changed.model.patch_size) == (7, 0.75, 32)
     with pytest.raises(ConfigError, match="heads is given twice"):
         config.changed({"heads": 1.0, "capture": {"heads": 0.5}})
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1", "mps", "xpu:0", "auto"])
+def test_a_device_is_a_kind_and_perhaps_a_number(device):
+    assert LMConfig(device=device).device == device
+    assert device_kind(device) == device.split(":")[0]
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "toaster", "cuda:", "cuda:x", "cuda1", "CUDA", "auto:1", "cuda:-1"])
+def test_what_is_no_device_is_refused(device):
+    with pytest.raises(ConfigError, match=f"device: .*expected a device such as cpu.*, got '{device}'$"):
+        parse(LMConfig, {"device": device}, "language model")

@@ -10,6 +10,8 @@ _FIRST, _LONGEST = 10.0, 300.0
 """Seconds between two lines of a log: at first, and at most; in between the wait doubles with each line."""
 _SHORTEST = 1.0
 """Seconds between two lines, even if the work is done a tenth at a time."""
+_FEW = 10
+"""Steps that are told one by one; they are of different kinds, so that one says nothing about the next."""
 
 
 @runtime_checkable
@@ -100,7 +102,7 @@ class Log:
         self._done += amount
         self._total = self._total if total is None else total
         self._note = note or self._note
-        few = self._total is not None and self._total <= 10
+        few = self._total is not None and self._total <= _FEW
         passed = self._clock() - self._printed
         if self._tenths() > self._tenth and (few or passed >= _SHORTEST):
             self._print()
@@ -127,7 +129,7 @@ class Log:
 
     def _estimate(self) -> str:
         here = self._done - self._first
-        if self._total is None or here <= 0 or self._done >= self._total:
+        if self._total is None or self._total <= _FEW or here <= 0 or self._done >= self._total:
             return ""
         seconds = (self._clock() - self._started) / here * (self._total - self._done)
         return f"about {duration(seconds)} left"

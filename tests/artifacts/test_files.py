@@ -1,8 +1,11 @@
+import json
+import os
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from small_stage import contents, table
 
 import apmae
 from apmae.artifacts import (
+    expect_place,
     read_json,
     read_table,
     replacing,
@@ -87,7 +91,7 @@ def test_a_path_that_cannot_be_written_is_said_so(tmp_path, write):
     with pytest.raises(ArtifactError, match=r"cannot write \S*file/x: .*; check the folder"):
         write(tmp_path / "file" / "x")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ArtifactError, match=r"cannot write \S*folder: Is a directory"):
+    with pytest.raises(ArtifactError, match=r"expected a file to write, \S*folder is a folder; add a file name"):
         write(tmp_path / "folder")
     assert sorted(contents(tmp_path)) == ["file"]
 
@@ -160,3 +164,53 @@ def test_nothing_is_unpickled():
         assert "import pickle" not in text, path
         assert "torch.load(" not in text, path
         assert "allow_pickle=True" not in text, path
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "message"),
+    [
+        ("folder", False, "expected a file to write, .*folder is a folder; add a file name"),
+        ("file", True, "expected a folder to write, .*file is a file; choose another"),
+        ("file/x", False, "cannot write .*file/x: .*file is a file; check the folder"),
+        ("file/x/y", True, "cannot write .*: .*file is a file"),
+        ("/proc/x.json", False, "cannot write /proc/x.json"),
+        ("n" * 300, False, "cannot write .*n+: File name too long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(tmp_path, path, folder, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("a file")
+    before = contents(tmp_path)
+    with pytest.raises(ArtifactError, match=message):
+        expect_place(tmp_path / path, folder=folder)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("path", "folder"), [("x", False), ("new/deep/x", False), ("new", True), ("folder", True)])
+def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path, path, folder):
+    (tmp_path / "folder").mkdir()
+    expect_place(tmp_path / path, folder=folder)
+    assert [found.name for found in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    expect_place(pipe)
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(pipe.read_bytes)
+        write_json(pipe, {"a": 1})
+        assert json.loads(reader.result()) == {"a": 1}
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+def test_standard_output_can_be_named(tmp_path, redirected):
+    code = "from pathlib import Path\nfrom apmae.artifacts import write_json\nwrite_json(Path('/dev/stdout'), [1])"
+    out = (tmp_path / "out").open("w+") if redirected else subprocess.PIPE
+    result = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out").read_text() if redirected else result.stdout) == [1]
+    assert Path("/dev/stdout").is_symlink()
+    if redirected:
+        out.close()

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import apmae
-from apmae.engine.show import SIDE, parse_heads, prompt_text, sheet_of
+from apmae.engine.show import SIDE, parse_heads, sheet_of
+from apmae.engine.sources import prompt_text
 from apmae.errors import CaptureError, ConfigError, SourceError
 from apmae.lm.load import load_lm
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from apmae import bundled
 from apmae.artifacts import fingerprint
 from apmae.errors import ModelError
-from apmae.model.files import FORMAT
+from apmae.model.folder import FORMAT
 from apmae.model.mae import APMAE
 
 

@@ -22,8 +22,9 @@ from apmae.patterns.planted import planted
 from apmae.prompts.draw import build_prompts
 from apmae.recipes import train_recipe
 from apmae.seeding import subseed
+from apmae.train.launch import share_of
 from apmae.train.lm_source import LMSource, own_files
-from apmae.train.loop import METRICS, fit, share_of
+from apmae.train.loop import METRICS, fit
 from apmae.train.processes import expect_agreement, start
 from apmae.train.source import ArraySource
 

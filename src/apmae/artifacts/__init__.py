@@ -2,6 +2,7 @@
 
 from apmae.artifacts.columns import fixed_list, matrix, pack_patches, unpack_patches
 from apmae.artifacts.files import (
+    expect_place,
     read_json,
     read_table,
     replacing,
@@ -24,7 +25,7 @@ from apmae.artifacts.manifest import (
     write_tables,
 )
 from apmae.artifacts.shards import Shard, Work, add_shard, cut, missing, run_shards
-from apmae.artifacts.stage import Stage
+from apmae.artifacts.stage import Stage, expect_stage
 
 __all__ = [
     "FileRecord",
@@ -35,6 +36,8 @@ __all__ = [
     "Work",
     "add_shard",
     "cut",
+    "expect_place",
+    "expect_stage",
     "fingerprint",
     "fixed_list",
     "is_shard",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from apmae.errors import ArtifactError
 
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 """What a file is called while it is written; a killed run leaves it behind."""
+_STREAMS = ("/dev/stdout", "/dev/stderr")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -27,9 +29,50 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def expect_place(path: Path, *, folder: bool = False) -> None:
+    """Check that a file, or with ``folder`` a folder of files, can be written at a path, before anything is made.
+
+    Raises:
+        ArtifactError: if something else is in the way, or the folder that it would be in cannot be written.
+    """
+    _expect_kind(path, folder=folder)
+    if _is_special(path):
+        return
+    above = path if folder else path.parent
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # says whether the name itself is possible
+        while not above.exists():
+            above = above.parent
+        with TemporaryFile(dir=above):  # only an attempt knows of disks that are read-only or full
+            pass
+    except NotADirectoryError:
+        raise ArtifactError(f"cannot write {path}: {above} is a file; check the folder") from None
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _expect_kind(path: Path, *, folder: bool = False) -> None:
+    if os.path.isdir(path) and not folder:
+        raise ArtifactError(f"expected a file to write, {path} is a folder; add a file name")
+    if folder and os.path.exists(path) and not os.path.isdir(path):
+        raise ArtifactError(f"expected a folder to write, {path} is a file; choose another")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path names a pipe or a device, such as /dev/stdout: written to, not replaced."""
+    if not os.path.exists(path) or os.path.isdir(path):
+        return False
+    return not os.path.isfile(path) or str(path) in _STREAMS or path.is_relative_to("/dev/fd")
+
+
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
     """A temporary neighbour of ``path`` to write; synced and renamed to it at the end, or else removed."""
+    _expect_kind(path)
+    if _is_special(path):
+        yield path
+        return
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

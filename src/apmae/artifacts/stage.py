@@ -14,7 +14,15 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from apmae.artifacts.files import TEMPORARY, read_json, replacing, sha256_file, write_error, write_json
+from apmae.artifacts.files import (
+    TEMPORARY,
+    expect_place,
+    read_json,
+    replacing,
+    sha256_file,
+    write_error,
+    write_json,
+)
 from apmae.artifacts.manifest import (
     FileRecord,
     Manifest,
@@ -75,6 +83,7 @@ class Stage:
         """
         head = {"format": FORMAT, "stage": stage, "config": json.loads(json.dumps(config)), "inputs": dict(inputs)}
         manifest, journal = manifest_path(out), journal_path(out)
+        expect_place(out, folder=out.suffix != ".parquet")
         try:
             manifest.parent.mkdir(parents=True, exist_ok=True)
             lock = journal.open("a+b", buffering=0)
@@ -224,6 +233,38 @@ class Stage:
             _leave(self.out, self._lock)
 
 
+def expect_stage(out: Path, stage: str, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Refuse what :meth:`Stage.open` would refuse, as far as it can be told before inputs are read and models loaded.
+
+    Args:
+        out: as for :meth:`Stage.open`.
+        stage: the stage's name.
+        config: some of what decides the bytes; keys that are left out are not compared.
+        overwrite: as for :meth:`Stage.open`.
+
+    Raises:
+        ArtifactError: if something is in the way at ``out``, or it holds an artifact of another configuration.
+    """
+    expect_place(out, folder=out.suffix != ".parquet")
+    if overwrite:
+        return
+    known = {"format": FORMAT, "stage": stage}, json.loads(json.dumps(config))
+    manifest, journal = manifest_path(out), journal_path(out)
+    if manifest.is_file():
+        _expect_same(out, "was made from", _record(manifest, damaged_too=False), *known)
+    elif journal.is_file():
+        lines, _ = _whole_lines(journal.read_bytes())
+        if any(line["files"] for line in lines[1:]) or (lines and _others(out)):
+            _expect_same(out, "is half-way through", lines[0], *known)
+
+
+def _expect_same(out: Path, what: str, found: dict[str, Any], head: dict[str, Any], config: dict[str, Any]) -> None:
+    before = found.get("config")
+    wanted = {**found, **head, "config": {**(before if isinstance(before, dict) else {}), **config}}
+    if wanted != found:
+        _refuse(out, what, found, wanted, overwrite=False)
+
+
 def _leave(out: Path, lock: FileIO) -> None:
     """Give the lock up, and leave nothing behind where nothing was begun."""
     journal = journal_path(out)
@@ -257,6 +298,16 @@ def _journal_lines(journal: Path, lock: FileIO) -> list[dict[str, Any]]:
     """The journal's whole lines; a line that a kill cut short is cut off, and its shard is made again."""
     lock.seek(0)
     content = lock.readall()
+    lines, end = _whole_lines(content)
+    begins = b'{"format": '  # as ours do, and the first line is whole unless a kill cut it
+    if content and not lines and (b"\n" in content or content[: len(begins)] != begins[: len(content)]):
+        raise ArtifactError(f"expected no file or a journal of apmae at {journal}, found another; choose another --out")
+    lock.truncate(end)
+    return lines
+
+
+def _whole_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The lines of a journal that are whole, and where they end."""
     lines: list[dict[str, Any]] = []
     end = 0
     for text in content.splitlines(keepends=True):
@@ -269,11 +320,7 @@ def _journal_lines(journal: Path, lock: FileIO) -> list[dict[str, Any]]:
             break
         lines.append(line)
         end += len(text)
-    begins = b'{"format": '  # as ours do, and the first line is whole unless a kill cut it
-    if content and not lines and (b"\n" in content or content[: len(begins)] != begins[: len(content)]):
-        raise ArtifactError(f"expected no file or a journal of apmae at {journal}, found another; choose another --out")
-    lock.truncate(end)
-    return lines
+    return lines, end
 
 
 def _whole(path: Path, file: FileRecord) -> bool:

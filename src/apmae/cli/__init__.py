@@ -2,20 +2,24 @@
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
 from apmae.cli import heads, hub, prompts, stages, study
+from apmae.cli.examples import ABOUT, EXAMPLES
+from apmae.cli.options import say
+from apmae.cli.streams import drained
 from apmae.errors import ApmaeError, MalformedError
 
 app = typer.Typer(
     name="apmae",
-    help="Find, name and tag the attention patterns of a language model's heads.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    epilog=ABOUT,
 )
 
 _PANELS = {
@@ -27,24 +31,55 @@ _PANELS = {
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_panel)(_command)
+        _example, _advice = EXAMPLES[_command.__name__]
+        app.command(rich_help_panel=_panel, epilog=f"Example: {_example}\n\n{_advice}")(_command)
 
 
-def main() -> None:
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        say(f"apmae {version('apmae')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Find, name and tag the attention patterns of a language model's heads."""
+
+
+def main() -> NoReturn:
     """Entry point: a user's mistake is one line on stderr (each, of a prompts file) and exit code 2."""
+    with drained() as output:
+        code = _code()
+        sys.stdout.flush()
+        if code == 0 and output.failure is not None:
+            reason = output.failure.strerror
+            code = _fail(f"cannot write standard output: {reason}; files that the command wrote are whole")
+    sys.exit(code)
+
+
+def _code() -> int:
     try:
         app()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
     except MalformedError as error:
-        _fail(error.heading if len(error.mistakes) > 1 else str(error), error.mistakes)
+        return _fail(error.heading if len(error.mistakes) > 1 else str(error), error.mistakes)
     except ApmaeError as error:
-        _fail(str(error))
+        return _fail(str(error))
     except OSError as error:
         where = "" if error.filename is None else f" {error.filename}"
-        _fail(f"cannot read or write{where}: {error.strerror or error}; check the path, its permissions and the disk")
+        return _fail(
+            f"cannot read or write{where}: {error.strerror or error}; check the path, its permissions and the disk"
+        )
+    return 0
 
 
-def _fail(message: str, mistakes: Sequence[str] = ()) -> NoReturn:
+def _fail(message: str, mistakes: Sequence[str] = ()) -> int:
     typer.echo(f"apmae: {' '.join(message.splitlines())}", err=True)
     for mistake in mistakes if len(mistakes) > 1 else ():
         typer.echo(f"  {mistake}", err=True)
-    sys.exit(2)
+    return 2

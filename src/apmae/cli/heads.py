@@ -1,12 +1,11 @@
 """A model's heads on one prompt: ``tag`` and ``show``."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from apmae.cli.options import AtlasOption, EncoderOption, lm_config, loads_lm, say
+from apmae.cli.options import AtlasOption, EncoderOption, lm_config, loads_lm, read_input, say
 
 
 @loads_lm
@@ -26,9 +25,13 @@ def tag(
 ) -> None:
     """Tag every head of a model on one completion, in one forward pass."""
     config = lm_config(model, loading)
+    wanted: dict[str, Any] = {"column": column, "encoder": encoder, "atlas": atlas, "json": json_, "html": html}
+    from apmae.engine.checks import expect_tag
+
+    expect_tag(config, file, line, **wanted)
     from apmae.engine.tag import tag_file
 
-    tag_file(config, file, line, column=column, encoder=encoder, atlas=atlas, json=json_, html=html)
+    tag_file(config, file, line, **wanted)
     if json_:
         say(f"JSON in {json_}")
     if html:
@@ -57,8 +60,11 @@ def show(
 ) -> None:
     """Draw what heads attend to on one prompt: chosen ones large, or a contact sheet of all."""
     config = lm_config(model, loading)
-    from apmae.engine.show import expect_options, prompt_text, show_heads
+    from apmae.engine.checks import expect_show
+    from apmae.engine.sources import prompt_text
 
-    expect_options(out, scale, long)
-    before, after = prompt_text(sys.stdin.read() if prompt == "-" else prompt, file, line, suffix)
+    expect_show(config, out, scale, long, head or ())
+    before, after = prompt_text(read_input() if prompt == "-" else prompt, file, line, suffix)
+    from apmae.engine.show import show_heads
+
     say(show_heads(config, before, out, suffix=after, heads=head or (), scale=scale, long=long).summary)

@@ -20,6 +20,9 @@ def push(
     ] = False,
 ) -> None:
     """Upload an encoder with a model card to a hub. Its token is the one of `hf auth login`, or HF_TOKEN."""
+    from apmae.engine.checks import expect_push
+
+    expect_push(folder, repo_id, license=license_, dry_run=dry_run)
     from apmae.engine import push as engine
 
     if dry_run:

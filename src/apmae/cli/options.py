@@ -4,13 +4,14 @@ How a model is loaded is added to a command by a decorator, so that the commands
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
-from apmae.errors import ConfigError
+from apmae.errors import ConfigError, SourceError
 
 LMOption = Annotated[
     str,
@@ -44,7 +45,7 @@ _LOADING = {
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact made from something else.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the stage, for instance mask_ratio=0.75."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the stage; docs/pipeline.md has them."),
 ]
 
 
@@ -93,6 +94,16 @@ def settings(pairs: list[str] | None) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ConfigError(f"expected YAML in --set {pair}: {' '.join(str(error).split())[:200]}") from None
     return values
+
+
+def read_input() -> str:
+    """All of standard input, as text."""
+    if sys.stdin is None:
+        raise SourceError("expected text on standard input, it is closed; pipe some, or give the text itself")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"expected UTF-8 on standard input, byte {error.start} is not; convert it") from None
 
 
 def say(line: str) -> None:

@@ -56,6 +56,7 @@ def prompts(
     if out is None and not preview:
         raise ConfigError("expected --out to write prompts to, or --preview to look at some, got neither; give one")
     from apmae.config import CircuitsConfig, PromptsConfig, parse
+    from apmae.engine.checks import expect_circuits, expect_source_files
     from apmae.engine.sources import parse_sources
 
     given = parse_sources(sources)
@@ -68,7 +69,9 @@ def prompts(
         config = parse(CircuitsConfig, circuits, "prompts")
         if lm is None:
             raise ConfigError("expected --lm MODEL with circuits: their prompts are made for a model's tokens")
-        _circuits(config, lm_config(lm, loading), out, shown, overwrite)
+        model = lm_config(lm, loading)
+        expect_circuits(out, config, model, overwrite=overwrite)
+        _circuits(config, model, out, shown, overwrite)
     elif given.prompts is not None:
         if lm is not None:
             raise ConfigError(
@@ -84,12 +87,14 @@ def prompts(
             "language": language,
             "per_task": per_task,
             **({} if tasks == "all" else {"tasks": tuple(task.strip() for task in tasks.split(","))}),
-            "outcome": outcome or ("balanced" if lm else "any"),
+            "outcome": outcome or ("balanced" if lm is not None else "any"),
             "seed": seed,
             **settings(set_),
         }
         config = parse(PromptsConfig, values, "prompts")
-        _source_files(given.files, config, lm_config(lm, loading) if lm else None, out, shown, overwrite)
+        model = lm_config(lm, loading) if lm is not None else None
+        expect_source_files(given.files, out, config, model, overwrite=overwrite)
+        _source_files(given.files, config, model, out, shown, overwrite)
 
 
 def _circuits(config: Any, lm: Any, out: Path | None, shown: int, overwrite: bool) -> None:

@@ -64,6 +64,14 @@ def train(
     changes = {"seed": seed, **({} if steps is None else {"steps": steps}), **settings(set_)}
     model = loading if lm is None else {"source": lm, **loading}
     asked = training(recipe, changes, model, language=language if corpus else None, per_task=per_task)
+    data: dict[str, Any] = {
+        "prompts": prompts,
+        "corpus": parse_sources(corpus).expect_files() if corpus else (),
+        "patterns": patterns or (),
+    }
+    from apmae.engine.checks import expect_training
+
+    expect_training(asked, out, **data, track=track, overwrite=overwrite)
     from apmae.engine.train import run_training
 
     def drawn(counts: dict[str, Any], path: Path) -> None:
@@ -71,16 +79,7 @@ def train(
         say(f"{number} prompts of {counts['files']} files in {path}")
         say_short(counts, asked.corpus)
 
-    loss = run_training(
-        asked,
-        out,
-        prompts=prompts,
-        corpus=parse_sources(corpus).expect_files() if corpus else (),
-        patterns=patterns or (),
-        drawn=drawn,
-        track=track,
-        overwrite=overwrite,
-    )
+    loss = run_training(asked, out, **data, drawn=drawn, track=track, overwrite=overwrite)
     if loss is not None:
         picture = out / "reconstruction.png"
         say(f"encoder in {out}: loss {loss:.5f} after {asked.config.steps} steps; see {picture}")
@@ -107,6 +106,9 @@ def encode(
     values = {**_heads(heads), "seed": seed, **settings(set_)}
     config = parse(EncodeConfig, values, "encode")
     model = lm_config(lm, loading)
+    from apmae.engine.checks import expect_encode
+
+    expect_encode(model, encoder, prompts, out, config, overwrite=overwrite)
     from apmae.engine import local
 
     counts = local.encode(model, encoder, prompts, out, config, overwrite=overwrite)
@@ -136,9 +138,13 @@ def evaluate(
     values = {**_heads(heads), "seed": seed, **settings(set_)}
     config = parse(EvaluateConfig, values, "evaluate")
     models = [lm_config(source, loading) for source in lm or ["bundled"]]
+    encoders = encoder or ["bundled"]
+    from apmae.engine.checks import expect_evaluate
+
+    expect_evaluate(models, encoders, prompts, out, config, overwrite=overwrite)
     from apmae.engine.evaluate import cross_evaluate, print_evaluation
 
-    found = cross_evaluate(models, encoder or ["bundled"], prompts, out, config, overwrite=overwrite)
+    found = cross_evaluate(models, encoders, prompts, out, config, overwrite=overwrite)
     print_evaluation(found)
     say(f"evaluation in {out}; see {out / 'cross_evaluation.png'}")
 
@@ -154,6 +160,9 @@ def cluster(
     from apmae.config import AtlasConfig, parse
 
     config = parse(AtlasConfig, {"seed": seed, **settings(set_)}, "cluster")
+    from apmae.engine.checks import expect_cluster
+
+    expect_cluster(embeddings, out, config, overwrite=overwrite)
     from apmae.engine.local import fit_atlas
 
     counts = fit_atlas(embeddings, out, config, overwrite=overwrite)
@@ -163,6 +172,9 @@ def cluster(
 
 def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:
     """Write the tables, pictures and page of a study."""
+    from apmae.engine.checks import expect_report
+
+    expect_report(study)
     from apmae.engine.report import print_report, write_report
 
     print_report(study, write_report(study))

@@ -27,9 +27,12 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="One of them: prints it as a study's file, for apmae run.")] = None,
 ) -> None:
     """List the named configurations, or print one."""
-    from apmae.engine.settings import recipe_file, recipe_lines
+    from apmae.engine.settings import print_recipes, recipe_file
 
-    say(recipe_file(name) if name is not None else "\n".join(recipe_lines()))
+    if name is None:
+        print_recipes()
+    else:
+        say(recipe_file(name))
 
 
 def run(
@@ -43,6 +46,9 @@ def run(
 
 
 def _study(config: Any, overwrite: bool) -> None:
+    from apmae.engine.checks import expect_study
+
+    expect_study(config, overwrite=overwrite)
     from apmae.engine.report import print_report
     from apmae.engine.study import run_study, short_prompts
 

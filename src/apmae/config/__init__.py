@@ -4,7 +4,7 @@ Defaults are the paper's unless the field says otherwise; whole configurations l
 """
 
 from apmae.config.base import Config, parse
-from apmae.config.capture import CaptureConfig, LMConfig, Share
+from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
 from apmae.config.stages import AtlasConfig, EncodeConfig, EvaluateConfig
 from apmae.config.study import StudyConfig
@@ -27,6 +27,7 @@ __all__ = [
     "StudyConfig",
     "Task",
     "TrainConfig",
+    "device_kind",
     "parse",
     "tasks_of",
 ]

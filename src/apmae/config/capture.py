@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from apmae.config.base import Config
+from apmae.errors import ConfigError
 
 
 def _expect_share(heads: float | str) -> float | str:
@@ -16,13 +17,37 @@ def _expect_share(heads: float | str) -> float | str:
 Share = Annotated[float | Literal["all"], AfterValidator(_expect_share)]
 
 
+_DEVICE = "expected a device such as cpu, cuda, cuda:1 or auto"
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa", "mtia", "xla")
+
+
+def device_kind(device: str) -> str:
+    """The kind of a device: "cuda" for "cuda:1". "auto" stays, and whether this machine has the device is not checked.
+
+    Raises:
+        ConfigError: if there is no such device anywhere.
+    """
+    kind, colon, number = device.partition(":")
+    if kind not in (*_DEVICES, "auto") or (colon and not (number.isdecimal() and kind != "auto")):
+        raise ConfigError(f"{_DEVICE}, got {device!r}")
+    return kind
+
+
+def _expect_device(device: str) -> str:
+    try:
+        device_kind(device)
+    except ConfigError:
+        raise ValueError(_DEVICE) from None  # the given value is added to it
+    return device
+
+
 class LMConfig(Config):
     """A language model, how it is loaded and how its answers are judged: all that a worker needs to do the same."""
 
     source: str = "bundled"
     """Folder or hub id of a transformers model, or "bundled", "bundled-medium" or "bundled-small"."""
 
-    device: str = "cpu"
+    device: Annotated[str, AfterValidator(_expect_device)] = "cpu"
     """Where it runs: "cpu", "cuda", "cuda:1"; "auto" spreads it over all devices."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

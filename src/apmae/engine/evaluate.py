@@ -13,9 +13,10 @@ from apmae.artifacts import Stage, cut, fingerprint, missing, read_tables, run_s
 from apmae.atlas.names import measured_names
 from apmae.config import EvaluateConfig, LMConfig
 from apmae.encode import score_batch
+from apmae.engine.checks import losses_folder, named_sources
 from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
-from apmae.errors import ConfigError, SourceError
+from apmae.errors import SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import Captured, window_length
 from apmae.model.mae import APMAE
@@ -50,15 +51,15 @@ def cross_evaluate(
         SourceError: if there are no prompts.
     """
     configs = [lm if isinstance(lm, LMConfig) else lm.config for lm in lms]
-    names = list(_named([config.source for config in configs], "language models"))
-    named = _named(encoders, "encoders")
+    names = list(named_sources([config.source for config in configs], "language models"))
+    named = named_sources(encoders, "encoders")
     prompts = load_prompts(prompts_path)
     if not prompts:
         raise SourceError(f"expected prompts to evaluate on in {prompts_path}, found none; give another file")
     maes = {name: APMAE.from_pretrained(source) for name, source in named.items()}
     inputs = {f"encoder-{name}": mae.fingerprint for name, mae in maes.items()}
     inputs["prompts"] = fingerprint(prompts_path)
-    folders = {name: out / name.replace("/", "--") for name in names}
+    folders = {name: losses_folder(out, name) for name in names}
     known = {}
     for name, lm in zip(names, lms, strict=True):
         known[name] = _losses(opened(lm), name, folders[name], maes, prompts, inputs, config, overwrite)
@@ -148,28 +149,6 @@ def _losses(
 def _measured(captured: Captured) -> list[str]:
     scores = score_batch(captured)
     return measured_names(scores.values, scores.key_kinds)
-
-
-def _named(sources: Sequence[str], what: str) -> dict[str, str]:
-    """Sources by name: the end of each one's path that no other has.
-
-    Raises:
-        ConfigError: if there is none, or one comes twice.
-    """
-    parts = []
-    for source in sources:
-        path = Path(source)
-        parts.append(path.resolve().parts if path.is_dir() else path.parts)
-    twice = [source for source, many in zip(sources, parts, strict=True) if parts.count(many) > 1]
-    if twice or not sources:
-        raise ConfigError(f"expected {what}, each once, got {f'{twice[0]} twice' if twice else 'none'}")
-    names: dict[str, str] = {}
-    for source, own in zip(sources, parts, strict=True):
-        depth = 1
-        while sum(own[-depth:] == other[-depth:] for other in parts) > 1:
-            depth += 1
-        names["/".join(own[-depth:])] = source
-    return names
 
 
 def _owners(maes: Mapping[str, APMAE], lms: Mapping[str, str]) -> dict[str, str]:

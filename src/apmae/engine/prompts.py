@@ -48,7 +48,7 @@ def make_prompts(
     Returns:
         The manifest's counts.
     """
-    _expect_parquet(out)
+    expect_parquet(out)
     lm = opened(lm) if lm else None
     inputs = {f"source-{number}": source.fingerprint() for number, source in enumerate(sources)}
     inputs |= {"lm": lm.fingerprint} if lm else {}
@@ -74,7 +74,7 @@ def make_circuits(out: Path, config: CircuitsConfig, lm: "LM | LMConfig", *, ove
     Returns:
         The manifest's counts.
     """
-    _expect_parquet(out)
+    expect_parquet(out)
     lm = opened(lm)
     with Stage.open(out, "prompts", decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
         if stage.finished:
@@ -150,6 +150,14 @@ def load_prompts(path: Path) -> list[Prompt]:
     return read_prompts(path)
 
 
+def expect_prompts(path: Path) -> None:
+    """Refuse what :func:`load_prompts` refuses. A stage's own file, which may be long, is believed its manifest."""
+    if path.suffix == ".parquet" and manifest_path(path).is_file():
+        read_manifest(path, "prompts")
+    else:
+        read_prompts(path)
+
+
 def own_schema() -> str:
     """The JSON Schema of a line of one's own prompts, as text."""
     return json.dumps(own.schema(), indent=2)
@@ -200,6 +208,11 @@ def _asking(lm: "LM", journal: Journal | None, total: int | None = None) -> Iter
         yield ask, advance
 
 
-def _expect_parquet(out: Path) -> None:
+def expect_parquet(out: Path) -> None:
+    """Refuse another kind of file for the prompts stage.
+
+    Raises:
+        ConfigError: if it is no ``.parquet``.
+    """
     if out.suffix != ".parquet":
         raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")

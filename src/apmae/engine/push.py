@@ -3,8 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from apmae.artifacts import manifest_path, read_manifest
-from apmae.errors import ModelError
+from apmae.engine.checks import expect_encoder_folder
 from apmae.model.mae import APMAE
 
 
@@ -37,8 +36,5 @@ def preview(folder: Path, repo_id: str, *, license: str | None) -> str:
 
 
 def _finished(folder: Path) -> APMAE:
-    if not folder.is_dir():
-        raise ModelError(f"expected the folder of an AP-MAE, found no folder {folder}; check the path")
-    if manifest_path(folder).is_file():
-        read_manifest(folder, "train")
+    expect_encoder_folder(folder)
     return APMAE.from_pretrained(folder)

@@ -9,6 +9,7 @@ import yaml
 from apmae.config import LMConfig, PromptsConfig, StudyConfig, TrainConfig, parse
 from apmae.errors import ConfigError
 from apmae.recipes import RECIPES, demo, recipe, study_settings, train_settings
+from apmae.report.console import Column, open_console, print_table
 
 
 def demo_study(out: Path, *, train: bool, seed: int) -> StudyConfig:
@@ -33,18 +34,21 @@ def read_study(path: Path) -> StudyConfig:
     return parse(StudyConfig, {"out": str(path.with_suffix("")), **study_settings(values)}, str(path))
 
 
-def recipe_lines() -> list[str]:
-    """Each recipe in a line."""
-    lines = []
-    for name in RECIPES:
-        found = recipe(name)
-        assert found.train is not None, "recipes train"
-        model, train = found.train.model, found.train
-        lines.append(
-            f"{name:<10} {found.digest}  encoder {model.encoder_layers} x {model.encoder_dim}, {train.steps} steps of "
-            f"{train.batch_size} patterns, for {found.lm.source} on {found.lm.device}"
-        )
-    return lines
+def print_recipes() -> None:
+    """Print the recipes, a line each."""
+    found = {name: recipe(name) for name in RECIPES}
+    trains = [study.train for study in found.values() if study.train is not None]
+    models = [study.lm for study in found.values()]
+    columns = (
+        Column(header="recipe", cells=list(found)),
+        Column(header="encoder", cells=[f"{own.model.encoder_layers} x {own.model.encoder_dim}" for own in trains]),
+        Column(header="steps", cells=[f"{train.steps:,}" for train in trains]),
+        Column(header="batch", cells=[str(train.batch_size) for train in trains], worth=2),
+        Column(header="language model", cells=[lm.source for lm in models]),
+        Column(header="device", cells=[lm.device for lm in models], worth=3),
+        Column(header="settings", cells=[study.digest for study in found.values()], worth=1),
+    )
+    print_table(open_console(), columns, "apmae recipes NAME has all settings")
 
 
 def recipe_file(name: str) -> str:

@@ -1,6 +1,5 @@
 """``show``: a model's heads on one prompt as a picture or a page."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import torch
 from apmae.artifacts import replacing
 from apmae.atlas.names import measured_names
 from apmae.config import LMConfig
+from apmae.engine.checks import expect_options, heads_written
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
@@ -17,16 +17,13 @@ from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
 from apmae.prompts.fim import window
-from apmae.prompts.line import line_prompt, read_source
 from apmae.report.figures import png
-from apmae.report.heads import expect_scale, head_figure, sheet_figure
+from apmae.report.heads import head_figure, sheet_figure
 from apmae.report.sheet import HeadPattern, Sheet
 from apmae.report.sheet_page import sheet_page
 
-SUFFIXES = (".png", ".html")
 SIDE = 256
 """Rows of the largest pattern shown; the paper's pattern size."""
-LONG = ("pool", "crop")
 
 
 class Shown(NamedTuple):
@@ -78,7 +75,7 @@ def show(
         SourceError: if the prompt has no token.
     """
     path = Path(out)
-    expect_options(path, scale, long)
+    expect_options(path, scale, long, 0 if isinstance(heads, str) else len(set(heads)))
     ids = _token_ids(lm, prompt, suffix)
     wanted = heads if isinstance(heads, str) else list(dict.fromkeys(heads))
     inputs = torch.tensor([ids], device=lm.device)
@@ -116,19 +113,6 @@ def show_heads(
     return show(model, prompt, out, suffix=suffix, heads=chosen, scale=scale, long=long)
 
 
-def expect_options(out: Path, scale: str, long: str) -> None:
-    """Check what needs no model, before one is loaded.
-
-    Raises:
-        ConfigError: as :func:`show`.
-    """
-    if out.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"expected a file that ends in {' or '.join(SUFFIXES)}, got {out}; give --out another name")
-    expect_scale(scale)
-    if long not in LONG:
-        raise ConfigError(f"expected a way to show long prompts, one of {', '.join(LONG)}, got {long!r}")
-
-
 def sheet_of(
     patterns: Patterns,
     *,
@@ -161,38 +145,19 @@ def sheet_of(
 
 
 def parse_heads(texts: Sequence[str], lm: LM) -> list[tuple[int, int]]:
-    """Heads written as ``3.5``.
+    """Heads of a model, written as ``3.5``.
 
     Raises:
         ConfigError: if one is written otherwise, or the model has none such.
     """
-    heads = []
-    for text in texts:
-        match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text, re.ASCII)
-        if not match or int(match[1]) >= lm.num_layers or int(match[2]) >= lm.num_heads:
+    heads = heads_written(texts)
+    for layer, head in heads:
+        if layer >= lm.num_layers or head >= lm.num_heads:
             raise ConfigError(
                 f"expected LAYER.HEAD like 3.5 with layers 0-{lm.num_layers - 1} and heads 0-{lm.num_heads - 1}, "
-                f"got {text!r}"
+                f"got '{layer}.{head}'"
             )
-        heads.append((int(match[1]), int(match[2])))
     return heads
-
-
-def prompt_text(text: str | None, file: Path | None, line: int | None, suffix: str | None) -> tuple[str, str | None]:
-    """What the options of the command line say to read: the text, and what stands behind the completion position.
-
-    Raises:
-        ConfigError: if the text is given twice, not at all, or ``line`` without a file.
-        SourceError: if the file cannot be read.
-    """
-    if (text is None) == (file is None):
-        raise ConfigError("expected one of --prompt and --file, got " + ("both" if file else "neither"))
-    if line is not None:
-        if file is None or suffix is not None:
-            raise ConfigError("expected --line with --file and without --suffix: the lines below it are the suffix")
-        prompt = line_prompt(file, line)
-        return prompt.prefix, prompt.suffix
-    return (text if file is None else read_source(file)) or "", suffix
 
 
 def _token_ids(lm: LM, prompt: str, suffix: str | None) -> list[int]:

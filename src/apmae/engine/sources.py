@@ -1,4 +1,4 @@
-"""What the sources that a user gives mean: source files, one file of prompts, or circuits. Torch-free."""
+"""What a user gives to read: source files, one file of prompts, circuits, or a text. Torch-free."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from apmae.corpus.source import Source
 from apmae.errors import ConfigError
 from apmae.prompts.circuits import SCHEME
 from apmae.prompts.files import SUFFIXES
+from apmae.prompts.line import line_prompt, read_source
 
 
 class Given(NamedTuple):
@@ -63,3 +64,20 @@ def parse_sources(given: Sequence[str]) -> Given:
     if len(given) == 1 and Path(given[0]).suffix in SUFFIXES:
         return Given(prompts=Path(given[0]))
     return Given(files=tuple(map(parse_source, given)))
+
+
+def prompt_text(text: str | None, file: Path | None, line: int | None, suffix: str | None) -> tuple[str, str | None]:
+    """What the options of the command line say to read: the text, and what stands behind the completion position.
+
+    Raises:
+        ConfigError: if the text is given twice, not at all, or ``line`` without a file.
+        SourceError: if the file cannot be read.
+    """
+    if (text is None) == (file is None):
+        raise ConfigError("expected one of --prompt and --file, got " + ("both" if file else "neither"))
+    if line is not None:
+        if file is None or suffix is not None:
+            raise ConfigError("expected --line with --file and without --suffix: the lines below it are the suffix")
+        prompt = line_prompt(file, line)
+        return prompt.prefix, prompt.suffix
+    return (text if file is None else read_source(file)) or "", suffix

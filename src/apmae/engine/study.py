@@ -5,16 +5,15 @@ from typing import Any
 
 from apmae.artifacts import manifest_path, read_manifest, write_json
 from apmae.config import PromptsConfig, StudyConfig
+from apmae.engine.checks import expect_study
 from apmae.engine.local import encode, fit_atlas
 from apmae.engine.prompts import make_prompts
 from apmae.engine.report import write_report
 from apmae.engine.sources import parse_sources
 from apmae.engine.train import draw_training_prompts, train_encoder
-from apmae.errors import ConfigError
 from apmae.lm.load import load
 from apmae.progress import progress
 from apmae.study.layout import Layout
-from apmae.train.processes import several
 
 
 def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
@@ -26,13 +25,12 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
 
     Returns:
         The report's page.
+
+    Raises:
+        ApmaeError: whatever a stage would be refused for, before the model is loaded where that can be told.
     """
+    sources = expect_study(config, overwrite=overwrite)
     layout = Layout(config.out)
-    if several():
-        raise ConfigError("expected one process for a study; train with torchrun, and set encoder to that folder")
-    sources = parse_sources(config.sources)
-    if config.encoder == "train" or sources.prompts is None:
-        sources.expect_files()  # refused before the model is loaded
     lm = load(config.lm)
     if sources.prompts is not None:
         prompts_path = sources.prompts

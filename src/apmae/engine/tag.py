@@ -92,7 +92,7 @@ def tag_file(
     json: Path | None = None,
     html: Path | None = None,
 ) -> None:
-    """Tag every head of a model on the completion of one line: printed, and written where asked.
+    """Tag every head of a model on the completion of one line: written where asked, then printed.
 
     Args:
         lm: the language model.
@@ -120,7 +120,6 @@ def tag_file(
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
     rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.text
     shape = {"layers": model.num_layers, "heads": model.num_heads}
-    print_tags(rows, **shape, predicted=answer.predicted, expected=expected, outcome=answer.outcome)
     if json:
         # JSON knows no NaN, which a score is where the prompt has no row to measure it on.
         finite = [{key: None if value != value else value for key, value in row.items()} for row in rows]
@@ -144,3 +143,4 @@ def tag_file(
         page = tag_page(title=title, tokens=tokens, rows=rows, **shape, predicted=answer.predicted, expected=expected)
         with replacing(html) as written:
             written.write(page)
+    print_tags(rows, **shape, predicted=answer.predicted, expected=expected, outcome=answer.outcome)

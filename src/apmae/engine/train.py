@@ -17,7 +17,7 @@ from apmae.engine.settings import Training
 from apmae.engine.stages import decisive
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
-from apmae.model.files import CONFIG, WEIGHTS
+from apmae.model.folder import CONFIG, WEIGHTS
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.report.figures import reconstruction

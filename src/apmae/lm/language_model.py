@@ -14,12 +14,8 @@ from apmae import bundled
 from apmae.artifacts import fingerprint
 from apmae.config import LMConfig
 from apmae.errors import ModelError
+from apmae.lm.folder import path_of
 from apmae.prompts.sentinels import Sentinels
-
-
-def path_of(config: LMConfig) -> str:
-    """Where a language model is: a folder, of a bundled one too, or a hub id."""
-    return str(bundled.LANGUAGE_MODELS.get(config.source, config.source))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from apmae.config import LMConfig, parse
-from apmae.errors import ConfigError, ModelError, first_line
+from apmae.errors import ApmaeError, ConfigError, ModelError, first_line
 from apmae.lm.attention import refusal
 from apmae.lm.check import check_capture
-from apmae.lm.language_model import LM, path_of
-from apmae.prompts.sentinels import Sentinels, find_sentinels, split_template
+from apmae.lm.folder import expect_model, path_of
+from apmae.lm.language_model import LM
+from apmae.prompts.sentinels import Sentinels, find_sentinels
 
 _log = logging.getLogger(__name__)
 
@@ -58,16 +59,16 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
         config: which model, and how.
         check: as for :func:`load_lm`, and so is what it raises.
     """
-    split_template(config.infill)  # refused before the weights are read
+    expect_model(config)
     path = path_of(config)
-    _expect_source(path)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model, factory, info = _read(config, path)
         tokenizer = _load_tokenizer(path)
-    except ModelError:
+        _sentinels(tokenizer, config.infill, None, path)  # refused before the weights are read
+        model, factory, info = _read(config, path)
+    except ApmaeError:
         raise
     except Exception as error:  # transformers raises many kinds; whatever it says, there is no model
         if "not compiled with CUDA" in str(error) or "No CUDA GPUs" in str(error) or "NVIDIA driver" in str(error):
@@ -131,7 +132,7 @@ def _expect_weights(model: Any, config: LMConfig, info: dict[str, Any]) -> None:
         )
 
 
-def _sentinels(tokenizer: Any, infill: str, vocabulary: int, path: str) -> Sentinels | None:
+def _sentinels(tokenizer: Any, infill: str, vocabulary: int | None, path: str) -> Sentinels | None:
     if getattr(tokenizer, "is_fast", False):
         return find_sentinels(tokenizer.backend_tokenizer, infill, vocabulary)
     if infill not in ("auto", "none"):
@@ -155,18 +156,6 @@ def _factory(config: Any) -> Any:
     if generates and (not fills_in or name.endswith(("ForCausalLM", "LMHeadModel"))):
         return AutoModelForCausalLM
     return AutoModel
-
-
-def _expect_source(source: str) -> None:
-    path = Path(source)
-    looks_like_path = (
-        path.is_absolute() or source.startswith(".") or source.count("/") > 1 or "/" in source and path.parent.is_dir()
-    )
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"expected a transformers model in {source}, it has no config.json; check the folder")
-    elif path.exists() or looks_like_path:
-        raise ModelError(f"expected a model folder or a hub id, found no folder {source}; check the path")
 
 
 def _load_tokenizer(path: str) -> Any:

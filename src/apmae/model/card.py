@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from apmae.config import APMAEConfig
-from apmae.errors import ConfigError
-from apmae.model.files import CARD, Files
+from apmae.model.files import Files
+from apmae.model.folder import CARD
+from apmae.model.hub import expect_license
 
 _LONGEST = 200
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _LABELS = {"lm": "language model"}
 _LOSSES = ("loss", "published_loss", "held_out_loss")
@@ -115,14 +115,9 @@ def model_card(
     license: str | None = None,
 ) -> str:
     """See :meth:`apmae.APMAE.model_card`."""
+    expect_license(license, card=bool(origin and origin.card))
     if origin and origin.card:
-        if license is not None:
-            raise ConfigError(
-                f"expected no license for a model that has a card, got {license!r}; write it in its {CARD}"
-            )
         return origin.card
-    if license is not None and not _LICENSE.fullmatch(license):
-        raise ConfigError(f"expected a license identifier such as apache-2.0 or mit, got {license!r}")
     training = ""
     if origin and origin.published:
         training = _PUBLISHED

@@ -25,6 +25,7 @@ from apmae.config import APMAEConfig
 from apmae.errors import CaptureError, ModelError
 from apmae.model import card, files, hub
 from apmae.model.blocks import Transformer, init_weights
+from apmae.model.folder import CONFIG, content_of
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
@@ -210,7 +211,7 @@ class APMAE(nn.Module):
             raise ModelError(
                 "expected an AP-MAE that was loaded from files, this one was not; save it and load it from there"
             )
-        return files.content_of(self.source)
+        return content_of(self.source)
 
     def equals(self, other: "APMAE") -> bool:
         """Whether both have the same configuration and weights, so that their embeddings may be compared."""
@@ -245,7 +246,7 @@ class APMAE(nn.Module):
             model.load_state_dict(found.weights)
         except RuntimeError as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-            where = found.folder / files.CONFIG
+            where = found.folder / CONFIG
             raise ModelError(f"expected weights that fit {where}, they do not: {reason}") from None
         model.origin, model.source = card.read_origin(found), str(source)
         return model.eval()

@@ -7,30 +7,12 @@ identity.
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from apmae.config import APMAEConfig, parse
-from apmae.errors import ModelError
+from apmae.config import APMAEConfig
 
-_CONFIG = {
-    "max_length": "pattern_size",
-    "patch_size": "patch_size",
-    "mask_ratio": "mask_ratio",
-    "layer_norm_eps": "layer_norm_eps",
-    "encoder_layers": "encoder_layers",
-    "encoder_dim": "encoder_dim",
-    "encoder_heads": "encoder_heads",
-    "encoder_dim_head": "encoder_head_dim",
-    "encoder_mlp_dim": "encoder_mlp_dim",
-    "decoder_layers": "decoder_layers",
-    "decoder_dim": "decoder_dim",
-    "decoder_heads": "decoder_heads",
-    "decoder_dim_head": "decoder_head_dim",
-    "decoder_mlp_dim": "decoder_mlp_dim",
-}
 _WEIGHTS = (
     (r"(encoder|decoder)\.transformer\.norm", r"\1.norm"),
     (r"(encoder|decoder)\.transformer\.layers\.(\d+)\.0\.to_out\.0", r"\1.attentions.\2.to_out"),
@@ -48,21 +30,8 @@ _WEIGHTS = (
 )
 
 
-def convert(values: dict[str, Any], weights: dict[str, Tensor]) -> tuple[APMAEConfig, dict[str, Tensor]]:
-    """A published checkpoint's config and weights under our names.
-
-    Raises:
-        ConfigError: if a size is out of range.
-        ModelError: if they are not those of a published AP-MAE.
-    """
-    missing = sorted(set(_CONFIG) - set(values))
-    if missing:
-        raise ModelError(f"expected an AP-MAE config, ours or the published one; this has no {', '.join(missing[:3])}")
-    if values.get("hidden_act") != "gelu" or values.get("qkv_bias") or values.get("encoder_pool", "cls") != "cls":
-        raise ModelError("expected a published AP-MAE with gelu, no qkv bias and CLS pooling; this one differs")
-    ours = {own: values[theirs] for theirs, own in _CONFIG.items()}
-    ours |= {"grid": "square", "decoder_input": "cls", "scaling": "log_normalize"}
-    config = parse(APMAEConfig, ours, "config.json")
+def convert(config: APMAEConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published checkpoint's weights under our names; ``config`` is as :mod:`apmae.model.folder` reads it."""
     renamed = {}
     for name, tensor in weights.items():
         new = name
@@ -74,7 +43,7 @@ def convert(values: dict[str, Any], weights: dict[str, Tensor]) -> tuple[APMAECo
     for name, width in _identities(config):
         if not any(key.startswith(f"{name}.") for key in renamed):
             renamed |= {f"{name}.weight": torch.eye(width), f"{name}.bias": torch.zeros(width)}
-    return config, renamed
+    return renamed
 
 
 def _identities(config: APMAEConfig) -> Iterator[tuple[str, int]]:

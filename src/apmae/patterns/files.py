@@ -27,6 +27,7 @@ from torch import Tensor
 from apmae.artifacts import write_through
 from apmae.errors import CaptureError
 from apmae.patterns import probabilities
+from apmae.patterns.stored import SUFFIXES, expect_patterns
 
 FORMAT = 1
 """Of our own files; raised when an older version cannot read the new ones."""
@@ -81,13 +82,7 @@ def naming(path: str | Path) -> Iterator[None]:
         CaptureError: for every one of them, and if there is no such file or its name says another kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CaptureError(f"expected a file of patterns at {path}, found none; check the path")
-    if path.suffix.lower() not in _READERS:
-        raise CaptureError(
-            f"expected patterns in {', '.join(_READERS)}, got {path}; save the probabilities as one of them first "
-            "(numpy.save)"
-        )
+    expect_patterns(path)
     try:
         yield
     except CaptureError as error:
@@ -172,4 +167,4 @@ def _chosen(names: list[str]) -> str:
     return fitting[0]
 
 
-_READERS = {".npy": _read_npy, ".npz": _read_npz, _SUFFIX: _read_safetensors}
+_READERS = dict(zip(SUFFIXES, (_read_npy, _read_npz, _read_safetensors), strict=True))

@@ -12,10 +12,12 @@ CodeLlama's suffix has no space before it, as in its authors' code; transformers
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apmae.errors import ConfigError
+from apmae.prompts.misspelled import meant
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,6 +44,10 @@ FAMILIES = {
     "codegen2": "{prefix}<mask_1>{suffix}<|endoftext|><sep><mask_1>",
 }
 """How each family arranges a prompt; where one was trained on two orders, that of its own examples."""
+
+
+_SENTINEL = re.compile(r"\u2581?<[^<>{}]+>|\[[A-Z]+\]")
+"""A sentinel of :data:`FAMILIES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +99,7 @@ def find_sentinels(tokenizer: "Tokenizer", infill: str = "auto", vocabulary: int
             before, between, after = (tuple(found or ()) for found in ids)
             return Sentinels(template, before, between, after, suffix_first)
         if infill != "auto":
-            raise ConfigError(
-                f"expected sentinels of infill {infill!r} among the model's special tokens, {' and '.join(missing)} "
-                f"not found; its special tokens are {_some_names(tokenizer)}; take these, or infill 'none'"
-            )
+            raise ConfigError(_refusal(tokenizer, infill, vocabulary, parts, missing, suffix_first))
     return None
 
 
@@ -122,7 +125,7 @@ def spelled(tokenizer: "Tokenizer | None" = None) -> re.Pattern[str]:
 
     They would be tokenised as what they spell: a source file that handles them cannot be told from an arranged prompt.
     """
-    names = {name for template in FAMILIES.values() for name in re.findall(r"\u2581?<[^<>{}]+>|\[[A-Z]+\]", template)}
+    names = {name for template in FAMILIES.values() for name in _SENTINEL.findall(template)}
     if tokenizer is not None:
         tokens = tokenizer.get_added_tokens_decoder().values()
         names |= {token.content for token in tokens if token.special and token.content.strip()}
@@ -144,6 +147,30 @@ def _ids(tokenizer: "Tokenizer", text: str, vocabulary: int | None) -> list[int]
         ids.append(token)
         text = text[len(name) :]
     return ids
+
+
+def _refusal(
+    tokenizer: "Tokenizer",
+    infill: str,
+    vocabulary: int | None,
+    parts: Sequence[str],
+    missing: Sequence[str],
+    suffix_first: bool,
+) -> str:
+    """What is wrong with the sentinels asked for, and which were probably meant."""
+    known = {name for template in FAMILIES.values() for name in _SENTINEL.findall(template)}
+    names = [*_names(tokenizer), *(name for name in sorted(known) if tokenizer.token_to_id(name) is not None)]
+    said = " and ".join(f"{part!r}" if part.strip() != part else part for part in missing)
+    refusal = f"expected sentinels of infill {infill!r} among the model's special tokens, {said} not found"
+    nearest = {part: meant(part, names) for part in missing}
+    if all(found not in (None, part) for part, found in nearest.items()):
+        before, between, after = (nearest.get(part) or part for part in parts)
+        contexts = ("{suffix}", "{prefix}") if suffix_first else ("{prefix}", "{suffix}")
+        return f"{refusal}; is it infill {f'{before}{contexts[0]}{between}{contexts[1]}{after}'!r}?"
+    own = find_sentinels(tokenizer, vocabulary=vocabulary)
+    family = next((name for name, template in FAMILIES.items() if own and own.template == template), None)
+    advice = f"infill {family!r}, which it has" if family else "these"
+    return f"{refusal}; its special tokens are {_some_names(tokenizer)}; take {advice}, or infill 'none'"
 
 
 def _names(tokenizer: "Tokenizer") -> list[str]:

@@ -18,15 +18,22 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from apmae.errors import ConfigError
 from apmae.report.figures import STYLE
-from apmae.report.sheet import DECADES, SCALES, HeadPattern, Sheet, label, printable, shade, shortened
+from apmae.report.sheet import (
+    DECADES,
+    HeadPattern,
+    Sheet,
+    expect_few,
+    expect_scale,
+    label,
+    printable,
+    shade,
+    shortened,
+)
 from apmae.report.tables import head_name
 
 MOST_LABELS = 64
 """Tokens that an axis names; of more, every second, third, ... one."""
-MOST_LARGE = 12
-"""Heads that one picture shows large."""
 _FONT = "DejaVu Sans Mono"
 _CAPTION = 0.17
 """Room for one line above a head in a contact sheet, inches: its number, or its number and its name in two."""
@@ -36,29 +43,15 @@ _CELL_PIXELS = 160
 _FRAME = (204, 204, 204, 255)
 
 
-def expect_scale(scale: str) -> None:
-    """Refuse a colour scale that does not exist.
-
-    Raises:
-        ConfigError: if it is none of :data:`SCALES`.
-    """
-    if scale not in SCALES:
-        raise ConfigError(f"expected a scale, one of {', '.join(SCALES)}, got {scale!r}")
-
-
 @rc_context(STYLE)
 def head_figure(sheet: Sheet, scale: str = "log") -> Figure:
     """The sheet's heads, each large with its tokens on both axes, at most two beside each other.
 
     Raises:
-        ConfigError: if there are more than :data:`MOST_LARGE`, or no such scale.
+        ConfigError: if there are more than ``sheet.MOST_LARGE``, or no such scale.
     """
     expect_scale(scale)
-    if len(sheet.heads) > MOST_LARGE:
-        raise ConfigError(
-            f"expected at most {MOST_LARGE} heads in one PNG, got {len(sheet.heads)}; write .html, or leave --head out "
-            "for a contact sheet"
-        )
+    expect_few(len(sheet.heads))
     columns = min(len(sheet.heads), 2)
     rows = ceil(len(sheet.heads) / columns)
     side = float(np.clip(0.115 * len(sheet.tokens), 3.6, 7.4))

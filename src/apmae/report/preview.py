@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apmae.prompts.prompt import Prompt
+from apmae.report.console import open_console
 
 LINES = 6
 """Lines of context shown on each side."""
@@ -29,7 +30,7 @@ def print_prompts(prompts: Sequence[Prompt], count: int, console: Console | None
         count: how many to show.
         console: where to; standard output by default.
     """
-    console = console or Console()
+    console = console or open_console()
     for number, prompt in enumerate(prompts[:count], start=1):
         _print(console, _heading(prompt, number, len(prompts)))
         _print(console, _context(prompt))

@@ -9,10 +9,14 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from apmae.errors import ConfigError
+
 SCALES = ("log", "linear")
 """How a probability becomes a colour."""
 DECADES = 4
 """What the log scale spans: 1 down to 1e-4, half of what an even row over a model's longest patterns holds."""
+MOST_LARGE = 12
+"""Heads that one picture shows large."""
 LABEL = 14
 """Most characters of a token on an axis."""
 _SIGNS = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5"}
@@ -100,3 +104,26 @@ def escaped(character: str) -> str:
 def shortened(text: str, most: int) -> str:
     """A text of at most ``most`` characters."""
     return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def expect_scale(scale: str) -> None:
+    """Refuse a colour scale that does not exist.
+
+    Raises:
+        ConfigError: if it is none of :data:`SCALES`.
+    """
+    if scale not in SCALES:
+        raise ConfigError(f"expected a scale, one of {', '.join(SCALES)}, got {scale!r}")
+
+
+def expect_few(heads: int) -> None:
+    """Refuse more heads than one picture shows large.
+
+    Raises:
+        ConfigError: if there are more than :data:`MOST_LARGE`.
+    """
+    if heads > MOST_LARGE:
+        raise ConfigError(
+            f"expected at most {MOST_LARGE} heads in one PNG, got {heads}; write .html, or leave --head out "
+            "for a contact sheet"
+        )

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as Grid
 from rich.text import Text
 
+from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import visible
-from apmae.report.evaluation import Evaluation
 from apmae.report.palette import cluster_color, ink_on
 from apmae.report.summary import summarize
 from apmae.report.tables import (
@@ -24,10 +22,13 @@ from apmae.report.tables import (
 from apmae.schema import NOISE
 from apmae.study.reader import Study
 
+if TYPE_CHECKING:
+    from apmae.report.evaluation import Evaluation
+
 _CLUSTERS = 20
-_WIDEST = 24
-"""Heads a layer that fit a terminal; more are left to the page."""
 _HEADS = 60
+_GRID_MARGIN, _GRID_CELL = 6, 4
+"""Characters before the first head of a line of the grid, and of a head where there is room."""
 
 
 def print_study(study: Study, page: Path) -> None:
@@ -37,7 +38,7 @@ def print_study(study: Study, page: Path) -> None:
         study: with its report written.
         page: the report's page.
     """
-    console = Console()
+    console = open_console()
     tables = {
         table.name: table
         for table in (
@@ -45,7 +46,7 @@ def print_study(study: Study, page: Path) -> None:
         )
     }
     summary = summarize(study, tables)
-    console.print(f"\n[bold]{summary.opening}[/bold] {summary.clusters}")
+    console.print(Text.assemble("\n", (summary.opening, "bold"), f" {summary.clusters}"))
     clusters = tables["clusters"]
     shown = [dict(zip(clusters.header, row, strict=True)) for row in clusters.rows[:_CLUSTERS]]
     _print_clusters(console, shown, len(clusters.rows))
@@ -56,8 +57,8 @@ def print_study(study: Study, page: Path) -> None:
     }
     _print_grid(console, cells, study.layers, study.heads, "main cluster of each head (. none)")
     for line in summary.next:
-        console.print(f"  \u2192 {line}", highlight=False)
-    console.print(f"\nReport: [bold]{page}[/bold]", soft_wrap=True)
+        print_point(console, line)
+    console.print(Text.assemble("\nReport: ", (str(page), "bold")), soft_wrap=True)
 
 
 def print_tags(
@@ -73,7 +74,7 @@ def print_tags(
         expected: the completion.
         outcome: "correct" or "incorrect".
     """
-    console = Console()
+    console = open_console()
     answer = Text.assemble(
         "The model answers ", (visible(predicted), "bold"), f", expected {visible(expected)}: {outcome}."
     )
@@ -86,15 +87,18 @@ def print_tags(
         heads,
         "cluster of each head (. unknown)",
     )
-    table = Grid("head", "cluster", "name", "strength", "measured", box=SIMPLE_HEAD)
     unknown = [row for row in rows if row["cluster"] == NOISE]
     shown = [*known, *unknown][:_HEADS]
-    for row in shown:
-        place = head_name(row["layer"], row["head"])
-        known_here = row["cluster"] != NOISE
-        cluster, strength = (str(row["cluster"]), f"{row['strength']:.2f}") if known_here else (".", "-")
-        table.add_row(place, cluster, row["name"], strength, row["measured"])
-    console.print(table)
+    columns = (
+        Column(header="head", cells=[head_name(row["layer"], row["head"]) for row in shown]),
+        Column(header="cluster", cells=["." if row in unknown else str(row["cluster"]) for row in shown], worth=1),
+        Column(header="name", cells=[row["name"] for row in shown], least=20),
+        Column(
+            header="strength", cells=["-" if row in unknown else f"{row['strength']:.2f}" for row in shown], worth=2
+        ),
+        Column(header="measured", cells=[row["measured"] for row in shown], worth=3, least=20),
+    )
+    print_table(console, columns, "--json and --html have everything")
     console.print(
         f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say."
     )
@@ -102,61 +106,80 @@ def print_tags(
         console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")
 
 
-def print_evaluation(found: Evaluation) -> None:
+def print_evaluation(found: "Evaluation") -> None:
     """Print how good every encoder is on every language model's patterns (paper Table 3), and what follows.
 
     Args:
         found: an evaluation.
     """
-    console = Console()
-    table = Grid("encoder", *found.lms, box=SIMPLE_HEAD)
-    cells = {(cell.encoder, cell.lm): cell for cell in found.cells}
-    for encoder in found.encoders:
-        row = [cells[encoder, lm] for lm in found.lms]
+    console = open_console()
+    columns = [Column(header="encoder", cells=found.encoders, least=16)]
+    for place, lm in enumerate(found.lms):
+        cells = [cell for encoder in found.encoders for cell in found.cells if (cell.encoder, cell.lm) == (encoder, lm)]
         if found.measure == "loss":
-            shown = [f"{100 * cell.mean:.2f} \u00b1 {100 * cell.sd:.2f}" for cell in row]
+            shown = [f"{100 * cell.mean:.2f} \u00b1 {100 * cell.sd:.2f}" for cell in cells]
         else:
-            shown = [f"{cell.divergence:.2f} \u00b1 {cell.divergence_sd:.2f} ({cell.uniform:.2f})" for cell in row]
-        styles = ["bold" if cell.own else "" for cell in row]
-        table.add_row(encoder, *(Text(text, style=style) for text, style in zip(shown, styles, strict=True)))
+            shown = [f"{cell.divergence:.2f} \u00b1 {cell.divergence_sd:.2f} ({cell.uniform:.2f})" for cell in cells]
+        columns.append(
+            Column(
+                header=lm,
+                cells=shown,
+                worth=len(found.lms) - place,
+                least=max(map(len, shown)),
+                styles=["bold" if cell.own else "" for cell in cells],
+            )
+        )
     what = {
         "loss": "Masked loss \u00d7 0.01",
         "divergence": "Divergence of hidden attention, nats (in brackets: of an even prediction)",
     }
     console.print(f"\n{what[found.measure]}, mean \u00b1 s.d. over patterns; each model's own encoder in bold")
-    console.print(table)
+    print_table(console, columns, "cross_evaluation.csv has them")
     for line in (*found.finding, *found.notes):
-        console.print(f"  \u2192 {line}", highlight=False, markup=False)
+        print_point(console, line)
 
 
 def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], total: int) -> None:
-    table = Grid("cluster", "name", "patterns", "share", "looks at", "mostly in heads", box=SIMPLE_HEAD)
-    for row in clusters:
-        number = int(row["cluster"])
-        table.add_row(
-            Text(f" {number} ", style=f"{ink_on(cluster_color(number))} on {cluster_color(number)}"),
-            str(row["name"]),
-            f"{row['size']:,}",
-            f"{row['share']:.1%}",
-            str(row["looks at"] or ""),
-            ", ".join(str(row["where"]).split(", ")[:2]),
-        )
-    console.print(table)
+    numbers = [int(row["cluster"]) for row in clusters]
+    colors = [cluster_color(number) for number in numbers]
+    columns = (
+        Column(
+            header="cluster",
+            cells=[f" {number} " for number in numbers],
+            styles=[f"{ink_on(color)} on {color}" for color in colors],
+        ),
+        Column(header="name", cells=[str(row["name"]) for row in clusters], least=20),
+        Column(header="patterns", cells=[f"{row['size']:,}" for row in clusters], worth=1),
+        Column(header="share", cells=[f"{row['share']:.1%}" for row in clusters], worth=3),
+        Column(header="looks at", cells=[str(row["looks at"] or "") for row in clusters], worth=2),
+        Column(
+            header="mostly in heads",
+            cells=[", ".join(str(row["where"]).split(", ")[:2]) for row in clusters],
+            worth=4,
+            least=15,
+        ),
+    )
+    print_table(console, columns, "the report has them")
     if total > len(clusters):
         console.print(f"  and {total - len(clusters)} more clusters in the report")
 
 
 def _print_grid(console: Console, cells: Mapping[tuple[int, int], int], layers: int, heads: int, title: str) -> None:
-    if heads > _WIDEST:
-        return
+    longest = max((len(str(number)) for number in (heads - 1, *cells.values())), default=1)
+    room = (console.width - _GRID_MARGIN) // max(heads, 1)
+    width = min(_GRID_CELL, room)
     console.print(f"[bold]layers \u00d7 heads[/bold]: {title}", highlight=False)
-    console.print(Text("      " + "".join(f"{head:>4}" for head in range(heads))))
+    if width <= longest:
+        needs = heads * (longest + 1) + _GRID_MARGIN
+        console.print(f"  not shown: it takes {needs} characters in a line, and there are {console.width}")
+        return
+    margin = " " * _GRID_MARGIN
+    console.print(Text(margin + "".join(f"{head:>{width}}" for head in range(heads))))
     for layer in range(layers):
         line = Text(f"  {layer:>3} ")
         for head in range(heads):
             cluster = cells.get((layer, head), NOISE)
-            if cluster == NOISE:
-                line.append("   .")
-            else:
-                line.append(f"{cluster:>4}", style=f"{ink_on(cluster_color(cluster))} on {cluster_color(cluster)}")
+            color = cluster_color(cluster)
+            style = "" if cluster == NOISE else f"{ink_on(color)} on {color}"
+            line.append(f"{'.' if cluster == NOISE else cluster:>{width}}", style=style)
         console.print(line)

@@ -18,13 +18,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from apmae.config import TrainConfig, parse
-from apmae.errors import ConfigError, TrainingError
+from apmae.errors import TrainingError
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.progress import progress
 from apmae.recipes import train_recipe
 from apmae.train import checkpoint
 from apmae.train.batch import cropped, real_pixels, rows_of, step_masking
+from apmae.train.launch import share_of
 from apmae.train.metrics import METRICS, Metrics
 from apmae.train.processes import device_of, expect_agreement, gathered, start
 from apmae.train.source import ArraySource, PatternSource, ResumableSource, StreamSource
@@ -137,21 +138,6 @@ def fit(
                     checkpoint.save(folder, step + 1, kept, run, states)
     accelerator.wait_for_everyone()
     return trained.eval()
-
-
-def share_of(config: TrainConfig, processes: int) -> int:
-    """Patterns of a step that each process brings.
-
-    Raises:
-        ConfigError: if the batch cannot be divided among processes and forwards.
-    """
-    share, rest = divmod(config.batch_size, processes * config.accumulate)
-    if rest:
-        raise ConfigError(
-            f"expected a batch_size that {processes} processes and accumulate {config.accumulate} divide, got "
-            f"{config.batch_size}; take {max(share, 1) * processes * config.accumulate}"
-        )
-    return share * config.accumulate
 
 
 def _step(

@@ -7,7 +7,6 @@ nothing. What crosses between processes is pickled by torch among themselves; no
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any, TypeVar, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import distributed
 
+from apmae.config import device_kind
 from apmae.errors import ConfigError, TrainingError
+from apmae.train.launch import expect_tracker, process_count
 
 T = TypeVar("T")
 
@@ -40,13 +40,8 @@ def start(device: str = "cpu", *, track: str | None = None, folder: Path | None 
         ConfigError: if there is no such device, or that tracker is unknown or not installed.
     """
     cpu = _is_cpu(device)
-    if track is not None:
-        known = sorted(name for name in LoggerType.list() if name != "all")
-        if track not in known:
-            raise ConfigError(f"expected a tracker, one of {', '.join(known)}, got {track!r}")
-        if track not in {tracker.value for tracker in get_available_trackers()}:
-            raise ConfigError(f"expected the tracker {track!r} to be installed, it is not: pip install {track}")
-    if several():
+    expect_tracker(track)
+    if process_count() > 1:
         if ":" in device:
             raise ConfigError(f"expected cpu, cuda or auto with several processes, each its own GPU, got {device!r}")
     elif AcceleratorState._shared_state and (AcceleratorState().device.type == "cpu") != cpu:
@@ -59,11 +54,6 @@ def start(device: str = "cpu", *, track: str | None = None, folder: Path | None 
         log_with=track,
         project_dir=folder,
     )
-
-
-def several() -> bool:
-    """Whether torchrun started more than one process."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def waited_for(accelerator: Accelerator, work: Callable[[], T]) -> T:
@@ -87,10 +77,9 @@ def device_of(accelerator: Accelerator, device: str) -> str:
 
 
 def _is_cpu(device: str) -> bool:
-    try:
-        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device).type
-    except RuntimeError:
-        raise ConfigError(f"expected a device such as cpu, cuda, cuda:1 or auto, got {device!r}") from None
+    kind = device_kind(device)
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"expected a device that this machine has, got {device!r} and no GPU; take --device cpu")
     return kind == "cpu"

@@ -1,0 +1,55 @@
+"""What stands under each command's help: a command line to copy, and what comes after it."""
+
+EXAMPLES = {
+    "demo": (
+        "apmae demo --out demo-study",
+        "Takes a minute or two, fetches nothing; then open demo-study/report/index.html in a browser.",
+    ),
+    "run": (
+        "apmae run study.yaml",
+        "A file to start from: apmae recipes nano > study.yaml. After a kill or a change run it again: what is whole "
+        "and was made from the same is reused.",
+    ),
+    "recipes": ("apmae recipes nano > study.yaml", "Change what you like in the file, then: apmae run study.yaml"),
+    "prompts": (
+        "apmae prompts src/ --language java --per-task 100 --lm MODEL --out prompts.parquet",
+        "To look before anything is written: apmae prompts src/ --preview. Fields of your own prompts: apmae prompts "
+        "--schema, and docs/prompts.md. Next: apmae encode.",
+    ),
+    "train": (
+        "apmae train --lm MODEL --prompts prompts.parquet --recipe nano --out encoder/",
+        "Sizes and what they cost: apmae recipes. Next: apmae encode --encoder encoder/.",
+    ),
+    "evaluate": (
+        "apmae evaluate --lm A --lm B --encoder X --encoder Y --prompts held-out.parquet --out evaluation/",
+        "Prompts that no encoder saw: apmae prompts ... --set split=held_out.",
+    ),
+    "encode": (
+        "apmae encode --lm MODEL --encoder encoder/ --prompts prompts.parquet --out study/embeddings/",
+        "The model has to fit the memory; --dtype bfloat16 halves it. Next: apmae cluster.",
+    ),
+    "cluster": (
+        "apmae cluster study/embeddings/ --out study/atlas/",
+        "Few or no clusters: --set min_cluster_size=10, or encode more prompts. Next: apmae report, apmae tag --atlas.",
+    ),
+    "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
+    "tag": (
+        "apmae tag bundled FILE.java --line 12 --json tags.json --html tags.html",
+        "The bundled encoder and atlas know the bundled model; for another one give --encoder and --atlas of your own.",
+    ),
+    "show": (
+        "apmae show MODEL --file FILE.java --line 12 --head 3.5 --out head.png",
+        "Without --head all heads, small. Of standard input: --prompt -",
+    ),
+    "push": (
+        "apmae push encoder/ NAME/REPOSITORY --license apache-2.0",
+        "To see what would be uploaded, without a token: --dry-run.",
+    ),
+}
+"""By command: a line to copy, and advice."""
+
+ABOUT = (
+    "A mistake is told in one line on standard error, and the exit code is 2. Files are written before anything is "
+    "printed, so that output may be cut short: apmae tag ... | head -3 ends with 0. All settings: docs/pipeline.md."
+)
+"""Under the help of the whole."""

@@ -1,0 +1,275 @@
+"""What a command is refused for before anything heavy is imported: a function per command. Torch-free.
+
+Each check is the function of the room that also does the work, so that callers of the library get it too.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from apmae.artifacts import expect_place, expect_stage, manifest_path, read_manifest
+from apmae.atlas.atlas import Atlas
+from apmae.config import (
+    AtlasConfig,
+    CircuitsConfig,
+    Config,
+    EncodeConfig,
+    EvaluateConfig,
+    LMConfig,
+    PromptsConfig,
+    StudyConfig,
+)
+from apmae.corpus.source import Source, list_sources
+from apmae.engine.prompts import expect_parquet, expect_prompts
+from apmae.engine.settings import Training
+from apmae.engine.sources import Given, parse_sources
+from apmae.errors import ConfigError, ModelError
+from apmae.lm.folder import expect_model
+from apmae.model.folder import CARD, find_encoder
+from apmae.model.hub import expect_license, expect_pushable
+from apmae.patterns.stored import expect_patterns
+from apmae.prompts.languages import language_of
+from apmae.prompts.line import line_prompt
+from apmae.report.sheet import expect_few, expect_scale
+from apmae.study.layout import Layout
+from apmae.study.reader import Study
+from apmae.train.launch import expect_tracker, process_count, share_of
+
+PICTURES = (".png", ".html")
+"""How the files that ``show`` writes end."""
+LONG = ("pool", "crop")
+
+
+def expect_tag(
+    lm: LMConfig,
+    file: Path,
+    line: int,
+    *,
+    column: int | None,
+    encoder: str,
+    atlas: str,
+    json: Path | None,
+    html: Path | None,
+) -> None:
+    """``apmae tag``; arguments as for :func:`apmae.engine.tag.tag_file`, and so is what it raises."""
+    line_prompt(file, line, column)
+    outs = [out for out in (json, html) if out is not None]
+    for out in outs:
+        expect_place(out)
+    if len(set(outs)) < len(outs):
+        raise ConfigError(f"expected two files for --json and --html, got {json} twice; rename one")
+    expect_model(lm)
+    find_encoder(encoder)
+    Atlas.load(atlas)
+
+
+def expect_show(lm: LMConfig, out: Path, scale: str, long: str, heads: Sequence[str]) -> None:
+    """``apmae show``; arguments as for :func:`apmae.engine.show.show_heads`, and so is what it raises."""
+    expect_options(out, scale, long, len(set(heads_written(heads))))
+    expect_place(out)
+    expect_model(lm)
+
+
+def expect_options(out: Path, scale: str, long: str, heads: int) -> None:
+    """The options of a picture; ``heads`` is how many are drawn large.
+
+    Raises:
+        ConfigError: if ``out`` is neither kind of file, an option has no such value, or there are too many heads.
+    """
+    if out.suffix.lower() not in PICTURES:
+        raise ConfigError(f"expected a file that ends in {' or '.join(PICTURES)}, got {out}; give --out another name")
+    expect_scale(scale)
+    if long not in LONG:
+        raise ConfigError(f"expected a way to show long prompts, one of {', '.join(LONG)}, got {long!r}")
+    if out.suffix.lower() == ".png":
+        expect_few(heads)
+
+
+def heads_written(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Heads written as ``3.5``, of whatever model.
+
+    Raises:
+        ConfigError: if one is written otherwise.
+    """
+    heads = []
+    for text in texts:
+        match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text, re.ASCII)
+        if not match:
+            raise ConfigError(f"expected LAYER.HEAD like 3.5, both from 0, got {text!r}")
+        heads.append((int(match[1]), int(match[2])))
+    return heads
+
+
+def expect_circuits(out: Path | None, config: CircuitsConfig, lm: LMConfig, *, overwrite: bool) -> None:
+    """``apmae prompts circuit:NAME``."""
+    _expect_prompts_out(out, config, overwrite=overwrite)
+    expect_model(lm)
+
+
+def expect_source_files(
+    sources: Sequence[Source], out: Path | None, config: PromptsConfig, lm: LMConfig | None, *, overwrite: bool
+) -> None:
+    """``apmae prompts SOURCE``."""
+    _expect_prompts_out(out, config, overwrite=overwrite)
+    if lm is not None:
+        expect_model(lm)
+        _expect_files(sources, config)
+
+
+def expect_training(
+    asked: Training,
+    out: Path,
+    *,
+    prompts: Path | None,
+    corpus: Sequence[Source],
+    patterns: Sequence[Path],
+    track: str | None,
+    overwrite: bool,
+) -> None:
+    """``apmae train``; arguments as for :func:`apmae.engine.train.run_training`."""
+    share_of(asked.config, process_count())
+    expect_tracker(track)
+    expect_stage(out, "train", _settings(asked.config), overwrite=overwrite)
+    for path in patterns:
+        expect_patterns(path)
+    if prompts is not None:
+        expect_prompts(prompts)
+    if not patterns:
+        expect_model(asked.lm)
+    if corpus and asked.corpus is not None:
+        _expect_files(corpus, asked.corpus)
+
+
+def expect_encode(
+    lm: LMConfig, encoder: str, prompts: Path, out: Path, config: EncodeConfig, *, overwrite: bool
+) -> None:
+    """``apmae encode``; arguments as for :func:`apmae.engine.local.encode`."""
+    expect_stage(out, "encode", _settings(config), overwrite=overwrite)
+    expect_prompts(prompts)
+    expect_model(lm)
+    find_encoder(encoder)
+
+
+def expect_evaluate(
+    lms: Sequence[LMConfig],
+    encoders: Sequence[str],
+    prompts: Path,
+    out: Path,
+    config: EvaluateConfig,
+    *,
+    overwrite: bool,
+) -> None:
+    """``apmae evaluate``; arguments as for :func:`apmae.engine.evaluate.cross_evaluate`."""
+    names = named_sources([lm.source for lm in lms], "language models")
+    encoders = list(named_sources(encoders, "encoders").values())
+    expect_place(out, folder=True)
+    for name in names:
+        expect_stage(losses_folder(out, name), "losses", _settings(config), overwrite=overwrite)
+    expect_prompts(prompts)
+    for lm in lms:
+        expect_model(lm)
+    for encoder in encoders:
+        find_encoder(encoder)
+
+
+def expect_cluster(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool) -> None:
+    """``apmae cluster``; arguments as for :func:`apmae.engine.local.fit_atlas`."""
+    read_manifest(embeddings, "encode")
+    expect_stage(out, "cluster", _settings(config), overwrite=overwrite)
+
+
+def expect_report(study: Path) -> None:
+    """``apmae report``."""
+    expect_place(Layout(Study(study).folder).report, folder=True)
+
+
+def expect_study(config: StudyConfig, *, overwrite: bool) -> Given:
+    """``apmae run`` and ``apmae demo``: every stage of a study.
+
+    Returns:
+        Its sources.
+    """
+    if process_count() > 1:
+        raise ConfigError("expected one process for a study; train with torchrun, and set encoder to that folder")
+    layout, trains = Layout(config.out), config.encoder == "train"
+    sources = parse_sources(config.sources)
+    expect_place(layout.folder, folder=True)
+    if sources.prompts is None or trains:
+        _expect_files(sources.expect_files(), config.prompts)
+    if sources.prompts is not None:
+        expect_prompts(sources.prompts)
+    else:
+        expect_stage(layout.prompts, "prompts", _settings(config.prompts), overwrite=overwrite)
+    if trains and config.train is not None and config.train_prompts is not None:
+        share_of(config.train, 1)
+        expect_stage(layout.train_prompts, "prompts", _settings(config.train_prompts), overwrite=overwrite)
+        expect_stage(layout.encoder, "train", _settings(config.train), overwrite=overwrite)
+    else:
+        find_encoder(config.encoder)
+    expect_stage(layout.embeddings, "encode", _settings(config.encode), overwrite=overwrite)
+    expect_stage(layout.atlas, "cluster", _settings(config.atlas), overwrite=overwrite)
+    expect_model(config.lm)
+    return sources
+
+
+def expect_push(folder: Path, repo_id: str, *, license: str | None, dry_run: bool) -> None:
+    """``apmae push``; arguments as for :func:`apmae.engine.push.push`. With ``dry_run`` no hub has to know anybody."""
+    expect_encoder_folder(folder)
+    expect_license(license, card=(folder / CARD).is_file())
+    if not dry_run:
+        expect_pushable(repo_id)
+
+
+def expect_encoder_folder(folder: Path) -> None:
+    """The folder of an AP-MAE; of one that the train stage makes, a finished one.
+
+    Raises:
+        ModelError: if there is none.
+        ArtifactError: if its training is not finished.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"expected the folder of an AP-MAE, found no folder {folder}; check the path")
+    if manifest_path(folder).is_file():
+        read_manifest(folder, "train")
+    find_encoder(folder)
+
+
+def named_sources(sources: Sequence[str], what: str) -> dict[str, str]:
+    """Sources by name: the end of each one's path that no other has.
+
+    Raises:
+        ConfigError: if there is none, or one comes twice.
+    """
+    parts = []
+    for source in sources:
+        path = Path(source)
+        parts.append(path.resolve().parts if path.is_dir() else path.parts)
+    twice = [source for source, many in zip(sources, parts, strict=True) if parts.count(many) > 1]
+    if twice or not sources:
+        raise ConfigError(f"expected {what}, each once, got {f'{twice[0]} twice' if twice else 'none'}")
+    names: dict[str, str] = {}
+    for source, own in zip(sources, parts, strict=True):
+        depth = 1
+        while sum(own[-depth:] == other[-depth:] for other in parts) > 1:
+            depth += 1
+        names["/".join(own[-depth:])] = source
+    return names
+
+
+def losses_folder(out: Path, name: str) -> Path:
+    """Where an evaluation keeps the losses of one language model."""
+    return out / name.replace("/", "--")
+
+
+def _expect_prompts_out(out: Path | None, config: Config, *, overwrite: bool) -> None:
+    if out is not None:
+        expect_parquet(out)
+        expect_stage(out, "prompts", _settings(config), overwrite=overwrite)
+
+
+def _expect_files(sources: Sequence[Source], config: PromptsConfig) -> None:
+    list_sources(sources, suffixes=language_of(config.language).suffixes)
+
+
+def _settings(config: Config) -> dict[str, object]:
+    return config.model_dump(mode="json")

@@ -1,0 +1,78 @@
+"""Where a language model is, and whether it can be one: told before torch or transformers are imported."""
+
+from pathlib import Path
+
+from apmae import bundled
+from apmae.artifacts import read_json
+from apmae.config import LMConfig
+from apmae.errors import ArtifactError, ModelError, first_line
+from apmae.prompts.sentinels import split_template
+
+CONFIG = "config.json"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
+
+
+def path_of(config: LMConfig) -> str:
+    """Where a language model is: a folder, of a bundled one too, or a hub id."""
+    return str(bundled.LANGUAGE_MODELS.get(config.source, config.source))
+
+
+def expect_model(config: LMConfig) -> None:
+    """Check what can be checked of a language model without loading it: its infill template, its folder's files, or
+    that the hub has it. Of a hub model this fetches its config.json, no weights.
+
+    Raises:
+        ConfigError: if ``infill`` is no template.
+        ModelError: if there is no such model, or its folder is not whole.
+    """
+    split_template(config.infill)
+    source = path_of(config)
+    folder = Path(source)
+    if source and folder.is_dir():
+        _expect_whole(folder)
+    elif not source:
+        raise ModelError("expected a model folder or a hub id, got none; give one, or 'bundled'")
+    elif folder.exists() or _looks_like_path(source):
+        raise ModelError(f"expected a model folder or a hub id, found no folder {source}; check the path")
+    else:
+        _ask_hub(source)
+
+
+def _expect_whole(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"expected a transformers model in {folder}, it has no {CONFIG}; check the folder")
+    try:
+        values = read_json(folder / CONFIG)
+    except ArtifactError as error:
+        raise ModelError(f"{error}, or give another folder") from None
+    if not isinstance(values, dict):
+        raise ModelError(
+            f"expected a model's settings in {folder / CONFIG}, got a JSON {type(values).__name__}; check the file"
+        )
+    if not any(any(folder.glob(name)) for name in _WEIGHTS):
+        raise ModelError(
+            f"expected a model's weights in {folder}, found no .safetensors and no .bin file; give the complete model"
+        )
+
+
+def _looks_like_path(source: str) -> bool:
+    path = Path(source)
+    return (
+        path.is_absolute()
+        or source.startswith((".", "~"))
+        or source.count("/") > 1
+        or ("/" in source and path.parent.is_dir())
+    )
+
+
+def _ask_hub(name: str) -> None:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, CONFIG), str):
+            hf_hub_download(name, CONFIG)
+    except Exception as error:  # the hub client raises many kinds; whatever it says, there is no model
+        raise ModelError(
+            f"expected a language model at {name}: no such folder, and the hub says: {first_line(error).rstrip('.')}; "
+            "check the name and the network"
+        ) from None

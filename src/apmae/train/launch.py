@@ -1,0 +1,54 @@
+"""How a run is started: its processes, what each brings to a batch, its tracker. Told before torch is imported."""
+
+import os
+from importlib.util import find_spec
+
+from apmae.config import TrainConfig
+from apmae.errors import ConfigError
+
+TRACKERS = {
+    "aim": ("aim",),
+    "clearml": ("clearml",),
+    "comet_ml": ("comet_ml",),
+    "dvclive": ("dvclive",),
+    "mlflow": ("mlflow",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
+"""The trackers that Accelerate knows, and the modules that each needs one of."""
+
+
+def process_count() -> int:
+    """How many processes this run has: one, or as many as torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def share_of(config: TrainConfig, processes: int) -> int:
+    """Patterns of a step that each process brings.
+
+    Raises:
+        ConfigError: if the batch cannot be divided among processes and forwards.
+    """
+    share, rest = divmod(config.batch_size, processes * config.accumulate)
+    if rest:
+        raise ConfigError(
+            f"expected a batch_size that {processes} processes and accumulate {config.accumulate} divide, got "
+            f"{config.batch_size}; take {max(share, 1) * processes * config.accumulate}"
+        )
+    return share * config.accumulate
+
+
+def expect_tracker(name: str | None) -> None:
+    """Check that a tracker is one, and installed; None is no tracker.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if name is None:
+        return
+    if name not in TRACKERS:
+        raise ConfigError(f"expected a tracker, one of {', '.join(TRACKERS)}, got {name!r}")
+    if not any(find_spec(module) for module in TRACKERS[name]):
+        raise ConfigError(f"expected the tracker {name!r} to be installed, it is not: pip install {name}")

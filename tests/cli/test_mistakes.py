@@ -1,0 +1,335 @@
+"""A mistake that can be seen without torch is told without it: every command, by the modules that it had loaded."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from apmae import bundled
+from apmae.artifacts import Stage
+from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig, TrainConfig
+
+HEAVY = ["torch", "transformers", "accelerate", "umap", "numba", "hdbscan", "sklearn", "matplotlib"]
+
+RUN = """
+import json, os, sys
+import apmae.cli, apmae.engine.checks
+
+told = {}
+for case, arguments in json.load(sys.stdin).items():
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        with open(reading) as file:
+            said = file.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        told[case] = {"code": status, "said": said.splitlines()}
+        continue
+    os.close(reading)
+    os.dup2(writing, 2)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    sys.argv = ["apmae", *arguments]
+    code = 70
+    try:
+        apmae.cli.main()
+    except SystemExit as done:
+        code = done.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    loaded = [name for name in HEAVY if name in sys.modules]
+    print("loaded:", *loaded, file=sys.stderr, flush=True)
+    os._exit(code)
+json.dump(told, sys.stdout)
+"""
+"""Runs commands in forks of a process that has loaded no more than each of them would before its first check."""
+
+OUT = ("--out", "made")
+PROMPTS = ("--prompts", "good.jsonl")
+TAG = ("tag", "bundled", "A.java", "--line", "3")
+TRAIN = ("train", *PROMPTS, "--recipe", "debug", *OUT)
+
+CASES = {
+    # -- tag
+    "tag: no such file": (("tag", "bundled", "none.java", "--line", "3"), "none.java: No such file", "check the path"),
+    "tag: a folder": (("tag", "bundled", "folder", "--line", "3"), "folder: Is a directory"),
+    "tag: not UTF-8": (("tag", "bundled", "latin.java", "--line", "1"), "expected UTF-8 in latin.java", "convert"),
+    "tag: a line too many": (("tag", "bundled", "A.java", "--line", "99"), "1-5, got 99", "--line"),
+    "tag: line 0": (("tag", "bundled", "A.java", "--line", "0"), "1-5, got 0"),
+    "tag: a column too many": ((*TAG, "--column", "99"), "1-22, got 99", "--column"),
+    "tag: nothing before": (("tag", "bundled", "A.java", "--line", "1"), "text before and behind the cursor"),
+    "tag: no such model": (("tag", "./none", "A.java", "--line", "3"), "found no folder ./none", "check the path"),
+    "tag: a file as model": (("tag", "A.java", "A.java", "--line", "3"), "found no folder A.java"),
+    "tag: no model anywhere": (("tag", "no-such-model", "A.java", "--line", "3"), "no-such-model", "the hub says"),
+    "tag: no name of a model": (("tag", "no such", "A.java", "--line", "3"), "no such", "the hub says"),
+    "tag: an empty name": (("tag", "", "A.java", "--line", "3"), "a model folder or a hub id, got none"),
+    "tag: a model without its config": (("tag", "./folder", "A.java", "--line", "3"), "it has no config.json"),
+    "tag: a broken config": (("tag", "./broken", "A.java", "--line", "3"), "expected JSON in broken/config.json"),
+    "tag: a config of something else": (("tag", "./listed", "A.java", "--line", "3"), "got a JSON list"),
+    "tag: a model without weights": (("tag", "./hollow", "A.java", "--line", "3"), "weights in hollow", "complete"),
+    "tag: no such encoder": ((*TAG, "--encoder", "./none"), "an AP-MAE's folder or hub id", "check the path"),
+    "tag: an encoder without its config": ((*TAG, "--encoder", "folder"), "AP-MAE in folder", "config.json"),
+    "tag: an encoder without weights": ((*TAG, "--encoder", "weightless"), "whole AP-MAE weights", "train them again"),
+    "tag: an encoder cut short": ((*TAG, "--encoder", "short"), "whole AP-MAE weights in short"),
+    "tag: a language model as encoder": (
+        (*TAG, "--encoder", bundled.language_model()),
+        "an AP-MAE config, ours or the published one",
+    ),
+    "tag: an encoder of the future": ((*TAG, "--encoder", "newer"), "format 1 or older", "got format 99"),
+    "tag: no such atlas": ((*TAG, "--atlas", "none"), "none/atlas.json: No such file"),
+    "tag: an atlas without its files": ((*TAG, "--atlas", "folder"), "folder/atlas.json: No such file"),
+    "tag: another thing as atlas": ((*TAG, "--atlas", "mapless"), "its atlas.json is of something else"),
+    "tag: a folder in the way": ((*TAG, "--json", "folder"), "folder is a folder", "add a file name"),
+    "tag: a file as folder": ((*TAG, "--html", "A.java/x.html"), "A.java is a file"),
+    "tag: nowhere to write": ((*TAG, "--json", "/proc/none/x.json"), "cannot write /proc/none/x.json"),
+    "tag: one file for two": ((*TAG, "--json", "x", "--html", "x"), "two files for --json and --html"),
+    "tag: no such device": ((*TAG, "--device", "gpu"), "a device such as cpu", "'gpu'"),
+    "tag: no such dtype": ((*TAG, "--dtype", "int4"), "'float32', 'bfloat16' or 'float16'", "int4"),
+    "tag: no such infill": ((*TAG, "--infill", "middle"), "'middle'", "starcoder", "{prefix}"),
+    # -- show
+    "show: no text": (("show", "bundled"), "one of --prompt and --file, got neither"),
+    "show: two texts": (("show", "bundled", "--prompt", "a", "--file", "A.java"), "got both"),
+    "show: a line of no file": (("show", "bundled", "--prompt", "a", "--line", "1"), "--line with --file"),
+    "show: no such file": (("show", "bundled", "--file", "none.java"), "none.java: No such file"),
+    "show: a line too many": (("show", "bundled", "--file", "A.java", "--line", "9"), "1-5, got 9"),
+    "show: no head": (("show", "bundled", "--prompt", "a", "--head", "3,5"), "LAYER.HEAD like 3.5", "'3,5'"),
+    "show: neither picture nor page": (("show", "bundled", "--prompt", "a", "--out", "x.jpg"), ".png or .html, got x"),
+    "show: a folder in the way": (("show", "bundled", "--prompt", "a", "--out", "way.png"), "way.png is a folder"),
+    "show: no such scale": (("show", "bundled", "--prompt", "a", "--scale", "loud"), "log, linear", "'loud'"),
+    "show: no such reach": (("show", "bundled", "--prompt", "a", "--long", "fold"), "pool, crop", "'fold'"),
+    "show: too many heads": (
+        *(("show", "bundled", "--prompt", "a", "--out", "x.png", *(f"--head=0.{n}" for n in range(13))),),
+        "at most 12 heads in one PNG, got 13",
+    ),
+    "show: no such model": (("show", "a/b/c", "--prompt", "a"), "found no folder a/b/c"),
+    # -- prompts
+    "prompts: no sources": (("prompts", "--out", "p.parquet"), "expected sources", "'bundled'"),
+    "prompts: nothing to do": (("prompts", "bundled"), "--out", "--preview"),
+    "prompts: no such source": (("prompts", "none", "--out", "p.parquet"), "found nothing there", "check the path"),
+    "prompts: a folder without source files": (
+        ("prompts", "folder", "--out", "p.parquet"),
+        ".java files",
+        "give anoth",
+    ),
+    "prompts: not UTF-8": (("prompts", "latin.java", "--out", "p.parquet"), "latin.java", "expected UTF-8"),
+    "prompts: no such task": (("prompts", "bundled", "--tasks", "verbs", "--out", "p.parquet"), "tasks.0", "'verbs'"),
+    "prompts: no such language": (("prompts", "bundled", "--language", "perl", "--preview"), "language", "'perl'"),
+    "prompts: another kind of file": (("prompts", "bundled", "--out", "p.csv"), "a .parquet file, got p.csv"),
+    "prompts: a folder in the way": (("prompts", "bundled", "--out", "way.parquet"), "way.parquet is a folder"),
+    "prompts: other settings": (
+        ("prompts", "bundled", "--lm", "bundled", "--per-task", "7", "--out", "old.parquet"),
+        "config.per_task was 1000, now 7",
+        "--overwrite",
+    ),
+    "prompts: no such model": (
+        ("prompts", "bundled", "--lm", "./none", "--out", "p.parquet"),
+        "found no folder ./none",
+    ),
+    "prompts: an empty model": (("prompts", "bundled", "--lm", "", "--out", "p.parquet"), "hub id, got none"),
+    "prompts: no files for the model": (
+        ("prompts", "folder", "--lm", "bundled", "--out", "p.parquet"),
+        "expected .java files under folder",
+    ),
+    "prompts: a circuit without a model": (("prompts", "circuit:ioi", "--out", "p.parquet"), "--lm MODEL", "tokens"),
+    "prompts: a circuit and files": (
+        ("prompts", "circuit:ioi", "bundled", "--lm", "bundled", "--out", "p.parquet"),
+        "circuits only, got bundled",
+    ),
+    "prompts: no such circuit": (
+        ("prompts", "circuit:acronyms", "--lm", "bundled", "--out", "p.parquet"),
+        "'ioi'",
+        "got 'acronyms'",
+    ),
+    "prompts: a circuit twice": (
+        ("prompts", "circuit:ioi", "circuit:ioi", "--lm", "bundled", "--out", "p.parquet"),
+        "each once, got ioi, ioi",
+    ),
+    "prompts: a circuit with tasks": (
+        ("prompts", "circuit:ioi", "--tasks", "eol", "--lm", "bundled", "--out", "p.parquet"),
+        "no --tasks with circuits",
+    ),
+    "prompts: a circuit for no model": (
+        ("prompts", "circuit:ioi", "--lm", "./none", "--out", "p.parquet"),
+        "found no folder ./none",
+    ),
+    "prompts: own ones with a mistake": (("prompts", "bad.jsonl", "--preview"), "line 2", "'completion'"),
+    "prompts: own ones and a model": (("prompts", "good.jsonl", "--lm", "bundled", "--preview"), "encode asks"),
+    "prompts: own ones to text": (("prompts", "good.jsonl", "--out", "p.txt"), ".jsonl", "p.txt"),
+    # -- train
+    "train: nothing to train on": (("train", *OUT), "one of --prompts, --corpus and --patterns, got none"),
+    "train: two things to train on": ((*TRAIN, "--corpus", "bundled"), "got prompts and corpus"),
+    "train: no such prompts": (("train", "--prompts", "none.jsonl", *OUT), "prompts at none.jsonl, found none"),
+    "train: prompts with a mistake": (("train", "--prompts", "bad.jsonl", *OUT), "line 2", "'completion'"),
+    "train: another kind of file": (("train", "--prompts", "A.java", *OUT), ".parquet or .jsonl file, got A.java"),
+    "train: no such corpus": (("train", "--corpus", "none", *OUT), "found nothing there"),
+    "train: a corpus without source files": (("train", "--corpus", "folder", *OUT), ".java files under folder"),
+    "train: prompts as corpus": (("train", "--corpus", "good.jsonl", *OUT), "source files, got the prompts good.jsonl"),
+    "train: no such language": (("train", "--corpus", "bundled", "--language", "klingon", *OUT), "'klingon'"),
+    "train: no such patterns": (("train", "--patterns", "none.npy", *OUT), "patterns at none.npy, found none"),
+    "train: patterns that are none": (("train", "--patterns", "A.java", *OUT), "patterns in .npy", "A.java"),
+    "train: patterns of a model": (
+        ("train", "--patterns", "A.java", "--lm", "bundled", "--attention", "eager", *OUT),
+        "expected no --lm and no --attention with --patterns",
+    ),
+    "train: no such model": ((*TRAIN, "--lm", "./none"), "found no folder ./none"),
+    "train: no such recipe": (("train", *PROMPTS, "--recipe", "huge", *OUT), "nano", "'huge'"),
+    "train: no steps": ((*TRAIN, "--steps", "0"), "steps", "got 0"),
+    "train: no model": ((*TRAIN, "--set", "model=3"), "model", "got 3"),
+    "train: a batch that cannot be cut": ((*TRAIN, "--set", "accumulate=3"), "accumulate 3", "got 16; take 15"),
+    "train: no such device": ((*TRAIN, "--device", "gpu"), "a device such as cpu", "'gpu'"),
+    "train: no such tracker": ((*TRAIN, "--track", "paper"), "a tracker, one of aim", "'paper'"),
+    "train: a tracker that is not here": ((*TRAIN, "--track", "swanlab"), "pip install swanlab"),
+    "train: a file in the way": (("train", *PROMPTS, "--out", "A.java"), "A.java is a file"),
+    "train: other settings": (
+        ("train", *PROMPTS, "--recipe", "debug", "--out", "old-encoder"),
+        "config.batch_size was 480, now 16",
+        "--overwrite",
+    ),
+    # -- encode
+    "encode: no such prompts": (("encode", "--prompts", "none.parquet", *OUT), "none.parquet, found none"),
+    "encode: prompts with a mistake": (("encode", "--prompts", "bad.jsonl", *OUT), "bad.jsonl: line 2", "give one"),
+    "encode: a folder as prompts": (("encode", "--prompts", "folder", *OUT), ".parquet or .jsonl file, got folder"),
+    "encode: no such model": (("encode", *PROMPTS, "--lm", "./none", *OUT), "found no folder ./none"),
+    "encode: no such encoder": (("encode", *PROMPTS, "--encoder", "./none", *OUT), "AP-MAE's folder"),
+    "encode: no share": (("encode", *PROMPTS, "--heads", "most", *OUT), "--heads", "'most'"),
+    "encode: a share of more than all": (("encode", *PROMPTS, "--heads", "1.5", *OUT), "heads is 1.5"),
+    "encode: a share that is none": (("encode", *PROMPTS, "--heads", "nan", *OUT), "heads"),
+    "encode: a share in its part": (("encode", *PROMPTS, "--set", "capture={heads: 2}", *OUT), "capture.heads"),
+    "encode: a file in the way": (("encode", *PROMPTS, "--out", "A.java"), "A.java is a file"),
+    "encode: a file in the path": (("encode", *PROMPTS, "--out", "A.java/x"), "A.java is a file"),
+    "encode: other settings": (("encode", *PROMPTS, "--seed", "7", "--out", "old"), "config.seed was 0, now 7"),
+    "encode: another stage's folder": (("encode", *PROMPTS, "--out", "old-atlas"), "stage was 'cluster', now 'encode'"),
+    "encode: no setting": (("encode", *PROMPTS, "--set", "colour=red", *OUT), "colour", "'red'"),
+    # -- evaluate
+    "evaluate: no such prompts": (("evaluate", "--prompts", "none.jsonl", *OUT), "none.jsonl, found none"),
+    "evaluate: a model twice": (
+        ("evaluate", *PROMPTS, "--lm", "bundled", "--lm", "bundled", *OUT),
+        "got bundled twice",
+    ),
+    "evaluate: no such model": (("evaluate", *PROMPTS, "--lm", "bundled", "--lm", "./none", *OUT), "folder ./none"),
+    "evaluate: no such encoder": (("evaluate", *PROMPTS, "--encoder", "./none", *OUT), "AP-MAE's folder"),
+    "evaluate: a file in the way": (("evaluate", *PROMPTS, "--out", "A.java"), "A.java is a file"),
+    # -- cluster
+    "cluster: no embeddings": (("cluster", "folder", *OUT), "a finished encode artifact at folder", "run encode first"),
+    "cluster: another stage's folder": (("cluster", "old-atlas", *OUT), "expected stage 'encode'", "'cluster'"),
+    "cluster: half a setting": (("cluster", "old", *OUT, "--set", "seed"), "KEY=VALUE", "'seed'"),
+    "cluster: no YAML": (("cluster", "old", *OUT, "--set", "seed=["), "seed=["),
+    "cluster: no setting": (("cluster", "old", *OUT, "--set", "colour=red"), "colour", "'red'"),
+    "cluster: a file in the way": (("cluster", "old", "--out", "A.java"), "A.java is a file"),
+    "cluster: other settings": (("cluster", "old", "--seed", "7", "--out", "old-atlas"), "config.seed was 0, now 7"),
+    # -- report
+    "report: no study": (("report", "folder"), "a finished encode artifact at folder/embeddings", "run encode first"),
+    "report: nothing there": (("report", "none"), "none/embeddings"),
+    # -- run and demo
+    "run: no such file": (("run", "none.yaml"), "none.yaml: No such file", "check the path"),
+    "run: no YAML": (("run", "bad.yaml"), "expected YAML in bad.yaml"),
+    "run: not a study": (("run", "list.yaml"), "list.yaml, got list"),
+    "run: unknown fields": (("run", "colour.yaml"), "colour", "'red'", "prompts.per_task", "got 0"),
+    "run: no such recipe": (("run", "huge.yaml"), "nano", "'huge'"),
+    "run: no such source": (("run", "sourceless.yaml"), "found nothing there"),
+    "run: a language without files": (("run", "rusty.yaml"), "expected .rs files"),
+    "run: no such model": (("run", "modelless.yaml"), "found no folder ./none"),
+    "run: no such encoder": (("run", "encoderless.yaml"), "AP-MAE's folder"),
+    "run: an encoder that has no atlas after it": (
+        ("run", "changed.yaml"),
+        "study/embeddings",
+        "config.seed was 0, now 7",
+    ),
+    "run: a file in the way": (("run", "in-the-way.yaml"), "A.java is a file"),
+    "demo: a file in the way": (("demo", "--out", "A.java"), "A.java is a file"),
+    "demo: other settings": (("demo", "--seed", "7", "--out", "study"), "study/embeddings", "config.seed was 0, now 7"),
+    # -- recipes
+    "recipes: no such recipe": (("recipes", "huge"), "nano", "'huge'"),
+    # -- push
+    "push: no such folder": (("push", "none", "a/b"), "found no folder none"),
+    "push: no encoder": (("push", "folder", "a/b"), "AP-MAE in folder", "config.json"),
+    "push: another stage's folder": (("push", "old", "a/b"), "expected stage 'train'"),
+    "push: no name": (("push", bundled.encoder(), "a/b/c"), "a/b/c", "check the name"),
+    "push: no token": (("push", bundled.encoder(), "a/b"), "hf auth login", "HF_TOKEN"),
+    "push: no license": (
+        ("push", bundled.encoder(), "a/b", "--license", "Mine!", "--dry-run"),
+        "apache-2.0",
+        "'Mine!'",
+    ),
+}
+"""By what is wrong: the command, and what its one line says."""
+
+
+def artifact(out, stage, config):
+    with Stage.open(out, stage, config.model_dump(mode="json"), {}) as opened:
+        opened.finish({"layers": 1, "heads": 1})
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, environment):
+    """What every command of the table said, and the modules that it had loaded by then."""
+    home = tmp_path_factory.mktemp("mistakes")
+    (home / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
+    (home / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
+    (home / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (home / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "int x = "}\n')
+    for folder in ("folder", "way.png", "way.parquet", "broken", "listed", "hollow", "weightless", "short", "newer"):
+        (home / folder).mkdir()
+    (home / "broken" / "config.json").write_text("{")
+    (home / "listed" / "config.json").write_text("[]")
+    (home / "hollow" / "config.json").write_text('{"model_type": "llama"}')
+    encoder = bundled.encoder()
+    settings = json.loads((encoder / "config.json").read_text())
+    for folder in ("weightless", "short"):
+        (home / folder / "config.json").write_text(json.dumps(settings))
+    (home / "short" / "model.safetensors").write_bytes((encoder / "model.safetensors").read_bytes()[:100_000])
+    (home / "newer" / "config.json").write_text(json.dumps({**settings, "format": 99}))
+    (home / "mapless").mkdir()
+    (home / "mapless" / "atlas.json").write_text("{}")
+    studies = {
+        "bad": "prompts: [\n",
+        "list": "- a\n",
+        "colour": "colour: red\nprompts: {per_task: 0}\n",
+        "huge": "encoder: train\ntrain: {recipe: huge}\ntrain_prompts: {}\n",
+        "sourceless": "sources: [none]\n",
+        "rusty": "prompts: {language: rust}\n",
+        "modelless": "lm: ./none\n",
+        "encoderless": "encoder: ./none\n",
+        "changed": "out: study\nencode: {seed: 7}\n",
+        "in-the-way": "out: A.java\n",
+    }
+    for name, text in studies.items():
+        (home / f"{name}.yaml").write_text(text)
+    artifact(home / "old.parquet", "prompts", PromptsConfig())
+    artifact(home / "old-encoder", "train", TrainConfig())
+    artifact(home / "old", "encode", EncodeConfig())
+    artifact(home / "old-atlas", "cluster", AtlasConfig())
+    artifact(home / "study" / "embeddings", "encode", EncodeConfig())
+    before = sorted(home.rglob("*"))
+    commands = {case: list(map(str, arguments)) for case, (arguments, *_) in CASES.items()}
+    variables = {name: value for name, value in environment.items() if name not in ("HF_TOKEN", "WORLD_SIZE")}
+    script = f"HEAVY = {HEAVY}\n{RUN}"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env={**variables, "HF_HOME": str(tmp_path_factory.mktemp("hub"))},
+    )
+    assert run.returncode == 0, run.stderr
+    assert sorted(home.rglob("*")) == before, "nothing was made"
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_one_line_told_before_anything_heavy_is_imported(told, case):
+    *said, loaded = told[case]["said"]
+    assert loaded == "loaded:", said
+    assert told[case]["code"] == 2
+    assert len(said) == 1 and said[0].startswith("apmae: "), said
+    assert [part for part in CASES[case][1:] if part not in said[0]] == [], said[0]
+
+
+def test_every_command_is_in_the_table():
+    from apmae.cli import app
+
+    commands = {command.callback.__name__ for command in app.registered_commands}
+    assert {case.split(":")[0] for case in CASES} == commands

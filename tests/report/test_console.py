@@ -1,0 +1,123 @@
+"""Tables on lines that fit: what is shortened, what is left out, and how wide a line is."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from apmae.report.console import Column, print_point, print_table, shortened
+
+NAMES = ["local band + previous token", "induction", "self"]
+TABLE = (
+    Column(header="cluster", cells=["0", "1", "2"]),
+    Column(header="name", cells=NAMES, least=12),
+    Column(header="patterns", cells=["400", "398", "255"], worth=1),
+    Column(header="share", cells=["4.2%", "4.1%", "2.7%"], worth=3),
+    Column(header="looks at", cells=["", "words", ""], worth=2),
+)
+
+
+def printed(columns, width, elsewhere="the report has them"):
+    stream = io.StringIO()
+    print_table(Console(file=stream, width=width), columns, elsewhere)
+    return [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
+
+
+def headers(lines):
+    return [header for header in ("cluster", "name", "patterns", "share", "looks at") if header in lines[0]]
+
+
+def test_a_table_with_room_is_whole():
+    lines = printed(TABLE, 80)
+    assert headers(lines) == ["cluster", "name", "patterns", "share", "looks at"]
+    assert [line.split("  ")[1:] for line in lines[2:]][1] and len(lines) == 5
+    assert all(name in line for name, line in zip(NAMES, lines[2:], strict=True))
+
+
+@pytest.mark.parametrize(
+    # 7 + 8 + 5 + 8 characters beside the name's, 3 for each of five columns and 1: 44; the name has 27, or 12
+    ("width", "kept", "name"),
+    [
+        (71, "cluster name patterns share looks at", NAMES[0]),
+        (70, "cluster name patterns share looks at", "local band +…"),
+        (56, "cluster name patterns share looks at", "local band…"),
+        (55, "cluster name share looks at", "local band +…"),
+        (45, "cluster name share looks at", "local band…"),
+        (44, "cluster name share", "local band +…"),
+        (33, "cluster name", "local band…"),
+    ],
+)
+def test_texts_are_shortened_first_then_columns_give_way_by_their_worth(width, kept, name):
+    lines = printed(TABLE, width)
+    assert " ".join(headers(lines)) == kept
+    assert name.rstrip("…+ ") in lines[2]
+    assert all(len(line) <= width for line in lines)
+    left = [header for header in ("patterns", "share", "looks at") if header not in kept]
+    said = " ".join(line.strip() for line in lines[5:])
+    assert said == (f"Left out to fit {width} characters: {', '.join(left)}; the report has them." if left else "")
+
+
+@given(
+    texts=st.lists(st.lists(st.text(st.characters(categories=["L", "N", "P", "Zs", "So"]), max_size=40), min_size=3,
+                            max_size=3), min_size=1, max_size=6),
+    width=st.integers(20, 120),
+)  # fmt: skip
+def test_a_row_is_a_line_whatever_it_holds(texts, width):
+    columns = [
+        Column(header=f"h{number}", cells=cells, worth=number or None, least=1 if not number else None)
+        for number, cells in enumerate(texts)
+    ]
+    stream = io.StringIO()
+    print_table(Console(file=stream, width=width), columns, "x")
+    table = stream.getvalue().split("Left out")[0].splitlines()
+    assert all(cell_len(line) <= width for line in table)
+    # a blank line, the header, a rule, a line per row, and a blank line: nothing is wrapped
+    assert len([line for line in table if line.strip() or line is table[0]]) <= 3 + len(texts[0])
+
+
+def test_brackets_are_text():
+    assert "a[b]c [/bold]" in printed([Column(header="name", cells=["a[b]c [/bold]"])], 80)[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("local band", 10, "local band"),
+        ("local band + induction", 21, "local band…"),
+        ("local band + previous token", 24, "local band + previous…"),
+        ("3.4 (20%), 3.5 (19%)", 15, "3.4 (20%)…"),
+        ("bigcode/starcoder2-15b", 12, "bigcode/sta…"),
+        ("名前名前名前", 7, "名前名…"),
+    ],
+)
+def test_shortened(text, width, expected):
+    assert shortened(text, width) == expected
+    assert cell_len(expected) <= width
+
+
+def test_a_sentence_hangs_behind_its_mark_and_keeps_what_belongs_together():
+    stream = io.StringIO()
+    print_point(Console(file=stream, width=30), "Heads by distinct clusters: 1.4\u00a0(14), 5.1\u00a0(14)")
+    assert stream.getvalue() == "  → Heads by distinct\n    clusters: 1.4\u00a0(14),\n    5.1\u00a0(14)\n"
+
+
+WIDTH = "from apmae.report.console import open_console; print(open_console().width)"
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(None, "80"), ("132", "132"), ("", "80"), ("wide", "80")])
+def test_without_a_terminal_a_line_has_eighty_characters_or_those_of_the_variable(columns, expected, environment):
+    """Also when the input is a terminal, of whatever width."""
+    variables = {name: value for name, value in environment.items() if name != "COLUMNS"}
+    variables |= {} if columns is None else {"COLUMNS": columns}
+    ours, theirs = pty.openpty()
+    run = subprocess.run([sys.executable, "-c", WIDTH], stdin=theirs, capture_output=True, text=True, env=variables)
+    os.close(ours)
+    os.close(theirs)
+    assert run.stdout.strip() == expected, run.stderr
