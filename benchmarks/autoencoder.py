@@ -1,10 +1,10 @@
-"""Our AP-MAE against the published architecture's cost, same sizes, same weights' shapes, same run.
+"""What does our AP-MAE cost, compared with the published architecture at the same sizes, in the same run?
 
     python benchmarks/autoencoder.py [--batch 16] [--rounds 5]
 
 The published code embeds 64 patches and keeps 18, decodes 65 tokens and predicts pixels for all of them, encodes with
-65 tokens and materialises its attention (DESIGN section 4). That cost is written out here; ours is the package's.
-A figure is the median over interleaved rounds of published time over ours.
+65 tokens and materialises its attention (DESIGN section 4). That work is done here; ours is the package's code. Each
+number is the median, over interleaved rounds, of the published time divided by ours.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from apmae.recipes import RECIPES, train_recipe
 
 
 class Published(APMAE):
-    """The published cost: every patch embedded, every token decoded and turned into pixels, softmax written out."""
+    """The published work: every patch embedded, every token decoded and turned into pixels, attention materialised."""
 
     def __init__(self, config: APMAEConfig) -> None:
         super().__init__(config.model_copy(update={"grid": "square", "decoder_input": "cls"}))
@@ -38,7 +38,7 @@ class Published(APMAE):
         return everything
 
     def loss(self, patches: Tensor, masking: Masking) -> Tensor:
-        """One training forward."""
+        """The loss of one training step."""
         everything = self.whole(patches)
         visible, masked = self.slots[masking.visible], self.slots[masking.masked]
         tokens = self.embed(everything) + self.positions[:, 1:]
@@ -55,7 +55,7 @@ class Published(APMAE):
 
 
 class MaterialisedAttention(Attention):
-    """Attention with its weights as an array, as the published code writes it."""
+    """Attention that materialises its weights, as the published code does."""
 
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`Attention`."""

@@ -4,14 +4,14 @@
     python benchmarks/capture.py --shape 3b           (2 layers as wide as StarCoder2-3B)
     python benchmarks/capture.py --shape 7b --device cuda --dtype bfloat16 --prompts 16
 
-Peers: transformers' eager attention with ``output_attentions`` and the published log_normalize (in the order of whole-
-array passes that the authors' code makes, and once in as few as possible); TransformerLens' bridge, where it is
-installed (it pins other versions, so it needs an environment of its own: ``pip install torch==2.13.0
-transformers==5.23.0 transformer_lens==4.3.0``, then this package).
+Peers: transformers' eager attention with ``output_attentions`` and the published log_normalize (with the same passes
+over whole arrays as the authors' code, and with as few passes as possible); TransformerLens' bridge, if it is installed
+(it pins other versions, so it needs a separate environment: ``pip install torch==2.13.0 transformers==5.23.0
+transformer_lens==4.3.0``, then this package).
 
-Every round runs all variants once, in a new order; a figure is the median over rounds of the variant's time over the
-plain forward's of the same round: CPU time, or on a GPU the wall clock of a finished queue. Peak memory is the growth
-of the process' resident set during one forward, after a small one, each variant in a process of its own (on a GPU: the
+Every round runs all variants once, in a new order. Each number is the median over rounds of the variant's time divided
+by the plain forward's in the same round: CPU time, or on a GPU wall time until the queue is empty. Peak memory is the
+growth of the resident set during one forward, after a small one, each variant in a separate process (on a GPU: the
 allocator's peak).
 """
 
@@ -36,7 +36,7 @@ from apmae.patterns.patterns import PATCH
 
 LENGTH = 256
 _PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-"""glibc else keeps what was freed, as much as it likes; so a figure repeats to 1 MB instead of 15."""
+"""Otherwise glibc keeps freed memory at will; with this, repeated numbers agree to 1 MB instead of 15."""
 PATTERN_BYTES = 73_728
 """One kept pattern of 256 tokens: 36 patches of 32 x 32 in fp16."""
 SHAPES: dict[str, dict[str, int]] = {
@@ -73,7 +73,7 @@ def build(arguments: argparse.Namespace) -> tuple[PreTrainedModel, Tensor]:
 
 
 def log_normalize(attentions: Tensor) -> Tensor:
-    """The published scaling of whole (n, t, t) patterns in as few passes as it takes."""
+    """The published scaling of whole (n, t, t) patterns in as few passes as possible."""
     logs = attentions.log()
     finite = torch.isfinite(logs)
     smallest = torch.where(finite, logs, 0.0).amin(dim=(-1, -2), keepdim=True)
@@ -81,7 +81,7 @@ def log_normalize(attentions: Tensor) -> Tensor:
 
 
 def published_log_normalize(attentions: Tensor) -> Tensor:
-    """The same by the passes of the authors' code: a copy for the minimum, the minimum spread to every pixel, and
+    """The same in the passes of the authors' code: a copy for the minimum, the minimum repeated for every pixel, and
     masked entries set by indexing, twice.
     """
     logs = attentions.log()
@@ -108,8 +108,8 @@ def variants(model: PreTrainedModel, ids: Tensor) -> dict[str, Callable[[], obje
         try:
             parts = []
             for start in range(0, len(ids), batch):
-                own = ids[start : start + batch]
-                attentions = model(input_ids=own, output_attentions=True, **keywords).attentions
+                part = ids[start : start + batch]
+                attentions = model(input_ids=part, output_attentions=True, **keywords).attentions
                 chosen = torch.stack([layer[:, torch.randperm(heads)[: round(share * heads)]] for layer in attentions])
                 parts.append(scale(chosen.flatten(0, 2).float()))
         finally:
@@ -141,7 +141,7 @@ def variants(model: PreTrainedModel, ids: Tensor) -> dict[str, Callable[[], obje
 
 def transformer_lens(model: PreTrainedModel, ids: Tensor, share: float) -> Callable[[], object]:
     """``run_with_cache`` of every layer's pattern: it filters by layer, not by head. The bridge changes the model it
-    is given, so it gets one of its own with the same weights.
+    is given, so it gets a copy.
     """
     from transformer_lens.model_bridge.sources._bridge_builder import (  # pyright: ignore[reportMissingImports]
         build_bridge_from_module,
@@ -171,7 +171,7 @@ def clock(device: str) -> Callable[[], float]:
 
 
 def times(arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of every variant in every round; a variant that runs out of GPU memory drops out."""
+    """Seconds of every variant in every round; a variant that runs out of GPU memory is left out."""
     model, ids = build(arguments)
     runs, now = variants(model, ids), clock(arguments.device)
     seconds: dict[str, list[float]] = {}
@@ -199,12 +199,10 @@ def _status(key: str) -> float:
 
 
 def peak_mb(arguments: argparse.Namespace) -> float:
-    """Growth of memory while one variant runs, MB. On a CPU Linux only: resets the kernel's high-water mark."""
+    """Growth of memory while one variant runs, MB. On a CPU, Linux only: resets the kernel's high-water mark."""
     model, ids = build(arguments)
     with torch.no_grad():
-        variants(model, ids[:, :PATCH])[
-            arguments.memory
-        ]()  # code that is read from disk on first use is no memory of it
+        variants(model, ids[:, :PATCH])[arguments.memory]()  # code that is read from disk on first use does not count
     run = variants(model, ids)[arguments.memory]
     if arguments.device != "cpu":
         before = torch.cuda.memory_allocated() / 2**20

@@ -1,14 +1,14 @@
-"""Paper size on one GPU: patterns a second of training, of encoding, and fed by a language model; what binds.
+"""Paper size on one GPU: patterns per second in training, in encoding, and with a language model; what limits them.
 
     python benchmarks/gpu.py --peak-tflops 989 [--batch 480] [--steps 60] [--compile] [--lm 3b]
     python benchmarks/gpu.py --device cpu --debug       (everything at tiny size: shows that it runs, measures nothing)
 
-"Stored" trains on one batch that lies on the device; "end to end" feeds the loop from a StarCoder2-shaped model of
+"Stored" trains on one batch that stays on the device; "end to end" feeds the loop from a StarCoder2-shaped model with
 random weights, in bfloat16, that reads the bundled Java. FLOPs are those of matrix products, counted from the shapes;
-the backward counts as two forwards. The peak is the device's dense bfloat16 one, of its data sheet (H200: 989). A
-summary of torch.profiler follows.
+the backward pass counts as two forward passes. The peak is the device's dense bfloat16 peak from its data sheet (H200:
+989). A summary of torch.profiler follows.
 
-It has not been run on a GPU: none was at hand.
+It has not been run on a GPU: none was available.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WARM_STEPS = 5
 
 
 def train_flops(config: APMAEConfig) -> float:
-    """Of one pattern's forward and backward."""
+    """FLOPs of one pattern's forward and backward pass."""
     c, hidden = config, config.num_masked
     inner = c.decoder_heads * c.decoder_head_dim
     tokens = 1 + (c.num_patches if c.grid == "triangle" else c.grid_size**2)
@@ -82,13 +82,13 @@ def finish() -> None:
 
 
 def on(device: str, patterns: Patterns) -> Patterns:
-    """The patterns, their pixels on a device."""
+    """The patterns, with their pixels on a device."""
     patterns.log_patches = patterns.log_patches.to(device)
     return patterns
 
 
 def training(config: TrainConfig, source: PatternSource, device: str) -> float:
-    """Patterns a second."""
+    """Patterns per second."""
     timed = Timed(source)
     fit(config, timed, device=device)
     finish()
@@ -96,7 +96,7 @@ def training(config: TrainConfig, source: PatternSource, device: str) -> float:
 
 
 def encoding(mae: APMAE, patterns: Patterns, batch: int, rounds: int) -> float:
-    """Patterns a second, in bfloat16; embeddings arrive in main memory."""
+    """Patterns per second, in bfloat16; embeddings end in main memory."""
     with torch.autocast(mae.cls.device.type, torch.bfloat16):
         mae.encode(patterns, batch=batch)
         finish()
@@ -118,7 +118,7 @@ def random_lm(name: str, device: str) -> LM:
 
 
 def stream(lm: LM, config: TrainConfig) -> LMSource:
-    """The package's own source, of any outcome: random weights answer nothing correctly."""
+    """The package's own source, for any outcome: random weights answer nothing correctly."""
     files = parse_source("bundled").handles((".java",))
     prompts, _ = build_prompts(files, PromptsConfig(per_task=400, tasks=("random",), length=LENGTH))
     return LMSource(
@@ -156,7 +156,7 @@ def main() -> None:
     }
     config = TrainConfig(**changes, precision="bfloat16", compile=arguments.compile)
     peak = arguments.peak_tflops * 1e12
-    print("| job | patterns/s | GFLOP a pattern | of the peak |")
+    print("| job | patterns/s | GFLOP per pattern | share of the peak |")
     print("|---|---|---|---|")
 
     def row(job: str, rate: float, flops: float) -> None:
@@ -184,7 +184,7 @@ def main() -> None:
         with feed as source, profile(activities=kinds) as found:
             fit(short, source, device=device)
             finish()
-        print(f"\nWhat 8 steps are made of, {job}:")
+        print(f"\nWhere the time of 8 steps goes, {job}:")
         by = "self_device_time_total" if cuda else "self_cpu_time_total"
         print(found.key_averages().table(sort_by=by, row_limit=12, max_name_column_width=60))
 

@@ -4,8 +4,8 @@
     python benchmarks/long_context.py --growth                 (2 048 to 32 768 tokens: time and memory)
 
 The model is the small shape of ``benchmarks/capture.py`` (6 layers, 8 heads, 4 key-value heads, hidden 512) with
-positions for 32 768 tokens. Times are CPU time; peak memory is the growth of the resident set while one variant runs,
-in a process of its own.
+positions for 32 768 tokens. Times are CPU time; peak memory is the growth of the resident set while one variant runs
+in a separate process.
 """
 
 import argparse

@@ -1,14 +1,15 @@
-"""How long does it take to draw one prompt a file and task from many source files?
+"""How long does it take to draw one prompt per file and task from many source files?
 
     python benchmarks/prompts.py SOURCE... [--language java]
     python benchmarks/prompts.py SOURCE... --lm bundled --count 960
 
-Prints the files, the prompts of each task, what was rejected, the time of the wall and of the processor (this process
-and the parsers), and the resident memory of all of them after the first tenth of the files, after all (it should not
-grow with their number) and at its peak, looked at after every hundredth file. Linux only.
+Prints the files, the prompts per task, what was rejected, wall time and processor time (of this process and the
+parsers), and their resident memory after the first tenth of the files, after all of them (it should not grow with the
+number of files) and at its peak, which is read after every hundredth file. Linux only.
 
-With ``--lm``, how long the prompts and windows of that many candidates take beside the model's forward on them, by
-turns in one process, and how long the two take together as ``draw_prompts`` overlaps them. torch has one thread.
+With ``--lm``, prints how long it takes to build the prompts and windows of that many candidates, how long the model's
+forward takes on them, in turn in one process, and how long both take when ``draw_prompts`` overlaps them. torch has one
+thread.
 """
 
 import argparse
@@ -27,9 +28,9 @@ from apmae.prompts.sampling import candidates
 
 
 def processes() -> list[Path]:
-    """Folders in ``/proc`` of this process, then of those that it started and theirs."""
+    """Folders in ``/proc`` of this process and of all its descendants."""
     found = [Path(f"/proc/{os.getpid()}")]
-    for folder in found:  # it grows on the way
+    for folder in found:  # it grows during the loop
         found += [Path("/proc") / child for child in (folder / f"task/{folder.name}/children").read_text().split()]
     return found
 
@@ -112,7 +113,7 @@ def main() -> None:
     print("rejected: " + (", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items())) or "nothing"))
     print(
         f"{wall:.1f} s, {sum(times):.1f} s of processors ({times[0]:.1f} outside the parsers), "
-        f"{sum(times) / max(sum(tasks.values()), 1) * 1e3:.2f} ms a prompt"
+        f"{sum(times) / max(sum(tasks.values()), 1) * 1e3:.2f} ms per prompt"
     )
     print(
         f"{early:.0f} MB after a tenth of the files, {sum(sizes):.0f} MB after all "

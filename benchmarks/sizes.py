@@ -2,11 +2,11 @@
 
     python benchmarks/sizes.py [--rounds 5] [--out cost.json]
 
-Encodes the patterns of all heads of a StarCoder2-3B-shaped model of random weights, and holds that against one forward
-of the model at 256 tokens: CPU time, all variants interleaved, in float32 and in bfloat16. The model runs as 3 of its
-30 layers, times ten (all 30 take 12 GB), without the one row of logits that a forward ends with. FLOPs are counted for
-the shapes of 3B, 7B and 15B. A training step of the three smaller sizes is timed too; ``experiments/sizes.py`` reads
-both from the file.
+Encodes the patterns of all heads of a StarCoder2-3B-shaped model with random weights, and compares that with one
+forward of the model at 256 tokens: CPU time, all variants interleaved, in float32 and in bfloat16. Of the model's 30
+layers, 3 are run and the time is multiplied by ten (all 30 take 12 GB), without the one row of logits at the end. FLOPs
+are counted for the shapes of 3B, 7B and 15B. A training step of the three smaller sizes is timed too;
+``experiments/sizes.py`` reads both from the file.
 """
 
 import argparse
@@ -40,14 +40,14 @@ SIZES = {name: train_recipe("paper-3b" if name == "paper" else name).model for n
 
 
 def lm_flops(name: str) -> float:
-    """Of one forward over 256 tokens, logits left out: 2 a weight and token, and 4 a score and channel."""
+    """FLOPs of one forward over 256 tokens, without logits: 2 per weight and token, and 4 per score and channel."""
     layers, heads, hidden, kv, mlp = LMS[name]
     weights = 2 * hidden * heads * HEAD_DIM + 2 * hidden * kv * HEAD_DIM + 2 * hidden * mlp
     return layers * (2 * weights * LENGTH + 4 * LENGTH**2 * heads * HEAD_DIM)
 
 
 def encoder_flops(config: APMAEConfig, patches: int | None = None) -> float:
-    """Of the encoder's forward on one pattern: CLS and every patch, or as many as are visible."""
+    """FLOPs of the encoder's forward on one pattern: CLS and every patch, or as many patches as are visible."""
     c, patches = config, patches or config.num_patches
     tokens = 1 + patches
     inner = c.encoder_heads * c.encoder_head_dim
@@ -67,7 +67,7 @@ def random_patterns(count: int) -> Patterns:
 
 
 def lm_shape(name: str, *, layers: int | None = None) -> Starcoder2Config:
-    """A StarCoder2 shape, of all its layers or of some."""
+    """A StarCoder2 shape with all of its layers, or with some."""
     every, heads, hidden, kv, mlp = LMS[name]
     return Starcoder2Config(
         vocab_size=49_152,
@@ -125,7 +125,7 @@ def encoding(mae: APMAE, patterns: Patterns, dtype: torch.dtype) -> Callable[[],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=32, help="patterns a training step")
+    parser.add_argument("--batch", type=int, default=32, help="patterns per training step")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -153,7 +153,7 @@ def main() -> None:
     found: dict[str, Any] = {"batch": arguments.batch, "sizes": {}}
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     found["lm_seconds"] = {kind: middle[f"lm {kind}"] for kind in ("float32", "bfloat16")}
-    heading = "size | M parameters (encoder) | GFLOP a pattern | 3b / 7b / 15b"
+    heading = "size | M parameters (encoder) | GFLOP per pattern | 3b / 7b / 15b"
     print(f"| {heading} | float32 s, x forward | bfloat16 s, x forward |")
     print("|---|---|---|---|---|---|")
     for name, config in SIZES.items():

@@ -1,10 +1,10 @@
-"""What the stream costs beside the models: the bundled language model feeds the recipe "bundled" through the real loop.
+"""What does the stream cost besides the models? The bundled language model feeds the recipe "bundled" in the real loop.
 
     python benchmarks/training.py [--steps 60] [--rounds 3] [--threads 1]
 
 Model code is the language model's forward (capture included), the encoder's forward and backward, and the optimizer.
-Everything else, from drawing prompts to scaling a batch, is the stream. Rows are ratios, the median over rounds; the
-published loop's way of filling a batch, one prompt after another, stands beside ours.
+Everything else, from drawing prompts to scaling a batch, is the stream. Rows are ratios, medians over rounds. The
+published loop fills a batch with one prompt after another; that is compared with ours.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from apmae.train.loop import fit
 
 
 class Clock:
-    """Seconds in model code, of each model."""
+    """Seconds in the code of each model."""
 
     def __init__(self) -> None:
         self.lm = self.encoder = 0.0
@@ -72,7 +72,7 @@ class Clock:
 
 
 class Warm:
-    """A source whose buffer was filled before the clock starts."""
+    """A source whose buffer is filled before the clock starts."""
 
     def __init__(self, source: LMSource) -> None:
         self._source = source
@@ -103,7 +103,7 @@ def source_of(lm: LM, prompts: Sequence[Prompt], config: TrainConfig, *, overlap
 
 
 def steps(lm: LM, prompts: Sequence[Prompt], config: TrainConfig, *, overlap: bool) -> dict[str, float]:
-    """Train for the config's steps: seconds, the share of them in model code (0 with overlap), what a batch holds."""
+    """Train for the config's steps: seconds, their share in model code (0 with overlap), what a batch holds."""
     clock = Clock()
     with source_of(lm, prompts, config, overlap=overlap) as source:
         warm = Warm(source)
@@ -121,7 +121,7 @@ def steps(lm: LM, prompts: Sequence[Prompt], config: TrainConfig, *, overlap: bo
 
 
 def padding(lm: LM, prompts: Sequence[Prompt], config: TrainConfig) -> tuple[float, float]:
-    """Tokens run to tokens of prompts: in the order drawn, and as the stream batches them."""
+    """Tokens run per token of a prompt: in the order drawn, and as the stream batches them."""
     width = config.capture.batch
     lengths = [len(window_of(lm, prompt, config.model.pattern_size).ids) for prompt in prompts]
     parts = [lengths[start : start + width] for start in range(0, len(lengths), width)]
@@ -132,7 +132,7 @@ def padding(lm: LM, prompts: Sequence[Prompt], config: TrainConfig) -> tuple[flo
 
 
 def resuming(lm: LM, prompts: Sequence[Prompt], config: TrainConfig, drawn: int) -> dict[str, float]:
-    """Seconds and bytes of keeping the buffer's origins in a checkpoint against keeping its patterns."""
+    """Seconds and bytes of a checkpoint that keeps the buffer's origins, compared with one that keeps its patterns."""
     model = APMAE(config.model)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     with source_of(lm, prompts, config, overlap=False) as source, tempfile.TemporaryDirectory() as name:
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--per-task", type=int, default=800)
-    parser.add_argument("--drawn", type=int, default=300, help="steps before the checkpoint that is resumed from")
+    parser.add_argument("--drawn", type=int, default=300, help="steps before the checkpoint to resume from")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     lm = load_lm()
@@ -188,14 +188,14 @@ def main() -> None:
     print(f"a step with overlap / one after the other            {ratio:.3f}")
     mixed = middle["prompts"] * per_prompt / config.batch_size
     held = f"{middle['prompts']:.1f} prompts, {middle['layers']:.1f} of {lm.num_layers} layers"
-    print(f"prompts a batch / filled one prompt after another    {mixed:.1f}  ({held})")
+    print(f"prompts per batch / filled one prompt after another  {mixed:.1f}  ({held})")
     print(f"tokens run / tokens of prompts, in the order drawn   {plain:.3f}")
     print(f"tokens run / tokens of prompts, as batched here      {ours:.3f}")
     found = resuming(lm, prompts, config, arguments.drawn)
     step = statistics.median(row["seconds"] for row in one) / config.steps
     print(f"checkpoint with patterns / with their origins, bytes {found['size']:.1f}")
     print(f"saving the patterns too / a step                     {found['saved'] / step:.1f}  (each checkpoint)")
-    once = f"once a resume; {found['forwards']:.0f} forwards; reading the patterns {found['read'] / step:.1f}"
+    once = f"once per resume; {found['forwards']:.0f} forwards; reading the patterns {found['read'] / step:.1f}"
     print(f"capturing them again / a step                        {found['replay'] / step:.1f}  ({once})")
 
 

@@ -1,4 +1,4 @@
-"""Do clusters grow with the language model (paper Table 4)? One row a folder of atlases, mean and range over them.
+"""Do clusters grow with the language model (paper Table 4)? One row per folder of atlases, mean and range over them.
 
     apmae prompts SOURCE --lm bundled --per-task 40 --outcome any --set split=atlas --out atlas.parquet
     apmae encode --lm LM --encoder ENCODER --prompts atlas.parquet --out LM/embeddings                  # for each LM
@@ -19,7 +19,7 @@ from apmae.artifacts import read_table
 
 
 def measure(points: pa.Table) -> dict[str, float]:
-    """Table 4's figures, and pattern locations: of these there are at most clusters x heads."""
+    """Table 4's figures, and pattern locations, of which there are at most clusters x heads."""
     layers, heads = (int(points[name].to_numpy().max()) + 1 for name in ("layer", "head"))
     found, grid = clustering(points), head_grid(points, layers, heads)
     return {
@@ -28,7 +28,7 @@ def measure(points: pa.Table) -> dict[str, float]:
         "clusters": found.clusters,
         "% clustered": 100 * found.share,
         "locations": int(grid.distinct.sum()),
-        "locations a head": grid.distinct.mean(),
+        "locations per head": grid.distinct.mean(),
     }
 
 
@@ -46,7 +46,7 @@ def main() -> None:
         cells = []
         for title in titles[2:]:
             values = np.array([row[title] for row in rows], dtype=float)
-            digits = 1 if title in ("% clustered", "locations a head") else 0
+            digits = 1 if title in ("% clustered", "locations per head") else 0
             low, mean, high = (f"{value:.{digits}f}" for value in (values.min(), values.mean(), values.max()))
             cells.append(mean if low == high else f"{mean} ({low} to {high})")
         print("|", " | ".join([str(folder), str(len(rows)), *cells]), "|")

@@ -2,9 +2,9 @@
 
     python experiments/outcomes.py MODEL [SOURCE ...] [--language java] [--per-task 20] [--seed 0] [--infill none]
 
-Prints, by task, how many prompts are correct by each rule where the prefix ends as it was cut, and where its last
-blanks go with the completion as the tokenizer joins them (``prompts.fim.joined``). "text, not token" are those that
-only the text makes correct; "longer than a token" those of which the first token alone says too little.
+Prints per task how many prompts are correct by each rule: if the prefix ends where it was cut, and if its last blanks
+go with the completion as the tokenizer joins them (``prompts.fim.joined``). "text, not token" counts prompts that only
+the rule on text calls correct; "longer than a token" those whose first token alone says too little.
 """
 
 import argparse
@@ -59,18 +59,18 @@ def main() -> None:
         batch = prompts[start : start + 8]
         for border, cut in borders.items():
             answers = answer(lm, [cut(lm, prompt, config.length) for prompt in batch], spans=True)
-            for prompt, said in zip(batch, answers, strict=True):
+            for prompt, reply in zip(batch, answers, strict=True):
                 row = Counter(
                     {
                         "prompts": 1,
-                        "token": said.token_correct,
-                        "text": said.text_correct,
-                        "exact": bool(said.exact),
-                        "text, not token": said.text_correct and not said.token_correct,
-                        "token, not text": said.token_correct and not said.text_correct,
-                        "longer than a token": said.token_correct
-                        and said.text_correct
-                        and len(lm.backend_tokenizer.encode(said.predicted, add_special_tokens=False).ids) > 1,
+                        "token": reply.token_correct,
+                        "text": reply.text_correct,
+                        "exact": bool(reply.exact),
+                        "text, not token": reply.text_correct and not reply.token_correct,
+                        "token, not text": reply.token_correct and not reply.text_correct,
+                        "longer than a token": reply.token_correct
+                        and reply.text_correct
+                        and len(lm.backend_tokenizer.encode(reply.predicted, add_special_tokens=False).ids) > 1,
                     }
                 )
                 found[border][prompt.task] += row

@@ -1,11 +1,12 @@
-"""Does an encoder with the atlas find planted families? Agreement with the truth, at several levels of noise.
+"""Does an encoder with the atlas find planted families? Agreement with the truth at several levels of noise.
 
     python experiments/planted.py [--encoder FOLDER] [--encoder FOLDER] [--count 40] [--seeds 3]
 
-Fifteen families with parameters of their own (``apmae.patterns.planted``), clustered with the atlas' defaults. Printed
-are the adjusted Rand index of the clusters against the families, over the patterns that were clustered; the coverage,
-the share of patterns that were; and the accuracy of 5 nearest neighbours. Mean and, in brackets, s.d. over seeds, which
-draw other patterns and another layout. The pixels, which an encoder should beat, are the scaled patterns themselves.
+Fifteen families, each with its own parameters (``apmae.patterns.planted``), are clustered with the atlas' defaults.
+Prints the adjusted Rand index of clusters against families, over the patterns in clusters; the coverage, which is the
+share of patterns in clusters; and the accuracy of 5 nearest neighbours. Each is a mean and, in brackets, an s.d. over
+seeds, which draw other patterns and another layout. "pixels" are the scaled patterns themselves, which an encoder
+should beat.
 """
 
 import argparse
@@ -29,23 +30,23 @@ LEVELS = {
     "noise 0.1 to 2": {"noise": (0.1, 2.0)},
     "noise 0.1 to 2, 32 to 256 tokens": {"noise": (0.1, 2.0), "shortest": 32},
 }
-"""What is drawn beside each family's own parameters."""
+"""What is drawn in addition to each family's own parameters."""
 
 
 class Recovery(NamedTuple):
-    """How well clusters are the families."""
+    """How well clusters match the families."""
 
     rand: float
     """Adjusted Rand index over the patterns in clusters, at most 1; 0 for chance, and where there is no cluster."""
     coverage: float
     """Share of the patterns that are in a cluster."""
     neighbors: float
-    """Accuracy of 5 nearest neighbours (Manhattan) among every other row."""
+    """Accuracy of 5 nearest neighbours (Manhattan), fitted on every other row."""
     clusters: int
 
 
 def recovery(z: ndarray, families: ndarray, *, seed: int = 0) -> Recovery:
-    """Cluster embeddings as the atlas does and hold the clusters against the truth.
+    """Cluster embeddings as the atlas does, and compare the clusters with the truth.
 
     Args:
         z: (n, d) embeddings.
@@ -61,14 +62,14 @@ def recovery(z: ndarray, families: ndarray, *, seed: int = 0) -> Recovery:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and, of several, s.d."""
+    """Mean and, for several values, s.d."""
     return f"{np.mean(values):.2f}" + (f" ({np.std(values, ddof=1):.2f})" if len(values) > 1 else "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", action="append", help="a folder, a hub id or bundled; may be given again")
-    parser.add_argument("--count", type=int, default=40, help="patterns a family")
+    parser.add_argument("--count", type=int, default=40, help="patterns per family")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     encoders = {name: APMAE.from_pretrained(name) for name in arguments.encoder or ["bundled"]}

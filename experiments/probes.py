@@ -1,4 +1,4 @@
-"""What can be read off embeddings: linear probes of head and behaviour, and of the outcome. Splits are by source file.
+"""What can be read from embeddings: linear probes for head, behaviour and outcome. Splits are by source file.
 
 Used by ``experiments/study.py``. Axes: n patterns, d embedding, m prompts, h heads.
 """
@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 _COMPONENTS = 8
-"""Numbers a head that the outcome is read from: 48 heads of 160 numbers would be more columns than prompts."""
+"""Numbers per head that the outcome is read from: 48 heads of 160 numbers would be more columns than prompts."""
 
 
 def accuracy(z: ndarray, labels: ndarray, files: ndarray) -> float:
@@ -23,8 +23,8 @@ def accuracy(z: ndarray, labels: ndarray, files: ndarray) -> float:
 
     Args:
         z: (n, d) embeddings.
-        labels: (n,) what to tell.
-        files: (n,) which file each is of; half of them are fitted on, the other half measured, and the other way round.
+        labels: (n,) what to predict.
+        files: (n,) the file of each; it is fitted on half of the files and measured on the others, both ways.
     """
     right = np.zeros(len(z), dtype=bool)
     for fitted, measured in GroupKFold(2).split(z, groups=files):
@@ -41,15 +41,15 @@ def head_accuracy(z: ndarray, layer: ndarray, head: ndarray, files: ndarray) -> 
 
 
 def outcome_auroc(z: ndarray, correct: ndarray, files: ndarray) -> float:
-    """AUROC of the outcome, read off all heads of a prompt at once; mean over five parts of the files.
+    """AUROC of the outcome, read from all heads of a prompt at once; mean over five parts of the files.
 
-    Principal components over all patterns of the four other parts, a head's next to one another, standardised, then
-    L2 logistic regression whose strength is chosen within those four parts.
+    Principal components over all patterns of the other four parts, side by side for all heads, standardised; then L2
+    logistic regression with a strength chosen within those four parts.
 
     Args:
         z: (m, h, d) embeddings.
         correct: (m,) booleans.
-        files: (m,) which file each prompt is of.
+        files: (m,) the file of each prompt.
     """
     found = []
     for fitted, measured in GroupKFold(5).split(z, groups=files):
@@ -58,7 +58,7 @@ def outcome_auroc(z: ndarray, correct: ndarray, files: ndarray) -> float:
         columns = reducer.transform(scaler.transform(z.reshape(-1, z.shape[-1]))).reshape(len(z), -1)
         inner = list(GroupKFold(4).split(columns[fitted], groups=files[fitted]))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scikit-learn announces new defaults of what is set here
+            warnings.simplefilter("ignore")  # scikit-learn warns about new defaults of settings that are given here
             model = make_pipeline(
                 StandardScaler(),
                 LogisticRegressionCV(Cs=9, cv=inner, scoring="roc_auc", max_iter=500),  # 1e-4 to 1e4
@@ -68,6 +68,6 @@ def outcome_auroc(z: ndarray, correct: ndarray, files: ndarray) -> float:
 
 
 def outcome_of_answer(sure: ndarray, correct: ndarray, files: ndarray) -> float:
-    """AUROC of the outcome from one number a prompt, such as the model's own probability, over the same five parts."""
+    """AUROC of the outcome from one number per prompt, such as the model's probability, over the same five parts."""
     parts = [measured for _, measured in GroupKFold(5).split(sure, groups=files)]
     return float(np.mean([roc_auc_score(correct[part], sure[part]) for part in parts]))

@@ -1,13 +1,14 @@
-"""What scaling buys (the paper's ablation, Figures 3 to 5): an encoder of each, same patterns, masks and steps.
+"""What does scaling gain (the paper's ablation, Figures 3 to 5)? An encoder per scaling; same patterns, masks, steps.
 
     apmae prompts SOURCE --tasks random --per-task 800 --outcome correct --set split=train --out train.parquet
     apmae prompts SOURCE --tasks random --per-task 100 --outcome correct --set split=held_out --out held-out.parquet
     python experiments/scaling.py train.parquet held-out.parquet --out FOLDER [--steps 500] [--set encoder_dim=160]
 
-Losses of different scalings cannot be compared. One line of JSON each, on held-out patterns: the loss; the divergence
-of hidden attention in nats, beside that of an even prediction; the same with predictions cut at higher probabilities,
-as raw ones are noise below some; the mean error of log p, where every hidden entry counts alike; how well 5 neighbours
-in embedding space find the head that made a pattern, and the family of planted ones. A killed run goes on.
+Losses of different scalings cannot be compared. Writes one line of JSON per encoder, measured on held-out patterns: the
+loss; the divergence of hidden attention in nats, beside that of a uniform prediction; the same with predictions cut at
+higher probabilities, because small raw predictions are noise; the mean error of log p, where all hidden entries count
+the same; how well 5 neighbours in embedding space tell the head that made a pattern, and the family of planted
+patterns. Run again after a kill, it resumes.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def capture(lm: LM, prompts: Path) -> Patterns:
 
 @torch.no_grad()
 def guess(mae: APMAE, patterns: Patterns) -> Guess:
-    """As ``pattern_losses`` does, with the same patches hidden."""
+    """Predictions as in ``pattern_losses``, with the same patches hidden."""
     masking: Masking = hidden(patterns, mae.config.num_patches, mae.config.num_masked, 0)
     return Guess(*log_predictions(mae, patterns, mae(mae.scale(patterns), masking).predicted, masking))
 
@@ -162,7 +163,7 @@ def main() -> None:
             file.write(line + "\n")
         print(line, flush=True)
         maes[scaling] = mae
-    # The pattern whose divergence is the median of the first encoder's: no choice by taste.
+    # The pattern with the first encoder's median divergence: chosen by a rule, not by taste.
     order = np.argsort(pattern_losses(maes["log_normalize"], held_out).divergence)
     picture = Image.open(io.BytesIO(png(draw(maes, held_out[[order[len(order) // 2]]]))))
     picture = picture.convert("RGB").quantize(96, Image.Quantize.MAXCOVERAGE)  # a tenth of the bytes

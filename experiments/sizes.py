@@ -1,14 +1,15 @@
-"""What does an AP-MAE's size buy? Three sizes, nano, small and base, for the same steps and for the same compute.
+"""What does the size of an AP-MAE gain? Nano, small and base, at the same steps and at the same compute.
 
     python experiments/sizes.py quality FOLDER [--steps 400] [--batch 32]
     python experiments/sizes.py table FOLDER cost.json PICTURE.png
 
 ``quality`` trains nano, small and base on the same stored patterns of the bundled language model on the bundled Java:
-untrained, for the same steps (same batches, same masks), and for as long as a larger size took, by the cost of a step.
-Each is measured on files that no encoder saw: loss on hidden patches, and a linear probe, fitted on the training files,
-for the layer and the head that made a pattern. One JSON line a variant in FOLDER/quality.jsonl; a second call goes on.
+not at all, for the same steps (same batches, same masks), and for as long as a larger size takes, by the cost of a
+step. Each is measured on files that no encoder saw: loss on hidden patches, and a linear probe, fitted on the training
+files, for the layer and the head that made a pattern. Writes one JSON line per variant to FOLDER/quality.jsonl; a
+second call resumes.
 
-``table`` holds that against what each costs, as ``benchmarks/sizes.py --out cost.json`` measured it.
+``table`` compares that with what each size costs, as measured by ``benchmarks/sizes.py --out cost.json``.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def probe(z: ndarray, labels: ndarray, other: ndarray, wanted: ndarray) -> float
 
 
 def measures(mae: APMAE, train: Patterns, held_out: Patterns) -> dict[str, Any]:
-    """What an encoder is worth on files it did not see."""
+    """How good an encoder is on files it did not see."""
     losses = pattern_losses(mae, held_out).loss
     picked = train[np.sort(generator(0, "probe").permutation(len(train))[:6000])]
     z, other = mae.encode(picked), mae.encode(held_out)
@@ -79,7 +80,7 @@ def measures(mae: APMAE, train: Patterns, held_out: Patterns) -> dict[str, Any]:
 
 
 def variants(arguments: argparse.Namespace) -> list[tuple[str, int]]:
-    """Sizes and steps: untrained; the same steps; the steps that cost as much as those of a larger size."""
+    """Sizes and steps: untrained; the same steps; as many steps as cost the same as a larger size's."""
     steps = arguments.steps
     same = [(name, steps) for name in BASE_LR]
     as_small = ("nano", round(steps * arguments.nano / arguments.small))
@@ -111,12 +112,12 @@ def quality(arguments: argparse.Namespace) -> None:
         found |= {"train": len(train), "held_out": len(held_out)}
         with (folder / "quality.jsonl").open("a") as file:
             file.write(json.dumps(found) + "\n")
-        said = {key: value for key, value in found.items() if key != "loss_by_prompt"}
-        print(json.dumps(said), flush=True)
+        shown = {key: value for key, value in found.items() if key != "loss_by_prompt"}
+        print(json.dumps(shown), flush=True)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The variants that are measured."""
+    """The variants measured so far."""
     path = folder / "quality.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 

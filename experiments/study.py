@@ -5,9 +5,9 @@
     python experiments/study_figures.py WORK/results.jsonl
 
 ``capture`` draws prompts and stores patterns of the three bundled language models: of random spans to train on, and of
-all ten tasks, from held-out files, to measure on. ``train`` appends one line a variant to ``results.jsonl`` and
-leaves out what is there already. Compute is what one training step costs in floating-point operations of matrix
-products, counted by torch; every variant gets what base has, in steps of its own cost.
+all ten tasks, from held-out files, to measure on. ``train`` appends one line per variant to ``results.jsonl`` and skips
+variants that are there already. Compute is the floating-point operations of matrix products, counted by torch. Every
+variant gets as much compute as base; its number of steps follows from its cost per step.
 """
 
 import argparse
@@ -61,7 +61,7 @@ NANO = APMAEConfig(
 )
 BATCH, LR, WARMUP = 48, 9.6e-4, 0.1
 CHECKS = 10
-"""How often the held-out loss is looked at on the way."""
+"""How often the held-out loss is measured during training."""
 
 
 class Variant(NamedTuple):
@@ -69,7 +69,7 @@ class Variant(NamedTuple):
 
     model: dict[str, Any] = {}
     positions: str = "learned"
-    """Or "sincos", fixed by row and column; "none"; "decoder": learned there, none in the encoder."""
+    """Or "sincos": fixed by row and column; "none"; "decoder": learned in the decoder, none in the encoder."""
     loss: str = "real"
     """Pixels that count: "real" ones, or "all", the upper halves of diagonal patches included."""
 
@@ -128,7 +128,7 @@ def capture(sources: list[str], work: Path, train_prompts: int, per_task: int) -
 
 
 def built(variant: Variant, seed: int) -> APMAE:
-    """A model before its training; positions that are not learned are set and frozen."""
+    """A model before training; positions that are not learned are set and frozen."""
     mae = APMAE(NANO.model_copy(update=variant.model), seed=seed)
     fixed = {"sincos": (True, True), "none": (True, True), "decoder": (True, False), "learned": (False, False)}
     tables = (mae.positions, mae.decoder_positions)
@@ -141,7 +141,7 @@ def built(variant: Variant, seed: int) -> APMAE:
 
 
 def sincos(config: APMAEConfig, dim: int) -> Tensor:
-    """(k, dim) fixed positions: half of the numbers say the patch's row, half its column (He et al. 2022, ViTMAE)."""
+    """(k, dim) fixed positions: half the numbers encode the patch's row, half its column (ViTMAE, He et al. 2022)."""
     rows, columns = geometry.tiles(config.grid_size)
     rates = 10_000.0 ** -(torch.arange(dim // 4) / (dim // 4))
     angles = [place[:, None] * rates for place in (rows, columns)]
@@ -161,7 +161,7 @@ def step_flops(mae: APMAE) -> int:
 def trained(
     variant: Variant, seed: int, base_steps: int, train: Patterns, check: Callable[[APMAE, float], None]
 ) -> APMAE:
-    """Train for what base costs in ``base_steps``; step s has the same patterns and order of hiding in all variants."""
+    """Train at the cost of ``base_steps`` of base; step s has the same patterns and order of hiding in all variants."""
     mae = built(variant, seed)
     cost, budget = step_flops(mae), base_steps * step_flops(built(Variant(), seed))
     steps = round(budget / cost)
@@ -189,7 +189,7 @@ def trained(
 
 @torch.no_grad()
 def embeddings(mae: APMAE, patterns: Patterns) -> dict[str, ndarray]:
-    """CLS, and the mean of the patches' tokens, (n, d) each, from the same forward."""
+    """CLS, and the mean of the patches' tokens, (n, d) each, from the same forward pass."""
     cls, mean = [], []
     for first in range(0, len(patterns), 128):
         encoded = mae.encode_tokens(mae.scale(patterns[first : first + 128]))
@@ -199,7 +199,7 @@ def embeddings(mae: APMAE, patterns: Patterns) -> dict[str, ndarray]:
 
 
 class Measure:
-    """Held-out patterns and what is known of them."""
+    """Held-out patterns and what is known about them."""
 
     def __init__(self, work: Path) -> None:
         self.loss, self.probe = (Patterns.load(work / f"{name}.safetensors") for name in ("loss", "probe"))
@@ -210,15 +210,15 @@ class Measure:
         self.numbers = self.probe.prompt - self.probe.prompt.min()
 
     def losses(self, mae: APMAE) -> dict[str, Any]:
-        """Held-out losses at half of the patches hidden: mean, s.d. over patterns, and the published one."""
+        """Held-out losses with half of the patches hidden: mean, s.d. over patterns, and the published loss."""
         found = pattern_losses(mae, self.loss)
         return {"loss": found.loss.mean(), "loss_sd": found.loss.std(), "published_loss": found.published_loss.mean()}
 
     def of(self, z: ndarray, planted_z: list[tuple[ndarray, ndarray]]) -> dict[str, float]:
-        """Everything that is read off embeddings of ``probe``, and clusters of planted patterns."""
+        """Everything that is read from embeddings of ``probe``, and clusters of planted patterns."""
         files = self.files[self.numbers]
         found = [recovery(own, families, seed=seed) for seed, (own, families) in enumerate(planted_z)]
-        # all heads of one prompt stand together, in one order
+        # all heads of one prompt are together, always in the same order
         return {
             "layer": accuracy(z, self.probe.layer, files),
             "head": head_accuracy(z, self.probe.layer, self.probe.head, files),
@@ -230,7 +230,7 @@ class Measure:
         }
 
     def known(self) -> dict[str, Any]:
-        """What needs no encoder: how often guessing the most frequent is right, and the model's own certainty."""
+        """What needs no encoder: how often the most frequent class is right, and the model's own certainty."""
         _, often = np.unique(self.names, return_counts=True)
         return {
             "outcome_max_probability": outcome_of_answer(self.sure, self.correct, self.files),
@@ -245,7 +245,7 @@ class Measure:
 
 
 def classes(names: list[str]) -> ndarray:
-    """A pattern's first behaviour, weak or not; those of less than one in a hundred are "other"."""
+    """A pattern's first behaviour, weak or not; behaviours of less than one pattern in a hundred are "other"."""
     first = np.array([name.split(" + ")[0].removeprefix("weak ").split(" on ")[0] for name in names])
     first[[name.startswith(("looks at", "retrieval")) for name in first]] = "looks at or retrieves tokens"
     kinds, counts = np.unique(first, return_counts=True)
@@ -260,7 +260,7 @@ def planted_sets() -> Iterator[tuple[Patterns, ndarray]]:
 def control(
     name: str, seed: int, work: Path, measure: Measure, known: list[tuple[Patterns, ndarray]]
 ) -> dict[str, Any]:
-    """A line for what is not trained."""
+    """The line of a control, which is not trained."""
     if name == "untrained":
         mae = built(Variant(), seed).eval()
         return {**measure.losses(mae), **read_off(mae, measure, known)}
@@ -328,10 +328,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the patterns and the results")
     parser.add_argument("--source", action="append", help="folder, zip or tar of Java; by default the bundled sample")
     parser.add_argument("--train-prompts", type=int, default=600)
-    parser.add_argument("--per-task", type=int, default=50, help="held-out prompts a task, half of them correct")
+    parser.add_argument("--per-task", type=int, default=50, help="held-out prompts per task, half of them correct")
     parser.add_argument("--variant", action="append", choices=(*VARIANTS, *CONTROLS), help="by default all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=800, help="steps of base; others get as much compute")
+    parser.add_argument("--steps", type=int, default=800, help="steps of base; others get the same compute")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

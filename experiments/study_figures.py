@@ -2,8 +2,8 @@
 
     python experiments/study_figures.py WORK/results.jsonl [--out docs/images]
 
-Prints Markdown: one row a variant, means over seeds, and the same for mean-pooled embeddings. Draws ``study-loss.png``,
-held-out loss against compute, and ``study-measures.png``, every measure of every run.
+Prints Markdown: one row per variant, means over seeds, and the same for mean-pooled embeddings. Draws held-out loss
+against compute (``study-loss.png``) and every measure of every run (``study-measures.png``).
 """
 
 import argparse
@@ -31,13 +31,13 @@ _INK, _MEAN = cluster_color(0), cluster_color(1)
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and, of several, s.d. over seeds."""
+    """Mean and, for several values, s.d. over seeds."""
     text = f"{np.mean(values):.{digits}f}"
     return text + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
 
 
 def table(runs: dict[str, list[Line]], way: str) -> str:
-    """One row a variant; ``way`` is "cls" or "mean"."""
+    """One row per variant; ``way`` is "cls" or "mean"."""
     rows = [
         f"| variant | seeds | steps | loss x 1000 | {' | '.join(MEASURES.values())} |",
         f"|---|---|---|---|{'---|' * len(MEASURES)}",
@@ -63,7 +63,7 @@ def known(lines: Sequence[Line]) -> str:
 
 
 def draw_loss(runs: dict[str, list[Line]], path: Path) -> None:
-    """Held-out loss on the way, against compute; thin lines are single seeds."""
+    """Held-out loss during training against compute; each line is one seed."""
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     trained = {name: lines for name, lines in runs.items() if "curve" in lines[0]}
     for number, (name, lines) in enumerate(trained.items()):
@@ -79,7 +79,7 @@ def draw_loss(runs: dict[str, list[Line]], path: Path) -> None:
 
 
 def draw_measures(runs: dict[str, list[Line]], path: Path) -> None:
-    """Every measure of every run, of CLS and of mean-pooled embeddings."""
+    """Every measure of every run, for CLS and for mean-pooled embeddings."""
     figure, panels = plt.subplots(
         1, 1 + len(MEASURES), figsize=(13, 0.6 + 0.3 * len(runs)), sharey=True, layout="constrained"
     )

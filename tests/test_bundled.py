@@ -1,4 +1,4 @@
-"""What the package carries is real: weights that show structure, Java that fills the tasks, within the size allowed."""
+"""What comes with the package: weights that show structure, Java that fills the tasks, within the size allowed."""
 
 import json
 from collections import Counter
@@ -71,7 +71,7 @@ def test_the_family_is_three_sizes_with_one_tokenizer(family):
 
 
 def test_a_larger_model_of_the_family_answers_better(family):
-    """On Java that none of them has seen: the first token of 200 spans, every task alike."""
+    """On Java that none of them has seen: the first token of 200 spans, the same number per task."""
     files = parse_source("bundled").handles((".java",))
     prompts, _ = build_prompts(files, PromptsConfig(per_task=20), tokenizer=family["bundled"].backend_tokenizer)
     asked = {name: with_outcomes(AskLM(lm), prompts, 256) for name, lm in family.items()}
@@ -90,7 +90,7 @@ def test_the_language_model_has_a_sink_on_code(lm):
     assert score(tap.patterns)["first_token"].max() > 0.5
 
 
-def test_at_least_nine_tasks_fill_both_ways(lm):
+def test_at_least_nine_tasks_have_both_outcomes(lm):
     config = PromptsConfig(per_task=4, outcome="balanced")
     files = parse_source("bundled").handles((".java",))
     _, counts = draw_prompts(AskLM(lm), files, config, rejected=Counter())
@@ -112,7 +112,7 @@ def test_tag_names_heads_with_what_is_bundled(lm):
 
 
 def test_a_short_prompt_is_not_placed_by_its_length(lm):
-    """The heads of a short prompt fall into many clusters, and the previous-token head keeps its name."""
+    """The heads of a short prompt are in many clusters, and the previous-token head keeps its name."""
     text = "class Box {\n    private int size;\n\n    int size() {\n        return "
     rows = tag(lm, text, suffix=";\n    }\n}\n").to_pylist()
     known = Counter(row["cluster"] for row in rows if row["cluster"] >= 0)
@@ -130,7 +130,7 @@ def test_the_encoder_separates_planted_families():
     assert (families[distance.argmin(1)] == families).mean() > 0.75
 
 
-def test_training_settings_lie_beside_the_encoder():
+def test_training_settings_are_beside_the_encoder():
     record = json.loads((bundled.encoder() / "training.json").read_text())
     lines = (bundled.encoder() / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == record["steps"] - 1

@@ -67,13 +67,13 @@ def test_a_configuration_is_frozen_and_knows_its_fields(kind):
 
 
 @pytest.mark.parametrize("kind", [PromptsConfig, EncodeConfig, AtlasConfig, TrainConfig, StudyConfig])
-def test_settings_of_a_stage_say_what_they_are(kind):
+def test_settings_of_a_stage_have_descriptions(kind):
     plain = {"seed", "weight_decay", "betas", "model", "capture", "encode", "atlas"}
     assert {name for name, field in kind.model_fields.items() if not field.description} <= plain
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "field", "came"),
+    ("kind", "values", "field", "found"),
     [
         (APMAEConfig, {"pattern_size": 100}, "APMAEConfig", "patch_size 32 does not divide pattern_size 100"),
         (APMAEConfig, {"pattern_size": 32}, "APMAEConfig", "a pattern of 1 patch cannot be masked"),
@@ -90,7 +90,7 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (EvaluateConfig, {"heads": -0.5}, "capture.heads", "heads is -0.5"),
         (EncodeConfig, {"heads": 0.5, "capture": {"heads": 0.5}}, "EncodeConfig", "heads is given twice"),
         (StudyConfig, {"device": "cuda", "lm": {"device": "cpu"}}, "StudyConfig", "device is given twice"),
-        (StudyConfig, {"source": "src"}, "StudyConfig", "source is no field"),
+        (StudyConfig, {"source": "src"}, "StudyConfig", "there is no field source"),
         (StudyConfig, {"lm": 3}, "lm", "got 3"),
         (StudyConfig, {"lm": 3, "device": "cpu"}, "lm", "got 3"),
         (LMConfig, {"dtype": "int8"}, "dtype", "got 'int8'"),
@@ -114,12 +114,12 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (StudyConfig, {"prompts": None}, "prompts", "got None"),
     ],
 )
-def test_a_bad_value_is_refused_in_one_line_with_its_field(kind, values, field, came):
+def test_a_bad_value_is_refused_in_one_line_with_its_field(kind, values, field, found):
     with pytest.raises(ConfigError) as refused:
         parse(kind, values, "here")
     message = str(refused.value)
     assert message.startswith(f"here: {field}")
-    assert came in message
+    assert found in message
     assert "\n" not in message
     assert isinstance(refused.value, (ApmaeError, ValueError))
 
@@ -131,7 +131,7 @@ def test_all_bad_values_are_named_at_once():
     assert "epsilon" in str(refused.value)
 
 
-def test_a_studys_file_leaves_out_what_it_does_not_change():
+def test_a_study_file_may_leave_out_what_it_does_not_change():
     study = parse(StudyConfig, {"prompts": {"per_task": 5}}, "study.yaml")
     assert study.prompts == StudyConfig().prompts.model_copy(update={"per_task": 5})
     assert study.prompts.outcome == "balanced"
@@ -153,7 +153,7 @@ def test_a_study_written_out_reads_back_the_same():
     assert parse(StudyConfig, study.model_dump(mode="json"), "study.json") == study
 
 
-def test_errors_are_one_family():
+def test_all_errors_have_one_base():
     from apmae import errors
 
     kinds = [value for value in vars(errors).values() if isinstance(value, type)]
@@ -162,7 +162,7 @@ def test_errors_are_one_family():
     assert issubclass(ConfigError, ValueError)
 
 
-def test_fields_of_a_part_may_be_given_by_themselves_and_what_is_left_out_is_the_default():
+def test_fields_of_a_part_may_be_given_directly_and_the_rest_is_the_default():
     assert parse(EvaluateConfig, {"context": 64}, "x").capture == CaptureConfig(heads=0.25, context=64)
     assert parse(TrainConfig, {"capture": {"batch": 2}}, "x").capture == CaptureConfig(heads=0.25, batch=2)
     both = parse(TrainConfig, {"mask_ratio": 0.75, "model": {"patch_size": 16}, "long": "crop"}, "x")
@@ -173,8 +173,8 @@ def test_fields_of_a_part_may_be_given_by_themselves_and_what_is_left_out_is_the
     assert StudyConfig(lm="a/b").lm == LMConfig(source="a/b")
 
 
-def test_a_part_that_is_a_configuration_is_taken_whole():
-    """Its own defaults, not those of the stage, whatever is given beside it."""
+def test_a_configuration_given_as_a_part_replaces_all_of_it():
+    """With its own defaults, not those of the stage, whatever else is given."""
     given = CaptureConfig(batch=2)
     assert EvaluateConfig(capture=given).capture == CaptureConfig(heads="all", batch=2)
     assert EvaluateConfig(capture=given, long="crop").capture == CaptureConfig(heads="all", batch=2, long="crop")
@@ -185,7 +185,7 @@ def test_a_part_that_is_a_configuration_is_taken_whole():
             parse(TrainConfig, values, "x")
 
 
-def test_a_configuration_changed_keeps_the_rest_of_its_parts():
+def test_changing_a_field_keeps_the_rest_of_its_part():
     config = TrainConfig(capture=CaptureConfig(heads=0.5, batch=3), steps=7)
     changed = parse(TrainConfig, config.changed({"heads": 1.0, "model": {"mask_ratio": 0.75}}), "x")
     assert changed.capture == CaptureConfig(heads=1.0, batch=3)

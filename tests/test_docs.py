@@ -43,9 +43,9 @@ SECTIONS = {
     "STUDY.yaml": (StudyConfig,),
 }
 PARTS = {config.Config, config.APMAEConfig, config.CaptureConfig, config.LMConfig, config.CircuitsConfig}
-"""Settings that are listed with those that hold them, or in a document of their own."""
+"""Settings that are listed with those that hold them, or in a separate document."""
 IN_WORDS = {"tasks", "model", "out", "prompts", "encode", "atlas"}
-"""Fields whose default is said in words."""
+"""Fields whose default is given in words."""
 TABLES = {
     "PROMPTS": schema.PROMPTS,
     "ENCODED_PROMPTS": schema.ENCODED_PROMPTS,
@@ -76,7 +76,7 @@ def rows(text):
 
 
 def defaults_of(kind):
-    """The settings as a user may write them: fields of parts by themselves, a language model's source as the model."""
+    """The settings as a user may write them: fields of parts directly, a language model's source as the model."""
     found = {}
     for name, field in kind.model_fields.items():
         if name == "lm":
@@ -170,8 +170,8 @@ def test_every_language_is_in_the_tasks_with_its_files_and_in_the_help():
     _, *listed = rows(TASKS.read_text().split("\n## ")[0])
     written = {name.strip("`"): tuple(re.findall(r"`(\.[^`]+)`", files)) for name, files, _ in listed}
     assert written == {name: language.suffixes for name, language in LANGUAGES.items()}
-    said = re.search(r"Of the sources: (.*?)\.", re.sub(r"[\s│]+", " ", help_of("prompts")))[1]
-    assert set(re.split(r",? or |, ", said)) == LANGUAGES.keys()
+    shown = re.search(r"Of the sources: (.*?)\.", re.sub(r"[\s│]+", " ", help_of("prompts")))[1]
+    assert set(re.split(r",? or |, ", shown)) == LANGUAGES.keys()
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -243,7 +243,7 @@ def test_an_exemplar_is_unpacked_as_documented(real_study, command_line, tmp_pat
     assert result.returncode == 0, result.stderr
     size, lowest, highest, above = re.fullmatch(r"\((\d+), \1\) (\S+) (\S+) (\S+)\n", result.stdout).groups()
     assert 0 < int(size) <= 256
-    assert float(lowest) in (0.0, 1.0)  # 0: rows behind a prompt that is shorter than its batch
+    assert float(lowest) in (0.0, 1.0)  # 0: rows after a prompt that is shorter than its batch
     assert float(highest) == 1.0
     assert float(above) == 0.0
 
@@ -297,9 +297,9 @@ def test_every_field_of_own_prompts_is_in_the_prompts():
     assert written == list(own.OwnPrompt.model_fields)
 
 
-def test_mistakes_are_said_as_documented(tmp_path):
-    said = blocks(PROMPTS_PAGE, "")[0].splitlines()
+def test_mistakes_are_reported_as_documented(tmp_path):
+    shown = blocks(PROMPTS_PAGE, "")[0].splitlines()
     (tmp_path / "mine.jsonl").write_text('{"prompt": 1, "completion": "b"}\n\n{"prompt": "a"}\n')
     with pytest.raises(MalformedError) as caught:
         read_prompts(tmp_path / "mine.jsonl")
-    assert said[1:] == [f"  {mistake}" for mistake in caught.value.mistakes]
+    assert shown[1:] == [f"  {mistake}" for mistake in caught.value.mistakes]

@@ -11,7 +11,7 @@ from apmae.model.mae import APMAE
 MILLIONS = {"nano": 2, "bundled": 4, "small": 10, "base": 29, "paper-3b": 126, "paper-7b": 126, "paper-15b": 126}
 
 
-def test_recipes_train_what_they_say():
+def test_recipes_have_the_documented_sizes():
     assert list(recipes.RECIPES) == ["debug", *MILLIONS]
     for name, millions in MILLIONS.items():
         if name in ("paper-7b", "paper-15b"):
@@ -21,7 +21,7 @@ def test_recipes_train_what_they_say():
         assert parameters == pytest.approx(millions, rel=0.1), name
 
 
-def test_the_papers_recipes_are_the_papers():
+def test_the_papers_recipes_have_the_papers_settings():
     for size, lm in (("3b", "starcoder2-3b"), ("7b", "starcoder2-7b"), ("15b", "starcoder2-15b")):
         study = recipes.paper(size)
         assert study.lm.source == f"bigcode/{lm}"
@@ -75,9 +75,9 @@ def test_a_recipe_takes_changes_of_training_and_of_the_model():
     whole = recipes.train_recipe("debug")
     model = whole.model.model_copy(update={"mask_ratio": 0.25, "encoder_dim": 64})
     assert config == whole.model_copy(update={"steps": 3, "model": model})
-    assert recipes.train_recipe("debug").model.mask_ratio == 0.5, "the recipe itself stays"
-    for changes, said in (({"model": 3}, "model: .*got 3"), ({"model": {"colour": 1}}, "colour"), ({"x": 1}, "x: ")):
-        with pytest.raises(ConfigError, match=said):
+    assert recipes.train_recipe("debug").model.mask_ratio == 0.5, "the recipe itself does not change"
+    for changes, message in (({"model": 3}, "model: .*got 3"), ({"model": {"colour": 1}}, "colour"), ({"x": 1}, "x: ")):
+        with pytest.raises(ConfigError, match=message):
             parse(TrainConfig, recipes.train_settings("debug", changes), "train")
 
 
@@ -88,7 +88,7 @@ def test_the_demo_has_all_tasks_balanced_and_carries_its_seed(tmp_path):
     assert {demo.prompts.seed, demo.encode.seed, demo.atlas.seed} == {5}
 
 
-def test_a_demo_that_trains_keeps_its_files_apart(tmp_path):
+def test_a_demo_that_trains_uses_different_files_for_the_atlas(tmp_path):
     demo = recipes.demo(tmp_path, train=True, seed=5)
     assert demo.encoder == "train"
     assert demo.train.seed == demo.train_prompts.seed == 5

@@ -14,7 +14,7 @@ NAMES = st.lists(st.one_of(st.integers(), st.text(st.characters(codec="utf-8", e
 
 
 @given(SEEDS, NAMES)
-def test_subseed_is_a_63_bit_number_that_depends_on_nothing_else(seed, names):
+def test_subseed_is_a_63_bit_number_that_depends_only_on_its_arguments(seed, names):
     first = subseed(seed, *names)
     np.random.seed(0)  # noqa: NPY002 - the global state must not matter
     assert 0 <= first < 2**63
@@ -46,7 +46,7 @@ def test_unit_hash_is_uniform():
     assert np.abs(in_tenths - expected).max() < 4 * deviation
 
 
-def test_generators_of_two_purposes_draw_differently_and_each_the_same_again():
+def test_generators_of_two_purposes_differ_and_are_repeatable():
     mask, order = generator(3, "mask").random(8), generator(3, "order").random(8)
     assert np.array_equal(mask, generator(3, "mask").random(8))
     assert not np.isclose(mask, order).any()

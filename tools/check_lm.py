@@ -1,17 +1,17 @@
 """Measure which textbook heads a causal language model has, and print them as JSON.
 
-Four behaviours, each the share of attention that a head puts on one key, averaged over queries and rows (0 to 1):
+Four behaviours. Each is the share of attention that a head puts on one key, averaged over queries and rows (0 to 1):
 
 - previous token: the key just before the query;
-- induction: in a random sequence said twice, the key behind the earlier copy of the query's token
+- induction: in a random sequence that is repeated, the key after the earlier copy of the query's token
   (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Olsson et al. 2022);
 - first token: the first key of the row, the usual attention sink;
 - self: the query's own key.
 
 All four are measured on 2 x 64 random tokens, where text statistics cannot help; with ``--java``, all but induction
-again on code. Every row opens with the tokenizer's beginning-of-sequence token where it has one, because a sink that
-training put on that token shows on no other. ``train_lm.py`` logs the same scores while it trains. This script judges
-no text that a model writes.
+are also measured on code. Every row opens with the tokenizer's beginning-of-sequence token, if it has one, because a
+sink that training put on that token does not show on any other. ``train_lm.py`` logs the same scores while it trains.
+This script does not judge what a model writes.
 """
 
 import argparse
@@ -29,10 +29,10 @@ ROWS = 16
 
 
 def repeated_random_tokens(vocab_size: int, special: list[int], lead: list[int], rows: int = ROWS) -> Tensor:
-    """Rows of random ordinary tokens said twice, always the same rows for the same arguments.
+    """Rows of random ordinary tokens, repeated once; always the same rows for the same arguments.
 
     Args:
-        vocab_size: tokens are drawn evenly from 0 to here.
+        vocab_size: tokens are drawn uniformly below this id.
         special: ids that are never drawn.
         lead: ids that open every row.
         rows: how many rows.
@@ -68,27 +68,27 @@ def eager_patterns(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 
 def head_scores(patterns: Tensor, *, period: int | None = None) -> dict[str, Tensor]:
-    """How far each head shows each behaviour.
+    """How strongly each head shows each behaviour.
 
     Args:
         patterns: ``[layers, rows, heads, length, length]``, see :func:`eager_patterns`.
-        period: the last so many tokens repeat the as many before them; None leaves induction out.
+        period: the last ``period`` tokens repeat the ``period`` tokens before them; None leaves induction out.
 
     Returns:
-        Behaviour -> ``[layers, heads]``. Query 0 is left out everywhere: it has one key, so every head scores 1.
+        Behaviour -> ``[layers, heads]``. Query 0 is always left out: it has one key, so every head would score 1.
     """
 
-    def behind(offset: int, start: int) -> Tensor:
-        """Mean attention from each query from ``start`` on to the key ``offset`` places before it."""
+    def on_offset(offset: int, start: int) -> Tensor:
+        """Mean attention of queries from ``start`` on to the key ``offset`` places before them."""
         return patterns.diagonal(-offset, dim1=-2, dim2=-1)[..., start - offset :].mean(dim=(1, 3))
 
     scores = {
-        "previous_token": behind(1, start=1),
+        "previous_token": on_offset(1, start=1),
         "first_token": patterns[..., 1:, 0].mean(dim=(1, 3)),
-        "self": behind(0, start=1),
+        "self": on_offset(0, start=1),
     }
     if period is not None:
-        scores["induction"] = behind(period - 1, start=patterns.shape[-1] - period)
+        scores["induction"] = on_offset(period - 1, start=patterns.shape[-1] - period)
     return scores
 
 

@@ -4,9 +4,9 @@
     python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 5 minutes)
 
 The encoder is the recipe "bundled", trained on the bundled language model's patterns of random spans that the model
-gets right (paper section 4), with a share of planted patterns in every batch: the small model lacks some behaviours
-that larger ones have. The atlas is fitted on prompts of all ten tasks from held-out files; a shorter copy of each
-pattern is added to its reference points, under the same cluster, so that short prompts can be placed.
+completes correctly (paper section 4). A share of every batch is planted patterns, because the small model lacks some
+behaviours that larger ones have. The atlas is fitted on prompts of all ten tasks from held-out files; a shorter copy of
+each pattern is added to its reference points, under the same cluster, so that short prompts can be placed.
 """
 
 import argparse
@@ -36,14 +36,14 @@ from apmae.train.loop import METRICS, fit
 from apmae.train.source import ArraySource
 
 _PLANTED_SHARE = 0.1875  # 12 of a batch of 64
-_POINTS = 12_000  # of full patterns, and as many of shorter ones: about 10 MB
-_EPSILON = 0.15  # finer than the default: a tag needs pure clusters more than it needs few
+_POINTS = 12_000  # of full patterns, and the same number of shorter ones: about 10 MB
+_EPSILON = 0.15  # finer than the default: for tags, pure clusters matter more than few clusters
 _NOISES = (0.1, 0.5, 1.0, 1.5, 2.0)
-_FAMILIES = tuple(FAMILIES)[:9]  # up to sink_and_previous; the others are left to measure the encoder by
+_FAMILIES = tuple(FAMILIES)[:9]  # up to sink_and_previous; the others are kept to measure the encoder with
 
 
 class MixedSource:
-    """Batches of which a fixed share is planted."""
+    """Batches with a fixed share of planted patterns."""
 
     def __init__(self, real: LMSource, made: ArraySource) -> None:
         self._real, self._made = real, made
@@ -53,15 +53,15 @@ class MixedSource:
         return Patterns.concatenate([self._real.batch(step), self._made.batch(step)])
 
     def state(self) -> dict[str, np.ndarray]:
-        """That of the real patterns; planted ones follow from the step."""
+        """The state of the real patterns; planted ones follow from the step."""
         return self._real.state()
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state."""
+        """Resume from a state."""
         self._real.restore(state)
 
     def counts(self) -> dict[str, int]:
-        """Those of the real patterns."""
+        """The counts of the real patterns."""
         return self._real.counts()
 
 
@@ -91,8 +91,8 @@ def make_encoder(source: str, work: Path, config: TrainConfig, count: int) -> No
         seed=config.seed,
         buffer=config.buffer,
     )
-    source_ = MixedSource(real, ArraySource(planted_patterns(100, config.seed), made, config.seed))
-    mae = fit(config, source_, folder=work)
+    mixed = MixedSource(real, ArraySource(planted_patterns(100, config.seed), made, config.seed))
+    mae = fit(config, mixed, folder=work)
     mae.save_pretrained(bundled.encoder(), dtype=torch.float16)
     write_json(bundled.encoder() / "training.json", {**config.model_dump(mode="json"), "planted": sorted(_FAMILIES)})
     (bundled.encoder() / METRICS).write_bytes((work / METRICS).read_bytes())
@@ -118,7 +118,7 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
         measured=measured,
         encoder=mae,
     )
-    # One shorter copy of each pattern: the same behaviour where the prompt is short. Rows come in the same order.
+    # One shorter copy of each pattern, for the same behaviour on a short prompt. Rows are in the same order.
     draw = generator(0, "short")
     short = []
     for captured in capture_prompts(lm, load_prompts(path), CaptureConfig(), size=mae.config.pattern_size):
@@ -135,11 +135,11 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("encoder", "atlas"))
-    parser.add_argument("source", help="folder, zip or tar of Java that the sample does not contain")
+    parser.add_argument("source", help="folder, zip or tar of Java that is not in the bundled sample")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and intermediate tables")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--prompts", type=int, default=1500, help="prompts to train on")
-    parser.add_argument("--per-task", type=int, default=30, help="prompts a task in the atlas")
+    parser.add_argument("--per-task", type=int, default=30, help="prompts per task in the atlas")
     arguments = parser.parse_args()
     if arguments.what == "encoder":
         config = recipes.train_recipe("bundled").model_copy(update={"steps": arguments.steps})

@@ -1,7 +1,7 @@
-"""Make ``docs/models.md`` of the matrix of model families: ``python tools/models_table.py > docs/models.md``.
+"""Make ``docs/models.md`` from the matrix of model families: ``python tools/models_table.py > docs/models.md``.
 
-The table is that of the tests (``tests/lm/families.yaml``); the numbers are what ``tests/lm/measure.py`` prints, which
-runs in a process of its own. It takes a minute on one CPU thread.
+The table is that of the tests (``tests/lm/families.yaml``). The numbers are printed by ``tests/lm/measure.py``, which
+runs in a separate process. It takes a minute on one CPU thread.
 """
 
 import json
@@ -70,8 +70,8 @@ def supported(name: str, family: dict[str, Any], found: dict[str, float]) -> str
 
 def refused(name: str, family: dict[str, Any], message: str) -> str:
     """The row of a family that cannot be loaded."""
-    said = message.removeprefix(f"cannot capture {family['model']}: ").split("; docs/models.md")[0]
-    return f"| `{name}` | {family['examples']} | {said} |"
+    reason = message.removeprefix(f"cannot capture {family['model']}: ").split("; docs/models.md")[0]
+    return f"| `{name}` | {family['examples']} | {reason} |"
 
 
 def main() -> None:

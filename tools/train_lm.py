@@ -5,12 +5,12 @@
 
 Everything comes from one archive and one seed: the texts, the byte-level BPE, the initial weights, every row. Only the
 BPE may be given instead, so that all sizes of the family read a prompt as the same tokens. Training has two parts. The
-first teaches the language on rows half plain and half infilling; the second starts a new cosine, mostly on infilling
-rows, and weighs the first infilled token most, because that token is what the package scores.
+first teaches the language; half of its rows are plain and half are infilling. The second starts a new cosine, mostly on
+infilling rows, and gives the first infilled token the largest weight, because the package scores that token.
 
-The folder that comes out is in transformers layout, with ``training_log.jsonl`` (held-out loss and accuracy by kind of
-token, head scores of ``check_lm.py``) and ``recipe.json`` (settings, versions, the archive's hash). ``checkpoint/`` in
-it is only for resuming. The script downloads nothing and writes no source text anywhere.
+The resulting folder is in transformers layout, with ``training_log.jsonl`` (held-out loss and accuracy by kind of
+token, head scores of ``check_lm.py``) and ``recipe.json`` (settings, versions, the archive's hash). Its
+``checkpoint/`` is only for resuming. The script downloads nothing and writes no source text anywhere.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from apmae.seeding import generator, subseed, unit_hash
 
 SPECIAL = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"]  # the names of StarCoder2
 END, PREFIX, MIDDLE, SUFFIX, PAD = range(5)
-# A token's role decides its weight in the loss. Sentinels are UNSCORED: where they stand is drawn, not to be learnt.
+# A token's role decides its weight in the loss. Sentinels are UNSCORED: their places are drawn, not to be learnt.
 UNSCORED, CONTEXT, INFILLED, FIRST = range(4)
 
 Row = list[tuple[int, int]]
@@ -65,7 +65,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that decides the weights, beside the archive and a given tokenizer; by default the size "large"."""
+    """Everything that decides the weights, except the archive and a given tokenizer; by default the size "large"."""
 
     seed: int = 0
     vocab_size: int = 4096
@@ -84,7 +84,7 @@ class Settings:
 
 
 def with_tokens(*tokens: int) -> tuple[Part, ...]:
-    """The parts of training, each on so many tokens."""
+    """The parts of training, on the given numbers of tokens."""
     return tuple(dataclasses.replace(part, tokens=n) for part, n in zip(Settings().parts, tokens, strict=True))
 
 
@@ -97,10 +97,10 @@ SIZES = {
     ),
     "large": Settings(),
 }
-"""The family: 0.63, 1.29 and 2.64 M parameters; 24 dimensions a head and two heads a key in all of them.
+"""The family: 0.63, 1.29 and 2.64 M parameters; 24 dimensions per head and two heads per key in all of them.
 
-Tokens are 12, 10 and 7 a parameter, fewer than the 20 of Hoffmann et al. 2022, "Training Compute-Optimal Large Language
-Models", at every size: what one core trains in 25 minutes, an hour and three hours.
+There are 12, 10 and 7 tokens per parameter, always fewer than the 20 of Hoffmann et al. 2022, "Training Compute-Optimal
+Large Language Models": as many as one core trains on in 25 minutes, an hour and three hours.
 """
 
 OMITTED_MODULES = {"jdk.localedata", "jdk.charsets"}  # generated tables
@@ -129,7 +129,7 @@ def read_sources(archive: Path, seed: int) -> tuple[list[str], list[str]]:
             wanted = file.endswith(".java") and file not in OMITTED_FILES and name.split("/")[0] not in OMITTED_MODULES
             if not wanted or opened.getinfo(name).file_size > 300_000:
                 continue
-            # Javadoc is a large share of a JDK: left whole, a small model would spend itself on English.
+            # Javadoc is a large share of a JDK: with all of it, a small model would mostly learn English.
             keep_comments = unit_hash(seed, "comments", name) >= 0.75
             text = clean(opened.read(name).decode("utf-8", errors="replace"), keep_comments=keep_comments)
             if len(text) >= 400 and len(text.encode("ascii", "ignore")) > len(text) / 2:
@@ -163,7 +163,7 @@ def load_tokenizer(folder: Path, settings: Settings) -> Tokenizer:
     """The tokenizer of a model folder, which must have the settings' vocabulary size and :data:`SPECIAL` in its places.
 
     Raises:
-        ValueError: ``tokenizer.json`` is no tokenizer, or another than that.
+        ValueError: ``tokenizer.json`` is no tokenizer, or a different one.
         OSError: there is no such file.
     """
     file = folder / "tokenizer.json"
@@ -204,7 +204,7 @@ BALANCED = ("string", "number", "boolean", "line_end", "closing", "comparison", 
 
 
 class Texts:
-    """Texts laid end to end, so that one number draws a file in proportion to its size and a place in it."""
+    """Texts laid end to end, so that one number draws a file, in proportion to its size, and a place in it."""
 
     def __init__(self, texts: list[str], tokenizer: Tokenizer) -> None:
         self.texts = texts
@@ -222,7 +222,7 @@ class Texts:
 def draw_middle(texts: Texts, moved_space: float, rng: np.random.Generator) -> tuple[str, int, int]:
     """A text and where its middle starts and ends: from a lexeme's start over one lexeme, a few, or the line's rest.
 
-    Half of the cuts choose the kind of lexeme first, since brackets and words would else drown the other kinds.
+    Half of the cuts choose the kind of lexeme first, because brackets and words would otherwise drown the other kinds.
     """
     kind = str(rng.choice(BALANCED)) if rng.random() < 0.5 else None
     for attempt in range(1000):
@@ -247,12 +247,12 @@ def infilling_sample(texts: Texts, budget: int, moved_space: float, rng: np.rand
     """``<fim_prefix> p <fim_suffix> s <fim_middle> m <|endoftext|>`` in at most ``budget`` tokens.
 
     Source: the prefix-suffix-middle order of Bavarian et al. 2022, section 3, with StarCoder2's sentinels. The three
-    pieces are encoded apart, as they are when a prompt is made.
+    pieces are encoded separately, as they are when a prompt is made.
     """
     text, start, end = draw_middle(texts, moved_space, rng)
     middle = [*texts.encode(text[start:end]), END][: budget // 3]  # a longer middle loses its end
     room = budget - 3 - len(middle)
-    # Eight characters a token are twice the mean: enough for either side to fill the room alone.
+    # Eight characters per token are twice the mean: enough for either side to fill the room alone.
     prefix = texts.encode(text[max(0, start - 8 * room) : start])
     suffix = texts.encode(text[end : end + 8 * room])
     right = min(len(suffix), max(room - int(room * rng.uniform(0.25, 0.75)), room - len(prefix)))
@@ -263,7 +263,7 @@ def infilling_sample(texts: Texts, budget: int, moved_space: float, rng: np.rand
 
 
 def plain_row(texts: Texts, context: int, rng: np.random.Generator) -> Row:
-    """Code from some line on, behind ``<|endoftext|>``; where a file ends, another follows."""
+    """Code from some line on, after ``<|endoftext|>``; where a file ends, another follows."""
     row: Row = []
     while len(row) < context:
         text, start = texts.draw(rng)
@@ -273,7 +273,7 @@ def plain_row(texts: Texts, context: int, rng: np.random.Generator) -> Row:
 
 
 def draw_rows(texts: Texts, part: Part, context: int, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Token ids and roles, each ``[count, context]``; what an infilling row's samples leave is padding."""
+    """Token ids and roles, each ``[count, context]``; what an infilling row's samples leave empty is padding."""
     rows: list[Row] = []
     for _ in range(count):
         row: Row = []
@@ -289,7 +289,7 @@ def draw_rows(texts: Texts, part: Part, context: int, count: int, rng: np.random
 
 
 def build_model(settings: Settings) -> Starcoder2ForCausalLM:
-    """The untrained model: matrices from N(0, 0.02), biases 0, norms 1, drawn from a generator of its own."""
+    """The untrained model: matrices from N(0, 0.02), biases 0, norms 1, drawn from a separate generator."""
     config = Starcoder2Config(
         vocab_size=settings.vocab_size, hidden_size=settings.hidden, intermediate_size=settings.feed_forward,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads,
@@ -326,7 +326,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update from the gradients at hand."""
+        """One update from the current gradients."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
@@ -373,7 +373,7 @@ def evaluate(model: Starcoder2ForCausalLM, tokens: Tensor, roles: Tensor) -> dic
     plain, roles = (roles < INFILLED).all(dim=1), roles[:, 1:]
     scored = roles != UNSCORED
     kinds = {"all": scored, "plain": scored & plain[:, None], "middle": roles >= INFILLED, "first": roles == FIRST}
-    scores = head_scores(eager_patterns(model, tokens[plain][:16]))  # on code, but for induction
+    scores = head_scores(eager_patterns(model, tokens[plain][:16]))  # on code, except induction
     repeated = repeated_random_tokens(model.config.vocab_size, list(range(len(SPECIAL))), [END])
     scores["induction"] = head_scores(eager_patterns(model, repeated), period=HALF)["induction"]
     return {
@@ -416,9 +416,9 @@ def load_checkpoint(tensors_file: Path, model: Starcoder2ForCausalLM, optimizers
 def train(
     settings: Settings, archive: Path, out: Path, tokenizer_folder: Path | None = None
 ) -> tuple[Starcoder2ForCausalLM, Tokenizer]:
-    """Go on from wherever ``out`` has got to; returns the trained model and its tokenizer, made here unless given.
+    """Train, resuming from what is in ``out``; returns the model and its tokenizer, made here unless given.
 
-    Every batch has a generator of its own, named by part and step, so resuming needs no generator's state.
+    Every batch has its own generator, named by part and step, so resuming needs no generator state.
     """
     given = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder, settings)
     sides = read_sources(archive, settings.seed)
@@ -489,11 +489,11 @@ def main() -> None:
     """Command line of the script."""
     parser = argparse.ArgumentParser(
         description="Train the small fill-in-the-middle Java model, or its family, from a JDK's src.zip.",
-        epilog="Takes 1 GB of memory and, on one core, 25 minutes (small, 5500 tokens a second), an hour (medium) or "
+        epilog="Takes 1 GB of memory and, on one core, 25 minutes (small, 5500 tokens per second), an hour (medium) or "
         "three (large, 2000); --part1-tokens 600000 --part2-tokens 0 shows in six minutes at most that the loss falls. "
-        "Killed, the same command goes on from the last checkpoint (every 100 steps, half a minute to four minutes) to "
-        "the same weights, as long as the number of threads is the same; finished, it only saves again, for instance "
-        "with another --dtype.",
+        "After a kill, the same command resumes from the last checkpoint (every 100 steps, half a minute to four "
+        "minutes) and ends with the same weights, if the number of threads is the same. After the end it only saves "
+        "again, for instance with another --dtype.",
     )
     parser.add_argument("src_zip", type=Path, metavar="SRC_ZIP", help="lib/src.zip of a JDK (the recipe took JDK 25)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where model, log and checkpoint go")

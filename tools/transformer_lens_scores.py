@@ -1,12 +1,12 @@
-"""What TransformerLens' three head detectors say of the bundled language model, as a fixture for the tests.
+"""The scores of TransformerLens' three head detectors on the bundled language model, as a fixture for the tests.
 
-TransformerLens pins other versions than this package, so it lives in an environment of its own:
+TransformerLens pins other versions than this package, so it needs a separate environment:
 
     python -m venv tl && tl/bin/pip install torch==2.13.0 transformers==5.23.0 transformer_lens==4.3.0
     tl/bin/pip install . && tl/bin/python tools/transformer_lens_scores.py
 
 Writes ``tests/patterns/fixtures/transformer_lens.json``: for each input its token ids, and for each detector and error
-measure one score a head, (layers, heads). Also prints how far our captured patterns are from TransformerLens' own.
+measure one score per head, (layers, heads). Also prints how far our captured patterns are from TransformerLens' own.
 """
 
 import json
@@ -32,7 +32,7 @@ _LENGTH = 128
 
 
 class OnTokens:
-    """The bridge as ``detect_head`` uses it, with token ids for text: random tokens have no text that comes back."""
+    """The bridge as ``detect_head`` uses it, but with token ids: the text of random tokens gives other tokens."""
 
     def __init__(self, bridge: Any) -> None:
         self._bridge, self.cfg, self.run_with_cache = bridge, bridge.cfg, bridge.run_with_cache
@@ -59,7 +59,7 @@ def main() -> None:
         with capture(lm.model) as tap, torch.no_grad():
             lm.model(torch.tensor([ids]), use_cache=False)
         captured[name] = tap.patterns.probabilities().reshape(lm.num_layers, lm.num_heads, len(ids), len(ids))
-    # The bridge changes the model it is given, so ours ran first.
+    # The bridge changes the model it is given, so our capture ran first.
     bridge = OnTokens(build_bridge_from_module(lm.model, "Starcoder2ForCausalLM", hf_config=config))
     found: dict[str, Any] = {
         "versions": {name: version(name) for name in ("transformer_lens", "torch", "transformers")},

@@ -1,8 +1,8 @@
-"""The errors that a user can cause. A message says what was expected, what came and what to do next."""
+"""The errors that a user can cause. A message says what was expected, what was found and what to do next."""
 
 
 class ApmaeError(Exception):
-    """Root of every error that apmae raises on purpose; the command line prints it in one line and exits with 2."""
+    """Base of every error that apmae raises on purpose; the command line prints it on one line and exits with 2."""
 
 
 class ConfigError(ApmaeError, ValueError):
@@ -14,12 +14,12 @@ class SourceError(ApmaeError):
 
 
 class MalformedError(SourceError):
-    """Lines of a prompts file are no prompts.
+    """Lines of a prompts file are not prompts.
 
     Args:
         path: the file.
-        mistakes: what is wrong, a line each.
-        more: whether reading stopped there, so that there may be more.
+        mistakes: what is wrong, one entry per mistake.
+        more: whether reading stopped early, so that there may be more mistakes.
     """
 
     def __init__(self, path: str, mistakes: list[str], *, more: bool = False) -> None:
@@ -39,11 +39,11 @@ class ModelError(ApmaeError):
 
 
 class CaptureError(ApmaeError):
-    """Attention cannot be captured from this forward, or does not fit the pattern size."""
+    """Attention cannot be captured from this forward pass, or does not fit the pattern size."""
 
 
 class ArtifactError(ApmaeError):
-    """An artifact on disk is missing, damaged, or was made from another configuration."""
+    """An artifact on disk is missing or damaged, or was made with another configuration."""
 
 
 class TrainingError(ApmaeError):
@@ -51,10 +51,10 @@ class TrainingError(ApmaeError):
 
 
 class DependencyError(ApmaeError, ImportError):
-    """A library that only one feature needs is not installed; the message names the extra that brings it."""
+    """A library that only one feature needs is not installed; the message names the extra that installs it."""
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, in one line of at most 300 characters."""
+    """What a library's error says, on one line of at most 300 characters."""
     lines = str(error).strip().splitlines()[:2]
     return " ".join(" ".join(lines).split())[:300] or type(error).__name__

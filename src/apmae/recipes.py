@@ -1,7 +1,7 @@
 """Named whole configurations: each a study with an encoder to train. A run starts from one and changes a few fields.
 
-The sizes differ in the autoencoder: ``docs/benchmarks.md`` has what each costs, ``docs/studies/sizes.md`` what each
-gives. Figures of the paper's are its section 4 and Table 2.
+They differ in the size of the autoencoder: ``docs/benchmarks.md`` says what each size costs, ``docs/studies/sizes.md``
+what it gains. The paper's numbers are in its section 4 and Table 2.
 """
 
 from collections.abc import Callable
@@ -30,19 +30,19 @@ _PAPER_LMS = {"3b": "bigcode/starcoder2-3b", "7b": "bigcode/starcoder2-7b", "15b
 def paper(size: str, *, sources: tuple[str, ...] = (), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
     """The paper's study of one StarCoder2 model, on GPUs: 126 M parameters, 150 000 steps of 480 patterns.
 
-    The paper names no warm-up and no precision; here the language model and the autoencoder compute in bfloat16. At
-    half of the prompts correct, 72 million patterns of a quarter of the heads come from about 800 000 prompts of the 3B
-    model, 500 000 of the 7B and 300 000 of the 15B. They are drawn in epochs of 20 000, which bounds memory and what a
-    resumed run draws again.
+    The paper states neither warm-up nor precision; here the language model and the autoencoder compute in bfloat16.
+    If half of the prompts are correct, 72 million patterns of a quarter of the heads take about 800 000 prompts with the
+    3B model, 500 000 with the 7B and 300 000 with the 15B. They are drawn in epochs of 20 000, which bounds memory and
+    what a resumed run has to draw again.
 
     Args:
         size: "3b", "7b" or "15b".
-        sources: source files; none leaves them to be given.
+        sources: source files; empty if they are given later.
         out: the study's folder.
-        seed: of every stage.
+        seed: the seed of every stage.
 
     Raises:
-        ConfigError: if there is no such model.
+        ConfigError: if the paper has no such model.
     """
     if size not in _PAPER_LMS:
         raise ConfigError(f"expected one of the paper's models, {', '.join(_PAPER_LMS)}, got {size!r}")
@@ -57,7 +57,7 @@ def paper(size: str, *, sources: tuple[str, ...] = (), out: Path = _STUDY, seed:
 
 
 def base(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
-    """29 M parameters: for one GPU. A fifth of training patterns is cut short, as in all sizes below."""
+    """29 M parameters: for one GPU. A fifth of the training patterns is cropped, as in small, nano and bundled."""
     train = TrainConfig(
         model=_encoder(12, 384, 6, 64, decoder=(4, 384, 6, 64)),
         steps=50_000,
@@ -78,7 +78,7 @@ def base(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
 
 
 def small(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
-    """10 M parameters: tags all heads of a 3B model in less than 0.3 of its forward."""
+    """10 M parameters: tags all heads of a 3B model in less than 0.3 of the time of its forward pass."""
     train = TrainConfig(
         model=_encoder(8, 256, 4, 64, decoder=(4, 256, 4, 64)),
         steps=10_000,
@@ -94,7 +94,7 @@ def small(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: 
 
 
 def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
-    """2 M parameters: a quarter of an hour on two cores."""
+    """2 M parameters: trains in a quarter of an hour on two cores."""
     train = TrainConfig(
         model=_NANO,
         steps=2000,
@@ -111,7 +111,7 @@ def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
 
 
 def bundled(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
-    """4 M parameters: what the bundled encoder was trained as (tools/make_bundled.py), on prompts of any source."""
+    """4 M parameters: the settings of the bundled encoder (tools/make_bundled.py), for prompts from any source."""
     train = TrainConfig(
         model=_encoder(6, 192, 6, 32, decoder=(2, 192, 6, 32)),
         steps=2400,
@@ -152,12 +152,12 @@ def debug(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: 
 
 
 def demo(out: Path, *, train: bool = False, seed: int = 0) -> StudyConfig:
-    """The main job on what the package carries: at most a few minutes on two cores.
+    """A small study of what comes with the package: at most a few minutes on two cores.
 
     Args:
         out: the study's folder.
-        train: train the encoder in the study instead of taking the bundled one.
-        seed: of every stage.
+        train: train an encoder in the study instead of using the bundled one.
+        seed: the seed of every stage.
     """
     prompts = PromptsConfig(per_task=20, outcome="balanced", seed=seed, split="atlas" if train else "all")
     if not train:
@@ -176,14 +176,14 @@ RECIPES: dict[str, Callable[..., StudyConfig]] = {
     "base": base,
     **{f"paper-{size}": partial(paper, size) for size in _PAPER_LMS},
 }
-"""By the name that ``--recipe`` takes, from seconds to GPU days."""
+"""Recipes by the name that ``--recipe`` takes, from a few seconds to days on a GPU."""
 
 
 def recipe(name: str) -> StudyConfig:
     """A whole configuration by name.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if no recipe has that name.
     """
     if name not in RECIPES:
         raise ConfigError(f"expected a recipe, one of {', '.join(RECIPES)}, got {name!r}")
@@ -194,7 +194,7 @@ def train_recipe(name: str) -> TrainConfig:
     """How a recipe trains.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if no recipe has that name.
     """
     train = recipe(name).train
     assert train is not None, "recipes train"
@@ -202,10 +202,10 @@ def train_recipe(name: str) -> TrainConfig:
 
 
 def train_settings(name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's training fields with some of them changed, not yet validated (``config.parse``).
+    """A recipe's training fields, some of them changed; not yet validated (see ``config.parse``).
 
     Args:
-        name: of the recipe.
+        name: the recipe's name.
         changes: fields of ``TrainConfig``, as for :meth:`apmae.config.Config.changed`.
 
     Raises:
@@ -215,7 +215,7 @@ def train_settings(name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def study_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a study file with ``train: {recipe: NAME, ...}`` written out, not yet validated."""
+    """The fields of a study file, with ``train: {recipe: NAME, ...}`` written out; not yet validated."""
     training = values.get("train")
     if not isinstance(training, dict) or "recipe" not in training:
         return values
@@ -224,7 +224,7 @@ def study_settings(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _encoder(layers: int, dim: int, heads: int, head_dim: int, *, decoder: tuple[int, int, int, int]) -> APMAEConfig:
-    """Layers, width, heads and their width of both sides; an MLP is four times as wide as what it reads."""
+    """Layers, width, heads and head width of encoder and decoder; an MLP is four times as wide as its input."""
     return APMAEConfig(
         encoder_layers=layers,
         encoder_dim=dim,

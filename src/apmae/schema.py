@@ -3,11 +3,11 @@
 import pyarrow as pa
 
 FORMAT = 4
-"""Grows when a table changes shape, or what every manifest has: artifacts of another format are refused, not misread.
-Settings of a stage may grow without it: an artifact of others asks for ``--overwrite``."""
+"""Raised when a table changes shape, or when every manifest does: artifacts of another format are refused, not misread.
+A stage may gain settings without raising it: an artifact made with other settings asks for ``--overwrite``."""
 
 NOISE = -1
-"""Cluster of a pattern that belongs to none."""
+"""Label of a pattern that is in no cluster."""
 
 ENCODED = ("embeddings", "prompts", "exemplars")
 """The tables of the encode stage, in shards: ``embeddings()``, ``ENCODED_PROMPTS`` and ``EXEMPLARS``."""
@@ -31,7 +31,7 @@ KINDS = (
     "space",
     "other",
 )
-"""Token kinds, by which scores say what a head looks at and from. Index in this tuple is the kind's code."""
+"""Token kinds: scores say which of them a head looks at and which it looks from. A kind's code is its index here."""
 
 SCORES = (
     "first_token",
@@ -48,8 +48,8 @@ SCORES = (
     "local_width",
     "later_sink",
 )
-"""Hand-made scores of a pattern, defined in ``patterns/scores.py``: shares in [0, 1], but ``entropy`` is in nats and
-``local_width`` in tokens."""
+"""Hand-made scores of a pattern, defined in ``patterns/scores.py``: shares in [0, 1], except ``entropy`` (nats) and
+``local_width`` (tokens)."""
 
 PROMPTS = pa.schema(
     [
@@ -80,11 +80,11 @@ PROMPTS = pa.schema(
         pa.field("wrong", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""Prompts as text: ``line`` counts from 1, ``start`` is the span's first character in its file, ``suffix`` is null
-where the prompt has no right context, ``outcome`` is "correct", "incorrect" or null (no model was asked), the nine
-columns after it are the model's answer (``prompts.prompt.Answer``), ``group`` is shared by prompts that belong
-together, ``counterfactual`` is another text in the place of ``prefix``, for which another completion is right,
-``accepted`` are other right completions, ``wrong`` are those that the right ones compete with."""
+"""Prompts as text. ``line`` counts from 1; ``start`` is the position of the span's first character in its file;
+``suffix`` is null where the prompt has no right context. ``outcome`` is "correct", "incorrect" or null (no model was
+asked), and the nine columns after it are the model's answer (``prompts.prompt.Answer``). Prompts that belong together
+share a ``group``. ``counterfactual`` is a text to put in place of ``prefix``, after which another completion is right.
+``accepted`` are other right completions, ``wrong`` the wrong ones that compete with them."""
 
 ENCODED_PROMPTS = pa.schema(
     [
@@ -108,11 +108,11 @@ ENCODED_PROMPTS = pa.schema(
         pa.field("exact", pa.bool_()),
     ]
 )
-"""One row a prompt that the model ran on: its tokens and the model's answer (``prompts.prompt.Answer``)."""
+"""One row per prompt that the model ran on: its tokens and the model's answer (``prompts.prompt.Answer``)."""
 
 
 def embeddings(dim: int) -> pa.Schema:
-    """One row a pattern: where it came from, its embedding and its scores; ``sinks`` are the rows of its sinks
+    """One row per pattern: where it came from, its embedding and its scores. ``sinks`` are the rows of its sinks
     (``patterns/sinks.py``), the strongest first.
 
     Args:
@@ -144,8 +144,8 @@ EXEMPLARS = pa.schema(
         pa.field("log_pattern", pa.binary(), nullable=False),
     ]
 )
-"""A seeded sample of whole patterns: little-endian fp16 log probabilities, the patches on or below the diagonal in
-row-major order, ``patch x patch`` each, of a pattern of ``size`` tokens."""
+"""A seeded sample of whole patterns of ``size`` tokens, as little-endian fp16 log probabilities: the patches on or
+below the diagonal in row-major order, ``patch x patch`` each."""
 
 RECONSTRUCTIONS = pa.schema(
     [
@@ -161,7 +161,7 @@ RECONSTRUCTIONS = pa.schema(
     ]
 )
 """What the encoder's decoder makes of masked exemplars (paper Figure 3): scaled fp16 patches as in EXEMPLARS;
-``masked`` is one byte a patch, 1 where it was hidden."""
+``masked`` is one byte per patch, 1 where it was hidden."""
 
 LOSSES = pa.schema(
     [
@@ -179,8 +179,8 @@ LOSSES = pa.schema(
         pa.field("uniform_divergence", pa.float32()),
     ]
 )
-"""One row an encoder and pattern: how well it predicts what was hidden (``train/evaluate.py``), and ``measured``, the
-name that the pattern's own scores give."""
+"""One row per encoder and pattern: how well the encoder predicts the hidden patches (``train/evaluate.py``).
+``measured`` is the name that the pattern's own scores give it."""
 
 POINTS = pa.schema(
     [
@@ -193,7 +193,7 @@ POINTS = pa.schema(
         pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
     ]
 )
-"""One row a pattern of the atlas, in the order of the embeddings: its cluster (-1 noise) and reduced coordinates."""
+"""One row per pattern of the atlas, in the order of the embeddings: its cluster (-1: noise) and reduced coordinates."""
 
 CLUSTERS = pa.schema(
     [
@@ -207,7 +207,7 @@ CLUSTERS = pa.schema(
         *[pa.field(f"score_{name}", pa.float32()) for name in SCORES],
     ]
 )
-"""One row a cluster: its name, members, mean distance of a member to the centre in reduced coordinates, HDBSCAN
+"""One row per cluster: its name, members, mean distance of a member to the centre in reduced coordinates, HDBSCAN
 persistence, the token kinds it attends to and from beyond chance, and the members' mean scores (null: not measured)."""
 
 TAGS = pa.schema(
@@ -224,5 +224,5 @@ TAGS = pa.schema(
         pa.field("sink_tokens", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""One row a head: what the atlas says of it on one prompt, and ``measured``, the name its own scores would give.
-``sinks`` are the positions of its sinks in the window, the strongest first, ``sink_tokens`` their texts."""
+"""One row per head: what the atlas says about it on one prompt. ``measured`` is the name that its own scores give,
+``sinks`` are the positions of its sinks in the window, the strongest first, and ``sink_tokens`` their texts."""

@@ -1,6 +1,6 @@
-"""Named sub-seeds: every random choice draws from a generator made here, never from a global state.
+"""Named sub-seeds: every random choice draws from a generator made here, never from global state.
 
-A sub-seed is a hash of the seed and of the name of what it is for, so that adding a consumer changes no other draw.
+A sub-seed is a hash of the seed and a name for its purpose, so adding a consumer changes no other draw.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ def subseed(seed: int, *names: object) -> int:
 
     Args:
         seed: the seed that the user gave.
-        names: what the seed is for, for instance ``("mask", step)``; each is taken by its ``str``.
+        names: the purpose, for instance ``("mask", step)``; each part counts as its ``str``.
     """
     text = "\x1f".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -25,8 +25,8 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 
 def unit_hash(seed: int, *names: object) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments: a draw that needs no order.
+    """A number in [0, 1) that depends only on its arguments, not on what was drawn before.
 
-    Used where a choice must come out the same whichever shard makes it first.
+    Used for choices that must be the same in whichever shard they are made.
     """
     return (subseed(seed, *names) >> 10) / 2**53  # 53 bits: more would round up to 1

@@ -42,7 +42,7 @@ def read():
 
 @pytest.fixture(scope="session")
 def make_archive():
-    """Packs what is in ``folder``, as the name of the archive says."""
+    """Packs the content of ``folder`` into the kind of archive that the name says."""
 
     def run(folder, path):
         members = [(name, (folder / name).read_bytes()) for name in FILES]

@@ -11,7 +11,7 @@ from apmae.errors import SourceError
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.jar", "a.tar", "a.tar.gz", "a.tgz", "a.tar.bz2", "a.tar.xz"])
-def test_an_archive_gives_what_its_folder_gives_and_leaves_nothing_on_disk(folder, tmp_path, name, read, make_archive):
+def test_an_archive_gives_the_same_as_its_folder_and_leaves_nothing_on_disk(folder, tmp_path, name, read, make_archive):
     make_archive(folder, tmp_path / name)
     before = sorted(tmp_path.rglob("*"))
     files, _ = read(tmp_path / name)
@@ -21,7 +21,7 @@ def test_an_archive_gives_what_its_folder_gives_and_leaves_nothing_on_disk(folde
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
-def test_members_of_an_archive_are_read_in_any_order_and_again(folder, tmp_path, name, make_archive):
+def test_members_of_an_archive_can_be_read_in_any_order_and_again(folder, tmp_path, name, make_archive):
     make_archive(folder, tmp_path / name)
     handles = ArchiveSource(tmp_path / name).handles((".java",))
     rejected = Counter()
@@ -36,7 +36,7 @@ def test_a_damaged_member_is_counted_and_the_others_are_read(tmp_path, read):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("A.java", "class A { int first; }")
         archive.writestr("B.java", "class B {}")
-    path.write_bytes(path.read_bytes().replace(b"int first", b"int burst"))  # its checksum does not fit any more
+    path.write_bytes(path.read_bytes().replace(b"int first", b"int burst"))  # its checksum is now wrong
     files, rejected = read(path)
     assert [file.path for file in files] == ["a.zip/B.java"]
     assert rejected == {"unreadable": 1}

@@ -34,7 +34,7 @@ def test_a_file_name_that_is_not_utf8_becomes_a_path_that_is(tmp_path, read):
         (b"a\0b", "NUL"),
     ],
 )
-def test_a_file_named_by_itself_must_be_usable(tmp_path, data, message, read):
+def test_a_single_file_must_be_usable(tmp_path, data, message, read):
     (tmp_path / "A.java").write_bytes(data)
     with pytest.raises(SourceError, match=message):
         read(tmp_path / "A.java")
@@ -53,7 +53,7 @@ def test_an_unreadable_folder_is_refused(folder, read):
         locked.chmod(0o755)
 
 
-def test_a_fingerprint_is_that_of_an_artifacts_input(folder):
+def test_a_fingerprint_is_the_one_in_manifests(folder):
     assert FolderSource(folder).fingerprint() == fingerprint(folder)
     file = FileSource(folder / "app" / "A.java")
     before = file.fingerprint()

@@ -10,7 +10,7 @@ from apmae.corpus.parse import parse_source
 from apmae.errors import SourceError
 
 
-def test_what_is_written_says_which_kind_of_source(folder, tmp_path, monkeypatch, make_archive):
+def test_what_a_user_writes_decides_the_kind_of_source(folder, tmp_path, monkeypatch, make_archive):
     make_archive(folder, tmp_path / "a.tar.gz")
     (tmp_path / "link").symlink_to(tmp_path / "a.tar.gz")
     (tmp_path / "folder.zip").mkdir()
@@ -32,7 +32,7 @@ def test_what_is_written_says_which_kind_of_source(folder, tmp_path, monkeypatch
     assert parse_source(Path("bundled")).name == parse_source("./bundled").name == "bundled"
 
 
-def test_what_is_no_source_is_refused(tmp_path):
+def test_anything_else_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(SourceError, match=r"expected a folder, file or archive at .*pipe, found neither"):

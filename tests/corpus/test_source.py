@@ -23,13 +23,13 @@ def test_a_folder_is_read_recursively_and_in_order(folder, read):
     assert not rejected
 
 
-def test_line_ends_stay_and_the_byte_order_mark_goes(tmp_path, read):
+def test_line_ends_are_kept_and_the_byte_order_mark_is_removed(tmp_path, read):
     (tmp_path / "A.java").write_bytes(b"\xef\xbb\xbfclass A {\r\n}\r\n")
     files, _ = read(tmp_path / "A.java")
     assert files == [SourceFile("A.java", "class A {\r\n}\r\n")]
 
 
-def test_sources_of_one_name_do_not_collide(tmp_path, read):
+def test_sources_with_the_same_name_do_not_collide(tmp_path, read):
     for parent in ("one", "two"):
         (tmp_path / parent / "src").mkdir(parents=True)
         (tmp_path / parent / "src" / "A.java").write_text(f"class {parent} {{}}")
@@ -96,7 +96,7 @@ def test_a_source_without_the_language_is_refused(folder, read):
         read(folder, folder / "readme.md")
 
 
-def test_what_files_gives_is_what_handles_read_one_by_one(folder):
+def test_files_gives_the_same_as_its_handles_read_one_by_one(folder):
     (folder / "app" / "D.java").write_bytes(b"\xff")
     source = parse_source(folder)
     rejected, again = Counter(), Counter()
@@ -107,7 +107,7 @@ def test_what_files_gives_is_what_handles_read_one_by_one(folder):
 
 
 class Dictionary(Source):
-    """A source that is neither file nor folder."""
+    """A source that is neither a file nor a folder."""
 
     def __init__(self, name, texts):
         self.name, self.identity, self.texts = name, f"dictionary:{name}:{id(texts)}", texts
@@ -129,7 +129,7 @@ class Dictionary(Source):
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
 
-def test_another_kind_of_source_needs_no_more_than_the_three(folder):
+def test_another_kind_of_source_needs_three_methods_only(folder):
     mine = Dictionary("src", {"a/B.java": "class B {}", "c.md": ""})
     other = Dictionary("src", {"a/B.java": "class C {}"})
     handles = list_sources([parse_source(folder / "lib"), mine, mine, other], suffixes=(".java",))

@@ -25,7 +25,7 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def tiny(tiny_config):
-    """An untrained AP-MAE whose every parameter is random, biases and norms too."""
+    """An untrained AP-MAE in which every parameter is random, biases and norms too."""
 
     def make(seed=0, **fields):
         model = APMAE(tiny_config(**fields)).eval()

@@ -1,4 +1,4 @@
-"""Model cards: what they say is what the manifest says, and a stranger's manifest stays text."""
+"""Model cards: they say what the manifest says, and a stranger's manifest stays plain text."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def head_of(card):
 
 
 def rows_of(markdown):
-    """Cells of all tables as (first, second): their text, after a Markdown parser read them."""
+    """Cells of all tables as (first, second): their text as a Markdown parser reads it."""
     tokens = PARSER.parse(markdown)
     cells = [token for before, token in zip(tokens, tokens[1:], strict=False) if before.type == "td_open"]
     texts = ["".join(child.content for child in token.children) for token in cells]
@@ -80,7 +80,7 @@ def test_a_saved_copy_keeps_the_card(trained, tmp_path):
         copy.model_card(license="mit")
 
 
-def test_a_model_made_here_has_a_card_without_training(tiny, tmp_path):
+def test_a_model_that_was_not_loaded_has_a_card_without_training(tiny, tmp_path):
     model = tiny()
     head, body = head_of(model.model_card(license="apache-2.0"))
     assert head["license"] == "apache-2.0"
@@ -93,7 +93,7 @@ def test_a_model_made_here_has_a_card_without_training(tiny, tmp_path):
     )
     assert rows_of(body)["encoder"] == f"2 layers x 12, 2 heads, MLP 16, {encoder / 1e6:.1f} M parameters"
     model.save_pretrained(tmp_path)
-    assert not (tmp_path / "README.md").exists()  # it says nothing that config.json does not
+    assert not (tmp_path / "README.md").exists()  # it would say nothing that config.json does not
     assert APMAE.from_pretrained(tmp_path).origin is None
 
 
@@ -188,7 +188,7 @@ def test_a_hostile_manifest_stays_in_its_table(tiny, tmp_path, value):
 
 
 @pytest.mark.parametrize("repo_id", ['x") import os', "a/b\n# c", "a b", "", "a/b/c", "<b>"])
-def test_an_id_that_is_none_is_not_put_into_code(tiny, repo_id):
+def test_an_invalid_id_is_not_put_into_code(tiny, repo_id):
     assert tiny().model_card(repo_id) == tiny().model_card()
 
 

@@ -23,7 +23,7 @@ def saved(tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved_once(tiny, tmp_path_factory):
-    """For hypothesis, which calls a test many times: a checkpoint, and a folder to put broken copies into."""
+    """For hypothesis, which runs a test many times: a checkpoint, and a folder for broken copies."""
     folder, broken = tmp_path_factory.mktemp("saved"), tmp_path_factory.mktemp("broken")
     tiny().save_pretrained(folder)
     shutil.copytree(folder, broken, dirs_exist_ok=True)
@@ -49,7 +49,7 @@ def test_a_saved_model_says_its_format(saved):
     assert json.loads((saved / "config.json").read_text())["format"] == FORMAT == 1
 
 
-def test_files_from_before_formats_were_numbered_are_read(tiny, saved):
+def test_files_without_a_format_number_are_read(tiny, saved):
     values = json.loads((saved / "config.json").read_text())
     del values["format"]
     (saved / "config.json").write_text(json.dumps(values))
@@ -79,7 +79,7 @@ def test_another_format_is_refused_by_its_number(saved, found):
         (b"{}", "expected an AP-MAE config, ours or the published one; this has no "),
     ],
 )
-def test_a_configuration_that_is_none(saved, content, message):
+def test_a_file_that_is_not_a_configuration(saved, content, message):
     (saved / "config.json").write_bytes(content)
     refused(saved, message)
 
@@ -95,12 +95,12 @@ def test_a_configuration_that_is_none(saved, content, message):
         ({"encoder_dim": "wide"}, "encoder_dim: .*got 'wide'"),
     ],
 )
-def test_settings_that_cannot_be(saved, fields, message):
+def test_impossible_settings(saved, fields, message):
     change(saved, **fields)
     assert "is this an AP-MAE?" in refused(saved, message)
 
 
-def test_no_configuration(saved, tmp_path):
+def test_a_missing_configuration(saved, tmp_path):
     (saved / "config.json").unlink()
     refused(saved, "it has no config.json; was its training finished")
     (saved / "config.json").mkdir()
@@ -127,7 +127,7 @@ def test_weights_cut_short_anywhere(saved_once, share):
     refused(broken, "expected whole AP-MAE weights in .*model.safetensors: .*; copy, download or train them again")
 
 
-def test_no_weights(saved):
+def test_missing_weights(saved):
     (saved / "model.safetensors").unlink()
     refused(saved, "expected whole AP-MAE weights in ")
     (saved / "model.safetensors").mkdir()

@@ -1,4 +1,4 @@
-"""Pushing to a hub and loading from it: the hub's client against a server that speaks what it asks, over real HTTP."""
+"""Pushing to a hub and loading from it: the hub's client against a small server over real HTTP."""
 
 import base64
 import hashlib
@@ -140,7 +140,7 @@ def hub():
 
 @pytest.fixture
 def python(tmp_path):
-    """Runs Python or the command line with a hub, in a process of its own: the client reads its settings once."""
+    """Runs Python or the command line with a hub, in a separate process: the client reads its settings only once."""
 
     def run(*arguments, endpoint, token=TOKEN):
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
@@ -175,11 +175,11 @@ mae.push_to_hub("again", private=True, message="A copy")
     loaded = python("-c", code, endpoint=hub.url)
     assert loaded.returncode == 0, loaded.stderr
     assert np.array_equal(np.load(tmp_path / "z.npy"), model.encode(patterns))
-    assert hub.repositories["somebody/again"] == files  # the card too: it lay beside the weights
+    assert hub.repositories["somebody/again"] == files  # the card too: it was beside the weights
     assert (hub.private, hub.messages[1:]) == ({"somebody/encoder": False, "somebody/again": True}, ["A copy"])
 
 
-def test_a_repository_is_pushed_to_again(tiny, hub, python, tmp_path):
+def test_a_repository_can_be_pushed_to_again(tiny, hub, python, tmp_path):
     for seed in (0, 1):
         tiny(seed).save_pretrained(tmp_path / "encoder")
         result = python("-m", "apmae", "push", tmp_path / "encoder", "encoder", "--license", "mit", endpoint=hub.url)
@@ -189,10 +189,10 @@ def test_a_repository_is_pushed_to_again(tiny, hub, python, tmp_path):
     assert all((stored[name] == tensor).all() for name, tensor in tiny(1).state_dict().items())
     card = hub.repositories["somebody/encoder"]["README.md"].decode()
     assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
-    assert 'from_pretrained("somebody/encoder")' in card  # as the hub names it
+    assert 'from_pretrained("somebody/encoder")' in card  # the hub's full name
 
 
-def test_a_dry_run_asks_no_hub(tiny, tmp_path, capsys):
+def test_a_dry_run_does_not_contact_the_hub(tiny, tmp_path, capsys):
     tiny().save_pretrained(tmp_path)
     push(tmp_path, "somebody/encoder", license_="mit", dry_run=True)
     head, _, card = capsys.readouterr().out.partition("\n\n")
@@ -203,7 +203,7 @@ def test_a_dry_run_asks_no_hub(tiny, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == set(sizes)
 
 
-def test_pushes_that_are_refused(tiny, hub, python, tmp_path):
+def test_refused_pushes(tiny, hub, python, tmp_path):
     tiny().save_pretrained(tmp_path / "encoder")
     cases = (
         ("somebody/x", None, "expected a token of the hub to push to somebody/x, found none; run `hf auth login`"),
@@ -231,7 +231,7 @@ for repo_id, token in {[case[:2] for case in cases]}:
     assert not hub.repositories
 
 
-def test_a_hub_that_is_not_there(tiny, python, tmp_path):
+def test_an_unreachable_hub(tiny, python, tmp_path):
     tiny().save_pretrained(tmp_path / "encoder")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -242,7 +242,7 @@ def test_a_hub_that_is_not_there(tiny, python, tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_repository_that_is_no_encoder(hub, python):
+def test_a_repository_without_an_encoder(hub, python):
     hub.repositories["somebody/text"] = {"README.md": b"hello"}
     code = "import apmae; apmae.APMAE.from_pretrained('somebody/{}')"
     for name, message in (
@@ -253,7 +253,7 @@ def test_a_repository_that_is_no_encoder(hub, python):
         assert f"apmae.errors.ModelError: {message}" in result.stderr
 
 
-def test_the_command_refuses_folders_that_are_unfinished(tiny, tmp_path):
+def test_the_command_refuses_unfinished_folders(tiny, tmp_path):
     def refused(folder, kind, message):
         with pytest.raises(kind, match=message):
             push(folder, "somebody/x")
@@ -266,6 +266,6 @@ def test_the_command_refuses_folders_that_are_unfinished(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("license", ["", "mit\nx: y", "MIT License", "-", "mit "])
-def test_a_license_that_is_none_is_refused_before_the_hub_is_asked(tiny, license):
+def test_an_invalid_license_is_refused_before_the_hub_is_contacted(tiny, license):
     with pytest.raises(ConfigError, match="expected a license identifier such as apache-2.0 or mit, got "):
         tiny().push_to_hub("somebody/x", license=license)

@@ -1,4 +1,4 @@
-"""AP-MAE against a float64 numpy transformer written from the paper's description, and against what it promises."""
+"""AP-MAE against a float64 numpy transformer written from the paper's description, and its promised properties."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def transformer(x, get, layers, heads, eps):
 
 
 class Oracle:
-    """One pattern at a time, patch numbers to places on the grid by counting."""
+    """One pattern at a time; a patch number becomes a place on the grid by counting."""
 
     def __init__(self, model):
         self.c = model.config
@@ -152,7 +152,7 @@ def test_the_forward_is_the_papers(tiny, random_patterns, grid, decoder_input):
 def test_the_forward_is_the_papers_on_any_grid_at_any_ratio(
     tiny, random_patterns, grid_size, patch, ratio, grid, decoder_input, seed
 ):
-    """The released models are defined there too: their code breaks where masked and visible counts differ."""
+    """For the released models too, though their own code breaks if masked and visible counts differ."""
     size = grid_size * patch
     model = tiny(pattern_size=size, patch_size=patch, mask_ratio=ratio, grid=grid, decoder_input=decoder_input)
     oracle = Oracle(model)
@@ -205,7 +205,7 @@ def test_paper_size():
     assert (model.config.num_patches, model.config.num_masked) == (36, 18)
 
 
-def test_initialisation_is_xavier_and_the_seeds(tiny_config):
+def test_initialisation_is_xavier_and_depends_on_the_seed(tiny_config):
     model, again, other = (APMAE(tiny_config(encoder_dim=64), seed=seed) for seed in (1, 1, 2))
     for name, parameter in model.state_dict().items():
         assert torch.equal(parameter, again.state_dict()[name])
@@ -235,7 +235,7 @@ def test_masked_patches_cannot_be_seen(tiny, random_patterns, decoder_input):
 
 
 def test_what_the_decoder_knows(tiny, random_patterns):
-    """A true masked autoencoder reads every visible patch; the published one reads CLS alone."""
+    """A true masked autoencoder reads every visible patch; the published one reads only CLS."""
     for decoder_input, reads_patches in (("visible", True), ("cls", False)):
         model = tiny(decoder_input=decoder_input)
         masking = masking_of(model, 2)
@@ -259,7 +259,7 @@ def test_every_trained_parameter_gets_a_gradient(tiny, random_patterns, decoder_
 @BOTH
 @pytest.mark.parametrize("masked", [1, 2, 7, 13, 14])
 def test_any_number_of_masked_patches(tiny, random_patterns, decoder_input, masked):
-    """The published code breaks where masked and visible counts differ."""
+    """The published code breaks if masked and visible counts differ."""
     model = tiny(decoder_input=decoder_input)
     masking = masking_of(model, 2, masked=masked)
     with torch.no_grad():
@@ -269,7 +269,7 @@ def test_any_number_of_masked_patches(tiny, random_patterns, decoder_input, mask
 
 
 @BOTH
-def test_the_order_of_patches_means_nothing(tiny, random_patterns, decoder_input):
+def test_the_order_of_patches_does_not_matter(tiny, random_patterns, decoder_input):
     model = tiny(decoder_input=decoder_input)
     patches = model.scale(random_patterns(2, 40))
     masking = masking_of(model, 2)
@@ -280,7 +280,7 @@ def test_the_order_of_patches_means_nothing(tiny, random_patterns, decoder_input
     assert float(one.loss) == pytest.approx(float(two.loss), rel=1e-5)
 
 
-def test_patterns_of_a_batch_do_not_meet(tiny, random_patterns):
+def test_patterns_of_a_batch_do_not_affect_each_other(tiny, random_patterns):
     model, patterns = tiny(), random_patterns(7, 40)
     expected = np.concatenate([model.encode(one) for one in patterns])
     for batch in (1, 3, 7, 128):
@@ -319,13 +319,13 @@ def test_pooled_patterns_are_encoded_by_their_rows(tiny, random_patterns):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-def test_the_model_sees_its_configurations_scaling(tiny, random_patterns, scaling):
+def test_the_model_uses_the_scaling_of_its_configuration(tiny, random_patterns, scaling):
     patterns = random_patterns(2, 40)
     seen = tiny(scaling=scaling).scale(patterns)
     assert torch.equal(seen, patterns.scaled_patches(scaling))
 
 
-def test_reconstruct_is_seeded_and_hides_what_it_says(tiny, random_patterns):
+def test_reconstruct_is_seeded_and_reports_what_it_hides(tiny, random_patterns):
     model, patterns = tiny(), random_patterns(3, 40)
     patches, result = model.reconstruct(patterns, seed=1)
     assert torch.equal(patches, model.scale(patterns))
@@ -345,7 +345,7 @@ def test_reconstruct_is_seeded_and_hides_what_it_says(tiny, random_patterns):
         ({"dim": 3}, "Extra inputs"),
     ],
 )
-def test_sizes_that_cannot_be(fields, message):
+def test_impossible_sizes(fields, message):
     with pytest.raises(ValueError, match=message):
         APMAEConfig(**fields)
 
@@ -397,7 +397,7 @@ def test_weights_can_be_stored_in_half(tiny, random_patterns, tmp_path):
     assert torch.equal(again.cls, model.cls.half().float())
 
 
-def test_what_is_no_model(tiny, tmp_path):
+def test_what_cannot_be_loaded(tiny, tmp_path):
     with pytest.raises(ModelError, match="found no folder"):
         APMAE.from_pretrained(tmp_path / "none")
     with pytest.raises(ModelError, match="has no config.json; was its training finished"):
@@ -442,7 +442,7 @@ def test_the_bundled_encoder_knows_the_bundled_models_patterns(bundled_lm):
     assert float(result.loss) < 0.75 * float(target[mae.real[result.masking.masked]].var())  # better than the mean
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line():
+def test_an_unreachable_hub_is_reported_in_one_line():
     code = (
         "from apmae.errors import ModelError\nfrom apmae.model.mae import APMAE\n"
         "try: APMAE.from_pretrained('nobody/nothing')\n"

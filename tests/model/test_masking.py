@@ -30,7 +30,7 @@ def test_the_generator_decides():
     assert not torch.equal(drawn(5, 36, 18, 1).masked, drawn(5, 36, 18, 2).masked)
 
 
-def test_every_patch_is_as_likely_and_every_pattern_has_its_own():
+def test_every_patch_is_equally_likely_and_every_pattern_has_its_own_draw():
     masking = drawn(4000, 10, 3)
     counts = np.bincount(masking.masked.flatten().numpy(), minlength=10)
     assert chisquare(counts).pvalue > 1e-3

@@ -1,4 +1,4 @@
-"""Published checkpoints: the reference one with the outputs of the published code, and the layout itself."""
+"""Published checkpoints: the reference checkpoint with the published code's outputs, and the layout itself."""
 
 import json
 import re
@@ -80,7 +80,7 @@ def test_the_training_forward(reference):
     assert float(result.loss) == pytest.approx((squares * weights).sum() / weights.sum(), rel=1e-5)
 
 
-def test_our_layout_keeps_it(reference, tmp_path):
+def test_saving_in_our_layout_keeps_the_outputs(reference, tmp_path):
     model, patterns, _ = reference
     model.save_pretrained(tmp_path)
     again = APMAE.from_pretrained(tmp_path)
@@ -105,10 +105,10 @@ def identity(linear):
 
 @pytest.fixture(params=["projections", "no projections"])
 def published(tiny, tmp_path, request):
-    """A small model written as the published code writes its own, and our model of the same numbers.
+    """A small model in the published layout, and our model with the same numbers.
 
     Where dimensions are equal, the published code has no projection from encoder to decoder (so in all that were
-    released: both are 512 wide), and none behind an attention of one head.
+    released: both are 512 wide), and none after an attention of one head.
     """
     model = tiny(grid="square", decoder_input="cls")
     left_out = ()
@@ -193,7 +193,7 @@ def test_a_missing_field_or_weight_is_named(published):
 
 
 def test_encoding_feeds_the_whole_grid(tiny, random_patterns):
-    """As the published weights were used: positions above the diagonal take part, although nothing is there."""
+    """As the published weights were used: positions above the diagonal take part, although their patches are empty."""
     model = tiny(grid="square")
     patterns = random_patterns(2, 40)
     before = model.encode(patterns)

@@ -1,4 +1,4 @@
-"""Small real tokenizers of the two great kinds, trained here on the bundled Java and on odd text."""
+"""Small real tokenizers of the two main kinds, trained here on the bundled Java and on odd text."""
 
 import json
 from importlib import resources
@@ -15,7 +15,7 @@ def _texts():
 
 
 def byte_level(*, trim: bool = False, compose: bool = False) -> Tokenizer:
-    """As GPT-2's; with ``trim`` its offsets leave out blanks (Llama 3), with ``compose`` it joins accents (Qwen)."""
+    """Like GPT-2's; with ``trim`` its offsets leave out blanks (Llama 3), with ``compose`` it joins accents (Qwen)."""
     tokenizer = Tokenizer(models.BPE())
     if compose:
         tokenizer.normalizer = normalizers.NFC()
@@ -29,7 +29,7 @@ def byte_level(*, trim: bool = False, compose: bool = False) -> Tokenizer:
 
 
 def metaspace() -> Tokenizer:
-    """As SentencePiece's with bytes for what is unknown (Llama, CodeLlama): blanks are signs, one is put first."""
+    """Like SentencePiece's with bytes for unknown characters (Llama, CodeLlama): blanks are signs, one is put first."""
     byte_names = [f"<0x{byte:02X}>" for byte in range(256)]
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -38,7 +38,7 @@ def metaspace() -> Tokenizer:
     trained.train_from_iterator([line for text in _texts()[:6] for line in text.splitlines()], trainer)
     model = json.loads(trained.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
-    # made again, since the trainer makes the bytes special, which a decoder leaves out
+    # made again, because the trainer makes the bytes special tokens, which a decoder leaves out
     bpe = models.BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = trained.pre_tokenizer

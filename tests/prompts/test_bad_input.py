@@ -77,12 +77,12 @@ def test_a_table_as_one_expression_gives_the_spans_near_its_end():
     assert time.process_time() - start < 10
     assert DEEPEST // 2 < len(spans["string_literal"]) < DEEPEST
     assert text[slice(*spans["string_literal"][-1])] == '"19999"'
-    # each line ends in a comment, however deep: none of them is code
+    # each line ends in a comment, at any depth: none of them is code
     assert [text[start:end] for start, end in spans["eol"]] == ['"\n', "}\n"]
 
 
 def test_a_file_that_takes_too_long_to_parse_is_counted(tmp_path):
-    text = "\\\n" * 100_000  # for each of these the scanner of Python looks through all that follow
+    text = "\\\n" * 100_000  # for each of these the Python scanner looks through all that follow
     assert parse_spans(text, "python", seconds=0.5) is None
     assert find_spans("\\\n" * 100, "python")["eol"] == []
     (tmp_path / "slow.py").write_text(text)

@@ -1,4 +1,4 @@
-"""Sets of classic circuits with real tokenizers: the bundled one, and small ones as GPT-2's and Llama's made here."""
+"""Sets of classic circuits with real tokenizers: the bundled one, and small ones made here like GPT-2's and Llama's."""
 
 import re
 from functools import cache
@@ -25,7 +25,7 @@ WORKS = {
     "bundled": ("greater_than", "docstring", "induction"),  # code: its names and "she" are several tokens
     "gpt2": CIRCUITS,
     "llama": CIRCUITS,
-    "llama3": CIRCUITS,  # up to three digits a token
+    "llama3": CIRCUITS,  # up to three digits per token
 }
 PAIRS = [(kind, name) for kind, names in WORKS.items() for name in names]
 CHANGED = dict.fromkeys(CIRCUITS, 1) | {"docstring": 2}
@@ -79,7 +79,7 @@ def drawn(kind, name, seed=0, count=60):
 
 
 def tokens(kind, prefix, completion):
-    """What the model sees, by the module that makes its windows."""
+    """What the model sees, from the module that makes its windows."""
     return window(tokenizer_of(kind), prefix, completion, None, length=256, sentinels=None)
 
 
@@ -162,7 +162,7 @@ def test_the_document_shows_prompts_that_are_made():
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
-def test_a_counterfactual_has_the_same_tokens_but_for_those_it_says(kind, name):
+def test_a_counterfactual_differs_only_in_the_tokens_it_should(kind, name):
     for prompt in drawn(kind, name):
         clean = tokens(kind, prompt.prefix, prompt.completion)
         other = tokens(kind, prompt.counterfactual, prompt.wrong[0])
@@ -187,7 +187,7 @@ def test_answers_are_one_token_each_and_no_token_crosses_into_them(kind, name):
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
-def test_rows_say_what_they_are(kind, name):
+def test_prompts_have_task_group_and_split(kind, name):
     prompts = drawn(kind, name)
     assert len({prompt.prefix for prompt in prompts}) == len({prompt.id for prompt in prompts}) == 60
     for prompt in prompts:
@@ -204,7 +204,7 @@ def test_rows_say_what_they_are(kind, name):
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
-def test_more_prompts_leave_the_first_ones_as_they_were(kind, name):
+def test_a_larger_count_does_not_change_the_first_prompts(kind, name):
     assert circuit_prompts(name, tokenizer_of(kind), count=10) == drawn(kind, name)[:10]
     assert circuit_prompts(name, tokenizer_of(kind), count=10, seed=1) != drawn(kind, name)[:10]
 
@@ -221,7 +221,7 @@ def occurrences(word, text):
 
 @settings(max_examples=25)
 @given(kind=KINDS, seed=SEEDS)
-def test_ioi_answers_the_name_that_is_named_once(kind, seed):
+def test_the_answer_of_ioi_is_the_name_that_occurs_once(kind, seed):
     orders = []
     for prompt in circuit_prompts("ioi", tokenizer_of(kind), count=4, seed=seed):
         answer, subject = prompt.completion.strip(), prompt.wrong[0].strip()
@@ -323,12 +323,12 @@ def test_every_set_has_a_source_and_says_what_its_counterfactual_is(name):
     assert len(set(data.get("templates", []))) == len(data.get("templates", []))
 
 
-def test_names_are_of_one_gender():
+def test_every_name_has_one_gender():
     assert not set(DATA["names"]["female"]) & set(DATA["names"]["male"])
     assert all(len(set(names)) == len(names) for names in DATA["names"].values())
 
 
-def test_words_of_a_docstring_are_not_its_arguments():
+def test_words_of_a_docstring_are_never_arguments():
     words = DATA["docstring"]["words"]
     assert not set(words["argument"]) & {*words["description"], *words["function"]}
 
@@ -337,14 +337,14 @@ def test_words_of_a_docstring_are_not_its_arguments():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("ioi", "at least 8 names whole, this one keeps 0 of 84: take a model with a larger vocabulary"),
         ("gendered_pronouns", "at least 2 pronouns whole, this one keeps 1 of 2"),
     ],
 )
-def test_a_tokenizer_that_splits_what_a_circuit_needs_whole_is_refused(name, said):
-    with pytest.raises(ModelError, match=f"circuit:{name} expected a tokenizer that keeps {said}"):
+def test_a_tokenizer_that_splits_the_words_a_circuit_needs_is_refused(name, message):
+    with pytest.raises(ModelError, match=f"circuit:{name} expected a tokenizer that keeps {message}"):
         drawn("bundled", name)
 
 
@@ -357,7 +357,7 @@ def test_a_tokenizer_of_letters_is_refused_by_every_circuit():
             circuit_prompts(name, letters, count=1)
 
 
-def test_a_circuit_that_is_unknown_is_refused():
+def test_an_unknown_circuit_is_refused():
     with pytest.raises(ConfigError, match="expected a circuit, one of ioi, .*got 'acronyms'"):
         circuit_prompts("acronyms", tokenizer_of("gpt2"), count=1)
 
@@ -369,13 +369,13 @@ def test_a_tokenizer_that_truncates_is_refused():
         circuit_prompts("ioi", tokenizer, count=1)
 
 
-def test_more_prompts_than_the_words_give_are_refused():
+def test_a_count_that_the_words_cannot_give_is_refused():
     with pytest.raises(SourceError, match=r"expected 10000 different .* found \d+ .*repeated.*ask for fewer"):
         circuit_prompts("gendered_pronouns", tokenizer_of("gpt2"), count=10_000)
 
 
 def with_token(*texts):
-    """The GPT-2 kind, which makes one token of each of these texts wherever it stands."""
+    """A tokenizer like GPT-2's that makes each of these texts one token, wherever it occurs."""
     tokenizer = Tokenizer.from_str(tokenizer_of("gpt2").to_str())
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in texts])
     return tokenizer
@@ -395,7 +395,7 @@ def test_pairs_of_unequal_length_are_left_out():
         assert len(lengths) == 1
 
 
-def test_pairs_whose_answer_joins_the_prompt_are_left_out():
+def test_pairs_whose_answer_merges_with_the_prompt_are_left_out():
     with pytest.raises(SourceError, match="found 0 with this tokenizer .*answer_merges 100"):
         circuit_prompts("gendered_pronouns", with_token("isn't she"), count=1)
 

@@ -1,4 +1,4 @@
-"""Drawing with a model that answers by a rule, so that what is drawn is known; ``tests/lm`` draws with a real one."""
+"""Drawing with a model that answers by a rule, so that the result is known; ``tests/lm`` draws with a real one."""
 
 from collections import Counter
 from dataclasses import replace
@@ -25,7 +25,7 @@ def java(path):
 
 
 class Guesses:
-    """Is right where the ids of a window have an even sum; takes so many seconds for a window, and for a batch."""
+    """Is right if the ids of a window have an even sum; takes a given time per window and per batch, in seconds."""
 
     tokenizer = TOKENIZER
 
@@ -54,7 +54,7 @@ def test_build_prompts_fills_every_task():
     assert prompts == build_prompts(FILES, config, tokenizer=TOKENIZER)[0]
 
 
-def test_build_prompts_says_what_is_short(tmp_path):
+def test_shortfalls_name_the_tasks_that_lack_prompts(tmp_path):
     (tmp_path / "A.java").write_text("class A { boolean x = true; }\n")
     _, counts = build_prompts(java(tmp_path), PromptsConfig(per_task=5))
     assert counts["prompts"]["boolean_literal"]["unknown"] == 1
@@ -85,7 +85,7 @@ def test_outcomes_are_those_of_each_prompts_own_window():
 
 
 @pytest.mark.parametrize(("wanted", "kinds"), [("correct", {"correct"}), ("any", {"correct", "incorrect"})])
-def test_other_quotas(wanted, kinds):
+def test_quotas_of_other_outcomes(wanted, kinds):
     config = PromptsConfig(per_task=6, tasks=("identifier",), outcome=wanted, length=64)
     prompts, _ = draw_prompts(Guesses(), FILES, config, rejected=Counter())
     assert len(prompts) == 6
@@ -102,7 +102,7 @@ def test_the_seed_decides_the_draw():
 
 
 def test_a_slow_builder_or_a_slow_model_draws_the_same():
-    """The next batch is built while the model answers; which of the two is faster changes nothing."""
+    """The next batch is built while the model answers; the result does not depend on which is faster."""
     config = PromptsConfig(per_task=4, tasks=("eol", "identifier", "random"), outcome="balanced", length=64)
     draws = []
     for ask in (Guesses(), Guesses(window_s=0.01), Guesses(answer_s=0.2)):
@@ -135,7 +135,7 @@ def test_windows_are_built_while_the_model_answers():
     assert threads == {False}
 
 
-def test_what_goes_wrong_while_building_is_raised(tmp_path):
+def test_an_error_while_building_is_raised(tmp_path):
     (tmp_path / "A.java").write_bytes(b"\xff\xfe")
     config = PromptsConfig(per_task=2, tasks=("eol",), outcome="any", length=64)
     with pytest.raises(SourceError, match="expected UTF-8"):
@@ -143,7 +143,7 @@ def test_what_goes_wrong_while_building_is_raised(tmp_path):
 
 
 def test_a_model_that_fails_does_not_wait_for_all_files(tmp_path, monkeypatch):
-    """The next batch may lie far ahead, here behind files that have no span of the task."""
+    """The next batch may be far away, here after files that have no span of the task."""
     (tmp_path / "plenty").mkdir()
     for number in range(20):
         (tmp_path / "plenty" / f"A{number}.java").write_text(f"class A{number} {{ int x = {number}; }}\n")
@@ -167,7 +167,7 @@ def test_a_model_that_fails_does_not_wait_for_all_files(tmp_path, monkeypatch):
     assert len(read) < 200
 
 
-def test_what_cannot_be_filled_is_said(tmp_path):
+def test_tasks_that_cannot_be_filled_are_named(tmp_path):
     (tmp_path / "A.java").write_text("class A {\n    int x = 1;\n}\n")
     config = PromptsConfig(per_task=50, tasks=("eol", "boolean_literal"), outcome="balanced", length=64)
     prompts, _ = draw_prompts(Guesses(), java(tmp_path), config, rejected=Counter())

@@ -1,4 +1,4 @@
-"""Prompts go to disk and come back; what is no prompt is refused by file, line and field."""
+"""Prompts are written and read back; whatever is not a prompt is refused by file, line and field."""
 
 import dataclasses
 import json
@@ -54,27 +54,27 @@ def prompts():
 
 
 @given(rows=ROWS)
-def test_any_prompts_come_back_from_a_table(rows):
+def test_any_prompts_are_read_back_from_a_table(rows):
     table = to_table(rows)
     assert table.schema == PROMPTS
     assert from_table(table) == rows
 
 
 @given(rows=ROWS)
-def test_any_prompts_come_back_from_jsonl(tmp_path_factory, rows):
+def test_any_prompts_are_read_back_from_jsonl(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("jsonl") / "prompts.jsonl"
     write_jsonl(path, rows)
     assert read_prompts(path) == rows
 
 
-def test_drawn_prompts_come_back_from_parquet(tmp_path, prompts):
+def test_drawn_prompts_are_read_back_from_parquet(tmp_path, prompts):
     write_table(tmp_path / "prompts.parquet", to_table(prompts))
     assert read_prompts(tmp_path / "prompts.parquet") == prompts
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
     assert read_prompts(tmp_path / "prompts.jsonl") == prompts
 
 
-def test_columns_in_another_order_and_further_ones_do_not_matter(tmp_path, prompts):
+def test_the_order_of_columns_and_additional_ones_do_not_matter(tmp_path, prompts):
     table = to_table(prompts)
     table = table.select(table.column_names[::-1]).append_column("score", pa.array([0.5] * len(prompts)))
     write_table(tmp_path / "prompts.parquet", table)
@@ -87,7 +87,7 @@ def lines(tmp_path, *rows):
     return path
 
 
-def test_a_line_needs_a_prompt_and_a_completion_only(tmp_path):
+def test_a_line_needs_only_a_prompt_and_a_completion(tmp_path):
     path = lines(
         tmp_path, {"prompt": "int x =\n ", "completion": "1"}, b"", {"prompt": "", "completion": "b", "mine": 3}
     )
@@ -108,7 +108,7 @@ def test_a_line_needs_a_prompt_and_a_completion_only(tmp_path):
     assert (second.id, second.path) == ("line-3", "mine.jsonl:3")
 
 
-def test_a_line_may_say_more(tmp_path):
+def test_a_line_may_have_further_fields(tmp_path):
     row = {"prompt": "a", "completion": "b", "suffix": "", "task": "my own", "id": "é", "path": "x/Y.java", "line": 7}
     others = [{**row, "id": str(number), "suffix": None} for number in range(20)]
     first, second, *rest = read_prompts(lines(tmp_path, b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r", *others))
@@ -141,7 +141,7 @@ GOOD = {"prompt": "a", "completion": "b"}
         ({**GOOD, "accepted": ["c", 3]}, r"line 2: expected a list of strings in field 'accepted', got 3"),
         ({**GOOD, "line": 0}, r"line 2: expected a count from 1 in field 'line', got 0"),
         ({**GOOD, "sufix": "c"}, r"line 2: expected a known field, got 'sufix'; is it 'suffix'\?"),
-        ({**GOOD, "id": "line-1"}, r"line 2: expected an id of its own, 'line-1' is that of line 1"),
+        ({**GOOD, "id": "line-1"}, r"line 2: expected a unique id, 'line-1' is also that of line 1"),
         (b'{"prompt": "a", "completion"', r"line 2: expected a JSON object"),
         (b"[1, 2]", r"line 2: expected a JSON object, got '\[1, 2\]';"),
         ('"日"'.encode(), r"line 2: expected a JSON object, got '\"日\"';"),
@@ -154,7 +154,7 @@ GOOD = {"prompt": "a", "completion": "b"}
         (b"[" * 100_000, r"line 2: expected a JSON object"),
     ],
 )
-def test_a_line_that_is_no_prompt_is_refused_by_line_and_field(tmp_path, row, message):
+def test_a_line_that_is_not_a_prompt_is_refused_by_line_and_field(tmp_path, row, message):
     path = lines(tmp_path, GOOD, row)
     with pytest.raises(SourceError, match=r"mine\.jsonl: " + message) as caught:
         read_prompts(path)
@@ -188,7 +188,7 @@ def test_twenty_mistakes_are_enough(tmp_path):
     assert caught.value.mistakes[-1].startswith("line 20: ")
 
 
-def test_the_schema_says_what_a_line_holds():
+def test_the_schema_describes_a_line():
     found = schema()
     assert found["required"] == ["prompt", "completion"]
     assert list(found["properties"])[:7] == [
@@ -210,7 +210,7 @@ def test_the_example_of_the_documents_is_prompts():
     assert any(prompt.suffix is None for prompt in prompts)
 
 
-def test_tables_from_before_the_last_columns_are_read(prompts):
+def test_tables_without_the_newest_columns_are_read(prompts):
     table = to_table(prompts).drop_columns(["group", "counterfactual", "accepted", "wrong"])
     assert from_table(table) == prompts
 
@@ -222,7 +222,7 @@ ANSWER = Answer(
 )  # fmt: skip
 
 
-def test_an_answer_comes_back_from_parquet_and_its_outcome_from_jsonl(tmp_path, prompts):
+def test_parquet_keeps_an_answer_and_jsonl_its_outcome(tmp_path, prompts):
     asked = [
         replace(prompts[0], outcome="incorrect", answer=ANSWER),
         replace(prompts[1], outcome="correct", answer=ANSWER._replace(correct=True, log_probability=None, exact=None)),
@@ -231,13 +231,13 @@ def test_an_answer_comes_back_from_parquet_and_its_outcome_from_jsonl(tmp_path, 
     ]
     write_table(tmp_path / "asked.parquet", to_table(asked))
     assert read_prompts(tmp_path / "asked.parquet") == asked
-    some = to_table(asked).drop_columns(["margin", "repository"])  # as anyone might write it
+    some = to_table(asked).drop_columns(["margin", "repository"])  # as a user might write it
     assert from_table(some) == [replace(prompt, answer=None) for prompt in asked]
     write_jsonl(tmp_path / "asked.jsonl", asked)
     assert read_prompts(tmp_path / "asked.jsonl") == [replace(prompt, answer=None) for prompt in asked]
 
 
-def test_jsonl_and_parquet_are_one(tmp_path):
+def test_jsonl_and_parquet_hold_the_same_prompts(tmp_path):
     path = lines(tmp_path, {**GOOD, "group": "g", "counterfactual": "c"}, GOOD)
     write_table(tmp_path / "mine.parquet", to_table(read_prompts(path)))
     write_jsonl(tmp_path / "back.jsonl", read_prompts(tmp_path / "mine.parquet"))
@@ -269,12 +269,12 @@ def change(table, name, values):
         (lambda t: change(t, "line", ["x"] * len(t)), "column types"),
         (lambda t: change(t, "start", [2**40] * len(t)), "column types"),
         (lambda t: change(t, "completion", [""] * len(t)), "row 0: expected a completion"),
-        (lambda t: change(t, "id", ["same"] * len(t)), "row 1: expected an id of its own, 'same' is that of row 0"),
+        (lambda t: change(t, "id", ["same"] * len(t)), "row 1: expected a unique id, 'same' is also that of row 0"),
         (lambda t: change(t, "wrong", [["x", None]] * len(t)), "strings in columns accepted and wrong, found nulls"),
         (lambda t: t.slice(0, 0), "expected at least one prompt"),
     ],
 )
-def test_a_table_that_is_no_prompts_is_refused_in_one_line(tmp_path, prompts, edit, message):
+def test_a_table_that_does_not_hold_prompts_is_refused_in_one_line(tmp_path, prompts, edit, message):
     pq.write_table(edit(to_table(prompts)), tmp_path / "bad.parquet")
     with pytest.raises(SourceError, match=r"bad\.parquet: .*" + message) as caught:
         read_prompts(tmp_path / "bad.parquet")

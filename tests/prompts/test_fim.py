@@ -1,4 +1,4 @@
-"""Windows with the bundled StarCoder2 tokenizer, and with small ones of the Llama kind made here."""
+"""Windows with the bundled StarCoder2 tokenizer, and with small ones made here like Llama's."""
 
 import unicodedata
 from functools import partial
@@ -76,7 +76,7 @@ def test_the_beginning_token_comes_first_and_counts():
     assert cut.ids == (0, *encode("a b c d e f g h")[-3:])
 
 
-# budget 10, half 5; one token a word
+# budget 10, half 5; one token per word
 @pytest.mark.parametrize(
     ("left", "right", "kept"),
     [
@@ -86,7 +86,7 @@ def test_the_beginning_token_comes_first_and_counts():
         (2, 3, (2, 3)),  # everything fits
         (20, 20, (5, 5)),  # neither fits: half each
         (6, 20, (5, 5)),
-        (20, 3, (7, 3)),  # right is short: left gets what is over
+        (20, 3, (7, 3)),  # right is short: left gets the rest
         (20, 0, (10, 0)),
         (7, 3, (7, 3)),
         (6, 3, (6, 3)),
@@ -159,7 +159,7 @@ def test_a_piece_of_a_long_file_has_the_tokens_of_the_whole(data, length):
 
 
 def test_only_a_piece_of_a_long_file_is_tokenised():
-    """A window of a text of 40 MB comes in no time: all of it would take a minute and gigabytes."""
+    """A window of a text of 40 MB takes no time; tokenising all of it would take a minute and gigabytes."""
     text = "int x = 1;\n" * 4_000_000
     cut = window(TOKENIZER, text, "1", text, length=256, sentinels=SENTINELS)
     assert len(cut.ids) == 256
@@ -202,7 +202,7 @@ def test_a_tokenizer_that_puts_a_space_first_expects_the_completion_without_it()
     [
         ("int x ", "= 1;", " "),
         ("f(a, ", '"s"', " "),
-        ("class A {\n    ", "return", " "),  # of an indentation the last space, as its words are in the vocabulary
+        ("class A {\n    ", "return", " "),  # the last of an indentation: words have one space
         ("x =    ", "foo", " "),
         ("x;\n  ", "  y", "\n  "),  # a cursor inside an indentation, which is one token
         ("int x = ", "1", ""),  # digits stand alone
@@ -273,10 +273,10 @@ BITS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 @settings(deadline=None, max_examples=60)
 @given(prefix=BITS, completion=BITS.filter(bool), suffix=BITS)
 def test_no_token_crosses_the_borders_of_a_span(small_tokenizers, name, prefix, completion, suffix):
-    """Whatever the texts, each piece's tokens are that piece's and give it back."""
+    """For any texts, the tokens of each piece decode to that piece."""
     tokenizer = Tokenizer.from_str(small_tokenizers[name].to_str())
     tokenizer.add_special_tokens(["<fim_prefix>", "<fim_suffix>", "<fim_middle>"])
-    if name == "metaspace":  # it takes the sign of a blank for one, and puts none before a text that begins with one
+    if name == "metaspace":  # it reads the sign of a blank as a blank, and puts none before a text that begins with one
         prefix, completion, suffix = (text.replace("\u2581", " ") for text in (prefix, completion, suffix))
         prefix = prefix.lstrip(" ")
     marks = find_sentinels(tokenizer)
@@ -286,7 +286,7 @@ def test_no_token_crosses_the_borders_of_a_span(small_tokenizers, name, prefix, 
     compose = partial(unicodedata.normalize, "NFC") if name == "composing" else str
     anchor = tokenizer.encode("☺").ids
     assert tokenizer.decode(ids[1:cut]) == compose(prefix)
-    # behind other text a decoder takes off no blank
+    # after other text a decoder removes no blank
     assert tokenizer.decode([*anchor, *ids[cut + 1 : -1]]) == "☺" + compose(suffix)
     first = window(tokenizer, "a", completion, None, length=8, sentinels=None).expected
     alone = tokenizer.decode([*anchor, first])

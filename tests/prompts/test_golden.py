@@ -1,6 +1,6 @@
 """Every span of small files full of traps, by task and language; checked by hand against ``docs/tasks.md``.
 
-Java's are in ``test_tasks.py``. Spans with blanks in them are listed, others stand in one text.
+Java's are in ``test_tasks.py``. Spans with blanks in them are lists, others one text.
 """
 
 from pathlib import Path

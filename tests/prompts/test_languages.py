@@ -10,7 +10,7 @@ from apmae.prompts.languages import LANGUAGES, Grammar, language_of, load_gramma
 from apmae.prompts.tasks import OPERATORS, find_spans
 
 FOUND = [grammar for language in LANGUAGES.values() for grammar in language.grammars.values() if grammar is not None]
-GRAMMARS = list(dict.fromkeys(FOUND))  # in one order in every process
+GRAMMARS = list(dict.fromkeys(FOUND))  # in the same order in every process
 
 
 def test_the_settings_know_every_language():
@@ -40,7 +40,7 @@ def test_every_query_file_is_used():
 
 @pytest.mark.parametrize("language", ["go", "rust"])
 def test_a_grammar_that_is_not_installed_is_named(language, monkeypatch):
-    monkeypatch.setitem(sys.modules, f"tree_sitter_{language}", None)  # how Python marks what cannot be imported
+    monkeypatch.setitem(sys.modules, f"tree_sitter_{language}", None)  # so Python cannot import it
     load_grammar.cache_clear()
     load_query.cache_clear()
     with pytest.raises(ConfigError, match=f"expected the grammar tree-sitter-{language}.*pip install tree-sitter-"):
@@ -58,7 +58,7 @@ def test_the_tasks_of_the_settings_are_those_of_the_language():
     for language in LANGUAGES:
         assert PromptsConfig(language=language).tasks == tasks_of(language)
     assert PromptsConfig(language="text", tasks=("number", "random")).tasks == ("number", "random")
-    with pytest.raises(ValueError, match="language 'text' has no task eol: take from sentence_end, number"):
+    with pytest.raises(ValueError, match="language 'text' has no task eol: choose from sentence_end, number"):
         PromptsConfig(language="text", tasks=("eol", "random"))
     with pytest.raises(ValueError, match="language 'go' has no task quote, number"):
         PromptsConfig(language="go", tasks=("quote", "number"))

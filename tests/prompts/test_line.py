@@ -1,4 +1,4 @@
-"""Prompts of one line of a file."""
+"""Prompts from one line of a file."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ def java(tmp_path):
     return path
 
 
-def test_a_line_is_completed_from_behind_its_indentation(java):
+def test_a_line_is_completed_after_its_indentation(java):
     prompt = line_prompt(java, 3)
     assert prompt.prefix == "class A {\n    int twice(int x) {\n        "
     assert prompt.completion == "return x * 2;"
@@ -28,7 +28,7 @@ def test_a_line_is_completed_from_behind_its_indentation(java):
 def test_a_line_is_completed_from_a_column(java):
     prompt = line_prompt(java, 3, column=16)
     assert (prompt.prefix[-7:], prompt.completion) == ("return ", "x * 2;")
-    assert line_prompt(java, 3, column=22).completion == "\n", "behind the last character the line's end is completed"
+    assert line_prompt(java, 3, column=22).completion == "\n", "after the last character the line end is completed"
     assert line_prompt(java, 1, column=7).prefix == "class "
 
 
@@ -55,23 +55,23 @@ def test_prefix_completion_and_suffix_are_the_file(tmp_path_factory, text, line,
     assert before.count("\n") == line - 1, "lines are counted as editors do: by \\n, \\r\\n and \\r"
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_not_text(tmp_path):
     (tmp_path / "A.java").write_bytes(b"\xef\xbb\xbf" + JAVA.encode())
     assert line_prompt(tmp_path / "A.java", 2).prefix.startswith("class A")
 
 
 @pytest.mark.parametrize(
-    ("line", "column", "said"),
+    ("line", "column", "message"),
     [
         (0, None, "expected a line of .*A.java in 1-5, got 0; check --line"),
         (6, None, "in 1-5, got 6"),
         (3, 0, r"expected a column of line 3 in 1-22, got 0; check --column"),
         (3, 23, "in 1-22, got 23"),
-        (1, None, "expected text before and behind the cursor at .*A.java:1"),
+        (1, None, "expected text before and after the cursor at .*A.java:1"),
     ],
 )
-def test_a_line_that_is_not_there_is_refused(java, line, column, said):
-    with pytest.raises(SourceError, match=said):
+def test_a_missing_line_is_refused(java, line, column, message):
+    with pytest.raises(SourceError, match=message):
         line_prompt(java, line, column)
 
 

@@ -1,4 +1,4 @@
-"""Characters of tokens, against the bytes that each token stands for."""
+"""Characters of tokens, checked against the bytes of each token."""
 
 from importlib import resources
 
@@ -39,22 +39,22 @@ def tokenizer(request, small_tokenizers):
 
 @settings(deadline=None, max_examples=60)
 @given(text=TEXT)
-def test_every_character_is_of_a_token_and_tokens_are_in_order(tokenizer, text):
+def test_every_character_belongs_to_a_token_and_tokens_are_in_order(tokenizer, text):
     found = offsets_of(tokenizer)(text)
     assert len(found) == len(tokenizer.encode(text, add_special_tokens=False).ids)
     reached = begun = 0
     for start, end in found:
-        assert begun <= start <= reached <= end <= len(text), "no gap before a token, and neither end falls"
+        assert begun <= start <= reached <= end <= len(text), "no gap before a token, and neither end decreases"
         begun, reached = start, end
     assert reached == (len(text) if found else 0)
 
 
 def characters_of_bytes(tokenizer, text):
-    """Oracle: a byte-level token's characters are those that own its bytes, counted off from the start."""
+    """Oracle: a byte-level token's characters are those that own its bytes, counted from the start."""
     owner = [place for place, character in enumerate(text) for _ in character.encode()]
     at, spans = 0, []
     for token in tokenizer.encode(text, add_special_tokens=False).tokens:
-        spans.append((owner[at], owner[at + len(token) - 1] + 1))  # a sign a byte
+        spans.append((owner[at], owner[at + len(token) - 1] + 1))  # one sign per byte
         at += len(token)
     assert at == len(owner)
     return spans
@@ -63,14 +63,14 @@ def characters_of_bytes(tokenizer, text):
 @settings(deadline=None, max_examples=60)
 @given(text=TEXT.filter(lambda text: "<s>" not in text))
 @pytest.mark.parametrize("name", ["bundled", "byte level", "trimmed"])
-def test_byte_level_offsets_are_those_of_their_bytes(small_tokenizers, name, text):
+def test_byte_level_offsets_follow_from_the_bytes(small_tokenizers, name, text):
     tokenizer = {"bundled": BUNDLED, **small_tokenizers}[name]
     assert offsets_of(tokenizer)(text) == characters_of_bytes(tokenizer, text)
 
 
-def test_blanks_that_a_tokenizer_trims_are_the_tokens(small_tokenizers):
-    said = small_tokenizers["trimmed"].encode("int  x").offsets
-    assert any(start == end for start, end in said), "the tokenizer would drop this token"
+def test_blanks_that_a_tokenizer_trims_stay_in_the_token(small_tokenizers):
+    given = small_tokenizers["trimmed"].encode("int  x").offsets
+    assert any(start == end for start, end in given), "the tokenizer would drop this token"
     assert "".join("int  x"[start:end] for start, end in offsets_of(small_tokenizers["trimmed"])("int  x")) == "int  x"
 
 

@@ -1,4 +1,4 @@
-"""Parsing in workers: real processes, real files that break a parser, and what the same call says in this process."""
+"""Parsing in workers: real processes, real files that break a parser, and the same call in this process to compare."""
 
 import os
 import resource
@@ -53,7 +53,7 @@ def children(pid):
 
 
 def parsers():
-    """The processes that parse, each the child of one that waits for it."""
+    """The processes that parse; each is the child of one that waits for it."""
     return [child for worker in parser._alive for child in children(worker.process.pid)]
 
 
@@ -66,7 +66,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_spans_are_those_of_this_process(language):
+def test_workers_find_the_same_spans_as_this_process(language):
     suffixes = language_of(language).suffixes
     source = JAVA if language == "java" else SOURCES
     files = parsed(source, language)
@@ -77,7 +77,7 @@ def test_spans_are_those_of_this_process(language):
         same(item.spans, parse_spans(item.file.text, language, path=item.file.path))
 
 
-def test_texts_of_any_characters_come_back_with_their_own_offsets(tmp_path):
+def test_any_characters_keep_their_offsets(tmp_path):
     texts = ['class Ä { String s = "日本 \U0001d4b3"; }\r\n', "\ufeffclass B { int x = 1; }", "x = (", "// é" * 50_000]
     for item, text in zip(parsed(write(tmp_path, *texts)), texts, strict=True):
         same(item.spans, parse_spans(item.file.text, "java"))
@@ -91,7 +91,7 @@ def test_one_task_alone_and_random_which_no_parser_finds(tmp_path):
 
 
 @LINUX
-def test_a_file_that_takes_all_memory_costs_itself_only(tmp_path):
+def test_a_file_that_takes_all_memory_costs_only_itself(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     files = parsed(write(tmp_path, GOOD, GREEDY, *[GOOD] * 20))
     reasons = [dict(item.rejected) for item in files]
@@ -116,7 +116,7 @@ def test_a_greedy_file_is_rejected_once_and_the_draws_of_others_do_not_change(tm
     assert after - before == {"too_much_memory": 1}
 
 
-def test_what_no_callback_stops_is_stopped_by_the_processor_time_of_the_file(tmp_path, monkeypatch):
+def test_a_query_that_no_callback_stops_ends_at_the_time_limit_of_the_file(tmp_path, monkeypatch):
     # the limit is the worker's own: a site hook of this test makes it short
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(
@@ -148,7 +148,7 @@ def test_a_worker_that_is_killed_loses_no_file(tmp_path):
     for item in parse_in_order(handles(tmp_path), "java", lambda: tasks_of("java")):
         if item.handle.path.endswith(("5.java", "8.java")):
             for pid in parsers():
-                with suppress(ProcessLookupError):  # of a worker that an earlier kill ended
+                with suppress(ProcessLookupError):  # if an earlier kill ended the worker
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
                     break
@@ -158,7 +158,7 @@ def test_a_worker_that_is_killed_loses_no_file(tmp_path):
 
 
 @LINUX
-def test_a_worker_that_dies_on_its_first_file_gives_that_file_up(tmp_path):
+def test_a_file_is_given_up_if_a_fresh_worker_dies_of_it(tmp_path):
     write(tmp_path, "(" * 200_000, GOOD)  # a minute of work
     close_workers()
 
@@ -180,7 +180,7 @@ def test_a_worker_that_dies_on_its_first_file_gives_that_file_up(tmp_path):
     assert [dict(item.rejected) for item in files] == [{"crashed": 1}, {}]
 
 
-def test_a_later_call_never_sees_the_answer_that_an_earlier_one_left(tmp_path):
+def test_a_later_call_never_sees_an_answer_meant_for_an_earlier_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
@@ -220,7 +220,7 @@ def test_workers_are_kept_and_no_more_start_than_there_are_files(tmp_path):
     assert {worker.process.pid for worker in parser._alive} == first, "plain text needs none"
 
 
-def test_a_fork_has_workers_of_its_own(tmp_path):
+def test_a_fork_has_its_own_workers(tmp_path):
     write(tmp_path, *[GOOD] * 30)
     expected = parse_spans(GOOD, "java")
     files = parse_in_order(handles(tmp_path), "java", lambda: tasks_of("java"))
@@ -255,7 +255,7 @@ def test_the_iterator_ends_when_no_task_is_wanted(tmp_path):
     assert list(files) == []
 
 
-def test_a_file_that_cannot_be_read_is_said_at_its_turn(tmp_path):
+def test_a_file_that_cannot_be_read_raises_at_its_turn(tmp_path):
     write(tmp_path, GOOD, "", GOOD)
     assert [dict(item.rejected) for item in parsed(tmp_path)] == [{}, {"empty": 1}, {}]
     sources = [parse_source(tmp_path / name) for name in ("000.java", "001.java")]
@@ -275,7 +275,7 @@ def test_a_grammar_that_is_not_installed_is_named(tmp_path, monkeypatch):
     close_workers()
 
 
-def test_a_worker_that_cannot_import_is_an_error_not_an_endless_restart(tmp_path, monkeypatch):
+def test_a_worker_that_cannot_import_is_an_error_and_not_restarted_forever(tmp_path, monkeypatch):
     (tmp_path / "numpy.py").write_text("raise ImportError('this numpy is broken')\n")
     close_workers()
     monkeypatch.syspath_prepend(tmp_path)
@@ -286,7 +286,7 @@ def test_a_worker_that_cannot_import_is_an_error_not_an_endless_restart(tmp_path
 
 
 def test_a_script_without_a_main_guard_ends_quietly(tmp_path):
-    """In a folder whose files are named like modules, with a quota that leaves workers busy, warnings being errors."""
+    """In a folder whose files are named like modules, with a quota that leaves workers busy, and warnings as errors."""
     (tmp_path / "select.py").write_text("raise SystemExit('not this one')\n")
     (tmp_path / "script.py").write_text(
         "print('once')\n"

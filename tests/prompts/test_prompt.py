@@ -13,7 +13,7 @@ RIGHT = [
     (" =", "="),  # leading blanks are not compared
     ("=", " ="),
     ("\n    }", "}"),
-    ('"', '"key"'),  # a string, which is not decided by its quote, but not contradicted
+    ('"', '"key"'),  # the quote does not decide the string, but does not contradict it
     ('"key', '"key value"'),
     ("foo", "foo(bar)"),
     ("foo(", "foo(bar)"),
@@ -67,7 +67,7 @@ def test_wrong(predicted, expected):
     ("predicted", "expected"),
     [("get", "getName"), ("1", "10"), (" ", "foo"), ("", "foo"), (" 1", "1.5"), ("\ufffd", "é"), ("a\ufffd", "aé")],
 )
-def test_what_agrees_but_ends_half_way_is_undecided(predicted, expected):
+def test_a_prediction_that_agrees_but_ends_inside_a_word_is_undecided(predicted, expected):
     assert undecided(predicted, expected)
     assert not continues(predicted, expected)
 
@@ -75,7 +75,7 @@ def test_what_agrees_but_ends_half_way_is_undecided(predicted, expected):
 @pytest.mark.parametrize(
     ("predicted", "expected"), [("getN", "get"), ("set", "getName"), ("foo", "foo("), ("\n", "\n"), ("x", "")]
 )
-def test_what_disagrees_or_is_whole_is_decided(predicted, expected):
+def test_a_prediction_that_disagrees_or_is_complete_is_decided(predicted, expected):
     assert not undecided(predicted, expected)
 
 

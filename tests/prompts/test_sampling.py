@@ -84,7 +84,7 @@ def test_ids_are_unique_and_no_span_comes_twice(drawn):
     assert len({(prompt.path, prompt.start, prompt.task) for prompt in drawn}) == len(drawn)
 
 
-def test_the_first_round_visits_every_file_once_with_one_prompt_a_task():
+def test_the_first_round_visits_every_file_once_with_one_prompt_per_task():
     first, rejected = draw(PromptsConfig(), limit=500)
     order = list(dict.fromkeys(prompt.path for prompt in first))
     runs = [prompt.path for index, prompt in enumerate(first) if not index or first[index - 1].path != prompt.path]
@@ -119,7 +119,7 @@ def test_other_tasks_and_other_files_change_no_draw(tmp_path):
     assert kept == few
 
 
-def test_rounds_go_on_until_every_span_was_drawn_once(tmp_path):
+def test_rounds_continue_until_every_span_was_drawn_once(tmp_path):
     for name in "AB":
         (tmp_path / f"{name}.java").write_text(f"class {name} {{\n    int x = 10 + 20;\n    boolean y = true;\n}}\n")
     everything, rejected = draw(PromptsConfig(similar=1), source=tmp_path)
@@ -154,7 +154,7 @@ def test_broken_and_unreadable_files_are_counted_once(tmp_path):
     "name", ["<fim_suffix>", "<|fim_middle|>", "<｜fim▁hole｜>", "[SUFFIX]", "▁<MID>", "<|mask:0|>"]
 )
 def test_a_prompt_that_spells_a_sentinel_is_rejected_and_counted(tmp_path, name):
-    """With or without a model: a table of prompts may be encoded by another one."""
+    """With or without a model: another model may encode the same table of prompts."""
     lines = "".join(f"    int field = {number}; // {'x' * 1000}\n" for number in range(20))
     (tmp_path / "A.java").write_text(f'class A {{\n    String s = "{name}";\n{lines}}}\n')
     drawn, rejected = draw(PromptsConfig(tasks=("numeric_literal",)), source=tmp_path)
@@ -198,7 +198,7 @@ def test_reading_stops_when_nothing_is_wanted(tmp_path):
     assert not rejected, "no further file was opened"
 
 
-def test_the_splits_part_the_files():
+def test_every_file_is_in_one_split():
     drawn = {split: draw(PromptsConfig(split=split, seed=5), limit=300)[0] for split in SPLITS}
     paths = {split: {prompt.path for prompt in prompts} for split, prompts in drawn.items()}
     for split, prompts in drawn.items():
@@ -221,7 +221,7 @@ def repositories(folder, count, files=3):
 
 
 def test_no_draw_puts_a_file_into_two_splits(tmp_path):
-    """Whatever the seed, the tasks, the numbers and the files beside it."""
+    """Whatever the seed, the tasks, the numbers and the other files."""
     folder = repositories(tmp_path / "code", 6)
     other = tmp_path / "other"
     other.mkdir()
@@ -278,7 +278,7 @@ def test_a_copy_of_a_file_gives_no_prompt(tmp_path):
     for name in ("A", "B", "C"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "A.java").write_text(text.replace("\n", "\r\n") if name == "B" else text)
-    # each copy draws spans of its own, which may lie apart: what counts is that no window comes again
+    # each copy draws its own spans, which may be far apart: no window may come twice
     drawn, rejected = draw(PromptsConfig(tasks=("identifier",)), source=tmp_path)
     assert rejected["near_identical"] > len(drawn) > 1
     for one, other in combinations(drawn, 2):
@@ -298,21 +298,21 @@ def jaccard(one, other):
 
 
 def test_windows_that_differ_are_kept(drawn):
-    """Over the bundled sources: what is left out is alike, what is kept is not."""
+    """Over the bundled sources: windows that are left out are alike, those that are kept are not."""
     kept = [prompt for prompt in drawn if prompt.task == "identifier"][:120]
     assert len({prompt.path for prompt in kept}) > 60
     assert max(jaccard(one, other) for one, other in combinations(kept, 2)) < 0.93
 
 
-def test_a_file_that_repeats_itself_is_left(tmp_path):
+def test_a_file_that_repeats_itself_is_given_up(tmp_path):
     (tmp_path / "A.java").write_text("class A {\n" + "    int field = 1;\n" * 5000 + "}\n")
     drawn, rejected = draw(PromptsConfig(tasks=("numeric_literal",)), source=tmp_path)
     assert 1 <= len(drawn) < 10
     assert rejected["near_identical"] < 60
 
 
-def test_at_1_only_what_is_the_same_throughout_is_left_out(tmp_path):
-    """Also in text that repeats itself, or differs in one word of hundreds: no estimate tells."""
+def test_at_1_only_identical_windows_are_left_out(tmp_path):
+    """Also in text that repeats itself, or differs in one word of hundreds, which no estimate can tell."""
     lines = [f"    int field = {number // 90}; // {'x' * 9}\n" for number in range(99)]
     for name in "ABB":
         (tmp_path / name).mkdir(exist_ok=True)
@@ -334,7 +334,7 @@ def test_at_1_only_what_is_the_same_throughout_is_left_out(tmp_path):
     ]
 
 
-def test_per_file_is_the_most_that_a_file_gives():
+def test_a_file_gives_at_most_per_file_prompts():
     for most in (1, 2):
         drawn, _ = draw(PromptsConfig(per_file=most))
         assert max(Counter((prompt.path, prompt.task) for prompt in drawn).values()) == most

@@ -1,4 +1,4 @@
-"""Arrangements by family: found by their tokens, asked for by name or template, refused where they are not there."""
+"""Arrangements by family: found by their tokens, asked for by name or template, refused if absent."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_every_sentinel_of_every_family_is_found_where_it_is_spelled(family):
         assert spelled().search(name[:-1]) is None
 
 
-def test_what_only_looks_like_a_sentinel_is_none():
+def test_text_that_only_looks_like_a_sentinel_is_not_one():
     assert not any(map(spelled().search, ["<PRE>", "* <pre>", "List<T>", "[1]", "fim_prefix", "< fim_prefix >", "<s>"]))
     assert spelled(with_tokens("<s>")).search("<s>")
 
@@ -66,7 +66,7 @@ def test_every_family_is_checked():
 
 
 @pytest.mark.parametrize("names", [(), ("<fim_prefix>", "<fim_suffix>"), ("[PREFIX]", "[MIDDLE]")])
-def test_others_see_left_context_only(names):
+def test_models_without_sentinels_see_left_context_only(names):
     assert find_sentinels(with_tokens(*names)) is None
 
 
@@ -79,7 +79,7 @@ def test_a_template_sets_another_order():
     assert len(joint) == 3
 
 
-def test_room_is_made_for_the_sentinels_that_there_are():
+def test_only_the_sentinels_of_the_template_take_room():
     tokenizer = with_tokens("[SUFFIX]", "[PREFIX]")
     sentinels = find_sentinels(tokenizer)
     assert len(seen(tokenizer, sentinels, length=4)) == 4
@@ -87,7 +87,7 @@ def test_room_is_made_for_the_sentinels_that_there_are():
         seen(tokenizer, sentinels, length=2)
 
 
-def test_sentinels_that_the_model_has_no_embeddings_for_are_none():
+def test_sentinels_without_embeddings_in_the_model_do_not_count():
     """CodeLlama 34B's tokenizer has them past its 32 000 tokens; it was not trained to infill."""
     tokenizer = with_tokens("▁<PRE>", "▁<SUF>", "▁<MID>")
     assert find_sentinels(tokenizer, vocabulary=7) is not None
@@ -110,7 +110,7 @@ def test_sentinels_that_the_model_has_no_embeddings_for_are_none():
         ("", "got ''"),
     ],
 )
-def test_what_is_asked_for_and_absent_is_refused(infill, message):
+def test_sentinels_that_are_asked_for_and_absent_are_refused(infill, message):
     with pytest.raises(ConfigError, match=message):
         find_sentinels(with_tokens("<a>", "<b>"), infill)
 

@@ -17,7 +17,7 @@ from apmae.prompts.tasks import find_spans, lexemes, parse_spans, random_spans
 
 BUNDLED = sorted((resources.files("apmae") / "bundled" / "java").glob("**/*.java"))
 
-# one trap a line; the comment behind it says which
+# one trap per line; the comment after it says which
 TRAPS = '''package p; // é: two bytes, one character
 /* 1 == 2; "a" = true
  } */
@@ -61,7 +61,7 @@ def test_the_spans_of_a_file_of_traps(task, newline):
     assert pieces(TRAPS.replace("\n", newline), task) == EXPECTED[task].split()
 
 
-def test_a_text_block_is_one_string_and_a_character_none():
+def test_a_text_block_is_one_string_and_a_character_is_not_a_string():
     block = '"""\n        if (x) { return "日本" + 1; }\n        """'
     assert pieces(TRAPS, "string_literal") == [block, '"\\""']
 
@@ -72,7 +72,7 @@ def test_eol_is_the_end_of_a_line_of_code(newline):
     ends = find_spans(text, "java")["eol"]
     assert [text[start:end] for start, end in ends] == [f"{last}{newline}" for last in "{;;;;;;{}}}"]
     numbers = [text.count("\n", 0, start) + 1 for start, _ in ends]
-    # 1 and 16 end in a comment, 2 is one, 3 ends one, 8 and 9 lie in the text block, 13 is blank, 15 ends in blanks
+    # 1 and 16 end in a comment, 2 is one, 3 ends one, 8 and 9 are in the text block, 13 is blank, 15 ends in blanks
     assert numbers == [4, 5, 6, 7, 10, 11, 12, 14, 17, 18, 19]
 
 
@@ -96,23 +96,23 @@ def test_the_last_line_without_a_line_end_has_no_eol():
 
 
 def test_a_very_long_word_takes_no_time():
-    """A table in a string, as generated code has: 0.1 s here, hours where every letter is tried as a start."""
+    """A table in a string, as in generated code: 0.1 s here, hours if every letter were tried as a start."""
     text = f'class A {{\n  String s = "{"x" * 900_000}";\n}}\n'
     assert pieces(text, "eol") == ["{\n", ";\n", "}\n"]
 
 
-def test_spans_in_what_does_not_parse_are_dropped():
+def test_spans_in_parts_that_do_not_parse_are_dropped():
     broken = "class A { int x = ; true ) }\nclass B { int y = 1; }\n"
     parsed = parse_spans(broken, "java")
     assert parsed.has_error
     assert [broken[start:end] for start, end in parsed.spans["numeric_literal"]] == ["1"]
     assert len(parsed.spans["boolean_literal"]) == 0
-    text = "interface I { int q() default 3; int r = 4; }"  # the parser knows the 3 for a number, and q() for an error
+    text = "interface I { int q() default 3; int r = 4; }"  # the parser reads 3 as a number, q() as an error
     assert pieces(text, "numeric_literal") == ["4"]
     assert not parse_spans(TRAPS, "java").has_error
 
 
-def test_a_bracket_that_the_parser_made_up_is_no_span():
+def test_a_bracket_that_the_parser_made_up_is_not_a_span():
     text = "class A { void f() { g(1; } }"
     assert parse_spans(text, "java").has_error
     assert pieces(text, "closing_bracket") == [")", "}", "}"]
@@ -167,7 +167,7 @@ NAMES = st.text(alphabet="abé日𝒳ж_", min_size=1, max_size=5).filter(lambda
 
 
 @given(names=st.lists(NAMES, min_size=1, max_size=8), comment=st.text(alphabet="x é日\U0001f600", max_size=10))
-def test_offsets_are_exact_whatever_stands_before(names, comment):
+def test_offsets_are_exact_after_any_text(names, comment):
     text, places = f"// {comment}\nclass K {{\n", []
     for name in names:
         text += f'    String s = "{comment}"; int '
@@ -179,7 +179,7 @@ def test_offsets_are_exact_whatever_stands_before(names, comment):
 
 
 @given(lengths=st.lists(st.integers(1, 6), max_size=40), count=st.integers(0, 60), seed=st.integers(0, 2**32))
-def test_random_spans_are_three_to_ten_whole_tokens_and_start_apart(lengths, count, seed):
+def test_random_spans_are_three_to_ten_whole_tokens_with_different_starts(lengths, count, seed):
     ends = np.cumsum([0, *lengths]).tolist()
     offsets = list(zip(ends, ends[1:], strict=False))
     spans = random_spans(offsets, count, np.random.default_rng(seed))
@@ -191,7 +191,7 @@ def test_random_spans_are_three_to_ten_whole_tokens_and_start_apart(lengths, cou
     assert longer[: len(spans)] == spans
 
 
-def test_random_spans_come_in_every_length_and_from_everywhere():
+def test_random_spans_have_every_length_and_come_from_everywhere():
     offsets = [(i, i + 1) for i in range(500)]
     spans = random_spans(offsets, 500, np.random.default_rng(0))
     assert {end - start for start, end in spans} == set(range(3, 11))

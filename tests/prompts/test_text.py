@@ -1,4 +1,4 @@
-"""The tasks of plain text, beside the golden test of ``test_golden.py``."""
+"""The tasks of plain text, in addition to ``test_golden.py``."""
 
 import time
 
@@ -74,7 +74,7 @@ def test_quotes_by_hand(text, found):
     assert pieces(text, "quote") == found
 
 
-def test_a_repeated_word_is_spelled_alike_and_near():
+def test_a_repeated_word_is_spelled_the_same_and_near():
     assert pieces("The river bends. A River, the rivers and the river.", "repeated_word") == [" river"]
     assert pieces("some some some", "repeated_word") == []
     filler = "ab " * (NEAR // 3)
@@ -82,7 +82,7 @@ def test_a_repeated_word_is_spelled_alike_and_near():
     assert pieces(f"harbour {filler}harbour", "repeated_word") == []
 
 
-def test_one_space_before_a_span_goes_along_and_more_do_not():
+def test_one_space_before_a_span_is_included_and_more_are_not():
     assert pieces("so 4, so  5,\n6 and\n 7 (8", "number") == [" 4", "5", "6", "7", "8"]
 
 
@@ -90,7 +90,7 @@ PROSE = st.text(alphabet="aB c.!?\"“”1,2\n\r'’-(é日。\U0001f600 ", max_
 
 
 @given(PROSE)
-def test_spans_of_any_text_are_sorted_whole_and_apart(text):
+def test_spans_of_any_text_are_sorted_and_do_not_overlap(text):
     spans = find_spans(text, "text")
     assert set(spans) == set(TEXT_TASKS) - {"random"}
     for task, found in spans.items():

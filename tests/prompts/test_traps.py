@@ -1,7 +1,7 @@
-"""A line for each trap that the files of ``test_golden.py`` do not hold: by hand, from ``docs/tasks.md``.
+"""A line for each trap that is not in the files of ``test_golden.py``: by hand, from ``docs/tasks.md``.
 
 Numbers of every base with separators and suffixes, their sign outside; ``>`` of generics beside ``>`` that compares or
-shifts; texts of many lines; names of types; operators that are none; nodes that the parser made up.
+shifts; texts of many lines; names of types; signs that are not operators; nodes that the parser made up.
 """
 
 import pytest
@@ -250,8 +250,8 @@ inline bool last(int c) { return c == 3 && true; }
 """
 
 
-def test_a_header_that_does_not_parse_gives_only_what_lies_outside_of_errors():
-    """Nodes asked one by one, by the tree itself: none that lies in an error or is missing has a span."""
+def test_a_header_that_does_not_parse_gives_only_spans_outside_errors():
+    """Each node of the tree is checked: none that is missing or inside an error has a span."""
     parsed = parse_spans(HEADER, "cpp", path="x.h")
     assert parsed is not None and parsed.has_error
     tree = tree_sitter.Parser(tree_sitter.Language(tree_sitter_cpp.language())).parse(HEADER.encode())

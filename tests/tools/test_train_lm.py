@@ -43,7 +43,7 @@ def test_the_large_size_is_the_bundled_model():
     assert unlike <= {"architectures", "dtype", "_name_or_path", "transformers_version"}
 
 
-def test_sizes_differ_in_layers_heads_width_and_tokens_alone():
+def test_sizes_differ_only_in_layers_heads_width_and_tokens():
     small, medium, large = (dataclasses.asdict(SIZES[name]) for name in ("small", "medium", "large"))
     for name in ("layers", "heads", "hidden", "feed_forward"):
         assert small[name] < medium[name] < large[name]
@@ -58,13 +58,13 @@ def test_sizes_differ_in_layers_heads_width_and_tokens_alone():
             assert part | {"tokens": 0} == whole | {"tokens": 0}
 
 
-def test_a_given_tokenizer_is_the_one_that_comes_out(run):
+def test_a_given_tokenizer_is_saved_unchanged(run):
     given = bundled.language_model() / "tokenizer.json"
     assert json.loads((run / "tokenizer.json").read_text()) == json.loads(given.read_text())
     assert json.loads((run / "recipe.json").read_text())["tokenizer"] == "given"
 
 
-def test_the_model_that_comes_out_has_learnt_and_loads(run):
+def test_the_saved_model_loads_and_has_learnt(run):
     log = [json.loads(line) for line in (run / "training_log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"]["all"] < log[0]["loss"]["all"]
     ids = AutoTokenizer.from_pretrained(run)("int x = 1;", return_tensors="pt")["input_ids"]
@@ -90,7 +90,7 @@ def test_a_tokenizer_with_special_tokens_elsewhere_is_refused(tmp_path):
         load_tokenizer(tmp_path, dataclasses.replace(TINY, vocab_size=5))
 
 
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
+def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="expected a tokenizer"):
         load_tokenizer(tmp_path, TINY)

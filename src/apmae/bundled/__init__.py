@@ -1,20 +1,19 @@
 """What the package carries: small language models, an AP-MAE, a reference atlas and a Java sample.
 
-All made for this project by the scripts in ``tools/``; found beside this file, wherever the package is installed.
+Everything was made for this project by the scripts in ``tools/``, and lies beside this file.
 """
 
 from pathlib import Path
 
 _HERE = Path(__file__).parent
 
-
 LANGUAGE_MODELS = {
     "bundled-small": _HERE / "language_model_small",
     "bundled-medium": _HERE / "language_model_medium",
     "bundled": _HERE / "language_model",
 }
-"""Three sizes of one StarCoder2 shape with one tokenizer, trained on the same Java (``tools/train_lm.py``): 3 layers of 4
-heads, 4 of 6, 6 of 8."""
+"""Three sizes of a small StarCoder2 with one tokenizer, trained on the same Java (``tools/train_lm.py``): 3 layers of 4
+heads, 4 of 6, and 6 of 8."""
 
 
 def language_model(name: str = "bundled") -> Path:
@@ -23,17 +22,17 @@ def language_model(name: str = "bundled") -> Path:
 
 
 def name_of(source: str) -> str:
-    """What a language model is called: its name here if it is bundled, else that of its folder or repository."""
+    """The name of a language model: its key here if it is bundled, else the name of its folder or repository."""
     return next((name for name, folder in LANGUAGE_MODELS.items() if str(folder) == source), Path(source).name)
 
 
 def encoder() -> Path:
-    """An AP-MAE trained on the largest's patterns (``tools/make_bundled.py``)."""
+    """An AP-MAE trained on the largest model's patterns (``tools/make_bundled.py``)."""
     return _HERE / "encoder"
 
 
 def atlas() -> Path:
-    """An atlas of its patterns, fitted with that encoder (``tools/make_bundled.py``)."""
+    """An atlas of the largest model's patterns, fitted with the bundled encoder (``tools/make_bundled.py``)."""
     return _HERE / "atlas"
 
 

@@ -1,7 +1,7 @@
-"""What every configuration is: frozen, keyword-only, validated here and nowhere else.
+"""The base of every configuration: frozen, keyword-only, validated here and nowhere else.
 
-Parts that are handed on whole (``capture``, ``lm``) are configurations of their own. In files and on the command line
-their fields may be given by themselves (``Config.flat``), or ``--set batch=4`` would become ``--set capture.batch=4``.
+Parts that are passed on whole (``capture``, ``lm``) are separate configurations. In files and on the command line their
+fields may be given directly (``Config.flat``): ``--set batch=4`` instead of ``--set capture.batch=4``.
 """
 
 import hashlib
@@ -19,38 +19,38 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     flat: ClassVar[tuple[str, ...]] = ()
-    """Parts, configurations in fields of this one, whose own fields may also be given here, by themselves."""
+    """Fields that hold a configuration as a part, whose fields may also be given directly, beside the part."""
 
     @classmethod
     def lifted(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Settings as a user writes them, with the fields of :attr:`flat` parts put into their part. Not validated.
+        """Settings as a user writes them, the fields of :attr:`flat` parts moved into their part. Not validated.
 
         Raises:
-            ValueError: if one is given in both places.
+            ValueError: if a field is given in both places.
         """
         values = dict(values)
         for part in cls.flat:
             kind = type(cls.model_fields[part].default)
-            own = {name: values.pop(name) for name in kind.model_fields if name in values}
-            if not own:
+            direct = {name: values.pop(name) for name in kind.model_fields if name in values}
+            if not direct:
                 continue
             given = values.get(part, {})
             names = given
-            if not isinstance(given, dict):  # a configuration, whole
+            if not isinstance(given, dict):  # a whole configuration
                 try:
                     found = kind.model_validate(given)
                 except ValidationError:
                     continue  # refused where the part is validated
                 given, names = found.model_dump(), found.model_fields_set
-            for name in own.keys() & set(names):
+            for name in direct.keys() & set(names):
                 raise ValueError(f"{name} is given twice, as {name} and as {part}.{name}: leave one out")
-            values[part] = given | own
+            values[part] = given | direct
         return values
 
     @model_validator(mode="before")
     @classmethod
     def _parts(cls, values: Any) -> Any:
-        """Of a part, what is left out is this configuration's default."""
+        """Fill in the fields that a part leaves out: they are this configuration's default."""
         if not isinstance(values, dict):
             return values
         values = cls.lifted(values)
@@ -61,10 +61,10 @@ class Config(BaseModel):
         return values
 
     def changed(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """All fields, some of them changed, not yet validated (:func:`parse`).
+        """All fields, some of them changed; not yet validated (see :func:`parse`).
 
         Args:
-            changes: fields, those of :attr:`flat` parts by themselves or in their part.
+            changes: the new values; those of :attr:`flat` parts directly or in their part.
 
         Raises:
             ConfigError: if a field is given in both places.
@@ -95,10 +95,10 @@ def parse(kind: type[C], values: dict[str, Any], where: str) -> C:
     Args:
         kind: the configuration to build.
         values: its fields.
-        where: what to call the place in the message, a file name for instance.
+        where: what the message calls the place they come from, for instance a file name.
 
     Raises:
-        ConfigError: one line naming each field that does not fit, what came and what was expected.
+        ConfigError: one line that names each field that does not fit, what was given and what was expected.
     """
     try:
         return kind.model_validate(values)
@@ -106,6 +106,7 @@ def parse(kind: type[C], values: dict[str, Any], where: str) -> C:
         problems = []
         for item in error.errors():
             field = ".".join(str(part) for part in item["loc"]) or kind.__name__
-            came = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"  # its message names what came
-            problems.append(f"{field}: {item['msg']}{came}"[:300])
+            # pydantic's message about a whole configuration names the values itself
+            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            problems.append(f"{field}: {item['msg']}{got}"[:300])
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None

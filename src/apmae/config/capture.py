@@ -22,7 +22,7 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa", "mtia", "x
 
 
 def device_kind(device: str) -> str:
-    """Of "cuda:1" "cuda"; "auto" stays. Whether this machine has it is another question.
+    """The kind of a device: "cuda" for "cuda:1". "auto" stays, and whether this machine has the device is not checked.
 
     Raises:
         ConfigError: if there is no such device anywhere.
@@ -37,7 +37,7 @@ def _expect_device(device: str) -> str:
     try:
         device_kind(device)
     except ConfigError:
-        raise ValueError(_DEVICE) from None  # what came is added to it
+        raise ValueError(_DEVICE) from None  # the given value is added to it
     return device
 
 
@@ -54,8 +54,8 @@ class LMConfig(Config):
     """Its precision."""
 
     infill: str = "auto"
-    """How it sees a prompt with right context: by its own sentinels ("auto"), left context only ("none"), as a family
-    of ``prompts.sentinels`` does, or by a template with {prefix} and {suffix}."""
+    """How it sees a prompt with right context: with its own sentinels ("auto"), left context only ("none"), with those
+    of a family of ``prompts.sentinels``, or by a template with {prefix} and {suffix}."""
 
     attention: str | None = None
     """transformers' ``attn_implementation`` that computes its output, for instance "flash_attention_2"; by default
@@ -75,14 +75,14 @@ class CaptureConfig(Config):
     """Which patterns of a language model are captured, and how."""
 
     heads: Share = "all"
-    """All heads, or a share of each layer's, drawn anew for every prompt."""
+    """All heads, or a share of each layer's heads, redrawn for each prompt."""
 
     context: int | None = Field(default=None, ge=8)
     """Tokens of the language model's window; by default as many as a pattern has rows (paper: 256)."""
 
     long: Literal["pool", "crop"] = "pool"
-    """What becomes of windows with more tokens than a pattern has rows: blocks of tokens, or the last tokens
-    (docs/long_contexts.md)."""
+    """What is captured of a window with more tokens than a pattern has rows: blocks of tokens ("pool") or the last
+    tokens ("crop"); see docs/long_contexts.md."""
 
     batch: int = Field(default=8, ge=1)
     """Prompts per forward of the language model, at most."""

@@ -43,7 +43,7 @@ Task = Literal[
 
 
 Circuit = Literal["ioi", "greater_than", "docstring", "induction", "gendered_pronouns"]
-"""The classic circuits that ``prompts/circuits.py`` makes prompts of."""
+"""The classic circuits that ``prompts/circuits.py`` makes prompts for."""
 
 
 def tasks_of(language: str) -> tuple[Task, ...]:
@@ -61,28 +61,28 @@ class PromptsConfig(Config):
     """The kinds of span to take out, by default all of the language (:func:`tasks_of`)."""
 
     per_task: int = Field(default=1000, ge=1)
-    """Prompts a task (paper section 5: 1 000)."""
+    """Prompts per task (paper section 5: 1 000)."""
 
     outcome: Literal["any", "balanced", "correct"] = "any"
-    """With a language model: keep half correct and half incorrect ("balanced", as the paper's atlas prompts),
-    correct ones only ("correct", as its training prompts), or whatever comes."""
+    """Which prompts to keep, by the language model's answers: half correct and half incorrect ("balanced", like the
+    paper's atlas prompts), only correct ones ("correct", like its training prompts), or all ("any")."""
 
     length: int = Field(default=256, ge=8)
     """Tokens of the window, sentinels included."""
 
     per_file: int | None = Field(default=None, ge=1)
-    """Most prompts of a task from one file. By default one, and more only when every file has given one."""
+    """The most prompts per task from one file. By default one; more only when every file has given one."""
 
     similar: float = Field(default=0.8, gt=0, le=1)
-    """A prompt is left out if this share of its window is in an earlier one of its task, such as a copy of the file or
-    a span close by. At 1 only what is the same throughout, the place of the span included."""
+    """A prompt is left out if its window shares this much with that of an earlier prompt of its task, for instance from
+    a copy of the file or from a span nearby. At 1 only identical windows, with the span in the same place, are."""
 
     split: Literal["all", "train", "atlas", "held_out"] = "all"
-    """Which files to draw from. Files are split by a hash of their path, those of a repository together: three fifths
-    to train an encoder on, a fifth to fit an atlas on, a fifth held out."""
+    """Which files to draw from. Files are split by a hash of their path, and those of one repository stay together:
+    three fifths to train an encoder on, a fifth to fit an atlas on, a fifth held out."""
 
     seed: int = 0
-    """Which files and spans are drawn."""
+    """Decides which files and spans are drawn."""
 
     @model_validator(mode="before")
     @classmethod
@@ -94,10 +94,10 @@ class PromptsConfig(Config):
     @model_validator(mode="after")
     def _tasks_are_of_the_language(self) -> Self:
         known = tasks_of(self.language)
-        others = [task for task in self.tasks if task not in known]
-        if others:
+        foreign = [task for task in self.tasks if task not in known]
+        if foreign:
             raise ValueError(
-                f"language {self.language!r} has no task {', '.join(others)}: take from {', '.join(known)}"
+                f"language {self.language!r} has no task {', '.join(foreign)}: choose from {', '.join(known)}"
             )
         return self
 
@@ -106,19 +106,19 @@ class CircuitsConfig(Config):
     """How prompts of classic circuits are drawn (``docs/circuits.md``)."""
 
     circuits: tuple[Circuit, ...]
-    """Which sets, each once."""
+    """The sets, each at most once."""
 
     per_task: int = Field(default=100, ge=1)
-    """Prompts a set, each with its counterfactual."""
+    """Prompts per set, each with its counterfactual."""
 
     length: int = Field(default=256, ge=8)
-    """Most tokens of a prompt."""
+    """The most tokens in a prompt."""
 
     seed: int = 0
-    """Which templates and words."""
+    """Decides which templates and words are drawn."""
 
     @model_validator(mode="after")
     def _each_circuit_once(self) -> Self:
         if not self.circuits or len(set(self.circuits)) < len(self.circuits):
-            raise ValueError(f"circuits are one or more, each once, got {', '.join(self.circuits) or 'none'}")
+            raise ValueError(f"expected one or more circuits, each once, got {', '.join(self.circuits) or 'none'}")
         return self

@@ -16,10 +16,10 @@ class EncodeConfig(Config):
     capture: CaptureConfig = CaptureConfig()
 
     shard_prompts: int = Field(default=64, ge=1)
-    """Prompts per shard: what a kill can cost at most."""
+    """Prompts per shard: the most that a killed run has to repeat."""
 
     exemplars_per_head: float = Field(default=8, ge=0)
-    """Packed patterns kept of each head, on average, for the pictures; everything else is encoded and dropped."""
+    """Whole patterns kept per head, on average, for the pictures; all others are encoded and dropped."""
 
     seed: int = 0
 
@@ -30,16 +30,16 @@ class EvaluateConfig(Config):
     flat: ClassVar = ("capture",)
 
     capture: CaptureConfig = CaptureConfig(heads=0.25)
-    """Of each layer's heads a share (paper's training: 25 %)."""
+    """A share of each layer's heads (the paper trains on 25 %)."""
 
     mask_ratio: float = Field(default=0.5, gt=0, lt=1)
     """Share of the patches hidden, the same for every encoder whatever it was trained with (paper Table 2: 0.5)."""
 
     shard_prompts: int = Field(default=64, ge=1)
-    """Prompts per shard: what a kill can cost at most."""
+    """Prompts per shard: the most that a killed run has to repeat."""
 
     seed: int = 0
-    """Which heads, and which patches are hidden."""
+    """Decides which heads are captured and which patches are hidden."""
 
 
 class AtlasConfig(Config):
@@ -55,15 +55,15 @@ class AtlasConfig(Config):
     """UMAP dimensions (paper Figure 7)."""
 
     min_cluster_size: int | None = Field(default=None, ge=2)
-    """HDBSCAN's; the paper gives none. None: see ``atlas.density.smallest_cluster``."""
+    """HDBSCAN's; the paper does not state it. None: see ``atlas.density.smallest_cluster``."""
     min_samples: int | None = Field(default=None, ge=1)
-    """HDBSCAN's; None: as ``min_cluster_size``, at most 10."""
+    """HDBSCAN's; None: ``min_cluster_size``, but at most 10."""
     epsilon: float = Field(default=0.5, ge=0)
     """HDBSCAN's cluster selection epsilon (paper: minimum separation 0.5)."""
 
     split_wide: bool = True
-    """Whether a cluster that the next filter would drop is first split into its leaves. False is the paper's way; in
-    small studies it leaves one mass, dropped whole."""
+    """Whether a cluster that ``max_mean_distance`` would drop is first split into its leaves. False is the paper's way;
+    in small studies it leaves one large cluster, which is then dropped."""
     max_mean_distance: float = Field(default=1.0, gt=0)
     """A cluster whose members lie further than this from its centre on average, in reduced coordinates, is dropped."""
     floor_per_head: float = Field(default=0.139, ge=0)
@@ -71,6 +71,6 @@ class AtlasConfig(Config):
     720 / 1 152 / 1 920 heads)."""
 
     reference_points: int = Field(default=20_000, ge=100)
-    """Fitted points kept in the saved atlas, by which new patterns are placed."""
+    """Fitted points that the saved atlas keeps, to place new patterns among them."""
 
     seed: int = 0

@@ -18,7 +18,7 @@ class StudyConfig(Config):
     flat: ClassVar = ("lm",)
 
     lm: LMConfig = LMConfig()
-    """The language model: its source alone, or its fields. Those beside the source may also be given by themselves."""
+    """The language model: its source alone, or its fields. All fields but the source may also be given directly."""
 
     sources: tuple[str, ...] = ("bundled",)
     """Folders, files, zips or tars of source code, a prompts JSONL or Parquet, or "bundled"."""
@@ -30,13 +30,13 @@ class StudyConfig(Config):
     """The study's folder."""
 
     prompts: PromptsConfig = PromptsConfig(per_task=100, outcome="balanced")
-    """Prompts of the atlas; fields that a file leaves out are those of this default."""
+    """Prompts of the atlas; fields that a file leaves out keep the values of this default."""
     train: TrainConfig | None = None
     """Used when ``encoder`` is "train"."""
     train_prompts: PromptsConfig | None = None
-    """How prompts to train on are drawn, as training goes on; ``per_task`` is the length of an epoch. In a file, fields
-    left out are tasks ["random"] and split "train"; the atlas prompts are then held out. No model is asked beforehand:
-    ``train.outcome`` says which are trained on."""
+    """How prompts to train on are drawn during training; ``per_task`` is the length of an epoch. In a file, the defaults
+    are tasks ["random"] and split "train"; the atlas prompts then come from other files. No model is asked beforehand:
+    ``train.outcome`` says which prompts are trained on."""
     encode: EncodeConfig = EncodeConfig()
     atlas: AtlasConfig = AtlasConfig()
 
@@ -45,8 +45,8 @@ class StudyConfig(Config):
     def _fill_prompts(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        if "source" in values:  # else it would be the language model's
-            raise ValueError("source is no field: sources are the files, lm is the language model")
+        if "source" in values:  # otherwise it would count as the language model's
+            raise ValueError("there is no field source: sources are the files, lm is the language model")
         trained = values.get("encoder") == "train"
         defaults = {
             "prompts": {"per_task": 100, "outcome": "balanced", "split": "atlas" if trained else "all"},

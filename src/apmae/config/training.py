@@ -14,10 +14,10 @@ class APMAEConfig(Config):
     """Architecture of an AP-MAE (paper Table 2)."""
 
     pattern_size: int = Field(default=256, ge=2)
-    """Side of a pattern, tokens."""
+    """Side of a pattern, in tokens."""
 
     patch_size: int = Field(default=32, ge=1)
-    """Side of a patch, tokens; divides ``pattern_size``."""
+    """Side of a patch, in tokens; divides ``pattern_size``."""
 
     mask_ratio: float = Field(default=0.5, gt=0, lt=1)
     """Share of the patches hidden from the encoder while training."""
@@ -88,13 +88,13 @@ class TrainConfig(Config):
     """Optimizer steps."""
 
     batch_size: int = Field(default=480, ge=1)
-    """Patterns a step, those of all processes together."""
+    """Patterns per step, over all processes."""
 
     accumulate: int = Field(default=1, ge=1)
-    """Forwards that a process cuts its share of a batch into, where it does not fit into memory."""
+    """Forward passes into which each process splits its share of a batch, if that does not fit into memory."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What the autoencoder multiplies in; weights, their gradients and the optimizer stay float32."""
+    """Precision of the autoencoder's matrix products; weights, gradients and optimizer stay in float32."""
 
     compile: bool = False
     """Compile the autoencoder (``torch.compile``). The language model's next forward then waits for the step."""
@@ -103,38 +103,38 @@ class TrainConfig(Config):
     """Learning rate for a batch of 50; scaled linearly with the batch."""
 
     warmup_steps: int = Field(default=0, ge=0)
-    """Linear warm-up before the cosine; the paper names none."""
+    """Steps of linear warm-up before the cosine; the paper does not mention any."""
 
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
 
     clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the gradient; None (the paper's) does not clip."""
+    """Largest norm of the gradient; None does not clip, as in the paper."""
 
     capture: CaptureConfig = CaptureConfig(heads=0.25)
-    """Of each layer's heads a share (paper: 25 %)."""
+    """A share of each layer's heads (paper: 25 %)."""
 
     outcome: Literal["correct", "any"] = "correct"
     """Train on prompts that the language model answers correctly (the paper's way), or on all."""
 
     buffer: int = Field(default=16_384, ge=1)
-    """Patterns that wait in each process to be drawn, so that a batch mixes many prompts, layers and heads: 73.7 kB
-    each at 256 tokens, 1.2 GB by default. That is 91 prompts of a model of 30 layers and 24 heads."""
+    """Patterns kept in each process to draw batches from, so that a batch mixes many prompts, layers and heads. They
+    take 73.7 kB each at 256 tokens, 1.2 GB by default: 91 prompts of a model with 30 layers of 24 heads."""
 
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay a step of a running average of the weights, which becomes the encoder. Not in the paper."""
+    """Decay per step of a running average of the weights, which becomes the encoder. Not in the paper."""
 
     crop: float = Field(default=0.0, ge=0, le=1)
-    """Share of patterns cut to a random shorter prompt, so that the encoder knows short ones. Not in the paper."""
+    """Share of patterns cropped to a random shorter prompt, so that the encoder knows short ones. Not in the paper."""
 
     checkpoint_every: int = Field(default=500, ge=1)
-    """Steps between checkpoints: what a kill can cost at most."""
+    """Steps between checkpoints: the most that a killed run has to repeat."""
 
     log_every: int = Field(default=10, ge=1)
     """Steps between lines of ``metrics.jsonl``."""
 
     panel_every: int = Field(default=1000, ge=1)
-    """Steps between pictures of what the decoder makes of hidden patches (paper Figure 3)."""
+    """Steps between pictures of how the decoder fills in hidden patches (paper Figure 3)."""
 
     seed: int = 0
 

@@ -1,4 +1,4 @@
-"""Source files in zips, jars and tars, which are never extracted: no member becomes a file."""
+"""Source files in zips, jars and tars. Archives are never extracted: no member becomes a file on disk."""
 
 import bz2
 import gzip
@@ -25,7 +25,7 @@ _INFLATE: dict[str, Callable[..., Any]] = {
     **dict.fromkeys((".xz", ".txz"), lzma.open),
 }
 _Member = tuple[str, int, Opener]
-"""Name, bytes as the archive says, and how to open it."""
+"""Name, size in bytes according to the archive, and how to open it."""
 
 
 def is_archive(path: Path) -> bool:
@@ -37,11 +37,11 @@ class ArchiveSource(LocalSource):
     """A ``.zip``, ``.jar``, ``.tar`` or compressed ``.tar``.
 
     Links, absolute names and names with ``..`` in them are ignored. A compressed tar is decompressed once into an
-    anonymous temporary file, because its members could not be read in another order.
+    anonymous temporary file, because its members could otherwise only be read in order.
     """
 
     def handles(self, suffixes: Sequence[str]) -> list[SourceHandle]:
-        """As every source; of two members of one name the later counts, as for unzip and tar."""
+        """As for every source. Of two members with the same name the later counts, as for unzip and tar."""
         members = _zip_members if self.real.name.lower().endswith(_ZIPS) else _tar_members
         ends = tuple(suffixes)
         total = 0
@@ -64,7 +64,7 @@ class ArchiveSource(LocalSource):
 
 
 def _nearest(path: str, name: str, repositories: set[str]) -> str | None:
-    """The deepest folder above a file that is a repository, the source itself left out."""
+    """The nearest folder above a file that is a repository; the source itself does not count."""
     folder = path.rpartition("/")[0]
     while folder not in repositories and folder != name:
         folder = folder.rpartition("/")[0]
@@ -78,7 +78,7 @@ def _safe(name: str) -> bool:
 
 def _zip_members(path: Path, real: Path) -> Iterator[_Member]:
     try:
-        archive = zipfile.ZipFile(real)  # noqa: SIM115 - open as long as its handles
+        archive = zipfile.ZipFile(real)  # noqa: SIM115 - stays open for its handles
     except UNREADABLE as error:
         raise _damaged(path, "zip", error) from None
     for info in archive.infolist():
@@ -90,7 +90,7 @@ def _zip_members(path: Path, real: Path) -> Iterator[_Member]:
 def _tar_members(path: Path, real: Path) -> Iterator[_Member]:
     file = _random_access(path, real)
     try:
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - open as long as its handles
+        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - stays open for its handles
         members = archive.getmembers()
     except UNREADABLE as error:
         file.close()
@@ -108,7 +108,7 @@ def _open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]
 
 
 def _random_access(path: Path, real: Path) -> IO[bytes]:
-    """A tar's plain bytes."""
+    """A tar's uncompressed bytes, readable at any place."""
     inflate = _INFLATE.get(real.suffix.lower())
     if inflate is None:
         return real.open("rb")

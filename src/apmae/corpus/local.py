@@ -1,4 +1,4 @@
-"""Sources on this machine's disks: a folder, or one file named by itself."""
+"""Sources on disk: a folder, or a single file."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class LocalSource(Source):
         path: as the user gave it.
 
     Raises:
-        SourceError: if there is nothing.
+        SourceError: if nothing is there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class LocalSource(Source):
 
 
 class FileSource(LocalSource):
-    """One source file. It is refused if it cannot be used: a file that was named by itself was meant."""
+    """One source file. It is refused, not skipped, if it cannot be used: the user asked for this very file."""
 
     def handles(self, suffixes: Sequence[str]) -> list[SourceHandle]:
         """The file alone; its path is its name."""
@@ -52,7 +52,7 @@ class FolderSource(LocalSource):
     """A folder, searched to any depth. Links to folders are not followed, ``.git`` is left out."""
 
     def handles(self, suffixes: Sequence[str]) -> list[SourceHandle]:
-        """As every source; a pipe or a dead link of a wanted name is not listed."""
+        """As for every source; pipes and dead links are not listed, whatever their name."""
         ends = tuple(suffixes)
         found: list[SourceHandle] = []
         total = 0
@@ -60,7 +60,7 @@ class FolderSource(LocalSource):
         for folder, folders, names in os.walk(self.real, onerror=_refuse_folder):
             inside = self._inside(folder)
             repository = repositories.get(os.path.dirname(folder))
-            if inside != "." and (".git" in folders or ".git" in names):  # a file in submodules and worktrees
+            if inside != "." and (".git" in folders or ".git" in names):  # in submodules and worktrees .git is a file
                 repository = f"{self.name}/{inside}"
             if repository is not None:
                 repositories[folder] = repository

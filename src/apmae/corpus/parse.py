@@ -1,4 +1,4 @@
-"""What a user writes for a source of files, made into one: a path, or a name. Each kind of source has a line here."""
+"""Turns what a user writes, a path or a name, into a source of files. Each kind of source has a line here."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ from apmae.errors import SourceError
 
 
 def parse_source(given: str | os.PathLike[str]) -> Source:
-    """The source that is meant.
+    """The source that a user means.
 
     Args:
         given: a folder, a file, a ``.zip``, ``.jar``, ``.tar`` or compressed ``.tar``; or "bundled", the Java of the
             package. A path object is always a path.
 
     Raises:
-        SourceError: if there is nothing at a path, or neither a folder nor a file.
+        SourceError: if nothing is at the path, or it is neither a folder nor a file.
     """
     if given == "bundled":
         return FolderSource(bundled.java())

@@ -1,11 +1,11 @@
-"""What a source of source files is: its files are listed first, then read one at a time. Torch-free.
+"""What a source is: it lists its files first, then reads them one at a time. Torch-free.
 
-Listing is cheap and in a fixed order; memory stays flat whatever the size of the source. Whatever cannot be used is
-counted by its reason, never silently lost.
+Listing is cheap and in a fixed order; memory stays flat whatever the size of the source. Files that cannot be used are
+counted by reason, never silently lost.
 
-A source is known by two strings: ``name``, with which its files' paths begin, and ``identity``, by which a source or
-file that is given twice is read once. Which of several has its name changed (``src~2``) is decided where they come
-together.
+A source has two strings. The paths of its files begin with its ``name``; its ``identity`` makes sure that a source or
+file that is given twice is read once. If two sources have the same name, :func:`list_sources` renames the second
+(``src~2``).
 """
 
 import lzma
@@ -29,23 +29,23 @@ UNREADABLE = (
     *(OSError, EOFError, RuntimeError, NotImplementedError, ValueError),
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
 )
-"""What opening or reading a file raises if the file is damaged, encrypted or forbidden."""
+"""What opening or reading a damaged, encrypted or forbidden file raises."""
 
 Opener = Callable[[], IO[bytes]]
-"""Opens a file anew at each call."""
+"""Opens the file; may be called more than once."""
 
 _REASONS = {
     "not_utf8": "expected UTF-8, found other bytes: convert it (iconv -t UTF-8)",
     "too_large": f"expected at most {LARGEST} bytes: split it",
     "empty": "expected source code, it is empty",
     "binary": "expected text, found NUL bytes: give a source file",
-    "unreadable": "it cannot be read: check that it is whole and its permissions",
+    "unreadable": "it cannot be read: check that it is complete, and check its permissions",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One source file. Line ends are as in the file; a byte order mark is gone."""
+    """One source file. Line ends are kept as they are; a byte order mark is removed."""
 
     path: str
     """POSIX path that starts with the name of the source, so that two sources cannot collide."""
@@ -54,31 +54,31 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class SourceHandle:
-    """A file that was listed and can be read, more than once and in any order."""
+    """A listed file. It can be read more than once, and in any order."""
 
     path: str
     size: int
-    """Bytes, as the folder or archive says."""
+    """In bytes, according to the folder or archive."""
     _open: Opener
     _explicit: bool = False
     repository: str | None = None
-    """Folder of the repository that the file is in, a beginning of ``path``: the nearest that holds ``.git``, below
-    the source. None where there is none: a source that is itself a repository says nothing about its files."""
+    """Folder of the repository that the file is in: the nearest folder below the source that holds ``.git``, as the
+    beginning of ``path``. None where there is none; a source that is itself a repository does not count."""
     identity: str | None = None
-    """The same for the same file in another source, so that it is read once; None where no other source can have it."""
+    """Equal for the same file in another source, so that it is read once; None where no other source can hold it."""
 
     def read(self, rejected: Counter[str]) -> SourceFile | None:
         """Read the file.
 
         Args:
-            rejected: where a file that cannot be used is counted: "not_utf8", "too_large" (over ``LARGEST`` bytes),
+            rejected: counts a file that cannot be used, by reason: "not_utf8", "too_large" (over ``LARGEST`` bytes),
                 "empty" (nothing but blanks), "binary" (NUL bytes) or "unreadable" (damaged, encrypted, forbidden).
 
         Returns:
             The file, or None if it was rejected.
 
         Raises:
-            SourceError: if it was named by itself, not found in a folder or archive, and cannot be used.
+            SourceError: if it cannot be used and the user named it directly, not its folder or archive.
         """
         text, reason = self._load()
         if reason is None:
@@ -108,12 +108,12 @@ class SourceHandle:
 
 
 class Source(ABC):
-    """Where source files come from; ``parse_source`` makes one of what a user writes."""
+    """Where source files come from; ``parse_source`` makes one from what a user writes."""
 
     name: str
     """What its files' paths begin with: one path component, valid UTF-8."""
     identity: str
-    """The same for the same source given twice, and for a file named by itself as for that file in a folder."""
+    """Equal for a source that is given twice, and for a file and the same file in a folder."""
 
     @abstractmethod
     def handles(self, suffixes: Sequence[str]) -> list[SourceHandle]:
@@ -131,7 +131,7 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """What it is, by content: equal as long as no file changes. Stages that read it are reused by that."""
+        """A hash of its content, equal as long as no file changes. It decides whether stages are reused."""
 
     def files(self, suffixes: Sequence[str], rejected: Counter[str]) -> Iterator[SourceFile]:
         """Read its files one at a time, in the order of :meth:`handles`.
@@ -141,7 +141,7 @@ class Source(ABC):
             rejected: counts the files that cannot be used, by reason (:meth:`SourceHandle.read`).
 
         Raises:
-            SourceError: as :meth:`handles`, and if a file that was named by itself cannot be used.
+            SourceError: as :meth:`handles`, and if a file that the user named directly cannot be used.
         """
         for handle in self.handles(suffixes):
             file = handle.read(rejected)
@@ -150,10 +150,10 @@ class Source(ABC):
 
 
 def list_sources(sources: Iterable[Source], *, suffixes: Sequence[str]) -> list[SourceHandle]:
-    """List the files of several sources, without reading them. What is in two of them is listed once.
+    """List the files of several sources, without reading them. A file that is in two of them is listed once.
 
     Args:
-        sources: any; of two with one name, the second's paths begin with ``name~2``.
+        sources: any; if two have the same name, paths of the second begin with ``name~2``.
         suffixes: how the wanted files' names end.
 
     Returns:
@@ -176,7 +176,7 @@ def list_sources(sources: Iterable[Source], *, suffixes: Sequence[str]) -> list[
 
 
 def _label(name: str, labels: set[str]) -> str:
-    """One path component, unlike any other source's."""
+    """A path component that no other source has."""
     label, copy = name, 1
     while label in labels:
         copy += 1
@@ -191,12 +191,12 @@ def _renamed(handle: SourceHandle, name: str, label: str) -> SourceHandle:
 
 
 def nothing_found(where: object, suffixes: Sequence[str], total: int) -> SourceError:
-    """The error of a source without a file of the suffixes.
+    """The error for a source that has no file with these suffixes.
 
     Args:
         where: the source as the user gave it.
-        suffixes: those that were wanted.
-        total: files of any name that it has.
+        suffixes: the suffixes that were wanted.
+        total: how many files it has, of any name.
     """
     return SourceError(
         f"expected {' or '.join(suffixes)} files under {where}, found none among {total} files; "
@@ -205,5 +205,5 @@ def nothing_found(where: object, suffixes: Sequence[str], total: int) -> SourceE
 
 
 def printable(name: str) -> str:
-    """A file name as UTF-8, which it need not be and a column of a table must."""
+    """A file name as valid UTF-8: file names need not be, but table columns must."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

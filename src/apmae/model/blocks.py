@@ -20,7 +20,7 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(heads * head_dim, dim)
 
     def forward(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
-        """What every token takes from the others."""
+        """What each token takes from all tokens, to be added to it."""
         qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))  # n s 3 h w
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # n h s w
         mixed = F.scaled_dot_product_attention(query, key, value)
@@ -28,7 +28,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with an exact GELU between."""
+    """Two linear layers with an exact GELU in between."""
 
     def __init__(self, dim: int, hidden: int, eps: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
-        """What every token makes of itself."""
+        """What each token gains from the MLP, to be added to it."""
         return self.down(F.gelu(self.up(self.norm(x))))
 
 

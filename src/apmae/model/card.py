@@ -1,11 +1,12 @@
-"""Model cards: what a hub's page says of an AP-MAE, filled in from the manifest and the log of its training.
+"""Model cards: what a hub's page says about an AP-MAE, filled in from the manifest and the log of its training.
 
-A manifest may be a stranger's. Nothing of it enters the YAML head; in the Markdown it stands in table cells only, as
+A manifest may come from a stranger. Nothing of it enters the YAML header. In the Markdown it only fills table cells, as
 text that cannot become a link, an image, HTML or another cell.
 
-A card is written when it is needed: by a push, and by ``save_pretrained`` of an encoder loaded from a training, whose
-manifest stays behind. The folder of a training has the manifest and gets none. A card in the published layout is not
-taken over, because it says to load the weights with other code. Languages, paths and sources are not in a manifest.
+A card is written when it is needed: by a push, and by ``save_pretrained`` of an encoder that was loaded from a training
+folder, because the manifest is not copied. The training folder itself has the manifest and gets no card. The card of a
+checkpoint in the published layout is not kept, because it says to load the weights with other code. Manifests contain
+no languages, paths or sources.
 """
 
 import json
@@ -64,10 +65,10 @@ On the command line: `apmae encode --lm MODEL --encoder {source} --prompts promp
 {model}{training}
 ## Limits
 
-- It reads causal patterns of at most {size} tokens. Patterns of longer prompts are pooled or cropped to that first.
+- It reads causal patterns of at most {size} tokens. Patterns of longer prompts are first pooled or cropped.
 - Embeddings can be compared with those of this encoder only. An atlas belongs to the encoder that it was fitted with.
-- It is trained on patterns of one language model. How well it does on another's, `apmae evaluate` measures.
-- It describes patterns. What a head is for, and whether a pattern causes an answer, it does not say.
+- It is trained on patterns of one language model. `apmae evaluate` measures how well it does on another's.
+- It describes patterns. It does not say what a head is for, or whether a pattern causes an answer.
 """
 _PUBLISHED = """
 ## Training
@@ -77,10 +78,10 @@ Imported from a checkpoint in the layout that the paper's authors published. How
 
 
 class Origin(NamedTuple):
-    """What the folder of an AP-MAE says of how it came about."""
+    """What the folder of an AP-MAE says about its training."""
 
     card: str | None
-    """The card that lay beside the weights."""
+    """The card beside the weights."""
     manifest: Mapping[str, Any] | None
     """Of the training (``artifacts.Stage``)."""
     metrics: Mapping[str, Any]
@@ -92,7 +93,7 @@ class Origin(NamedTuple):
 def read_origin(files: Files) -> Origin | None:
     """What is known of a checkpoint's training; None if nothing.
 
-    What is damaged counts as unknown: a model can be used without.
+    Damaged files count as missing: the model can be used without them.
     """
     card, manifest, log = (_read(files.folder / name) for name in (CARD, "manifest.json", "metrics.jsonl"))
     record = _json(manifest)
@@ -100,7 +101,7 @@ def read_origin(files: Files) -> Origin | None:
     metrics: dict[str, Any] = {}
     for line in log.splitlines() if record else ():
         metrics |= {name: value for name, value in (_json(line) or {}).items() if name in _LOSSES}
-    if files.published:  # its own card speaks of another library
+    if files.published:  # its own card describes another library
         return Origin(None, None, {}, True)
     return Origin(card or None, record, metrics, False) if card or record else None
 
@@ -151,7 +152,7 @@ def _model(config: APMAEConfig, weights: Mapping[str, Tensor]) -> Iterator[tuple
 
 
 def _training(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a manifest says, flat; settings of the model itself are in the other table."""
+    """What a manifest says, as flat rows; the model's own settings are in the other table."""
     counts, config = _mapping(manifest, "counts"), _mapping(manifest, "config")
     yield from ((_LABELS.get(name, name), value) for name, value in counts.items())
     yield from ((f"last {name}", value) for name, value in metrics.items())
@@ -175,12 +176,12 @@ def _table(rows: Iterator[tuple[str, Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as text of one Markdown table cell: what could be markup is written as character references."""
+    """A value as the text of one Markdown table cell; characters that could be markup become character references."""
     text = value if isinstance(value, str) else json.dumps(value)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
     safe = re.sub(r"[^\w /.,=+()%-]|(?<![^\W_])_|_(?![^\W_])", lambda match: f"&#{ord(match[0])};", text)
-    return re.sub(r"(?i)www\.", "www&#46;", safe)  # which some renderers take for a link
+    return re.sub(r"(?i)www\.", "www&#46;", safe)  # some renderers make it a link
 
 
 def _read(path: Path) -> str:

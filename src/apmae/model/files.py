@@ -1,6 +1,6 @@
-"""AP-MAE files: ``config.json`` and ``model.safetensors``, ours or published, of a folder or a hub.
+"""AP-MAE files: ``config.json`` and ``model.safetensors``, in our layout or the published one, from a folder or a hub.
 
-``config.json`` has a format number, so that a newer layout is refused by number and not by the first field that does
+``config.json`` has a format number, so that a newer layout is refused by its number, not by the first field that does
 not fit. Weights that are not finite are refused: every embedding would be NaN.
 """
 
@@ -23,7 +23,7 @@ from apmae.model.folder import CARD, CONFIG, FORMAT, MODEL_TYPE, WEIGHTS, find_e
 
 
 class Files(NamedTuple):
-    """What a checkpoint says."""
+    """A checkpoint that was read."""
 
     folder: Path
     config: APMAEConfig
@@ -63,7 +63,7 @@ def load(source: str | Path) -> Files:
         source: a folder, a hub id, or "bundled".
 
     Raises:
-        ModelError: if there is none, it is damaged, of a newer format, no AP-MAE, or its weights are not finite.
+        ModelError: if there is none, it is damaged, of a newer format or not an AP-MAE, or its weights are not finite.
     """
     found = find_encoder(source)
     path = found.folder / WEIGHTS

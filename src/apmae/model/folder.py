@@ -1,4 +1,4 @@
-"""Where an AP-MAE is and what its ``config.json`` says, ours or published: told before torch is imported."""
+"""Finds an AP-MAE and reads its ``config.json``, ours or published, before torch is imported."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from apmae.config import APMAEConfig, parse
 from apmae.errors import ArtifactError, ConfigError, ModelError, first_line
 
 FORMAT = 1
-"""Of our layout; raised when an older version cannot read the new one. Files without the number are of format 1."""
+"""Version of our layout, raised when older code cannot read the new one. Files without a number have format 1."""
 MODEL_TYPE = "apmae"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -32,11 +32,11 @@ _PUBLISHED = {
     "decoder_dim_head": "decoder_head_dim",
     "decoder_mlp_dim": "decoder_mlp_dim",
 }
-"""The published layout's names of our settings."""
+"""The published layout's names for our settings."""
 
 
 class Encoder(NamedTuple):
-    """An AP-MAE that was found, its weights not read yet."""
+    """An AP-MAE that was found, with weights that are not read yet."""
 
     folder: Path
     config: APMAEConfig
@@ -51,7 +51,7 @@ def find_encoder(source: str | Path) -> Encoder:
         source: a folder, a hub id, or "bundled".
 
     Raises:
-        ModelError: if there is none, its weights are cut short, or it is of a newer format or no AP-MAE.
+        ModelError: if there is none, its weights are cut short, or it is of a newer format or not an AP-MAE.
     """
     folder = _find(source)
     values = _read(folder / CONFIG)
@@ -74,7 +74,7 @@ def find_encoder(source: str | Path) -> Encoder:
 
 
 def weights_error(folder: Path, error: Exception) -> ModelError:
-    """What to tell of weights that cannot be read."""
+    """The error for weights that cannot be read."""
     return ModelError(
         f"expected whole AP-MAE weights in {folder / WEIGHTS}: {error}; copy, download or train them again"
     )
@@ -120,7 +120,7 @@ def _find(source: str | Path) -> Path:
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD]))
-    except Exception as error:  # the hub client raises many kinds; whatever it says, there is no model
+    except Exception as error:  # the hub client raises many kinds of error; whichever it is, there is no model
         raise ModelError(
             f"expected an AP-MAE at {source}: no such folder, and the hub says: {first_line(error).rstrip('.')}; "
             "check the name and the network"

@@ -1,4 +1,4 @@
-"""Uploading a folder to a hub, and what can be refused before it is asked. Torch-free."""
+"""Uploading a folder to a hub, and refusals that do not need the hub. Torch-free."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -21,28 +21,28 @@ def push(
     expect_pushable(repo_id, token)
     api = HfApi(token=token)
     with TemporaryDirectory() as name:
-        with _refusal_named(repo_id):
-            # Named as the hub names it: with the account before it, if that was left out.
-            known = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        write(Path(name), known)
-        with _refusal_named(known):
-            return str(api.upload_folder(repo_id=known, folder_path=name, commit_message=message).commit_url)
+        with _refusals_named(repo_id):
+            # The hub's full name for it, with the account if that was left out.
+            full_name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        write(Path(name), full_name)
+        with _refusals_named(full_name):
+            return str(api.upload_folder(repo_id=full_name, folder_path=name, commit_message=message).commit_url)
 
 
 def expect_pushable(repo_id: str, token: str | None = None) -> None:
     """Refuse a push that the hub would refuse, without asking it.
 
     Args:
-        repo_id: where to.
-        token: of the hub; by default the one that ``hf auth login`` keeps, or HF_TOKEN.
+        repo_id: where to push.
+        token: the hub's; by default the one that ``hf auth login`` stored, or HF_TOKEN.
 
     Raises:
-        ModelError: if the name is none, or there is no token.
+        ModelError: if the name is not valid, or there is no token.
     """
     from huggingface_hub import get_token
     from huggingface_hub.utils import validate_repo_id
 
-    with _refusal_named(repo_id):
+    with _refusals_named(repo_id):
         validate_repo_id(repo_id)
     if not (token or get_token()):
         raise ModelError(
@@ -58,7 +58,7 @@ def expect_license(license: str | None, *, card: bool) -> None:
         card: whether the model already has a card, which names its own.
 
     Raises:
-        ConfigError: if it is no identifier, or given for a model with a card.
+        ConfigError: if it is not an identifier, or is given for a model with a card.
     """
     if license is not None and card:
         raise ConfigError(f"expected no license for a model that has a card, got {license!r}; write it in its {CARD}")
@@ -67,10 +67,10 @@ def expect_license(license: str | None, *, card: bool) -> None:
 
 
 @contextmanager
-def _refusal_named(repo_id: str) -> Iterator[None]:
+def _refusals_named(repo_id: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the hub client raises many kinds; whatever it says, nothing was pushed
+    except Exception as error:  # the hub client raises many kinds of error; whichever it is, nothing was pushed
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
             f"expected to push to {repo_id}, the hub says: {reason}; check the name, the token's right to "

@@ -1,10 +1,10 @@
 """AP-MAE, in the paper's order: embed the patches, mask, encode, decode, loss (paper section 4, Figure 2).
 
-Only patches on or below the diagonal are embedded and decoded. With ``grid="square"`` positions are numbered over the
-whole grid and encoding feeds all of it, zeros above the diagonal included, as the released models expect.
+Only patches on or below the diagonal are embedded and decoded. With ``grid="square"`` there are positions for the whole
+grid, and encoding feeds all of it, zeros above the diagonal included, as the released models expect.
 
-Positions are looked up with ``F.embedding``, not by index: the gradient of an index is summed in no fixed order by
-several threads, and two runs were never equal.
+Positions are looked up with ``F.embedding``, not by index: several threads sum the gradient of an index in no fixed
+order, and no two runs would be equal.
 
 Axes: n patterns, k patches (36 at paper size), p pixels along a patch, q pixels of a patch (p * p), v visible and
 m masked patches, d encoder width, e decoder width.
@@ -47,8 +47,8 @@ class APMAE(nn.Module):
 
     Attributes:
         config: its sizes, masking and scaling.
-        origin: what the folder that it was loaded from says of its training; None if nothing, or if it was made here.
-        source: folder, hub id or "bundled" that it was loaded from; None if it was made here.
+        origin: what its folder says about its training; None if nothing, or if it was not loaded.
+        source: folder, hub id or "bundled" that it was loaded from; None if it was not loaded.
     """
 
     def __init__(self, config: APMAEConfig, *, seed: int = 0) -> None:
@@ -91,20 +91,19 @@ class APMAE(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers."""
+        """How many trainable parameters it has."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     # -- the method, in order ------------------------------------------------------------------------------------------
 
     def embed_patches(self, patches: Float[Tensor, "n v q"], slots: Int[Tensor, "n v"]) -> Float[Tensor, "n s d"]:
-        """CLS and one token a patch, each with its learned position."""
-        # A look-up, not an index: the gradient of an index is summed in no fixed order by several threads.
+        """CLS and one token per patch, each with its learned position."""
         tokens = self.embed(patches) + F.embedding(slots, self.positions[0, 1:])
         cls = (self.cls + self.positions[:, :1]).expand(len(patches), -1, -1)
         return torch.cat([cls, tokens], dim=1)
 
     def encode_tokens(self, patches: Float[Tensor, "n k p p"]) -> Float[Tensor, "n s d"]:
-        """Encode unmasked scaled patches: CLS, then a token a patch (of the whole grid for ``grid="square"``)."""
+        """Encode unmasked scaled patches: CLS, then one token per patch (of the whole grid for ``grid="square"``)."""
         flat, slots = patches.flatten(2), self.slots
         if self.config.grid == "square":
             everything = flat.new_zeros(len(flat), self.config.grid_size**2, flat.shape[-1])
@@ -122,8 +121,8 @@ class APMAE(nn.Module):
             tokens = self.mask_token.to(projected.dtype).expand(len(encoded), num_slots, -1)
             tokens = tokens.scatter(1, index, projected[:, 1:])
         else:
-            # As published: the mask token marks the *visible* places and no encoded patch is passed on, so that
-            # everything the decoder knows of the pattern comes through CLS.
+            # As published: the mask token is put in the *visible* places and no encoded patch is passed on. All that
+            # the decoder knows about the pattern comes through CLS.
             tokens = torch.zeros_like(projected[:, :1]).expand(-1, num_slots, -1)
             tokens = tokens.scatter(1, index, self.mask_token.to(tokens.dtype).expand_as(index))
         tokens = torch.cat([projected[:, :1], tokens], dim=1) + self.decoder_positions
@@ -135,7 +134,7 @@ class APMAE(nn.Module):
 
         Args:
             patches: scaled lower-triangle patches.
-            masking: which to hide.
+            masking: which patches to hide.
         """
         flat = patches.flatten(2)
         seen = flat.gather(1, masking.visible[..., None].expand(-1, -1, flat.shape[-1]))
@@ -167,7 +166,7 @@ class APMAE(nn.Module):
                 "use their probabilities() and scores instead"
             )
         fitted = patterns.repacked(self.config.patch_size).resized(self.config.pattern_size)
-        # Moved as they are packed: half the bytes of what is made of them.
+        # Moved while packed: half the bytes of the scaled patches.
         fitted.log_patches = fitted.log_patches.to(self.cls.device)
         return fitted.scaled_patches(self.config.scaling)
 
@@ -177,7 +176,7 @@ class APMAE(nn.Module):
 
         Args:
             patterns: at most ``pattern_size`` tokens; shorter ones fill the upper left corner, the rest is empty.
-            batch: patterns a forward.
+            batch: patterns per forward pass.
 
         Raises:
             CaptureError: if the patterns are too long, or square.
@@ -202,17 +201,17 @@ class APMAE(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of its settings and weights, as manifests and atlases note it: embeddings of two models may be
-        compared if theirs is the same. Computed at each call, because weights change: about 2 GB/s.
+        """SHA-256 of its settings and weights, as in manifests and atlases: embeddings of two models may be compared if
+        theirs is the same. It is computed at each call, because weights change, at about 2 GB/s.
         """
         return files.content_of(self.config, self.state_dict())
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors``; of a model that knows its :attr:`origin` also its card.
+        """Write ``config.json`` and ``model.safetensors``; for a model that knows its :attr:`origin`, also its card.
 
         Args:
-            folder: where to; made if missing.
-            dtype: of the stored weights; by default their own.
+            folder: where to write; created if missing.
+            dtype: type of the stored weights; by default their own.
         """
         text = self.model_card() if self.origin else None
         files.save(Path(folder), self.config, self.state_dict(), dtype, text)
@@ -239,17 +238,17 @@ class APMAE(nn.Module):
         return model.eval()
 
     def model_card(self, repo_id: str | None = None, *, license: str | None = None) -> str:
-        """What :meth:`push_to_hub` writes as README.md: Markdown with a YAML head.
+        """What :meth:`push_to_hub` writes as README.md: Markdown with a YAML header.
 
-        A card that lay beside the weights is taken as it is, so that it can be edited. Otherwise it is filled in from
+        A card beside the weights is used as it is, so that it can be edited. Otherwise the card is filled in from
         this model's sizes and, if it was loaded from the folder of a finished training, from its manifest and log.
 
         Args:
-            repo_id: where the reader loads it from.
+            repo_id: where readers load the model from.
             license: of the weights, as hubs abbreviate it ("apache-2.0"); left open by default.
 
         Raises:
-            ConfigError: if a license is given for a card that is there already, or is no identifier.
+            ConfigError: if a license is given although there is a card already, or is not an identifier.
         """
         return card.model_card(self.config, self.state_dict(), self.origin, repo_id=repo_id, license=license)
 
@@ -257,7 +256,7 @@ class APMAE(nn.Module):
         """Write into a folder what :meth:`push_to_hub` uploads: weights, config and model card.
 
         Args:
-            folder: where to; made if missing.
+            folder: where to write; created if missing.
             repo_id: as for :meth:`push_to_hub`.
             license: as for :meth:`model_card`.
 
@@ -279,14 +278,14 @@ class APMAE(nn.Module):
         """Upload weights, config and model card to a hub in one commit; the repository is made if missing.
 
         Args:
-            repo_id: "name/repository", or "repository" for one's own.
+            repo_id: "name/repository", or "repository" under your own account.
             private: whether a new repository is private; None leaves it to the account's default.
-            token: of the hub; by default the one that ``hf auth login`` keeps, or HF_TOKEN.
+            token: the hub's; by default the one that ``hf auth login`` stored, or HF_TOKEN.
             license: as for :meth:`model_card`.
-            message: of the commit.
+            message: the commit message.
 
         Returns:
-            The commit's address.
+            The URL of the commit.
 
         Raises:
             ConfigError: as :meth:`model_card`.
@@ -294,7 +293,7 @@ class APMAE(nn.Module):
         """
         self.model_card(repo_id, license=license)  # refused before anything is made on the hub
 
-        def write(folder: Path, known: str) -> None:
-            self.write_upload(folder, known, license=license)
+        def write(folder: Path, full_name: str) -> None:
+            self.write_upload(folder, full_name, license=license)
 
         return hub.push(repo_id, write, private=private, token=token, message=message)

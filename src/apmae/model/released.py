@@ -1,4 +1,4 @@
-"""Import of checkpoints in the published layout (``LaughingLogits/AP-MAE-SC2-*``): rename, and write out identities.
+"""Import of checkpoints in the published layout (``LaughingLogits/AP-MAE-SC2-*``): rename weights, and add identities.
 
 They become an :class:`~apmae.model.mae.APMAE` with ``grid="square"`` and ``decoder_input="cls"``. Where the published
 code has no projection because both sides are equally wide, as at paper size between encoder and decoder, ours gets the
@@ -47,7 +47,7 @@ def convert(config: APMAEConfig, weights: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def _identities(config: APMAEConfig) -> Iterator[tuple[str, int]]:
-    """Our linears that the published code leaves out, and their width."""
+    """The linear layers that the published code leaves out, and their width."""
     c = config
     if c.encoder_dim == c.decoder_dim:
         yield "to_decoder", c.decoder_dim

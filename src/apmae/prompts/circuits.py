@@ -1,13 +1,13 @@
 """Classic circuits as prompts with counterfactuals, made from templates and a tokenizer. Torch-free.
 
-Templates, words, sources and definitions lie in ``circuits/<name>.yaml``; ``docs/circuits.md`` explains each set. A
-prompt and its counterfactual have the same number of tokens and differ in stated ones only: the symmetric token
-replacement of Zhang and Nanda 2023 (arXiv:2309.16042). What is drawn depends on set, seed and tokenizer alone.
+Templates, words, sources and definitions are in ``circuits/<name>.yaml``; ``docs/circuits.md`` explains each set. A
+prompt and its counterfactual have the same number of tokens and differ only in those that matter: the symmetric token
+replacement of Zhang and Nanda 2023 (arXiv:2309.16042). What is drawn depends only on set, seed and tokenizer.
 
-Because the counterfactual holds other tokens of the same kind, the first wrong completion is right for it; the sources'
-own corruptions (three unrelated names, random arguments, "That person") take the answer away. All prompts of a set are
-kept, not balanced by outcome: sets are compared between models, and a model that cannot do the task has no correct
-half.
+The counterfactual holds other tokens of the same kind, so the first wrong completion is right for it. The corruptions
+in the original papers (three unrelated names, random arguments, "That person") leave no right answer instead. All
+prompts of a set are kept, not balanced by outcome: sets are compared between models, and a model that cannot do the
+task has no correct half.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SCHEME = "circuit:"
-"""What a source of prompts begins with that is a circuit, not files; and the path of a circuit's prompt."""
+"""How a source of prompts begins if it is a circuit, not files; the path of a circuit's prompt begins with it too."""
 
 CIRCUITS: tuple[str, ...] = get_args(Circuit)
 """Names of the sets."""
@@ -45,13 +45,13 @@ _FEWEST = {
     "words": 100,
     "years": 100,
 }
-"""Fewest that a tokenizer must keep whole (years: split in two): with fewer, prompts would be too much alike."""
+"""Fewest that must be one token each (years: two). With fewer, prompts would be too similar."""
 
 _TRIES = 100
-"""Drafts tried for one prompt before the words count as used up."""
+"""Drafts tried for one prompt before giving up: the words are then used up."""
 
 _WORD = re.compile("[\u0120\u2581][A-Za-z]{3,}")
-"""A word with its space, as byte-level and SentencePiece vocabularies spell it."""
+"""A word with the space before it, as byte-level and SentencePiece vocabularies spell it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +59,19 @@ class _Draft:
     """One prompt as text, before its tokens are looked at."""
 
     template: str | None
-    """None where it is random: the prompt is of no group."""
+    """None for random words: the prompt then has no group."""
     prefix: str
     counterfactual: str
     completions: tuple[str, ...]
-    """What is right; the first is the prompt's completion."""
+    """Right completions; the first is the prompt's ``completion``."""
     wrong: tuple[str, ...]
-    """What is wrong; the first is right for the counterfactual where that makes one of them right."""
+    """Wrong completions; the first is right for the counterfactual."""
     changed: int = 1
-    """Tokens in which the counterfactual differs."""
+    """In how many tokens the counterfactual differs."""
 
 
 class _Words:
-    """The words of one set that one tokenizer keeps whole."""
+    """The words of one set that are one token each for one tokenizer."""
 
     def __init__(self, name: str, tokenizer: "Tokenizer") -> None:
         self.name = name
@@ -83,7 +83,7 @@ class _Words:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def whole(self, kind: str, words: Sequence[str]) -> list[str]:
-        """Those words that are one token behind another word.
+        """The words that are one token after another word.
 
         Raises:
             ModelError: if there are too few.
@@ -128,17 +128,18 @@ class _Words:
 
     @cached_property
     def lead(self) -> str:
-        """What to put before a text so that its first word is the token that it would be further on."""
+        """What to put before a text so that its first word has the token that it would have later in the text."""
         word = self.random[0]
         first, again = self.ids(f"{word} {word}")[0], self.ids(f"{word} {word}")[-1]
         return "" if first == again else " "
 
     @cached_property
     def years(self) -> dict[str, list[str]]:
-        """First years from 1100 to 1799, as endings by what stands before them, where the tokenizer splits them.
+        """First years from 1100 to 1799 that the tokenizer splits in two: endings by the digits before them.
 
-        Endings have two digits, as in the source, or one where the tokenizer makes a token of the last digit. Those
-        that nothing is later than are left out, and so are 00 and 01 (0 and 1): the counterfactual ends in 01 (1).
+        Endings have two digits, as in the paper, or one if the tokenizer splits off the last digit alone. Left out are
+        the last ending, because no year is later, and 00 and 01 (or 0 and 1), because the counterfactual ends in 01
+        (or 1).
         """
         found = 0
         for width in (2, 1):
@@ -152,11 +153,11 @@ class _Words:
                 return {stem: kept for stem, kept in years.items() if kept}
         raise ModelError(
             f"circuit:{self.name} expected a tokenizer that makes the end of at least {_FEWEST['years']} of the years "
-            f"1100 to 1799 a token of its own, this one does for {found}: take another model, or another circuit"
+            f"1100 to 1799 a separate token, this one does for {found}: take another model, or another circuit"
         )
 
     def splits(self, stem: str, end: str) -> bool:
-        """Whether the end of a year is a token of its own behind the rest, which keeps its own tokens."""
+        """Whether the end of a year is a separate token, and the digits before it keep their tokens."""
         before = f"the year {stem}"
         return self.ids(before + end) == [*self.ids(before), self.tokenizer.token_to_id(end)]
 
@@ -168,7 +169,7 @@ def _data(name: str) -> dict[str, Any]:
 
 def _ioi(words: _Words, draw: np.random.Generator, number: int) -> _Draft:
     first, second = _pick(draw, words.names, 2)
-    # either order as often: the subject was named first (BABA) or second (ABBA)
+    # both orders equally often: the subject was named first (BABA) or second (ABBA)
     subject, other = (first, second) if number % 2 else (second, first)
     template, text = _template(words, draw)
     places = {slot: _pick(draw, choices, 1)[0] for slot, choices in words.data["words"].items()}
@@ -190,7 +191,7 @@ def _greater_than(words: _Words, draw: np.random.Generator, number: int) -> _Dra
     stem = _pick(draw, sorted(words.years), 1)[0]
     width = 4 - len(stem)
     end = _pick(draw, words.years[stem], 1)[0]
-    # an ending that is no token would stand for its first digit
+    # an ending of several tokens would be judged by its first digit
     endings = [ending for ending in _endings(width) if words.tokenizer.token_to_id(ending) is not None]
     later = _pick(draw, [ending for ending in endings if ending > end], None)
     template, text = _template(words, draw)
@@ -225,7 +226,7 @@ def _docstring(words: _Words, draw: np.random.Generator, number: int) -> _Draft:
 
 
 def _induction(words: _Words, draw: np.random.Generator, number: int) -> _Draft:
-    # the length varies, so that a head that looks a fixed way back does not do the task
+    # the length varies, so that a head that looks back by a fixed distance cannot do the task
     length = int(draw.integers(16, 33))
     *block, other = _pick(draw, words.random, length + 1)
     again = int(draw.integers(length // 2, length))
@@ -240,17 +241,17 @@ def _induction(words: _Words, draw: np.random.Generator, number: int) -> _Draft:
 
 
 def _gendered_pronouns(words: _Words, draw: np.random.Generator, number: int) -> _Draft:
-    names = [_pick(draw, gender, 1)[0] for gender in words.gendered]
+    names = [_pick(draw, choices, 1)[0] for choices in words.gendered]
     pronouns = (" she", " he")
-    mine = number % 2
+    gender = number % 2
     template, text = _template(words, draw)
     trait = _pick(draw, words.data["words"]["trait"], 1)[0]
     return _Draft(
         template=template,
-        prefix=text.format(name=names[mine], trait=trait),
-        counterfactual=text.format(name=names[1 - mine], trait=trait),
-        completions=(pronouns[mine],),
-        wrong=(pronouns[1 - mine],),
+        prefix=text.format(name=names[gender], trait=trait),
+        counterfactual=text.format(name=names[1 - gender], trait=trait),
+        completions=(pronouns[gender],),
+        wrong=(pronouns[1 - gender],),
     )
 
 
@@ -264,23 +265,23 @@ _DRAFTS: dict[str, Callable[[_Words, np.random.Generator, int], _Draft]] = {
 
 
 def circuit_prompts(name: str, tokenizer: "Tokenizer", *, count: int, seed: int = 0, length: int = 256) -> list[Prompt]:
-    """Prompts of a classic circuit, each with its counterfactual, in the order drawn; all of them differ.
+    """Prompts of a classic circuit, each with its counterfactual, in the order drawn; no two are the same.
 
-    A prompt's ``completion`` and the first of its ``wrong`` completions are one token each behind the prompt and behind
-    the counterfactual, and no token crosses into them. ``task`` is the circuit's name, ``group`` the template (None for
-    random words), and a template lies in one ``split``, as a source file does: a fifth of them are held out.
+    After the prompt and after the counterfactual, ``completion`` and the first of the ``wrong`` completions are one
+    token each, and no token crosses into them. ``task`` is the circuit's name and ``group`` the template (None for
+    random words). A template is in one ``split``, as a source file is: a fifth of them is held out.
 
     Args:
         name: one of :data:`CIRCUITS`.
         tokenizer: of the model under study, since a counterfactual has as many tokens as its prompt.
-        count: how many prompts; more of them leave the first ones as they were.
-        seed: which words and templates.
-        length: most tokens of a prompt; longer ones are left out, for a window would cut them.
+        count: how many prompts; a larger count does not change the first ones.
+        seed: decides which words and templates are drawn.
+        length: most tokens in a prompt; longer ones are left out, because a window would cut them.
 
     Raises:
         ConfigError: if there is no such circuit, or the tokenizer truncates or pads.
         ModelError: if the tokenizer splits too many of the words that the circuit needs whole.
-        SourceError: if the words do not give so many prompts that differ.
+        SourceError: if the words do not give that many different prompts.
     """
     if name not in _DRAFTS:
         raise ConfigError(f"expected a circuit, one of {', '.join(CIRCUITS)}, got {name!r}; name one of them")
@@ -300,21 +301,21 @@ def circuit_prompts(name: str, tokenizer: "Tokenizer", *, count: int, seed: int 
             why = ", ".join(f"{reason} {times}" for reason, times in sorted(rejected.items()))
             raise SourceError(
                 f"expected {count} different prompts of circuit:{name}, found {len(prompts)} with this tokenizer "
-                f"(drafts not used: {why}); ask for fewer"
+                f"(drafts rejected: {why}); ask for fewer"
             )
     return list(prompts.values())
 
 
 def _misfit(words: _Words, draft: _Draft, length: int) -> str | None:
-    """Why the tokens of a draft are no minimal pair; None where they are."""
+    """Why the tokens of a draft are not a minimal pair; None if they are."""
     clean, other = words.ids(draft.prefix), words.ids(draft.counterfactual)
     if len(clean) > length:
         return "too_long"
     if len(clean) != len(other) or sum(a != b for a, b in zip(clean, other, strict=True)) != draft.changed:
         return "tokens_differ"
     for answer in (draft.completions[0], draft.wrong[0]):
-        behind, behind_other = words.ids(draft.prefix + answer), words.ids(draft.counterfactual + answer)
-        if behind[:-1] != clean or behind_other[:-1] != other:
+        answered, other_answered = words.ids(draft.prefix + answer), words.ids(draft.counterfactual + answer)
+        if answered[:-1] != clean or other_answered[:-1] != other:
             return "answer_merges"
     return None
 
@@ -341,7 +342,7 @@ def _prompt(words: _Words, draft: _Draft, number: int, seed: int) -> Prompt:
 
 
 def _split(template: str, words: _Words) -> str:
-    """As ``split_of``, but of so few templates one at least is held out."""
+    """Like ``split_of``, but at least one template is held out, however few there are."""
     numbers = [str(index + 1) for index in range(len(words.data["templates"]))]
     order = sorted(numbers, key=lambda number: unit_hash(0, "split", words.name, number))
     return "held_out" if template in order[: max(round(SPLITS["held_out"] * len(order)), 1)] else "train"
@@ -355,5 +356,5 @@ def _template(words: _Words, draw: np.random.Generator) -> tuple[str, str]:
 
 
 def _pick(draw: np.random.Generator, choices: list[str], count: int | None) -> list[str]:
-    """So many different ones; None: all of them, in another order."""
+    """``count`` different choices in random order; None: all of them."""
     return [choices[index] for index in draw.permutation(len(choices))[:count]]

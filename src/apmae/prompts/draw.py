@@ -1,8 +1,8 @@
 """Drawing prompts until their numbers are reached, with or without asking a model for their outcomes. Torch-free.
 
 Building runs one batch ahead in a thread, with the quota as of the batch before, so that a draw does not depend on
-which of the two was faster. A task that yields an outcome too rarely is given up: otherwise one rare outcome would walk
-a corpus again and again.
+which of the two was faster. A task that yields an outcome too rarely is given up: otherwise one rare outcome would read
+the corpus again and again.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ class Ask(Protocol):
 
     @property
     def tokenizer(self) -> "Tokenizer":
-        """The model's, of whose tokens random spans are made."""
+        """The model's; random spans are made of its tokens."""
         ...
 
     def window(self, prompt: Prompt, length: int) -> Window:
@@ -45,7 +45,7 @@ class Ask(Protocol):
         ...
 
     def __call__(self, windows: Sequence[Window]) -> list[Answer]:
-        """What the model makes of each."""
+        """The model's answer to each."""
         ...
 
 
@@ -64,7 +64,7 @@ def build_prompts(
 
     Raises:
         ConfigError: if the configuration asks for outcomes.
-        SourceError: if a file that was named by itself cannot be used, or no file has a span of any task.
+        SourceError: if a file that the user named directly cannot be used, or no file has a span of any task.
     """
     if config.outcome != "any":
         raise ConfigError(f"outcome {config.outcome!r} needs a language model: give one, or set outcome to 'any'")
@@ -152,7 +152,7 @@ def draw_prompts(
 
 
 def with_outcomes(ask: Ask, prompts: Sequence[Prompt], length: int, *, advance: Advance | None = None) -> list[Prompt]:
-    """The same prompts with what a model does with them.
+    """The same prompts with a model's answers.
 
     Args:
         ask: decides outcomes.
@@ -172,15 +172,15 @@ def with_outcomes(ask: Ask, prompts: Sequence[Prompt], length: int, *, advance: 
 
 
 def _waiting(quota: Quota, tried: Counter[str], limit: int) -> tuple[int, str]:
-    """About how many candidates there are still to ask, by how often each outcome came so far; and in words, which
-    outcome of which task takes most of them.
+    """About how many more candidates have to be asked, judging by how often each outcome came so far; and in words,
+    which outcome of which task needs most of them.
     """
     longest, note, total = 0, "", 0
     for task, outcomes in quota.missing().items():
         left = max(limit - tried[task], 0)
         rarest = 0
         for outcome, (found, wanted) in outcomes.items():
-            # as if half a one more had been found: none so far does not mean never
+            # with half a prompt more than were found: none so far does not mean never
             more = min(left, ceil((wanted - found) * (tried[task] + 1) / (found + 0.5)))
             rarest = max(rarest, more)
             if more > longest:

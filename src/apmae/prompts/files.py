@@ -1,4 +1,4 @@
-"""Prompts on disk: Parquet with the columns of ``schema.PROMPTS``, or anyone's own as JSONL. Torch-free."""
+"""Prompts on disk: Parquet with the columns of ``schema.PROMPTS``, or a user's own as JSONL. Torch-free."""
 
 import json
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from apmae.prompts.own import parse_line
 from apmae.prompts.prompt import Answer, Prompt
 from apmae.schema import PROMPTS
 
-_ANSWER = tuple(name for name in Answer._fields if name != "correct")  # which is said by outcome
+_ANSWER = tuple(name for name in Answer._fields if name != "correct")  # the column ``outcome`` says that
 _NAMES = tuple(name for field in fields(Prompt) for name in ((field.name,) if field.name != "answer" else _ANSWER))
 _OPTIONAL = ("repository", *_ANSWER, "group", "counterfactual", "accepted", "wrong")
-"""Columns that anyone's table may lack."""
+"""Columns that a user's table may lack."""
 
 SUFFIXES = (".parquet", ".jsonl")
-"""How the name of a file of prompts ends."""
+"""How the name of a prompts file ends."""
 
 MISTAKES = 20
-"""Mistakes listed before reading a JSONL file is given up."""
+"""Mistakes after which reading a JSONL file stops."""
 
 
 def to_table(prompts: Iterable[Prompt]) -> pa.Table:
@@ -37,15 +37,15 @@ def _row(prompt: Prompt) -> dict[str, Any]:
 
 
 def _prompt(row: dict[str, Any]) -> Prompt:
-    answer = {name: row.pop(name) for name in _ANSWER}
-    said = None
-    if all(answer[name] is not None for name in _ANSWER if name not in Answer._field_defaults):
-        said = Answer(**answer, correct=row["outcome"] == "correct")
-    return Prompt(**{**row, "accepted": tuple(row["accepted"]), "wrong": tuple(row["wrong"]), "answer": said})
+    values = {name: row.pop(name) for name in _ANSWER}
+    answer = None
+    if all(values[name] is not None for name in _ANSWER if name not in Answer._field_defaults):
+        answer = Answer(**values, correct=row["outcome"] == "correct")
+    return Prompt(**{**row, "accepted": tuple(row["accepted"]), "wrong": tuple(row["wrong"]), "answer": answer})
 
 
 def from_table(table: pa.Table) -> list[Prompt]:
-    """Prompts from a table; columns beyond those of ``schema.PROMPTS`` are left out.
+    """Prompts from a table; columns beyond those of ``schema.PROMPTS`` are ignored.
 
     Raises:
         SourceError: if a column is missing, of another type or has nulls where it may not, or ids repeat.
@@ -86,7 +86,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     A line of JSONL is an :class:`apmae.prompts.own.OwnPrompt`.
 
     Raises:
-        MalformedError: if lines of JSONL are no prompts; says which line and field, of up to :data:`MISTAKES` mistakes.
+        MalformedError: if lines of JSONL are not prompts; names line and field of up to :data:`MISTAKES` mistakes.
         SourceError: if the file is missing or empty, or a row of a table is not a prompt; says which row and column.
         ArtifactError: if a Parquet file is damaged.
     """
@@ -106,8 +106,8 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def write_jsonl(path: Path, prompts: Iterable[Prompt]) -> None:
-    """Write prompts one a line, atomically; :func:`read_prompts` reads them back as they were, but for ``answer``:
-    of what a model made of a prompt its outcome is written.
+    """Write prompts, one JSON object per line, atomically. :func:`read_prompts` reads them back unchanged except for
+    ``answer``: only the outcome of a model's answer is written.
 
     Raises:
         ArtifactError: if the file cannot be written.
@@ -141,6 +141,6 @@ def _read_jsonl(path: Path) -> list[Prompt]:
 
 def _repeated(identity: str, where: str, seen: dict[str, str]) -> list[str]:
     if identity in seen:
-        return [f"{where}: expected an id of its own, {identity!r} is that of {seen[identity]}; rename one"]
+        return [f"{where}: expected a unique id, {identity!r} is also that of {seen[identity]}; rename one"]
     seen[identity] = where
     return []

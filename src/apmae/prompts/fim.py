@@ -1,9 +1,9 @@
 """Windows of tokens: fill-in-the-middle order where the model has sentinels, left context elsewhere. Torch-free.
 
 Prefix, completion and suffix are each tokenised separately, so that no token crosses the border of the span: the first
-token of the completion is a token of its own, which the model can get right or wrong. Without infill, blanks that the
+token of the completion is separate, and the model can get it right or wrong. Without infill, blanks that the
 tokenizer joins to what follows them go with the completion (:func:`joined`): most vocabularies hold words with the
-space before them, and after a space of its own no such word is to be expected. A model that infills was trained on
+space before them, and after a separate space no such word can be expected. A model that infills was trained on
 texts cut anywhere, so its prefix is left as it is.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CHARS_PER_TOKEN = 5
-"""Characters of context tokenised for each token of the window at first; source code has 3 to 4 a token."""
+"""Characters of context tokenised for each token of the window at first; source code has 3 to 4 per token."""
 
 _SPARE = 16
 """Tokens at a cut that are thrown away: there the tokens of a piece can differ from those of the whole text."""
@@ -53,7 +53,7 @@ class Window:
         return self.texts(self.ids)
 
     def texts(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Each token by itself as text, see :func:`token_texts`."""
+        """Each token decoded alone, see :func:`token_texts`."""
         assert self.tokenizer is not None, "a window that is shown was made by window()"
         return token_texts(self.tokenizer, ids)
 
@@ -81,9 +81,10 @@ def window(
 ) -> Window:
     """Cut a prompt to a window of tokens.
 
-    The rule is the published one (DESIGN section 5): the sentinels off, the left context is kept whole if it fits half
-    the window and the right context fills the rest; else the right context gets at most half and the left, its last
-    tokens, what is over. Only so much text is tokenised as the window can hold.
+    The rule is the published one (DESIGN section 5), for what the sentinels leave of the window. The left context is
+    kept whole if it fits into half of that, and the right context fills the rest. Otherwise the right context gets at
+    most half, and the last tokens of the left context get what remains. Only as much text is tokenised as the window
+    can hold.
 
     Args:
         tokenizer: the model's.
@@ -156,7 +157,7 @@ def joined(tokenizer: "Tokenizer", prefix: str, completion: str) -> tuple[str, s
 
 
 def check_plain(tokenizer: "Tokenizer") -> None:
-    """Refuse a tokenizer that cuts or fills up what it encodes: contexts would lose their end without a word.
+    """Refuse a tokenizer that truncates or pads: contexts would silently lose their end.
 
     Raises:
         ConfigError: if truncation or padding is on, as a call of a transformers tokenizer can leave it.
@@ -207,9 +208,9 @@ def _bounded(tokenizer: "Tokenizer", text: str, count: int, cut: Callable[[str, 
 
 
 def _encode(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
-    """Tokens of a text; ``inner``: as it would be tokenised behind other text.
+    """Tokens of a text; ``inner``: as it would be tokenised after other text.
 
-    Tokenizers of the Llama kind put a space before every text. Behind a prefix that space would be a wrong token: the
+    Tokenizers of the Llama kind put a space before every text. After a prefix that space would be a wrong token: the
     first expected token of ``foo`` would be that of `` foo``. An anchor takes the space and is cut off again.
     """
     ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -224,7 +225,7 @@ def _encode(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
 
 
 def token_texts(tokenizer: "Tokenizer", ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token by itself as text, special tokens too, for display."""
+    """Each token decoded alone, special tokens too, for display."""
     return tuple(_decoded(tokenizer, [token]) for token in ids)
 
 

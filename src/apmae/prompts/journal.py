@@ -1,4 +1,4 @@
-"""Asking a model with a journal: what an interrupted run was answered is not asked again. Torch-free."""
+"""Asking a model with a journal: a resumed run does not ask again what was answered before. Torch-free."""
 
 import hashlib
 import json
@@ -31,8 +31,8 @@ class Journal(Protocol):
 class JournaledAsk:
     """Asks a model (:class:`Ask`), one batch at a time, and keeps each batch's answers in a journal.
 
-    Answers are kept per batch, since those of a batch differ in the last digits from those of each prompt by itself: a
-    resumed run gives the same bytes.
+    Answers are kept per batch, because an answer within a batch differs in its last digits from the same answer
+    alone: this way a resumed run gives the same bytes.
     """
 
     ask: Ask
@@ -53,7 +53,7 @@ class JournaledAsk:
         return self.ask.window(prompt, length)
 
     def __call__(self, windows: Sequence[Window]) -> list[Answer]:
-        """What the model makes of each, or made of it before."""
+        """The model's answer to each, now or before."""
         asked = [[window.ids, window.completion, window.text, window.accepted_texts] for window in windows]
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         if key in self.journal.notes:

@@ -1,9 +1,9 @@
 """The languages that prompts can be drawn from: file names, tree-sitter grammars, queries. Torch-free.
 
-A grammar is imported when its language is first used: each is a wheel of its own.
+A grammar is imported when its language is first used: each comes in a separate wheel.
 
-TypeScript's ``.tsx`` has a grammar of its own under the same language: ``<T>x`` is a cast in one and an element in the
-other.
+TypeScript's ``.tsx`` has a separate grammar under the same language: ``<T>x`` is a cast in ``.ts`` and an element in
+``.tsx``.
 """
 
 import importlib
@@ -25,9 +25,9 @@ class Grammar:
     package: str
     """Name of its wheel."""
     queries: tuple[str, ...]
-    """Files ``queries/<name>.scm``, read one behind the other."""
+    """Files ``queries/<name>.scm``, read one after the other."""
     function: str = "language"
-    """What the wheel's module calls it."""
+    """The function of the wheel's module that returns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Language:
         return tuple(self.grammars)
 
     def grammar(self, path: str) -> Grammar | None:
-        """The grammar of a file, by the end of its name; of another name, that of the language's usual files."""
+        """The grammar of a file, by the end of its name; for any other name, that of the language's usual files."""
         for suffix, grammar in self.grammars.items():
             if path.endswith(suffix):
                 return grammar
@@ -99,10 +99,10 @@ def load_grammar(grammar: Grammar) -> tree_sitter.Language:
 
 @lru_cache(maxsize=64)
 def load_query(grammar: Grammar, captures: frozenset[str]) -> tree_sitter.Query:
-    """A grammar's queries as one, reduced to the patterns with one of some captures.
+    """A grammar's queries as one, reduced to the patterns that have one of the given captures.
 
     Args:
-        grammar: whose queries.
+        grammar: the grammar whose queries are wanted.
         captures: their names, without the ``@``.
 
     Raises:

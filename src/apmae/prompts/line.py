@@ -1,4 +1,4 @@
-"""Prompts of what somebody is looking at: a bare text, or one line of a file. Torch-free."""
+"""Prompts from what a user is looking at: a bare text, or one line of a file. Torch-free."""
 
 from io import StringIO
 from pathlib import Path
@@ -24,8 +24,8 @@ def text_prompt(prefix: str, completion: str, suffix: str | None, *, path: str =
 
 
 def line_prompt(path: Path, line: int, column: int | None = None) -> Prompt:
-    """The prompt of completing one line of a file: cursor behind the indentation (or at ``column``), the rest of the
-    line is the expected completion, the lines below are the right context.
+    """The prompt for completing one line of a file. The cursor is after the indentation, or at ``column``; the rest of
+    the line is the expected completion, and the lines below are the right context.
 
     Args:
         path: a UTF-8 source file.
@@ -33,7 +33,7 @@ def line_prompt(path: Path, line: int, column: int | None = None) -> Prompt:
         column: from 1; None takes the line's first character that is not blank.
 
     Raises:
-        SourceError: if the file cannot be read as UTF-8 or has no such line or column, or nothing is to complete.
+        SourceError: if the file cannot be read as UTF-8 or has no such line or column, or there is nothing to complete.
     """
     text = read_source(path)
     lines = list(StringIO(text, newline=""))  # lines as editors count them: splitlines() also splits at form feeds
@@ -48,7 +48,7 @@ def line_prompt(path: Path, line: int, column: int | None = None) -> Prompt:
     completion = own[cut:] if cut == len(content) or not content.strip() else content[cut:]
     if not before or not completion:
         raise SourceError(
-            f"expected text before and behind the cursor at {path}:{line}, found none; choose another line or --column"
+            f"expected text before and after the cursor at {path}:{line}, found none; choose another line or --column"
         )
     after = text[len(before) + len(completion) :]
     return text_prompt(before, completion, after, path=str(path), line=line)

@@ -1,4 +1,4 @@
-"""Sentinels that are nearly right: which token of a tokenizer somebody meant. Torch-free."""
+"""Sentinels that are nearly right: which token of a tokenizer the user meant. Torch-free."""
 
 import re
 import unicodedata
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 _UNIT = re.compile(r"\s*[\u2581_]*[<\[\uff1c].*?[>\]\uff1e]+\s*", re.DOTALL)
-"""One sentinel of a run of several."""
+"""One sentinel in a run of several."""
 _BLANKS = str.maketrans("", "", " \t\r\n\u00a0\u2581_-\u2010\u2013")
-"""Typed for one another, or by the way."""
+"""Signs that are typed in place of one another, or added by accident."""
 _BARS = str.maketrans(dict.fromkeys("\u2502\u2503\u2758\u2223\u00a6", "|"))
 _ALIKE = 0.8
-"""How much of two names is the same when one is taken for a slip of the pen."""
+"""Similarity of two names (0 to 1) from which one counts as a typing mistake for the other."""
 
 
 def meant(text: str, names: Sequence[str]) -> str | None:
-    """The run of tokens that a text that is none was probably meant to be.
+    """The run of tokens that was probably meant by a text that is not one.
 
     Args:
-        text: what stands in a template before, between or after its contexts.
-        names: of the tokens that it may be made of.
+        text: the part of a template before, between or after its contexts.
+        names: names of the tokens that it may be made of.
 
     Returns:
         None if nothing is near.
@@ -39,12 +39,12 @@ def _nearest(unit: str, names: Sequence[str]) -> str | None:
     best = max(alike.values(), default=0.0)
     if best < _ALIKE:
         return None
-    # Of several that differ in such signs only, the one that was typed nearly so
+    # of several that differ only in such signs, the one nearest to what was typed
     return max(
         (name for name in alike if alike[name] == best), key=lambda name: SequenceMatcher(None, name, unit).ratio()
     )
 
 
 def _key(name: str) -> str:
-    """What stays of a name when case, spaces and the widths and kinds of its signs are left out."""
+    """A name without case, spaces, and the widths and variants of its signs."""
     return unicodedata.normalize("NFKC", name).casefold().translate(_BARS).translate(_BLANKS)

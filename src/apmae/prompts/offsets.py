@@ -1,7 +1,7 @@
 """Which characters of a text each token holds, exactly. Torch-free.
 
-Tokenizers that trim blanks or compose accents leave characters out. Without them random spans lost their first blank,
-or ended between a letter and its accent.
+Tokenizers that trim blanks or compose accents leave characters out. Without these, random spans would lose their
+first blank, or end between a letter and its accent.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def offsets_of(tokenizer: "Tokenizer") -> "Callable[[str], list[tuple[int, int]]]":
     """A function from a text to the first and past-the-end character of each of its tokens.
 
-    What a tokenizer says itself is not always all. Some leave the blanks of a token out (``trim_offsets``); one that
-    composes characters (NFC, as Qwen's) leaves out what it joined to the one before, and a span would end between a
-    letter and its accent. Here every character belongs to some token, to several where they share its bytes, and tokens
-    are in order: both ends never fall.
+    The offsets that a tokenizer gives can have gaps. Some leave out the blanks of a token (``trim_offsets``); one that
+    composes characters (NFC, like Qwen's) leaves out an accent that it joined to its letter, and a span would end
+    between the two. Here every character belongs to a token, or to several that share its bytes. Tokens are in order:
+    neither their starts nor their ends ever decrease.
     """
     plain = deepcopy(tokenizer)
     # Trimming is the work of this last step, which otherwise only adds special tokens.
@@ -33,7 +33,7 @@ def offsets_of(tokenizer: "Tokenizer") -> "Callable[[str], list[tuple[int, int]]
             claimed[start:end] = b"\x01" * (end - start)
         follows = list(range(len(text) + 1))
         if 0 in claimed:
-            # What no token claims belongs with the character before: it was joined to it, or dropped behind it.
+            # What no token claims belongs to the character before: it was joined to that, or dropped after it.
             for place in reversed(range(len(text))):
                 follows[place] = place if claimed[place] else follows[place + 1]
         exact = []

@@ -1,4 +1,4 @@
-"""Anyone's own prompts, one JSON object a line: the fields, their schema, and what is wrong with a line. Torch-free."""
+"""A user's own prompts, one JSON object per line: fields, their schema, and the mistakes in a line. Torch-free."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from apmae.prompts.prompt import Prompt, split_of
 def _characters(text: str) -> str:
     try:
         text.encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which is no character
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which is not a character
         raise PydanticCustomError("surrogate", "half a surrogate pair") from None
     return text
 
@@ -23,11 +23,11 @@ Text = Annotated[str, AfterValidator(_characters)]
 Count = Annotated[int, Field(lt=2**31)]
 
 _ALIKE = 0.85
-"""How alike an unknown field and a missing one are when the first is taken for a slip of the pen."""
+"""Similarity (0 to 1) to an absent field from which an unknown one counts as a typing mistake."""
 
 
 class OwnPrompt(BaseModel):
-    """One line of a JSONL file of prompts. Fields beyond these are left out."""
+    """One line of a JSONL file of prompts. Other fields are ignored."""
 
     model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
 
@@ -40,29 +40,29 @@ class OwnPrompt(BaseModel):
     task: Text = "custom"
     """The kind of span, by which results are broken down."""
     id: Text | None = None
-    """Unlike every other prompt's of the file; by default "line-N"."""
+    """Unique in the file; by default "line-N"."""
     group: Text | None = None
     """Shared by prompts that belong together, such as those of one template."""
     counterfactual: Text | None = None
-    """Another text in the place of `prompt`, for which another completion is right."""
+    """A text to put in place of `prompt`, after which another completion is right."""
     accepted: list[Text] = []
-    """Completions that are right beside `completion`."""
+    """Other completions that are right."""
     wrong: list[Text] = []
-    """Completions that the right ones compete with; where there is a counterfactual, the first is right for it."""
+    """Wrong completions that compete with the right ones; if there is a counterfactual, the first is right for it."""
     language: Text = "unknown"
     """Programming or natural language."""
     path: Text | None = None
-    """The source file; prompts of one file share a split. By default a file of its own, "FILE:N"."""
+    """The source file; prompts of one file share a split. By default each line counts as a file, "FILE:N"."""
     repository: Text | None = None
     """The repository of the source file; prompts of one repository share a split."""
     split: Literal["train", "atlas", "held_out"] | None = None
-    """By default by a hash of the repository, else of the path, else of the group."""
+    """By default decided by a hash of the repository, or else of the path, or else of the group."""
     line: Annotated[Count, Field(ge=1)] | None = None
     """Line of the completion's first character in its file, from 1; by default that in `prompt`."""
     start: Annotated[Count, Field(ge=0)] | None = None
     """The completion's first character in its file, from 0; by default the length of `prompt`."""
     outcome: Literal["correct", "incorrect"] | None = None
-    """What a model did with it; null or absent: not asked."""
+    """Whether a model completed it correctly; null or absent: no model was asked."""
 
 
 _WANTED = {
@@ -74,7 +74,7 @@ _WANTED = {
     "line": "a count from 1",
     "start": "a count from 0",
 }
-"""What a field holds, where that is not any string."""
+"""What a field holds, if it is not simply a string."""
 
 
 def schema() -> dict[str, Any]:
@@ -100,10 +100,10 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
     except UnicodeDecodeError as error:
         return None, [f"{where}: expected UTF-8, found another byte at {error.start}; convert the file"]
     except (ValueError, RecursionError) as error:
-        return None, [f"{where}: expected a JSON object, found none ({error}); one prompt a line"]
+        return None, [f"{where}: expected a JSON object, found none ({error}); write one prompt per line"]
     if not isinstance(row, _Fields):
-        return None, [f"{where}: expected a JSON object, got {text.strip()[:40]!r}; one prompt a line"]
-    mistakes = [f"{where}: {mistake}" for mistake in (*_slips(row), *_twice(row))]
+        return None, [f"{where}: expected a JSON object, got {text.strip()[:40]!r}; write one prompt per line"]
+    mistakes = [f"{where}: {mistake}" for mistake in (*_misspelt(row), *_repeated(row))]
     try:
         own = OwnPrompt.model_validate(row)
     except ValidationError as error:
@@ -133,7 +133,7 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
 
 
 class _Fields(dict[str, Any]):
-    """A JSON object that still knows which of its fields stood there more than once."""
+    """A JSON object that remembers which of its fields were given more than once."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -151,17 +151,17 @@ def _mistake(field: str, kind: str, value: Any) -> str:
     return f"expected {wanted} in field {field!r}, {found}; give one"
 
 
-def _slips(row: dict[str, Any]) -> list[str]:
-    """Fields that are no fields but look like one that is not there: left out, they would be missed in silence."""
+def _misspelt(row: dict[str, Any]) -> list[str]:
+    """Unknown fields that look like an absent one: ignoring them would silently lose what was meant."""
     absent = [name for name in OwnPrompt.model_fields if name not in row]
-    slips = []
+    mistakes = []
     for name in row.keys() - OwnPrompt.model_fields.keys():
         if alike := get_close_matches(name, absent, n=1, cutoff=_ALIKE):
-            slips.append(f"expected a known field, got {name!r}; is it {alike[0]!r}?")
-    return sorted(slips)
+            mistakes.append(f"expected a known field, got {name!r}; is it {alike[0]!r}?")
+    return sorted(mistakes)
 
 
-def _twice(row: _Fields) -> list[str]:
-    """Fields given more than once, of which JSON keeps the last without a word."""
+def _repeated(row: _Fields) -> list[str]:
+    """Fields given more than once: JSON silently keeps the last."""
     more = sorted(name for name, count in Counter(row.names).items() if count > 1)
     return [f"expected field {name!r} once, it is there {row.names.count(name)} times; keep one" for name in more]

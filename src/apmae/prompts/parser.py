@@ -1,7 +1,7 @@
-"""Parsing in processes of their own: a file that takes all memory, all time or the parser's life costs itself only.
+"""Parsing in separate processes: a file that takes all memory or time, or crashes the parser, costs only itself.
 
-Workers (``prompts/worker.py``) start when there are files for them, stay for later calls and end with the process; no
-script of a user is imported again. Torch-free.
+Workers (``prompts/worker.py``) start when there are files for them, stay for later calls and end with the process. They
+never import a user's script again. Torch-free.
 """
 
 import atexit
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from apmae.corpus.source import SourceFile, SourceHandle
 
 MOST_WORKERS = 4
-"""Workers at most, on however many cores: with four, reading and drawing take as long as parsing."""
+"""The most workers, whatever the number of cores: with four, reading and drawing take as long as parsing."""
 
 AHEAD, AHEAD_BYTES = 4, 4_000_000
 """Files read ahead for each worker, and bytes of text read ahead in all. The next file is read whatever its size."""
 
 PATIENCE = 120.0
-"""Seconds of waiting without a sign from a worker after which it is given up."""
+"""Seconds without a sign from a worker, while waiting for it, before it is given up."""
 
 _REASONS = {TOO_SLOW: "too_slow", TOO_MUCH_MEMORY: "too_much_memory"}
 
 
 @dataclass(slots=True)
 class ParsedFile:
-    """A file that was read and parsed, or the reason why not."""
+    """A file that was read and parsed, or the reason why it was not."""
 
     handle: "SourceHandle"
     file: "SourceFile | None" = None
@@ -58,19 +58,19 @@ class ParsedFile:
 def parse_in_order(
     handles: Iterable["SourceHandle"], language: str, tasks: Callable[[], Sequence[str]]
 ) -> Generator[ParsedFile, None, None]:
-    """Read and parse files, some ahead of the one that is asked for, in worker processes.
+    """Read and parse files in worker processes, some of them ahead of the one that is asked for.
 
-    What is yielded depends neither on the number of workers nor on how they fare: a file is given up only if a worker
+    The result depends neither on the number of workers nor on what happens to them: a file is given up only if a worker
     that has parsed no other file dies of it. Memory does not grow with the number of files.
 
     Args:
         handles: the files.
         language: a key of ``LANGUAGES``. Plain text needs no worker.
-        tasks: those to look for, asked for each file when it is read; tasks may leave, none may come. The iterator
+        tasks: says which tasks to look for, called as each file is read. Tasks may drop out but not join. The iterator
             ends when none are left.
 
     Yields:
-        The files in the order given, with the spans of the tasks of then, perhaps of more.
+        The files in the order given, with the spans of all tasks that are still wanted, perhaps of more.
 
     Raises:
         ConfigError: if the language is unknown, or its grammar is not installed.
@@ -116,13 +116,13 @@ class _Worker:
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "apmae.prompts.worker"],  # -P: a user's select.py is not ours
+                [sys.executable, "-P", "-m", "apmae.prompts.worker"],  # -P: or a user's select.py would be imported
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # a Ctrl-C is for the parent
+                start_new_session=True,  # a Ctrl-C is for the parent only
             )
         except OSError as error:
             raise ParserError(f"expected a parser process to start ({sys.executable!r}): {error}") from None
@@ -159,18 +159,18 @@ class _Worker:
                 self._outbox = self._outbox[os.write(self._input, self._outbox) :]
         except BlockingIOError:
             pass
-        except BrokenPipeError:  # seen again where its answers end
+        except BrokenPipeError:  # read() will see that its answers end
             self._outbox = memoryview(b"")
 
     def read(self) -> tuple[dict[str, Any], bytearray] | None:
-        """Its answer once that is whole; EOFError when the worker has ended."""
+        """Its answer once that is complete, None before; EOFError if the worker has ended."""
         piece = os.read(self._output, 1 << 20)
         if not piece:
             raise EOFError
         self._inbox += piece
         if not self.ready:
-            said, found, rest = self._inbox.partition(READY)  # a user's site hooks may print before
-            self.ready, self._inbox = bool(found), rest if found else said
+            noise, found, rest = self._inbox.partition(READY)  # a user's site hooks may print first
+            self.ready, self._inbox = bool(found), rest if found else noise
         start = self._inbox.find(b"\n") + 1
         if not self.ready or not start:
             return None
@@ -183,25 +183,25 @@ class _Worker:
         return header, body
 
     def reap(self) -> tuple[str, str]:
-        """After its end: the reason, and the last line that it had to say."""
+        """Once it has ended: the reason, and the last line of its error output."""
         code = self.process.wait()
         try:
-            said = os.read(self._errors, 1 << 16).decode(errors="replace").strip()
+            errors = os.read(self._errors, 1 << 16).decode(errors="replace").strip()
         except BlockingIOError:
-            said = ""
+            errors = ""
         self.close()
-        return _REASONS.get(code, "crashed"), said.rpartition("\n")[2]
+        return _REASONS.get(code, "crashed"), errors.rpartition("\n")[2]
 
     def close(self) -> None:
         if not self.closed:
             if self.process.returncode is None:
-                with suppress(ProcessLookupError, PermissionError):  # it has ended by itself
+                with suppress(ProcessLookupError, PermissionError):  # it has already ended
                     os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
             self.forget()
 
     def forget(self) -> None:
-        """Close this process's ends of the pipes; in a fork the worker is the parent's child, and stays its."""
+        """Close this process's ends of the pipes. After a fork the worker is still the parent's."""
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -212,11 +212,11 @@ class _Worker:
 
 _alive: set[_Worker] = set()
 _idle: deque[_Worker] = deque()
-"""Workers that no iterator has, those that still owe one an answer at the left."""
+"""Workers that no iterator uses; at the left, those that still owe an earlier iterator an answer."""
 
 
 def close_workers() -> None:
-    """End the workers that are waiting for files; later calls start others."""
+    """End all workers; later calls start new ones."""
     for worker in list(_alive):
         worker.close()
     _idle.clear()
@@ -261,7 +261,7 @@ class _Crew:
             worker.job = None
             if worker.closed:
                 continue
-            if worker.busy:  # its answer will be dropped
+            if worker.busy:  # its answer will be dropped when it comes
                 _idle.appendleft(worker)
             else:
                 _idle.append(worker)
@@ -295,12 +295,12 @@ class _Crew:
     def _hand_out(self) -> None:
         for job in self._jobs:
             if not job.given:
-                worker = self._free()
+                worker = self._free_worker()
                 if worker is None:
                     return
                 worker.give(job)
 
-    def _free(self) -> _Worker | None:
+    def _free_worker(self) -> _Worker | None:
         for worker in self._workers:
             if not worker.busy:
                 return worker
@@ -320,8 +320,8 @@ class _Crew:
         return None
 
     def _exchange(self, seconds: float) -> None:
-        """Take the answers that are there, and hand out files; wait for a sign from a worker, but not long."""
-        for worker in [worker for worker in self._workers if worker.closed]:  # since this process was forked
+        """Take the answers that have come and hand out files; wait for a sign from a worker, at most ``seconds``."""
+        for worker in [worker for worker in self._workers if worker.closed]:  # by a fork
             self._workers.remove(worker)
             if worker.job is not None:
                 worker.job.given = False
@@ -335,27 +335,27 @@ class _Crew:
         waited = time.monotonic() - start
         for worker in busy:
             readable, writable = worker.signs(events)
-            # what counts is time spent waiting: while nobody asks, an answer may lie here for long
+            # only time spent waiting counts: while nobody asks, an answer may wait here for long
             worker.waited = 0.0 if readable or writable else worker.waited + waited
             if writable:
                 worker.write()
             if readable:
-                self._take(worker)
+                self._take_answer(worker)
             elif worker.waited > PATIENCE:
                 worker.close()
-                self._lost(worker, "too_slow", f"no sign in {PATIENCE:.0f} s")
+                self._give_up(worker, "too_slow", f"no sign in {PATIENCE:.0f} s")
         self._hand_out()
 
-    def _take(self, worker: _Worker) -> None:
+    def _take_answer(self, worker: _Worker) -> None:
         try:
             answer = worker.read()
         except EOFError:
-            self._lost(worker, *worker.reap())
+            self._give_up(worker, *worker.reap())
             return
         if answer is None:
             return
         job, worker.job = worker.job, None
-        if job is None:  # of a file that an earlier iterator was left with
+        if job is None:  # asked for by an earlier iterator, which was closed
             return
         header, body = answer
         if "error" in header:
@@ -369,18 +369,18 @@ class _Crew:
             job.result.rejected["too_slow"] += 1
         job.done = True
 
-    def _lost(self, worker: _Worker, reason: str, said: str) -> None:
+    def _give_up(self, worker: _Worker, reason: str, message: str) -> None:
         self._workers.remove(worker)
         if not worker.ready:
             raise ParserError(
-                f"expected a parser process to start, it did not: {said or reason}; "
+                f"expected a parser process to start, it did not: {message or reason}; "
                 f"see what {sys.executable} -m apmae.prompts.worker says"
             )
         job = worker.job
         if job is None:
             return
         if worker.answered and reason != "too_slow":
-            # files before may have left it little memory: how many they were must not matter
+            # earlier files may have left it little memory, and how many they were must not matter
             fresh = _Worker()
             self._workers.append(fresh)
             fresh.give(job)

@@ -12,9 +12,9 @@ SPLITS = {"train": 0.6, "atlas": 0.2, "held_out": 0.2}
 
 
 class Answer(NamedTuple):
-    """What a model makes of a prompt: its next-token distribution at the completion position, and the whole span.
+    """A model's answer to a prompt: its next-token distribution at the completion position, and the whole span.
 
-    The baselines that whatever is read off attention has to beat.
+    These are the baselines that anything read from attention has to beat.
     """
 
     predicted: str
@@ -87,7 +87,7 @@ class Prompt:
     language: str
     path: str
     repository: str | None = None
-    """Folder of the repository that the file is in, a beginning of ``path``; None where none is known."""
+    """Folder of the repository that the file is in, the beginning of ``path``; None where none is known."""
     split: str
     """A key of :data:`SPLITS`."""
     line: int
@@ -104,19 +104,19 @@ class Prompt:
     answer: Answer | None = None
     """What the model that was asked answered."""
     group: str | None = None
-    """Shared by prompts that belong together, such as those of one template; None for a prompt of its own."""
+    """Shared by prompts that belong together, such as those of one template; None for a single prompt."""
     counterfactual: str | None = None
-    """Another text in the place of ``prefix``, for which another completion is right; None where there is none."""
+    """A text to put in place of ``prefix``, after which another completion is right; None where there is none."""
     accepted: tuple[str, ...] = ()
-    """Completions that are right beside ``completion``."""
+    """Other completions that are right."""
     wrong: tuple[str, ...] = ()
-    """Completions that the right ones compete with; where there is a counterfactual, the first is right for it."""
+    """Wrong completions that compete with the right ones; if there is a counterfactual, the first is right for it."""
 
 
 def split_of(unit: str) -> str:
     """Which split a file, or a repository with all its files, belongs to.
 
-    It depends on nothing but the name, no seed either, so that no draw puts it elsewhere.
+    It depends only on the name, not on a seed, so that it is the same in every draw.
 
     Args:
         unit: the repository's folder, or the file's path where no repository is known.

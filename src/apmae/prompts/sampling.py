@@ -1,6 +1,6 @@
 """Drawing prompts from source files: in a seeded order, spread over files and tasks, under a quota. Torch-free.
 
-A draw depends on the seed, the file's path and the task alone, so that more files or tasks change no other draw.
+A draw depends only on the seed, the file's path and the task, so adding files or tasks changes no other draw.
 """
 
 import hashlib
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CONTEXT_CHARS_PER_TOKEN = 32
-"""Characters of context kept on each side for each token of the window; no source code has so few tokens."""
+"""Characters of context kept on each side per token of the window; source code never has so few tokens."""
 
 KEPT_CHARS = 8_000_000
-"""Characters of files that stay in memory, parsed, for the next round: all of a small project. A round reads the files
-beyond that again."""
+"""Characters of parsed files that stay in memory for the next round: all of a small project. Files beyond that are read
+again in every round."""
 
 STALE = 10
-"""Rounds in a row without a new window after which a file is left: its other spans lie close to those drawn."""
+"""Rounds in a row without a new window before a file is given up: its other spans are close to those drawn."""
 
 REGION = 8_192
-"""Characters of a file that are tokenised to draw ``random`` spans; a longer file gives a region drawn from it."""
+"""Characters of a file that are tokenised to draw ``random`` spans; of a longer file, a region is drawn first."""
 
 
 class Quota:
     """Accepts prompts until every task has its share.
 
     Args:
-        config: the tasks, prompts a task, and which outcomes: "any" takes what comes, "correct" correct prompts only,
-            "balanced" half each (the odd one correct).
+        config: the tasks, prompts per task, and which outcomes: "any" takes all, "correct" only correct prompts,
+            "balanced" half of each (the odd one is correct).
     """
 
     def __init__(self, config: PromptsConfig) -> None:
@@ -109,26 +109,26 @@ def candidates(
     rejected: Counter[str],
     wants: Callable[[str], bool] = lambda task: True,
 ) -> Generator[Prompt, None, None]:
-    """Draw prompts, without end but for the files': the caller stops when it has enough.
+    """Draw prompts until the files have no more; the caller stops when it has enough.
 
     Files come in a seeded order that takes one file of each repository, then another of each, and so on. Each round
-    gives at most one prompt a file and task, tasks in turn; the next round draws other spans of the same files, until
-    there are none, or ``per_file`` rounds.
+    gives at most one prompt per file and task. The next round draws other spans of the same files, until there are none
+    left or ``per_file`` rounds are over.
 
     Args:
         files: what :func:`apmae.corpus.source.list_sources` listed.
         config: the tasks, language, split, seed and length.
-        tokenizer: whose tokens ``random`` spans are made of; None takes :func:`apmae.prompts.tasks.lexemes`.
+        tokenizer: ``random`` spans are made of its tokens; None takes :func:`apmae.prompts.tasks.lexemes`.
         rejected: counts what could not be used: files by the reasons of :meth:`SourceHandle.read`; "parse_error",
-            files of which a part does not parse (spans there are dropped); files that the parser cannot take by the
+            files with a part that does not parse (spans there are dropped); files that the parser cannot take by the
             reasons of :class:`apmae.prompts.parser.ParsedFile`; "no_span", a file without a span of a task;
             "sentinel_in_text", prompts whose text spells out a sentinel (:func:`apmae.prompts.sentinels.spelled`);
-            "near_identical", prompts whose window is nearly that of an earlier one of their task (``similar``).
+            "near_identical", prompts whose window is nearly that of an earlier prompt of the task (``similar``).
         wants: whether a task still needs prompts (:meth:`Quota.wants`); once False, it must stay so.
 
     Raises:
         ConfigError: if the language is unknown or not installed, or the tokenizer truncates or pads.
-        SourceError: if a file that was named by itself cannot be used.
+        SourceError: if a file that the user named directly cannot be used.
         ParserError: if no parser process can be started.
     """
     if tokenizer is None:

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle arrangements: which sentinel tokens stand around the two contexts, and in what order. Torch-free.
+"""Fill-in-the-middle arrangements: which sentinel tokens are around the two contexts, and in what order. Torch-free.
 
 An arrangement is written as a template, the text that a model was trained to see in front of the completion, such as
 ``<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>``.
@@ -34,11 +34,11 @@ FAMILIES = {
     "qwen": "<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>",
     # DeepSeek-Coder, -V2, V3 (arXiv 2401.14196, 2406.11931; deepseek-ai/DeepSeek-Coder README)
     "deepseek": "<\uff5cfim\u2581begin\uff5c>{prefix}<\uff5cfim\u2581hole\uff5c>{suffix}<\uff5cfim\u2581end\uff5c>",
-    # Codestral 22B; mistral-common's encode_fim: the middle follows the prefix without a token of its own
+    # Codestral 22B; mistral-common's encode_fim: the middle follows the prefix without a separate token
     "codestral": "[SUFFIX]{suffix}[PREFIX]{prefix}",
     # Seed-Coder (arXiv 2506.03524)
     "seedcoder": "<[fim-suffix]>{suffix}<[fim-prefix]>{prefix}<[fim-middle]>",
-    # arXiv 2204.05999; dpfried/incoder example_usage.py, with its extra sentinel behind the suffix
+    # arXiv 2204.05999; dpfried/incoder example_usage.py, with its extra sentinel after the suffix
     "incoder": "{prefix}<|mask:0|>{suffix}<|mask:1|><|mask:0|>",
     # CodeGen2, CodeGen2.5 (arXiv 2305.02309; Salesforce/codegen2 model card)
     "codegen2": "{prefix}<mask_1>{suffix}<|endoftext|><sep><mask_1>",
@@ -47,19 +47,19 @@ FAMILIES = {
 
 
 _SENTINEL = re.compile(r"\u2581?<[^<>{}]+>|\[[A-Z]+\]")
-"""One of :data:`FAMILIES`."""
+"""A sentinel of :data:`FAMILIES`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sentinels:
-    """Sentinel tokens in the place that the model was trained to see them."""
+    """Sentinel tokens in the places where the model was trained to see them."""
 
     template: str
     before: tuple[int, ...]
     """Ids before both contexts."""
     between: tuple[int, ...]
     after: tuple[int, ...]
-    """Ids behind both contexts, before the completion."""
+    """Ids after both contexts, before the completion."""
     suffix_first: bool
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ def find_sentinels(tokenizer: "Tokenizer", infill: str = "auto", vocabulary: int
 
 
 def split_template(infill: str) -> tuple[tuple[str, str, str], bool]:
-    """The sentinels of a template before, between and behind its contexts, and whether the suffix comes first.
+    """The sentinels of a template before, between and after its contexts, and whether the suffix comes first.
 
     Raises:
         ConfigError: if it is neither "auto", "none", a family nor a template with each context once.

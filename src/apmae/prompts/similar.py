@@ -1,8 +1,9 @@
-"""Windows that are nearly the same as an earlier one's, such as copies of a file or spans side by side. Torch-free.
+"""Finds windows that are nearly the same as an earlier one: of copied files, or of spans side by side. Torch-free.
 
-All candidates are compared, not only those kept: what the model answers must not decide what is drawn next, or prompts
-could not be built ahead of it. At 0.8 two spans of a long file within about a hundred characters count as the same; a
-file that gives nothing new ten times is left. MinHash is rensa's, the fastest by its own figures: 0.1 ms per prompt.
+All candidates are compared, not only those that are kept: if the model's answers decided what is drawn next, prompts
+could not be built ahead of them. At 0.8, two spans of a long file within about a hundred characters count as the same.
+A file that gives nothing new ten times in a row is given up (``sampling.STALE``). MinHash is rensa's, the fastest
+according to its authors: 0.1 ms per prompt.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from apmae.prompts.prompt import Prompt
 from apmae.seeding import subseed
 
 _WORDS = 5
-"""Words and signs of a shingle."""
+"""Words and signs per shingle."""
 _PERMUTATIONS, _BANDS = 64, 8
 _CHARS_PER_TOKEN = 4
 _SPAN = "\ufffc"
@@ -24,12 +25,13 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 class Windows:
     """The windows seen so far, task by task; about 1.4 kB each.
 
-    How alike two are is the share of runs of five words or signs that both have, of those that either has (Jaccard),
-    estimated by MinHash (Broder 1997) with a standard error of 0.05. Where the span is counts as a sign.
+    Two windows are compared by their runs of five words or signs: how many runs both have, divided by how many either
+    has (Jaccard), estimated by MinHash (Broder 1997) with a standard error of 0.05. The place of the span counts as a
+    sign.
 
     Args:
         length: tokens of a window.
-        similar: from which share on two windows are nearly the same; 1 takes windows for the same only if they are.
+        similar: the share, in (0, 1], from which windows count as nearly the same; at 1, only identical ones do.
         seed: of the hashes.
     """
 
@@ -41,13 +43,13 @@ class Windows:
         self._same: set[bytes] = set()
 
     def add(self, prompt: Prompt) -> bool:
-        """Remember a prompt's window unless one nearly the same is there.
+        """Remember a prompt's window, unless one that is nearly the same is known.
 
         Returns:
             Whether it is new among the prompts of its task.
         """
         text = self._text(prompt)
-        if self._similar == 1:  # an estimate of 1 is not yet the same, and shingles do not count repeats
+        if self._similar == 1:  # an estimate of 1 does not mean identical, and shingles do not count repeats
             known = len(self._same)
             self._same.add(hashlib.sha256(f"{prompt.task}\x1f{text}".encode()).digest())
             return len(self._same) > known
@@ -62,7 +64,7 @@ class Windows:
         return seen.add(str(seen.len()), sketch)
 
     def _text(self, prompt: Prompt) -> str:
-        """About what a window holds, by the rule of ``fim.window`` in characters: models see the same prompts."""
+        """About what a window holds: by the rule of ``fim.window``, but in characters, the same for all models."""
         suffix = prompt.suffix or ""
         right = suffix[: max(self._chars // 2, self._chars - len(prompt.prefix))]
         left = prompt.prefix[-max(self._chars - len(right), 1) :]

@@ -1,7 +1,7 @@
-"""Where the spans of the tasks lie in a source file. Torch-free.
+"""Finds the spans of the tasks in a source file. Torch-free.
 
 Eight of the ten tasks of code are captures of a language's tree-sitter query (``queries/<language>.scm``); ``eol`` is
-found in the text, ``random`` among tokens. Plain text has tasks of its own (``prompts/text.py``). What counts as a
+found in the text, ``random`` among tokens. Plain text has other tasks (``prompts/text.py``). What counts as a
 span of each task is in ``docs/tasks.md``. All spans are in characters, not bytes.
 """
 
@@ -23,13 +23,12 @@ SHORTEST, LONGEST = 3, 10
 """Tokens of a ``random`` span (paper section 4)."""
 
 DEEPEST = 100
-"""Levels of the syntax tree in which spans are looked for. Written code has a few dozen; in tables written as one
-expression of thousands of operators a query takes time cubic in the depth."""
+"""Levels of the syntax tree that are searched for spans. Code written by hand has a few dozen; in a generated table
+that is one expression of thousands of operators, a query takes time cubic in the depth."""
 
 PARSE_SECONDS = 5.0
-"""Processor time that a file may take to parse. A megabyte of code takes 0.1 to 0.5 s; in broken text the parser's
-search for a way to go on can take hours."""
-
+"""Seconds of processor time for parsing a file. A megabyte of code takes 0.1 to 0.5 s; in broken text the parser's
+search for a way to recover can take hours."""
 
 OPERATORS = {
     "boolean_operator": frozenset(
@@ -42,7 +41,7 @@ OPERATORS = {
     ),
 }
 """The texts of the two operator tasks. Comparisons yield a boolean, so they are boolean operators; bitwise operators
-are math operators, also between booleans: the syntax does not tell."""
+are math operators, even between booleans, which the syntax does not show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class ParsedSpans:
 
 
 def find_spans(text: str, language: str) -> dict[str, list[Span]]:
-    """Find the spans of every task of a language but ``random``.
+    """Find the spans of every task of a language except ``random``.
 
     Args:
         text: a source file.
@@ -107,13 +106,13 @@ def parse_spans(
     found = _captures(tree.root_node, grammar, frozenset(names), offsets, deepest=DEEPEST)
     none = np.zeros((0, 2), dtype=np.int64)
     if "eol" in wanted:
-        # however deep: a line end in a comment must be known for one
+        # at any depth: every line end in a comment must be recognised
         guards = _captures(tree.root_node, grammar, frozenset({"_comment", "_text"}), offsets)
         comments, literals = (_merge(guards.get(name, none)) for name in ("_comment", "_text"))
         # with \r\n the blanks between two elements of JSX are a node
         literals = literals[[not text[start:end].isspace() for start, end in literals.tolist()]]
         found["eol"] = _line_ends(text, comments, literals)
-    _part_signs(text, found)
+    _split_signs(text, found)
     error, never = _merge(found.get("_error", none)), _packed(found.get("_never", none))
     spans = {}
     for task in wanted:
@@ -149,7 +148,7 @@ def _parse(data: bytes, grammar: Grammar, seconds: float) -> tree_sitter.Tree | 
     except ValueError:  # a parse that was stopped
         return None
     finally:
-        for piece in given:  # tree-sitter 0.26 never lets go of what it read: every file would stay in memory
+        for piece in given:  # tree-sitter 0.26 never releases what it read: every file would stay in memory
             piece.clear()
 
 
@@ -161,14 +160,14 @@ def _captures(
     *,
     deepest: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Character intervals by capture name, shape (nodes, 2), sorted and each once."""
+    """Character intervals by capture name, shape (nodes, 2), sorted, without repeats."""
     cursor = tree_sitter.QueryCursor(load_query(grammar, names))
     if deepest is not None:
         cursor.set_max_start_depth(deepest)
     captured = {name: nodes for name, nodes in cursor.captures(root).items() if name in names}
     operators = captured.pop("operator", [])
     for task, texts in OPERATORS.items():
-        captured[task] = [node for node in operators if node.type in texts]  # the type of a sign is its text
+        captured[task] = [node for node in operators if node.type in texts]  # an operator's type is its text
     return {name: _intervals(nodes, offsets) for name, nodes in captured.items()}
 
 
@@ -183,15 +182,15 @@ def _char_offsets(text: str, data: bytes) -> np.ndarray | None:
 
 
 def _intervals(nodes: Sequence[tree_sitter.Node], offsets: np.ndarray | None) -> np.ndarray:
-    """Character intervals of nodes, which come in no order, shape (nodes, 2), sorted and each once."""
+    """Character intervals of nodes, which come in any order: shape (nodes, 2), sorted, without repeats."""
     flat = np.fromiter(chain.from_iterable([node.byte_range for node in nodes]), np.int64, 2 * len(nodes))
     packed = np.unique(_packed(flat.reshape(-1, 2)))
     intervals = np.stack([packed >> 32, packed & 0xFFFFFFFF], axis=1)
     return intervals if offsets is None else offsets[intervals]
 
 
-def _part_signs(text: str, found: dict[str, np.ndarray]) -> None:
-    """Make the sign that a grammar puts into a number an operator, as it is in other languages; changes ``found``."""
+def _split_signs(text: str, found: dict[str, np.ndarray]) -> None:
+    """Turn a sign that a grammar includes in a number into an operator, as in other languages; changes ``found``."""
     signed = found.get("_signed")
     if signed is None:
         return
@@ -204,12 +203,12 @@ def _part_signs(text: str, found: dict[str, np.ndarray]) -> None:
 
 
 def _packed(intervals: np.ndarray) -> np.ndarray:
-    """Each interval as one number; their order is that of the intervals. No file has 2**31 bytes."""
+    """Each interval as one number, which sorts like the interval. No file has 2**31 bytes."""
     return intervals[:, 0] << 32 | intervals[:, 1]
 
 
 def _merge(intervals: np.ndarray) -> np.ndarray:
-    """Sorted intervals made disjoint: such nodes can hold others of their kind."""
+    """Sorted intervals made disjoint: a node can contain others of its kind."""
     merged: list[list[int]] = []
     for start, end in intervals.tolist():
         if merged and start <= merged[-1][1]:
@@ -228,15 +227,15 @@ def _within(intervals: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def _line_ends(text: str, comments: np.ndarray, literals: np.ndarray) -> np.ndarray:
-    r"""The last lexeme of each line of code with the ``\n`` or ``\r\n`` behind it, shape (lines, 2).
+    r"""The last lexeme of each line of code with the ``\n`` or ``\r\n`` after it, shape (lines, 2).
 
-    Not the line break alone: it follows ``;`` and ``{`` so surely that a model learns to leave it out of the middle,
-    and nothing would be asked. Left out, because nothing there says that the line is over: lines that are blank, end in
-    a comment, in blanks or in a backslash, and line ends within a text block.
+    Not the line break alone: after ``;`` and ``{`` it is so certain that a model learns to leave it out of the middle,
+    and the prompt would ask nothing. Some line ends are left out, because nothing there says that the line is over:
+    those of blank lines, of lines that end in a comment, in blanks or in a backslash, and those within a text block.
     """
     pairs = [match.span() for match in _LINE_END.finditer(text)]
     breaks = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    # a line comment stops where the line ends, so the last character of code is asked
+    # a line comment ends where the line does, so the line's last character tells
     breaks = breaks[~_within(comments, breaks[:, 0]) & ~_within(literals, breaks[:, 1] - 1)]
     reverse = text[::-1]
     ends = []
@@ -246,7 +245,7 @@ def _line_ends(text: str, comments: np.ndarray, literals: np.ndarray) -> np.ndar
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
 
 
-_LINE_END = re.compile(r"[^\s\\]\r?\n")  # behind a backslash a line goes on
+_LINE_END = re.compile(r"[^\s\\]\r?\n")  # after a backslash a line continues
 _WORD = re.compile(r"[\w$]+")
 
 
@@ -255,7 +254,7 @@ def random_spans(token_offsets: Sequence[tuple[int, int]], count: int, generator
 
     Args:
         token_offsets: first and past-the-end character of each token, in order.
-        count: how many to draw; fewer come if the text has no more starts.
+        count: how many to draw; there are fewer if the text has no more starts.
         generator: where the randomness comes from.
 
     Returns:
@@ -279,8 +278,8 @@ _LEXEME = re.compile(r"\s*(?:\d[\w.]*|[\w$]+|[^\w\s])|\s+\Z")
 
 
 def lexemes(text: str) -> list[tuple[int, int]]:
-    """Cut a text into words, numbers and single signs: stands in for tokens where there is no tokenizer.
+    """Cut a text into words, numbers and single signs, in place of tokens where there is no tokenizer.
 
-    Blanks belong to the lexeme behind them; together the lexemes cover the whole text.
+    Blanks belong to the lexeme after them; together the lexemes cover the whole text.
     """
     return [match.span() for match in _LEXEME.finditer(text)]

@@ -1,7 +1,7 @@
-"""Where the spans of the tasks of plain text lie. Torch-free.
+"""Finds the spans of the tasks in plain text. Torch-free.
 
-A span takes the single space before it along: byte-level tokenizers make it part of the word's first token, and behind
-a lone space no model expects a word. ``random`` spans are found among tokens, as in code (``prompts/tasks.py``).
+A span includes the single space before it: byte-level tokenizers make it part of the word's first token, and after a
+lone space no model expects a word. ``random`` spans are found among tokens, as in code (``prompts/tasks.py``).
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from apmae.prompts.spans import Span
 
 NEAR = 1000
-"""Characters within which a word must come again to be a ``repeated_word``: about as many as a window of 256 tokens."""
+"""Characters within which a ``repeated_word`` must have occurred before: about a window of 256 tokens."""
 
 _ABBREVIATIONS = frozenset(
     ["mr", "mrs", "ms", "dr", "prof", "rev", "hon", "st", "jr", "sr", "gen", "col", "lt", "sgt", "capt", "mt"]
@@ -18,13 +18,13 @@ _ABBREVIATIONS = frozenset(
     + ["vs", "cf", "al", "ca", "approx", "est", "op"]
     + ["jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"]
 )
-"""Words (lower case) behind which a full stop seldom ends a sentence."""
+"""Words (lower case) after which a full stop seldom ends a sentence."""
 
 _LETTER = r"[^\W\d_]"
 _WORD = re.compile(rf"{_LETTER}++(?:['\u2019-]{_LETTER}++)*+")
-# a mark that a blank follows, or the end; closing quotes and brackets may come between
+# a mark before a blank or the end of the text; closing quotes and brackets may come between
 _STOP = re.compile(r"(?<![.!?\u2026\s])[.!?](?=[\"'\u201d\u2019)\]]{0,3}(?:\s|\Z))|[\u3002\uff01\uff1f]")
-_GOES_ON = re.compile(r"[\"'\u201d\u2019)\]]{0,3}[ \t]*(?:\r?\n)?[ \t]*([^\W\d_])?")
+_CONTINUATION = re.compile(r"[\"'\u201d\u2019)\]]{0,3}[ \t]*(?:\r?\n)?[ \t]*([^\W\d_])?")
 _NUMBER = re.compile(r"(?<![\w.,])\d++(?:[.,]\d++)*+(?!\w)")
 _QUOTE = re.compile(r"(?<![^\s(\[\u2014])\"(?=\S)[^\"\n]{1,400}+(?<=\S)\"(?!\w)|\u201c[^\u201c\u201d\n]{1,400}+\u201d")
 _LAST_WORD = re.compile(r"([\w.]*)\Z")
@@ -55,7 +55,7 @@ def find_text_spans(text: str, tasks: Iterable[str]) -> dict[str, list[Span]]:
 
 
 def _spaced(text: str, start: int) -> bool:
-    """Whether a single space stands before, with something else than a blank before it."""
+    """Whether a single space comes before, and no other blank before that."""
     return start > 1 and text[start - 1] == " " and not text[start - 2].isspace()
 
 
@@ -63,7 +63,7 @@ def _sentence_ends(text: str) -> list[tuple[int, int]]:
     found = []
     for match in _STOP.finditer(text):
         start, end = match.span()
-        after = _GOES_ON.match(text, end)
+        after = _CONTINUATION.match(text, end)
         if after is not None and after[1] is not None and after[1].islower():
             continue
         if match[0] == ".":
@@ -99,7 +99,7 @@ def _begins(text: str, start: int) -> bool:
 
 
 def _repeated(text: str) -> list[tuple[int, int]]:
-    """Words of at least five letters that stand, spelled alike, within the last NEAR characters."""
+    """Words of at least five letters that occurred, spelled the same, within the last NEAR characters."""
     last: dict[str, int] = {}
     found = []
     for match in _WORD.finditer(text):

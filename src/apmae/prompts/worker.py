@@ -1,7 +1,7 @@
 """The program of a worker (``python -m apmae.prompts.worker``): parses the files that ``prompts/parser.py`` gives it.
 
-What goes through its pipes is a line of JSON and as many bytes as it says: a file's text in UTF-8 there, its spans back
-as little-endian int64, task by task. Nothing is pickled. Torch-free.
+Each message is a line of JSON and then as many bytes as that line says: a file's text in UTF-8 on the way in, its spans
+as little-endian int64, task by task, on the way out. Nothing is pickled. Torch-free.
 """
 
 import json
@@ -16,14 +16,14 @@ from apmae.errors import ConfigError
 from apmae.prompts.tasks import parse_spans
 
 MEMORY = 1_500_000_000
-"""Bytes of address space that a worker may take beyond a fresh one; a megabyte of code takes 0.3 GB. Linux only."""
+"""Bytes of address space that a worker may add to its first; a megabyte of code takes 0.3 GB. Linux only."""
 
 FILE_SECONDS = 20.0
-"""Processor time for a whole file. Parsing stops by itself before (``tasks.PARSE_SECONDS``), a query does not: over
-broken text, such as 400 000 opening brackets, it takes minutes."""
+"""Seconds of processor time for a whole file. Parsing has a lower limit (``tasks.PARSE_SECONDS``), but queries have
+none: on broken text, such as 400 000 opening brackets, they take minutes."""
 
 READY = b"apmae parser ready\n"
-"""What a worker says first."""
+"""What a worker writes first."""
 
 TOO_SLOW, TOO_MUCH_MEMORY = 2, 3
 """Exit statuses."""
@@ -31,14 +31,14 @@ TOO_SLOW, TOO_MUCH_MEMORY = 2, 3
 
 def main() -> None:
     """Be a worker: answer requests until there are no more."""
-    for number in (signal.SIGCHLD, signal.SIGPROF):  # a parent may have them ignored
+    for number in (signal.SIGCHLD, signal.SIGPROF):  # a parent may have set them to be ignored
         signal.signal(number, signal.SIG_DFL)
     child = os.fork()
     if not child:
         _serve()
         return
-    # Only the one that waits learns how much memory was used: to an allocation that fails, tree-sitter adds no word.
-    # And it must be waited for by a small process, because at its start a program counts the memory of its parent.
+    # The child parses. Only the process that waits for it learns how much memory it used, and tree-sitter reports
+    # nothing when an allocation fails. The waiting process is small, because a program's count starts at its parent's.
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGPROF:

@@ -13,7 +13,7 @@
 (preproc_include path: (string_literal) @_never)
 
 (number_literal) @numeric_literal
-; -1 is a single node where no operand stands before it
+; -1 is a single node if no operand comes before it
 (number_literal) @_signed
 
 ; int, size_t and the like are keywords to this grammar
@@ -25,7 +25,7 @@
   (statement_identifier)
 ] @identifier
 
-; << and >> are math operators, also where they print and read: the syntax does not tell
+; << and >> are math operators, even where they print and read: the syntax does not show which
 (binary_expression operator: _ @operator)
 (unary_expression operator: _ @operator)
 (update_expression operator: _ @operator)

@@ -1,4 +1,4 @@
-; The spans of Java that the tasks take out: one capture name a task, each capturing exactly its span. Not tasks, but read
+; The spans of Java that the tasks take out: one capture name per task, capturing exactly its span. Not tasks, but read
 ; by prompts/tasks.py as well: operator (sorted there by its text), _never (a node that is no span of its task here),
 ; _signed (a number that may begin with its sign), _comment and _text (kept out of eol) and _error (kept out of everything).
 

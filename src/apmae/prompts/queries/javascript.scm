@@ -1,4 +1,4 @@
-; The spans of JavaScript that the tasks take out, jsx.scm beside it; see java.scm for how this file is read.
+; The spans of JavaScript that the tasks take out, together with jsx.scm; see java.scm for how this file is read.
 
 ; also those of template strings
 [")" "]" "}"] @closing_bracket

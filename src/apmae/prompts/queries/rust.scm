@@ -1,6 +1,5 @@
 ; The spans of Rust that the tasks take out; see java.scm for how this file is read.
-; What stands in a macro's brackets is a list of tokens to the grammar: brackets, names and literals are known there,
-; operators are not.
+; To the grammar, a macro's brackets hold a list of tokens: it knows brackets, names and literals there, but not operators.
 
 [")" "]" "}"] @closing_bracket
 (type_arguments ">" @closing_bracket)
