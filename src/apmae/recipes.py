@@ -31,9 +31,9 @@ def paper(size: str, *, sources: tuple[str, ...] = (), out: Path = _STUDY, seed:
     """The paper's study of one StarCoder2 model, on GPUs: 126 M parameters, 150 000 steps of 480 patterns.
 
     The paper states neither warm-up nor precision; here the language model and the autoencoder compute in bfloat16.
-    If half of the prompts are correct, 72 million patterns of a quarter of the heads take about 800 000 prompts with the
-    3B model, 500 000 with the 7B and 300 000 with the 15B. They are drawn in epochs of 20 000, which bounds memory and
-    what a resumed run has to draw again.
+    If half of the prompts are correct, 72 million patterns of a quarter of the heads take about 800 000 prompts with
+    the 3B model, 500 000 with the 7B and 300 000 with the 15B. They are drawn in epochs of 20 000, which bounds memory
+    and what a resumed run has to draw again.
 
     Args:
         size: "3b", "7b" or "15b".

@@ -34,9 +34,9 @@ class StudyConfig(Config):
     train: TrainConfig | None = None
     """Used when ``encoder`` is "train"."""
     train_prompts: PromptsConfig | None = None
-    """How prompts to train on are drawn during training; ``per_task`` is the length of an epoch. In a file, the defaults
-    are tasks ["random"] and split "train"; the atlas prompts then come from other files. No model is asked beforehand:
-    ``train.outcome`` says which prompts are trained on."""
+    """How prompts to train on are drawn during training; ``per_task`` is the length of an epoch. In a file, the
+    defaults are tasks ["random"] and split "train"; the atlas prompts then come from other files. No model is asked
+    beforehand: ``train.outcome`` says which prompts are trained on."""
     encode: EncodeConfig = EncodeConfig()
     atlas: AtlasConfig = AtlasConfig()
 
