@@ -117,6 +117,10 @@ class TrainConfig(Config):
     outcome: Literal["correct", "any"] = "correct"
     """Train on prompts that the language model answers correctly (the paper's way), or on all."""
 
+    redraw: bool = True
+    """Whether each epoch of a corpus draws other prompts. False reads the same ones again, without those that the model
+    answered incorrectly: fewer forwards, where the model is often wrong and steps are many for the prompts."""
+
     buffer: int = Field(default=16_384, ge=1)
     """Patterns that wait in each process to be drawn, so that a batch mixes many prompts, layers and heads: 73.7 kB
     each at 256 tokens, 1.2 GB by default. That is 91 prompts of a model of 30 layers and 24 heads."""
