@@ -117,6 +117,10 @@ class TrainConfig(Config):
     outcome: Literal["correct", "any"] = "correct"
     """Train on prompts that the language model answers correctly (the paper's way), or on all."""
 
+    redraw: bool = True
+    """Whether each epoch of a corpus draws other prompts. False reads the same ones again, without those that the model
+    answered incorrectly: fewer forwards, where the model is often wrong and steps are many for the prompts."""
+
     buffer: int = Field(default=16_384, ge=1)
     """Patterns kept in each process to draw batches from, so that a batch mixes many prompts, layers and heads. They
     take 73.7 kB each at 256 tokens, 1.2 GB by default: 91 prompts of a model with 30 layers of 24 heads."""

@@ -43,6 +43,7 @@ class _Run(NamedTuple):
     """A forward that was run."""
 
     captured: Captured
+    prompts: Sequence[Prompt]
     epoch: int
     """From 0."""
     rejected: dict[str, int]
@@ -63,8 +64,8 @@ class LMSource:
         batch_size: patterns per step.
         seed: decides the order of prompts, the heads and the draws.
         buffer: patterns that the buffer holds at most.
-        outcome: "correct" leaves out prompts known to be incorrect, and patterns of those that the model now answers
-            incorrectly; "any" takes all.
+        outcome: "correct" leaves out prompts known to be incorrect, patterns of those that the model now answers
+            incorrectly, and, where epochs repeat, those prompts from the next epoch on; "any" takes all.
         overlap: run forwards in a thread; None does so unless both compete for the same processor cores.
         watched: say on stderr how far the buffer is filled, where that takes long.
 
@@ -137,7 +138,7 @@ class LMSource:
 
     def state(self) -> dict[str, ndarray]:
         """The cursor; where the patterns in the buffer came from, from which they can be captured again; where the
-        epochs of their forwards begin; and what was left out of the first epoch, as JSON.
+        epochs of their forwards begin; the prompts that later epochs leave out; and what was never drawn, as JSON.
         """
         counts = [self._step, self._taken, self._asked, self._correct, self._silent, self._epoch]
         origins = self._buffer.origins
@@ -146,6 +147,7 @@ class LMSource:
             "cursor": np.array(counts, np.int64),
             "origins": origins,
             "epochs": self._forwards.epochs(min(oldest, self._taken), self._taken),
+            "left_out": self._forwards.left_out,
             "rejected": np.array(bytearray(json.dumps(self.rejected).encode()), np.uint8),
         }
 
@@ -158,7 +160,7 @@ class LMSource:
         self.rejected = json.loads(np.asarray(state["rejected"], np.uint8).tobytes())
         counts = np.asarray(state["cursor"]).tolist()
         self._step, self._taken, self._asked, self._correct, self._silent, self._epoch = counts
-        self._forwards.restore(epochs, self.rejected)
+        self._forwards.restore(epochs, np.asarray(state["left_out"]), self.rejected)
         forwards = np.unique(origins[:, 0]).tolist()
         if self.prompts.size is None and self._taken:  # drawing takes a while
             first = forwards[0] if forwards else self._taken
@@ -187,16 +189,19 @@ class LMSource:
         first, prompts, windows = self._forwards[number]
         stretch = self._forwards.seek(number)
         found = capture_batch(self._lm, prompts, windows, self._config, size=self._size, seed=self._seed, first=first)
-        return _Run(found, stretch.epoch, stretch.rejected)
+        return _Run(found, prompts, stretch.epoch, stretch.rejected)
 
     def _take(self) -> None:
         """Move the next forward's patterns into the buffer, and let the one after it begin."""
-        captured, self._epoch, self.rejected = (
+        captured, prompts, self._epoch, self.rejected = (
             self._run(self._taken) if self._following is None else self._following.result()
         )
+        right = np.array([said.correct for said in captured.answers])
+        if self._outcome == "correct" and self.prompts.repeats:
+            wrong = [prompts[place] for place in np.flatnonzero(~right)]
+            self._forwards.leave_out(wrong, self._epoch)  # before the next forward, which may begin an epoch
         if self._thread is not None:
             self._following = self._thread.submit(self._run, self._taken + 1)
-        right = np.array([said.correct for said in captured.answers])
         kept = right if self._outcome == "correct" else np.ones_like(right)
         self._silent = 0 if kept.any() else self._silent + len(right)
         self._asked += len(right)
@@ -205,7 +210,7 @@ class LMSource:
         rows = np.flatnonzero(kept[patterns.prompt - patterns.prompt[0]])
         self._buffer.add(patterns, self._taken, rows)
         self._taken += 1
-        # With one listed prompt answered correctly, the longest row without is shorter than two epochs.
+        # With one prompt of a list answered correctly, the longest row without is shorter than two epochs.
         if self._silent >= min(2 * (self.prompts.size or _PATIENCE), _PATIENCE):
             raise TrainingError(
                 f"expected prompts that the language model answers correctly, got none among the last {self._silent} "
