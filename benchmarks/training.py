@@ -126,8 +126,7 @@ def padding(lm: LM, prompts: Sequence[Prompt], config: TrainConfig) -> tuple[flo
     lengths = [len(window_of(lm, prompt, config.model.pattern_size).ids) for prompt in prompts]
     parts = [lengths[start : start + width] for start in range(0, len(lengths), width)]
     with source_of(lm, prompts, config, overlap=False) as source:
-        forwards = source._forwards
-        sorted_parts = [[len(w.ids) for w in forwards[number].windows] for number in range(forwards.per_epoch)]
+        sorted_parts = [[len(w.ids) for w in source._forwards[number].windows] for number in range(len(parts))]
     plain, ours = (sum(max(part) * len(part) for part in cut) / sum(lengths) for cut in (parts, sorted_parts))
     return plain, ours
 

@@ -87,6 +87,19 @@ def real_study(tmp_path_factory, command_line):
     return SimpleNamespace(folder=home / "study", yaml=file, config=config, result=result)
 
 
+@pytest.fixture(scope="session")
+def train_prompts(bundled_lm, tmp_path_factory):
+    """A file of eight random spans of training files, made by the prompts stage; no model was asked about them."""
+    from apmae.config import PromptsConfig
+    from apmae.corpus.parse import parse_source
+    from apmae.engine.prompts import make_prompts
+
+    path = tmp_path_factory.mktemp("train_prompts") / "train-prompts.parquet"
+    config = PromptsConfig(per_task=8, tasks=("random",), split="train")
+    make_prompts([parse_source("bundled")], path, config, lm=bundled_lm, ask=False)
+    return path
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """Mounts a disk of a size that the test chooses; skips where mounting is not allowed."""

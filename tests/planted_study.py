@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from apmae.artifacts import Stage, fingerprint, write_json
+from apmae.artifacts import Stage, fingerprint, read_manifest, write_json
 from apmae.schema import CLUSTERS, ENCODED_PROMPTS, EXEMPLARS, KINDS, POINTS, RECONSTRUCTIONS, SCORES, embeddings
 from apmae.study.reader import Study
 
@@ -71,7 +71,8 @@ def _write_study(
     tasks = [TASKS[prompt % len(TASKS)] for prompt in range(prompts)]
     outcomes = ["correct" if (prompt // 4) % 2 else "incorrect" for prompt in range(prompts)]
     out = folder / "embeddings"
-    with Stage.open(out, "encode", {"seed": 7, "heads": "all"}, {"lm": "a" * 64, "prompts": "b" * 64}) as stage:
+    inputs = {"lm": "a" * 64, "encoder": "c" * 64, "prompts": "b" * 64}
+    with Stage.open(out, "encode", {"seed": 7, "heads": "all"}, inputs) as stage:
         for number, first in enumerate(range(0, prompts, shard)):
             own = (where[:, 0] >= first) & (where[:, 0] < first + shard)
             kept = np.flatnonzero(own & (rng.random(len(label)) < exemplars))
@@ -220,7 +221,8 @@ def _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names):
     ]
     with Stage.open(out, "cluster", {"seed": 3}, {"encode": fingerprint(folder / "embeddings")}) as stage:
         stage.write_tables({"points.parquet": points, "clusters.parquet": pa.Table.from_pylist(rows, schema=CLUSTERS)})
-        write_json(out / "atlas.json", {"config": {}, "dropped": {}})
+        encoder = read_manifest(folder / "embeddings", "encode").inputs["encoder"]
+        write_json(out / "atlas.json", {"config": {}, "dropped": {}, "encoder": encoder})
         stage.add_files(["atlas.json"])
         stage.finish(
             {

@@ -94,7 +94,7 @@ def test_run_makes_a_whole_study_and_says_what_it_found(real_study):
     assert real_study.result.returncode == 0, real_study.result.stderr
     made = {path.name for path in real_study.folder.iterdir()}
     assert made == {
-        *("prompts.parquet", "prompts.manifest.json", "train-prompts.parquet", "train-prompts.manifest.json"),
+        *("prompts.parquet", "prompts.manifest.json"),
         *("encoder", "embeddings", "atlas", "report", "study.json"),
     }
     assert (real_study.folder / "report" / "index.html").stat().st_size > 1000
@@ -189,7 +189,7 @@ def test_circuits_can_be_looked_at(apmae_command, tmp_path):
 
 def test_training_that_was_killed_ends_with_the_same_weights(real_study, start, apmae_command, tmp_path):
     out = tmp_path / "encoder"
-    command = ["train", "--lm", "bundled", "--prompts", real_study.folder / "train-prompts.parquet"]
+    command = ["train", "--lm", "bundled", "--corpus", "bundled"]
     command += ["--recipe", "debug", "--steps", "20", "--out", out]
     kill_once(start(*command), (out / "checkpoint.safetensors").is_file)
     assert not (out / "manifest.json").exists()
@@ -363,7 +363,7 @@ def refused(real_study, apmae_command, tmp_path_factory):
     changed = real_study.config.model_dump(mode="json")
     changed["encode"]["seed"] = 7
     hand = ("--prompts", prompts, "--out", "embeddings")
-    train = ("train", "--prompts", study / "train-prompts.parquet", "--recipe", "debug")
+    train = ("train", "--corpus", "bundled", "--recipe", "debug")
     cases = {
         "no attention": ("encode", "--lm", mamba, "--encoder", encoder, *hand),
         "encoder": ("encode", "--lm", bert, "--encoder", encoder, *hand),

@@ -103,6 +103,12 @@ def test_settings_of_a_stage_say_what_they_are(kind):
         (PromptsConfig, {"language": "cobol"}, "language", "'cobol'"),
         (StudyConfig, {"sources": "src"}, "sources", "'src'"),
         (StudyConfig, {"encoder": "train"}, "StudyConfig", "train and train_prompts must be given"),
+        (
+            StudyConfig,
+            {"encoder": "train", "train": {}, "train_prompts": {"outcome": "correct"}},
+            "StudyConfig",
+            "train_prompts.outcome is 'correct', but no model is asked before training: leave it out",
+        ),
         (StudyConfig, {"train": {"steps": 5}}, "StudyConfig", "encoder is 'bundled'"),
         (StudyConfig, {"prompts": {"per_task": -1}}, "prompts.per_task", "got -1"),
         (StudyConfig, {"prompts": None}, "prompts", "got None"),
@@ -134,7 +140,7 @@ def test_a_studys_file_leaves_out_what_it_does_not_change():
 def test_a_study_that_trains_draws_both_kinds_of_prompts_from_different_files():
     study = parse(StudyConfig, {"encoder": "train", "train": {}, "train_prompts": {"per_task": 7}}, "study.yaml")
     assert (study.prompts.split, study.train_prompts.split) == ("atlas", "train")
-    assert (study.train_prompts.outcome, study.train_prompts.tasks) == ("correct", ("random",))
+    assert (study.train_prompts.outcome, study.train_prompts.tasks) == ("any", ("random",))
     chosen = {"prompts": {"split": "all"}, "encoder": "train", "train": {}, "train_prompts": {"split": "all"}}
     study = parse(StudyConfig, chosen, "study.yaml")
     assert (study.prompts.split, study.train_prompts.split) == ("all", "all")

@@ -131,8 +131,30 @@ def test_one_error_catches_every_mistake():
     assert isinstance(refused.value, ConfigError)
 
 
+def test_an_atlas_refuses_the_embeddings_of_another_encoder(bundled_lm, tmp_path):
+    patterns, _ = planted(2, size=64)
+    mine, other = (apmae.train(patterns, recipe="debug", steps=1, seed=seed) for seed in (0, 1))
+    z = mine.encode(patterns)
+    apmae.Atlas.fit(z, seed=0, encoder=mine).save(tmp_path / "mine")
+    atlas = apmae.Atlas.load(tmp_path / "mine")
+    assert atlas.encoder == mine.fingerprint
+    assert np.array_equal(atlas.place(z, encoder=mine).cluster, atlas.place(z).cluster)
+    for pair in ({"mae": other, "atlas": atlas}, {"atlas": atlas}, {"mae": mine}):  # what is not given is bundled
+        with pytest.raises(ConfigError, match=r"expected the encoder that the atlas was fitted with \(.* got another"):
+            apmae.tag(bundled_lm, "int x = ", **pair)
+    with pytest.raises(ConfigError, match="that belong together"):
+        atlas.place(other.encode(patterns), encoder=other)
+    bare = apmae.Atlas.fit(z, seed=0)
+    assert bare.encoder is None
+    assert bare.place(other.encode(patterns), encoder=other).cluster.shape == (len(patterns),), "taken as they are"
+    with pytest.raises(ConfigError, match="expected embeddings of 160 dimensions"):
+        bare.place(z[:, 1:])
+    assert apmae.tag(bundled_lm, "int x = ", mae=mine, atlas=atlas).num_rows == 48
+
+
 def test_what_the_package_carries_fits_together(bundled_lm):
     mae, atlas = apmae.APMAE.from_pretrained(), apmae.Atlas.load()
+    assert atlas.encoder == mae.fingerprint
     assert mae.config.pattern_size <= bundled_lm.max_length
     java = (apmae.bundled.java() / "ledger" / "Money.java").read_text()
     tags = apmae.tag(bundled_lm, java[:3000], suffix=java[3010:], mae=mae, atlas=atlas)

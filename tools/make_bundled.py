@@ -116,6 +116,7 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
         config=AtlasConfig(reference_points=_POINTS, epsilon=_EPSILON),
         num_heads=counts["layers"] * counts["heads"],
         measured=measured,
+        encoder=mae,
     )
     # One shorter copy of each pattern: the same behaviour where the prompt is short. Rows come in the same order.
     draw = generator(0, "short")

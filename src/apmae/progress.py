@@ -75,6 +75,13 @@ def progress(title: str, total: int | None, *, done: int = 0, unit: str = "") ->
         yield advance
 
 
+def notice(text: str) -> None:
+    """Say something that is no mistake, in a line on stderr."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 class Log:
     """Progress as lines: at the start, at each tenth of the work, and as time passes; few, however long it takes.
 

@@ -30,10 +30,10 @@ _PAPER_LMS = {"3b": "bigcode/starcoder2-3b", "7b": "bigcode/starcoder2-7b", "15b
 def paper(size: str, *, sources: tuple[str, ...] = (), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
     """The paper's study of one StarCoder2 model, on GPUs: 126 M parameters, 150 000 steps of 480 patterns.
 
-    The paper names no warm-up and no precision; here the language model and the autoencoder compute in bfloat16.
-    Training prompts are not asked beforehand: the forward that is trained on knows what is correct. At half of them
-    correct, 72 million patterns of a quarter of the heads come from about 800 000 prompts of the 3B model, 500 000 of
-    the 7B and 300 000 of the 15B.
+    The paper names no warm-up and no precision; here the language model and the autoencoder compute in bfloat16. At
+    half of the prompts correct, 72 million patterns of a quarter of the heads come from about 800 000 prompts of the 3B
+    model, 500 000 of the 7B and 300 000 of the 15B. They are drawn in epochs of 20 000, which bounds memory and what a
+    resumed run draws again.
 
     Args:
         size: "3b", "7b" or "15b".
@@ -46,14 +46,13 @@ def paper(size: str, *, sources: tuple[str, ...] = (), out: Path = _STUDY, seed:
     """
     if size not in _PAPER_LMS:
         raise ConfigError(f"expected one of the paper's models, {', '.join(_PAPER_LMS)}, got {size!r}")
-    prompts = {"3b": 800_000, "7b": 500_000, "15b": 300_000}[size]
     return _study(
         TrainConfig(precision="bfloat16", checkpoint_every=2000, panel_every=10_000, seed=seed),
         lm=LMConfig(source=_PAPER_LMS[size], device="cuda", dtype="bfloat16"),
         sources=sources,
         out=out,
         prompts=PromptsConfig(outcome="balanced", split="atlas", seed=seed),
-        train_prompts=PromptsConfig(tasks=("random",), per_task=prompts, split="train", seed=seed),
+        train_prompts=_random(20_000, seed),
     )
 
 
@@ -74,7 +73,7 @@ def base(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
         lm=LMConfig(device="cuda", dtype="bfloat16"),
         sources=sources,
         out=out,
-        train_prompts=_correct(50_000, seed),
+        train_prompts=_random(20_000, seed),
     )
 
 
@@ -91,7 +90,7 @@ def small(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: 
         checkpoint_every=250,
         seed=seed,
     )
-    return _study(train, sources=sources, out=out, train_prompts=_correct(10_000, seed))
+    return _study(train, sources=sources, out=out, train_prompts=_random(10_000, seed))
 
 
 def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
@@ -108,7 +107,7 @@ def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
         panel_every=500,
         seed=seed,
     )
-    return _study(train, sources=sources, out=out, train_prompts=_correct(1500, seed))
+    return _study(train, sources=sources, out=out, train_prompts=_random(1500, seed))
 
 
 def bundled(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
@@ -125,7 +124,7 @@ def bundled(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed
         panel_every=500,
         seed=seed,
     )
-    return _study(train, sources=sources, out=out, train_prompts=_correct(1500, seed))
+    return _study(train, sources=sources, out=out, train_prompts=_random(1500, seed))
 
 
 def debug(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
@@ -147,7 +146,7 @@ def debug(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: 
         sources=sources,
         out=out,
         prompts=PromptsConfig(per_task=6, tasks=tasks, outcome="any", split="atlas", seed=seed),
-        train_prompts=PromptsConfig(per_task=8, tasks=("random",), outcome="any", split="train", seed=seed),
+        train_prompts=_random(8, seed),
         encode=EncodeConfig(capture=CaptureConfig(batch=4), shard_prompts=4, exemplars_per_head=2, seed=seed),
     )
 
@@ -166,7 +165,7 @@ def demo(out: Path, *, train: bool = False, seed: int = 0) -> StudyConfig:
     steps = nano(seed=seed).train
     assert steps is not None, "recipes train"
     fewer = steps.model_copy(update={"steps": 400})
-    return _study(fewer, out=out, prompts=prompts, train_prompts=_correct(400, seed))
+    return _study(fewer, out=out, prompts=prompts, train_prompts=_random(400, seed))
 
 
 RECIPES: dict[str, Callable[..., StudyConfig]] = {
@@ -243,9 +242,9 @@ def _encoder(layers: int, dim: int, heads: int, head_dim: int, *, decoder: tuple
 _NANO = _encoder(4, 160, 5, 32, decoder=(2, 128, 4, 32))
 
 
-def _correct(prompts: int, seed: int) -> PromptsConfig:
-    """Random spans that the language model completes correctly (paper section 4)."""
-    return PromptsConfig(per_task=prompts, tasks=("random",), outcome="correct", split="train", seed=seed)
+def _random(prompts: int, seed: int) -> PromptsConfig:
+    """Random spans (paper section 4), so many in an epoch: those completed correctly show as they are trained on."""
+    return PromptsConfig(per_task=prompts, tasks=("random",), split="train", seed=seed)
 
 
 def _study(

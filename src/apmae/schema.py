@@ -14,6 +14,7 @@ ENCODED = ("embeddings", "prompts", "exemplars")
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
 POINTS_FILE = "points.parquet"
 CLUSTERS_FILE = "clusters.parquet"
+ATLAS_FILE = "atlas.json"
 
 KINDS = (
     "sentinel",

@@ -87,7 +87,7 @@ def test_a_cut_or_missing_shard_is_named_with_both_sizes(tmp_path):
     ):
         read_tables(tmp_path / "out", "encode", "rows")
     shard.unlink()
-    with pytest.raises(ArtifactError, match="it is missing; run encode again with --overwrite"):
+    with pytest.raises(ArtifactError, match="it is missing; run encode again as before: it makes damaged files"):
         read_manifest(tmp_path / "out", "encode")
 
 

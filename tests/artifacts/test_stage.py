@@ -107,13 +107,11 @@ def test_overwriting_leaves_nothing_of_the_other_work(tmp_path, stop_after):
     assert contents(out) == contents(tmp_path / "fresh")
 
 
-def test_overwriting_makes_a_damaged_artifact_again(tmp_path):
+def test_overwriting_makes_an_artifact_with_a_damaged_manifest_again(tmp_path):
     out = tmp_path / "out"
     make(out)
     whole = contents(out)
     os.truncate(out / "rows-00000.parquet", 20)
-    with pytest.raises(ArtifactError, match="rows-00000.parquet"):
-        make(out)
     (out / "manifest.json").write_text('{"format": 1, "sta')
     with pytest.raises(ArtifactError, match="it is damaged"):
         make(out)

@@ -252,6 +252,25 @@ def test_an_atlas_of_another_version_is_refused(atlas, tmp_path):
         Atlas.load(tmp_path)
 
 
+def test_an_atlas_from_before_encoders_were_noted_is_made_again(atlas, tmp_path):
+    atlas.save(tmp_path)
+    record = read_json(tmp_path / "atlas.json")
+    assert record.pop("encoder") is None, "bare arrays: nobody said"
+    write_json(tmp_path / "atlas.json", record)
+    with pytest.raises(ArtifactError, match="an earlier version made this one; make it again .apmae cluster"):
+        Atlas.load(tmp_path)
+
+
+def test_an_encoder_is_known_by_its_fingerprint(blobs, tmp_path):
+    fitted = Atlas.fit(blobs[0], seed=0, encoder="a" * 64)
+    fitted.save(tmp_path)
+    loaded = Atlas.load(tmp_path)
+    loaded.expect_encoder("a" * 64)
+    with pytest.raises(ConfigError, match=r"\(aaaaaaaaaaaa\), got another \(bbbbbbbbbbbb\)"):
+        loaded.place(blobs[0], encoder="b" * 64)
+    assert np.array_equal(loaded.place(blobs[0], encoder="a" * 64).cluster, fitted.place(blobs[0]).cluster)
+
+
 def test_the_bundled_atlas_knows_named_clusters():
     bundled = Atlas.load()
     assert len(bundled.clusters) > 3

@@ -135,6 +135,22 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(evaluated, given, lms, t
     assert contents(tmp_path / "out") == contents(evaluated.out)
 
 
+@pytest.mark.parametrize("keep", [0, 500])
+def test_a_damaged_shard_is_made_again_alone(evaluated, given, lms, tmp_path, monkeypatch, keep):
+    shutil.copytree(evaluated.out, tmp_path / "out")
+    shard = tmp_path / "out" / "bundled-medium" / "losses-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:keep].ljust(shard.stat().st_size, b"x"))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("losses-*.parquet") if path != shard}
+    write, done = engine.evaluate_shard, []
+    monkeypatch.setattr(
+        engine, "evaluate_shard", lambda shard, **some: done.append(shard.number) or write(shard, **some)
+    )
+    cross_evaluate(list(lms.values()), given.encoders, given.prompts, tmp_path / "out", CONFIG)
+    assert done == [1]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert contents(tmp_path / "out") == contents(evaluated.out)
+
+
 def test_one_more_language_model_costs_its_own_patterns_only(evaluated, given, lms, tmp_path):
     out = tmp_path / "out"
     cross_evaluate([lms["bundled-medium"]], given.encoders, given.prompts, out, CONFIG)
@@ -221,9 +237,9 @@ def test_a_model_that_is_not_there_leaves_what_the_others_gave(given, lms, tmp_p
     assert read_manifest(tmp_path / "out" / "bundled-small", "losses").counts["layers"] == 3
 
 
-def test_prompts_of_training_files_are_said(evaluated, given, lms, real_study, tmp_path):
+def test_prompts_of_training_files_are_said(evaluated, given, lms, train_prompts, tmp_path):
     assert evaluated.found.notes == ()
-    prompts = load_prompts(real_study.folder / "train-prompts.parquet")[:2]
+    prompts = load_prompts(train_prompts)[:2]
     assert {prompt.split for prompt in prompts} == {"train"}
     write_table(tmp_path / "train.parquet", to_table(prompts))
     found = cross_evaluate([lms["bundled-small"]], given.encoders, tmp_path / "train.parquet", tmp_path / "out", CONFIG)

@@ -5,6 +5,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+import torch
 
 from apmae import bundled
 from apmae.artifacts import matrix, read_table
@@ -13,8 +14,10 @@ from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.engine import local
 from apmae.engine.prompts import make_prompts
-from apmae.errors import ApmaeError, SourceError
+from apmae.errors import ApmaeError, ArtifactError, ConfigError, SourceError
 from apmae.lm.load import load_lm
+from apmae.model.mae import APMAE
+from apmae.study.reader import Study
 
 TINY = PromptsConfig(per_task=3, tasks=("identifier", "eol"))
 
@@ -61,6 +64,34 @@ def test_a_mended_input_is_not_mistaken_for_a_changed_one(tmp_path, bundled_lm, 
     assert (counts["prompts"], counts["patterns"], counts["pattern_size"], counts["context"]) == (1, 48, 256, 300)
 
 
+DAMAGE = {
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 100),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:-200] + bytes(100) + path.read_bytes()[-100:]),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("name", ["embeddings-00001", "prompts-00000", "exemplars-00002", "reconstructions"])
+def test_a_damaged_file_of_embeddings_is_made_again_alone(copy, real_study, bundled_lm, name, damage, monkeypatch):
+    """The same bytes, so that the atlas still belongs to them: the report can be made at once."""
+    torch.set_num_threads(1)
+    out, asked = copy / "embeddings", []
+    shard_of = local.encode_shard
+    monkeypatch.setattr(
+        local, "encode_shard", lambda shard, **given: asked.append(shard.number) or shard_of(shard, **given)
+    )
+    path = out / f"{name}.parquet"
+    damage(path)
+    before = {file: file.stat().st_mtime_ns for file in out.iterdir() if file != path}
+    config = real_study.config.encode
+    counts = local.encode(bundled_lm, str(copy / "encoder"), copy / "prompts.parquet", out, config)
+    assert asked == ([] if name == "reconstructions" else [int(name[-5:])])
+    assert path.read_bytes() == (real_study.folder / "embeddings" / path.name).read_bytes()
+    assert {file: file.stat().st_mtime_ns for file in out.iterdir() if file != path} == before
+    assert counts == Study(copy).encoded.counts
+
+
 # -- cluster -----------------------------------------------------------------------------------------------------------
 
 
@@ -96,3 +127,33 @@ def test_damaged_embeddings_are_refused_before_an_atlas_is_begun(copy, tmp_path,
         local.fit_atlas(copy / "embeddings", tmp_path / "atlas", AtlasConfig())
     assert str(copy / "embeddings") in str(refused.value)
     assert not (tmp_path / "atlas").exists()
+
+
+@pytest.mark.parametrize("name", ["points.parquet", "clusters.parquet", "reference.safetensors", "atlas.json"])
+def test_a_damaged_file_of_an_atlas_is_fitted_again_and_the_others_stay(copy, tmp_path, name):
+    """Fitted in this process before: UMAP may differ in the last bits between processes, which is refused."""
+    out = tmp_path / "atlas"
+    local.fit_atlas(copy / "embeddings", out, AtlasConfig())
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != name}
+    os.truncate(out / name, 30)
+    local.fit_atlas(copy / "embeddings", out, AtlasConfig())
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_damaged_embeddings_of_another_encoder_are_refused_with_the_reason(copy, bundled_lm, real_study):
+    os.truncate(copy / "embeddings" / "embeddings-00001.parquet", 50)
+    prompts, config = copy / "prompts.parquet", real_study.config.encode
+    with pytest.raises(
+        ArtifactError, match=r"inputs.encoder was '\w+', now '\w+'.; embeddings-00001.parquet is damaged"
+    ):
+        local.encode(bundled_lm, "bundled", prompts, copy / "embeddings", config)
+
+
+def test_an_atlas_names_the_encoder_of_its_embeddings(real_study):
+    atlas = Atlas.load(real_study.folder / "atlas")
+    mae = APMAE.from_pretrained(real_study.folder / "encoder")
+    assert atlas.encoder == mae.fingerprint
+    with pytest.raises(ConfigError, match="expected the encoder that the atlas was fitted with"):
+        atlas.expect_encoder(APMAE.from_pretrained())

@@ -15,13 +15,13 @@ def test_training_is_the_recipes_with_what_was_asked():
     assert asked.config.model == recipe.train.model
     assert asked.lm == LMConfig(source=recipe.lm.source, device="cuda", dtype="float32")
     assert (asked.corpus.language, asked.corpus.per_task) == ("python", 3)
-    assert (asked.corpus.tasks, asked.corpus.outcome, asked.corpus.split) == (("random",), "correct", "train")
+    assert (asked.corpus.tasks, asked.corpus.outcome, asked.corpus.split) == (("random",), "any", "train")
 
 
 def test_prompts_are_drawn_as_the_training_needs_them():
-    for changes, length, outcome in (({}, 256, "correct"), ({"context": 300, "outcome": "any"}, 300, "any")):
+    for changes, length in (({}, 256), ({"context": 300, "outcome": "any"}, 300)):
         corpus = training("nano", {**changes, "seed": 5}, {}, language="java").corpus
-        assert (corpus.length, corpus.outcome, corpus.seed) == (length, outcome, 5)
+        assert (corpus.length, corpus.outcome, corpus.seed) == (length, "any", 5)
         assert corpus.per_task == recipes.recipe("nano").train_prompts.per_task
 
 

@@ -1,6 +1,8 @@
 """The train stage: from prompts, a corpus or stored patterns to an encoder's folder."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,25 +11,28 @@ import pytest
 import torch
 
 import apmae
-from apmae import recipes
+from apmae import bundled, recipes
 from apmae.artifacts import read_manifest
 from apmae.config import PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.engine.prompts import load_prompts
-from apmae.engine.train import draw_training_prompts, train_encoder, train_on_patterns
+from apmae.engine.train import Corpus, train_encoder, train_on_patterns
 from apmae.errors import ArtifactError, CaptureError
 from apmae.model.mae import APMAE
 from apmae.patterns.planted import planted
+from apmae.prompts import epochs
+from apmae.prompts.draw import build_prompts
+from apmae.prompts.prompt import split_of
 from apmae.train import checkpoint
 
 
-def files(folder):
+def files_of(folder):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, bundled_lm, real_study):
+def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, bundled_lm, train_prompts):
     config = recipes.train_recipe("debug").model_copy(update={"steps": 4, "checkpoint_every": 2, "panel_every": 2})
-    prompts = real_study.folder / "train-prompts.parquet"
+    prompts = train_prompts
     first = train_encoder(bundled_lm, prompts, tmp_path / "a", config)
     assert sorted(path.name for path in first.iterdir()) == sorted(
         ["config.json", "manifest.json", "metrics.jsonl", "model.safetensors", "panels", "reconstruction.png"]
@@ -36,9 +41,9 @@ def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, 
     panels = {"panels/step-0000002.png", "panels/step-0000004.png"}
     assert panels == {name for name in read_manifest(first, "train").files if name.startswith("panels")}
     assert panels == {str(path.relative_to(first)) for path in first.glob("panels/*")}
-    before = files(first)
+    before = files_of(first)
     train_encoder(bundled_lm, prompts, tmp_path / "a", config)
-    assert files(first) == before
+    assert files_of(first) == before
     # A checkpoint of another run lies there: nothing of it may get in.
     apmae.train(planted(2)[0], config, seed=99, folder=tmp_path / "b")
     assert (tmp_path / "b" / checkpoint.NAME).is_file()
@@ -79,26 +84,59 @@ def test_training_leaves_out_what_the_model_gets_wrong(tmp_path, bundled_lm):
         assert counts["correct"] == counts["asked"], "this model says so, whatever the file does"
 
 
-def test_an_encoder_longer_than_the_models_inputs_is_refused(tmp_path, bundled_lm, real_study):
+def test_a_damaged_encoder_is_not_trained_again_unasked(tmp_path, bundled_lm, real_study):
+    shutil.copytree(real_study.folder / "encoder", tmp_path / "encoder")
+    with (tmp_path / "encoder" / "model.safetensors").open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"1234")
+    before = files_of(tmp_path)
+    train, corpus = real_study.config.train, Corpus.of([parse_source("bundled")], real_study.config.train_prompts)
+    with pytest.raises(
+        ArtifactError, match="model.safetensors: its content has changed; put back a copy, or pass --over"
+    ):
+        train_encoder(bundled_lm, corpus, tmp_path / "encoder", train)
+    assert files_of(tmp_path) == before
+
+
+def test_an_encoder_longer_than_the_models_inputs_is_refused(tmp_path, bundled_lm, train_prompts):
     tiny = recipes.train_recipe("debug").model.model_copy(update={"pattern_size": 1024, "patch_size": 128})
     config = recipes.train_recipe("debug").model_copy(update={"model": tiny})
     with pytest.raises(CaptureError, match="at most 512, .* got 1024; use or train an encoder with a smaller"):
-        train_encoder(bundled_lm, real_study.folder / "train-prompts.parquet", tmp_path / "a", config)
+        train_encoder(bundled_lm, train_prompts, tmp_path / "a", config)
     assert not (tmp_path / "a").exists()
 
 
-def test_prompts_of_a_corpus_are_asked_only_where_answers_decide(tmp_path, bundled_lm):
-    sources = [parse_source("bundled")]
-    config = PromptsConfig(per_task=6, tasks=("random",), split="train")
-    draw_training_prompts(sources, tmp_path / "any.parquet", config, bundled_lm)
-    drawn = load_prompts(tmp_path / "any.parquet")
-    assert len(drawn) == 6 and {prompt.outcome for prompt in drawn} == {None}
-    tokenizer = bundled_lm.backend_tokenizer
-    lengths = [len(tokenizer.encode(prompt.completion, add_special_tokens=False).ids) for prompt in drawn]
-    assert all(2 <= length <= 11 for length in lengths), "spans are of the model's tokens, 3 to 10 of them where cut"
-    correct = config.model_copy(update={"outcome": "correct"})
-    draw_training_prompts(sources, tmp_path / "correct.parquet", correct, bundled_lm)
-    assert {prompt.outcome for prompt in load_prompts(tmp_path / "correct.parquet")} == {"correct"}
+def test_a_corpus_is_drawn_from_as_training_goes_on(tmp_path, bundled_lm, monkeypatch):
+    """What is trained on is what the prompts stage would draw, and no more of it is drawn than is needed."""
+    config = PromptsConfig(per_task=5000, tasks=("random",), split="train")
+    drawn, original = [], epochs.candidates
+    monkeypatch.setattr(epochs, "candidates", lambda *a, **b: (drawn.append(p) or p for p in original(*a, **b)))
+    train = recipes.train_recipe("debug").model_copy(update={"steps": 4, "outcome": "any"})
+    folder = train_encoder(bundled_lm, Corpus.of([parse_source("bundled")], config), tmp_path / "drawn", train)
+    counts = read_manifest(folder, "train").counts
+    files = {
+        path
+        for path in bundled.java().rglob("*.java")
+        if split_of(f"java/{path.relative_to(bundled.java())}") == "train"
+    }
+    assert (counts["files"], counts["epochs"]) == (len(files), 1)
+    assert 256 <= len(drawn) <= 3 * 256, "a stretch is trained on, one is drawn ahead"
+    # the same from a file that holds the first stretch, which is all that four steps need
+    few = build_prompts(
+        parse_source("bundled").handles((".java",)),
+        config.model_copy(update={"per_task": 256}),
+        tokenizer=bundled_lm.backend_tokenizer,
+    )[0]
+    assert [prompt.id for prompt in few] == [prompt.id for prompt in drawn[:256]]
+    manifest = read_manifest(folder, "train")
+    assert manifest.config["corpus"] == config.model_dump(mode="json")
+    assert manifest.inputs["source-0"] == parse_source("bundled").fingerprint()
+    before = files_of(folder)
+    train_encoder(bundled_lm, Corpus.of([parse_source("bundled")], config), tmp_path / "drawn", train)
+    assert files_of(folder) == before
+    other = Corpus.of([parse_source("bundled")], config.model_copy(update={"per_task": 9}))
+    with pytest.raises(ArtifactError, match="config.corpus.per_task was 5000, now 9"):
+        train_encoder(bundled_lm, other, tmp_path / "drawn", train)
 
 
 def test_stored_patterns_train_the_same_encoder_as_patterns_in_memory(tmp_path):
@@ -110,12 +148,12 @@ def test_stored_patterns_train_the_same_encoder_as_patterns_in_memory(tmp_path):
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     folder = train_on_patterns(paths, tmp_path / "encoder", config)
     expected = apmae.train(patterns, config)
-    assert APMAE.from_pretrained(folder).equals(expected)
+    assert APMAE.from_pretrained(folder).fingerprint == expected.fingerprint
     counts = read_manifest(folder, "train").counts
     assert (counts["patterns"], counts["epochs"], counts["steps"]) == (len(patterns), 2, 5)
-    before = files(folder)
+    before = files_of(folder)
     train_on_patterns(paths, tmp_path / "encoder", config)
-    assert files(folder) == before
+    assert files_of(folder) == before
     with pytest.raises(ArtifactError, match="inputs.patterns-0"):
         train_on_patterns(paths[::-1], tmp_path / "encoder", config)
 

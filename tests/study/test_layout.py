@@ -7,7 +7,6 @@ def test_a_study_that_was_run_is_laid_out_so(real_study):
     assert layout.settings.is_file()
     for artifact in (
         layout.prompts,
-        layout.train_prompts,
         layout.encoder,
         layout.embeddings,
         layout.atlas,

@@ -116,6 +116,14 @@ def test_an_atlas_of_other_embeddings_is_refused(tmp_path, write_study):
         Study(study)
 
 
+def test_an_atlas_that_names_another_encoder_is_refused(tmp_path, write_study):
+    study = write_study(tmp_path, prompts=8)
+    path = study / "atlas" / "atlas.json"
+    path.write_text(path.read_text().replace("c" * 64, "d" * 64))
+    with pytest.raises(ArtifactError, match="expected an atlas fitted with the encoder of .* names dddddddddddd"):
+        Study(study)
+
+
 def test_damaged_points_are_refused(tmp_path, write_study):
     study = write_study(tmp_path, prompts=8)
     path = study / "atlas" / "points.parquet"

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from apmae.errors import ConfigError, TrainingError
 from apmae.lm.outcome import window_of
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.draw import build_prompts
+from apmae.prompts.epochs import DrawnPrompts
 from apmae.prompts.prompt import continues
-from apmae.train import checkpoint, lm_source
+from apmae.train import checkpoint, forwards, lm_source
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS
 from apmae.train.source import ResumableSource
@@ -151,21 +153,24 @@ def test_windows_longer_than_a_pattern_are_pooled_or_cropped(make, prompts):
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 8), (7, 3), (60, 8), (60, 1), (41, 2)])
-def test_every_prompt_comes_once_an_epoch_in_a_new_order(make, count, width, monkeypatch):
-    monkeypatch.setattr(lm_source, "_SORTED_FORWARDS", 4)
+def test_every_prompt_comes_once_an_epoch_in_a_new_order(make, prompts, count, width, monkeypatch):
+    monkeypatch.setattr(forwards, "SORTED", 4)
     source = make(count=count, batch=width)
-    forwards, orders = source._forwards, []
+    row, orders, number = source._forwards, [], 0
     for epoch in range(3):
-        batches = [forwards[epoch * forwards.per_epoch + i] for i in range(forwards.per_epoch)]
+        batches = []
+        while row.seek(number).epoch == epoch:
+            batches.append(row[number])
+            number += 1
         assert max(len(batch.prompts) for batch in batches) <= width
         ids = [prompt.id for batch in batches for prompt in batch.prompts]
-        assert sorted(ids) == sorted(prompt.id for prompt in source.prompts)
+        assert sorted(ids) == sorted(prompt.id for prompt in prompts[:count])
         orders.append(tuple(ids))
         numbers = [batch.first + i for batch in batches for i in range(len(batch.prompts))]
         assert sorted(numbers) == list(range(epoch * count, (epoch + 1) * count))
     assert len(set(orders)) == (3 if count > 5 else 1)
     again = make(count=count, batch=width)._forwards[0]
-    assert [prompt.id for prompt in again.prompts] == [prompt.id for prompt in forwards[0].prompts]
+    assert [prompt.id for prompt in again.prompts] == [prompt.id for prompt in row[0].prompts]
 
 
 def test_prompts_of_a_forward_are_about_equally_long(make, bundled_lm, prompts):
@@ -174,8 +179,8 @@ def test_prompts_of_a_forward_are_about_equally_long(make, bundled_lm, prompts):
 
     windows = [window_of(bundled_lm, prompt, LENGTH).ids for prompt in prompts]
     as_drawn = run([windows[start : start + 8] for start in range(0, len(windows), 8)])
-    forwards = make()._forwards
-    ours = run([[window.ids for window in forwards[i].windows] for i in range(forwards.per_epoch)])
+    row = make()._forwards
+    ours = run([[window.ids for window in row[i].windows] for i in range(8)])  # 60 prompts, 8 a forward
     assert as_drawn > 1.3 and ours < 1.06
 
 
@@ -221,6 +226,106 @@ def test_a_source_goes_on_from_its_state(make, overlap, outcome):
                 assert equal(other.batch(step), batches[step])
             if begin == last:
                 assert other.counts() == source.counts()
+
+
+@pytest.fixture
+def drawn(bundled_lm):
+    """Prompts drawn from source files, in short epochs."""
+
+    def made(per_task=30, **changes):
+        files = parse_source("bundled").handles((".java",))
+        config = PromptsConfig(per_task=per_task, tasks=("random",), length=LENGTH, **changes)
+        return DrawnPrompts(files, config, tokenizer=bundled_lm.backend_tokenizer)
+
+    return made
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_source_of_drawn_prompts_goes_on_from_its_state(make, drawn, overlap, monkeypatch):
+    """At every step of several epochs, those included that begin or end there."""
+    monkeypatch.setattr(forwards, "SORTED", 2)
+    source = make(prompts=drawn(), outcome="correct", batch=3)
+    states, batches, last = [source.state()], [], 20
+    for step in range(last):
+        batches.append(source.batch(step))
+        states.append(source.state())
+    assert source.counts()["epoch"] > 3
+    for begin in range(0, last, 3):
+        with make(prompts=drawn(), outcome="correct", batch=3, overlap=overlap) as other:
+            other.restore(states[begin])
+            for step in range(begin, min(begin + 2, last)):
+                assert equal(other.batch(step), batches[step])
+                ours, theirs = other.state(), states[step + 1]
+                assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_drawn_prompts_are_those_of_the_epochs_in_their_order(make, drawn, monkeypatch):
+    """A stretch holds the prompts as they come; within it they are sorted by length."""
+    monkeypatch.setattr(forwards, "SORTED", 2)
+    source = make(prompts=drawn(), batch=3)
+    row, number = source._forwards, 0
+    for epoch in range(3):
+        seen = []
+        while row.seek(number).epoch == epoch:
+            seen.append(row[number].prompts)
+            number += 1
+        expected = [prompt.id for prompt in drawn().epoch(epoch)]
+        assert len(expected) == 30 and len(seen) == 10
+        for begin in range(0, 30, 6):
+            own = [prompt.id for prompts in seen[begin // 3 : begin // 3 + 2] for prompt in prompts]
+            assert sorted(own) == sorted(expected[begin : begin + 6])
+
+
+def test_a_resumed_source_draws_again_only_the_epochs_that_it_needs(make, drawn, monkeypatch, capsys):
+    monkeypatch.setattr(forwards, "SORTED", 2)
+    source = make(prompts=drawn(), buffer=120)
+    for step in range(60):
+        source.batch(step)
+    state = source.state()
+    assert source.counts()["epoch"] > 3
+    oldest = state["epochs"][:, 0].min()
+    assert oldest >= source.counts()["epoch"] - 3
+    asked, prompts = [], drawn()
+    monkeypatch.setattr(prompts, "epoch", lambda number, own=prompts.epoch: asked.append(number) or own(number))
+    with make(prompts=prompts, buffer=120) as other:
+        other.restore(state)
+        assert equal(other.batch(60), source.batch(60))
+        assert min(asked) == oldest
+    assert "draw prompts again" in capsys.readouterr().err
+
+
+def test_drawn_prompts_that_are_never_right_stop_with_the_count(make, tmp_path, bundled_lm, monkeypatch):
+    monkeypatch.setattr(lm_source, "_PATIENCE", 40)
+    (tmp_path / "A.java").write_text("class A { // " + "\u6c38\u9060" * 200 + "\n}\n")
+    files = parse_source(str(tmp_path)).handles((".java",))
+    config = PromptsConfig(per_task=30, tasks=("random",), length=LENGTH)
+    prompts = DrawnPrompts(files, config, tokenizer=bundled_lm.backend_tokenizer)
+    with make(prompts=prompts, outcome="correct") as source:
+        source._outcome = "correct"
+        monkeypatch.setattr(source, "_run", wrong(source._run))
+        with pytest.raises(TrainingError, match=r"got none among the last 4\d \(0 of 4\d in all\)"):
+            source.batch(0)
+
+
+def wrong(run):
+    """Forwards whose answers are all wrong."""
+
+    def ran(number):
+        found = run(number)
+        answers = [said._replace(correct=False) for said in found.captured.answers]
+        return found._replace(captured=replace(found.captured, answers=answers))
+
+    return ran
+
+
+def test_how_far_the_buffer_is_filled_is_said_where_it_takes_long(make, monkeypatch, capsys):
+    monkeypatch.setattr(lm_source, "_QUIET", 0.0)
+    make(watched=True, outcome="correct").batch(0)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"fill the buffer: \d+/480 patterns, \d+ of 8 prompts answered correctly", lines[0])
+    assert len(lines) > 3
+    make().batch(0)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_state_is_small(make):
@@ -293,8 +398,8 @@ def test_only_patterns_of_correct_prompts_come(make, bundled_lm):
 
 def test_prompts_known_to_be_incorrect_are_not_even_asked(make, prompts):
     marked = [replace(p, outcome=(None, "incorrect", "correct")[i % 3]) for i, p in enumerate(prompts)]
-    assert len(make(prompts=marked, outcome="correct").prompts) == 40
-    assert len(make(prompts=marked).prompts) == 60
+    assert make(prompts=marked, outcome="correct").prompts.size == 40
+    assert make(prompts=marked).prompts.size == 60
     with pytest.raises(TrainingError, match="answers correctly, got 0 of 20; draw some with .* or set outcome to any"):
         make(prompts=marked[1::3], outcome="correct")
 
@@ -311,7 +416,7 @@ def test_a_model_that_never_answers_correctly_stops_with_the_count(make, prompts
 def test_one_correct_prompt_is_enough(make, prompts, bundled_lm):
     source = make(outcome="correct")
     source.batch(0)
-    one = next(p for p in by_number(source, source._taken).values() if p.id in right_ids(source, bundled_lm))
+    one = next(p for p in by_number(source, source._taken).values() if p.id in right_ids(prompts, bundled_lm))
     mixed = [one, *(replace(prompt, completion="\u6c38\u9060") for prompt in prompts[:30] if prompt.id != one.id)]
     few = make(prompts=mixed, outcome="correct", batch_size=12, buffer=120)
     for step in range(4):
@@ -324,9 +429,9 @@ def is_right(token, window, lm):
     )
 
 
-def right_ids(source, lm):
+def right_ids(prompts, lm):
     found = set()
-    for prompt in source.prompts[:30]:
+    for prompt in prompts[:30]:
         window = window_of(lm, prompt, LENGTH)
         with torch.no_grad():
             logits = lm.model(input_ids=torch.tensor([window.ids])).logits[0, -1]
@@ -348,7 +453,7 @@ from pathlib import Path
 from apmae.config import CaptureConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.lm.load import load_lm
-from apmae.prompts.draw import build_prompts
+from apmae.prompts.epochs import DrawnPrompts
 from apmae.recipes import train_recipe
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import fit
@@ -356,7 +461,10 @@ from apmae.train.loop import fit
 folder, hang, overlap = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "overlap"
 config = train_recipe("debug").model_copy(update={"crop": 0.2})
 files = parse_source("bundled").handles((".java",))
-prompts, _ = build_prompts(files, PromptsConfig(per_task=12, tasks=("random",), length=64))
+lm = load_lm()
+prompts = DrawnPrompts(files, PromptsConfig(per_task=12, tasks=("random",), length=64), tokenizer=lm.backend_tokenizer)
+if sys.argv[4] == "listed":
+    prompts = list(prompts.epoch(0))
 
 class Hanging(LMSource):
     def batch(self, step):
@@ -366,16 +474,16 @@ class Hanging(LMSource):
         return super().batch(step)
 
 settings = {"size": 64, "batch_size": config.batch_size, "seed": 0, "buffer": 120}
-with Hanging(load_lm(), prompts, CaptureConfig(heads=0.25), overlap=overlap, **settings) as source:
+with Hanging(lm, prompts, CaptureConfig(heads=0.25), overlap=overlap, **settings) as source:
     fit(config, source, folder=folder).save_pretrained(folder / "encoder")
 """
 
 
-def start(tmp_path, name, hang, overlap):
+def start(tmp_path, name, hang, kind, overlap):
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, script, tmp_path / name, str(hang), "overlap" if overlap else "one"]
+    command = [sys.executable, script, tmp_path / name, str(hang), "overlap" if overlap else "one", kind]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -384,10 +492,11 @@ def finish(process):
     assert process.returncode == 0, errors
 
 
-def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
+@pytest.mark.parametrize("kind", ["listed", "drawn"])
+def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path, kind):
     """SIGKILL at step 13 of 20, checkpoints at 5 and 10; then again, this time without a thread."""
-    undisturbed = start(tmp_path, "undisturbed", -1, overlap=True)
-    killed = start(tmp_path, "killed", 13, overlap=True)
+    undisturbed = start(tmp_path, "undisturbed", -1, kind, overlap=True)
+    killed = start(tmp_path, "killed", 13, kind, overlap=True)
     deadline = time.monotonic() + 300
     while not (tmp_path / "killed" / "hanging").exists():
         assert killed.poll() is None, killed.stderr.read()
@@ -402,6 +511,6 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     )
     assert lines[-1]["epoch"] > 1 and 0 < lines[-1]["correct"] < lines[-1]["asked"]
     finish(undisturbed)
-    finish(start(tmp_path, "killed", -1, overlap=False))
+    finish(start(tmp_path, "killed", -1, kind, overlap=False))
     for name in ("encoder/model.safetensors", METRICS, checkpoint.NAME):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name

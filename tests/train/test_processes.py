@@ -20,10 +20,11 @@ from apmae.lm.load import load_lm
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
 from apmae.prompts.draw import build_prompts
+from apmae.prompts.epochs import DrawnPrompts, files_of, own_files
 from apmae.recipes import train_recipe
 from apmae.seeding import subseed
 from apmae.train.launch import share_of
-from apmae.train.lm_source import LMSource, own_files
+from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS, fit
 from apmae.train.processes import expect_agreement, start
 from apmae.train.source import ArraySource
@@ -178,15 +179,23 @@ def test_the_command_gives_each_process_its_own_files(tmp_path):
     config = train_recipe("debug").model_copy(update={"outcome": "any", "steps": 4})
     lm = load_lm()
     drawn = PromptsConfig(per_task=8, tasks=("random",), split="train")
-    prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), drawn, tokenizer=lm.backend_tokenizer)
-    own = [own_files(prompts, number, 2) for number in (0, 1)]
-    assert all(own) and not {prompt.path for prompt in own[0]} & {prompt.path for prompt in own[1]}
+    files = parse_source("bundled").handles((".java",))
+    own = [files_of(files, drawn, process=number, processes=2) for number in (0, 1)]
+    assert all(own) and not {file.path for file in own[0]} & {file.path for file in own[1]}
     settings = {"size": 256, "batch_size": 8, "buffer": 256, "outcome": "any"}
     some = CaptureConfig(heads=0.25)
     sources = [
-        LMSource(lm, part, some, seed=subseed(0, "process", number), **settings) for number, part in enumerate(own)
+        LMSource(
+            lm,
+            DrawnPrompts(part, drawn, tokenizer=lm.backend_tokenizer),
+            some,
+            seed=subseed(0, "process", number),
+            **settings,
+        )
+        for number, part in enumerate(own)
     ]
-    fit(config, _Both(sources), folder=tmp_path / "one")
+    with sources[0], sources[1]:
+        fit(config, _Both(sources), folder=tmp_path / "one")
     two, one = metrics(out), metrics(tmp_path / "one")
     np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=2e-5)
     assert two[-1]["asked"] == sum(source.counts()["asked"] for source in sources)

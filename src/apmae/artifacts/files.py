@@ -166,5 +166,5 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         reason = str(error).splitlines()[0]
         raise ArtifactError(
             f"expected a whole Parquet file, {path} is damaged ({path.stat().st_size} bytes: {reason}); "
-            "delete it with its manifest and run the stage again"
+            "if apmae made it, run that stage again as before: it makes damaged files again"
         ) from None

@@ -91,7 +91,8 @@ def read_manifest(out: Path, stage: str) -> Manifest:
         if actual != file["bytes"]:
             found = "it is missing" if actual is None else f"it has {actual}"
             raise ArtifactError(
-                f"expected {file['bytes']} bytes in {root / name}, {found}; run {stage} again with --overwrite"
+                f"expected {file['bytes']} bytes in {root / name}, {found}; run {stage} again as before: "
+                "it makes damaged files again"
             )
     return Manifest(**{key: record[key] for key in ("stage", "config", "inputs", "files", "counts")})
 

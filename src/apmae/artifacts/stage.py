@@ -1,12 +1,14 @@
 """Stages: one artifact is started, resumed, reused or refused, by hash.
 
-A stage that was killed finds its journal and resumes after the last whole shard.
+A stage that was killed finds its journal and resumes after the last whole shard. A finished one whose files are damaged
+makes those again, and those alone.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path, PurePath
@@ -14,15 +16,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from apmae.artifacts.files import (
-    TEMPORARY,
-    expect_place,
-    read_json,
-    replacing,
-    sha256_file,
-    write_error,
-    write_json,
-)
+from apmae.artifacts.files import TEMPORARY, expect_place, read_json, replacing, write_error, write_json
+from apmae.artifacts.journal import read_journal, refuse, whole_lines
 from apmae.artifacts.manifest import (
     FileRecord,
     Manifest,
@@ -35,7 +30,9 @@ from apmae.artifacts.manifest import (
     versions,
     write_tables,
 )
+from apmae.artifacts.repair import Repair, cut_files, damage_of, damaged_files, staging_of
 from apmae.errors import ArtifactError
+from apmae.progress import notice
 from apmae.schema import FORMAT
 
 
@@ -43,6 +40,11 @@ class Stage:
     """One stage writing one artifact.
 
     Use as a context manager: ``with Stage.open(...) as stage: if not stage.finished: ...; stage.finish(...)``.
+
+    Attributes:
+        root: the artifact's folder.
+        staging: where files are written: the artifact's folder, or one in it while damaged files are made again.
+        resumed: whether an interrupted run of the same configuration is continued.
     """
 
     def __init__(
@@ -54,21 +56,30 @@ class Stage:
         *,
         resumed: bool = False,
         notes: dict[str, Any] | None = None,
+        repair: Repair | None = None,
     ) -> None:
         self.out = out
         self.root = manifest_path(out).parent
+        self.staging = repair.staging if repair else self.root
         self.resumed = resumed
-        """Whether an interrupted run of the same configuration is continued."""
         self._notes = notes or {}
+        self._repair = repair
         self._head = head
         self._files = files
         self._lock = lock
 
     @classmethod
     def open(
-        cls, out: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
+        cls,
+        out: Path,
+        stage: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        *,
+        overwrite: bool = False,
+        repairs: bool = True,
     ) -> Self:
-        """Start, continue or reuse an artifact.
+        """Start, continue, reuse or repair an artifact. One that is finished is checked by the hashes of its files.
 
         Args:
             out: the artifact's folder, or its one ``.parquet`` file.
@@ -76,6 +87,8 @@ class Stage:
             config: everything that decides the bytes, JSON-serialisable.
             inputs: SHA-256 of each input by role (:func:`fingerprint`).
             overwrite: replace an artifact that was made from something else, instead of refusing.
+            repairs: make damaged files of a finished artifact again. False refuses, for a stage that would have to do
+                all its work again.
 
         Raises:
             ArtifactError: if the folder holds an artifact of another configuration or inputs, or another process
@@ -97,31 +110,44 @@ class Stage:
                 f"another apmae process is writing {out}; wait for it or choose another --out"
             ) from None
         try:
-            return cls._resume(out, head, manifest, journal, lock, overwrite)
+            shutil.rmtree(staging_of(out), ignore_errors=True)  # of a killed run: nobody else writes here
+            return cls._resume(out, head, manifest, journal, lock, overwrite=overwrite, repairs=repairs)
         except BaseException:
             _leave(out, lock)
             raise
 
     @classmethod
     def _resume(
-        cls, out: Path, head: dict[str, Any], manifest: Path, journal: Path, lock: FileIO, overwrite: bool
+        cls,
+        out: Path,
+        head: dict[str, Any],
+        manifest: Path,
+        journal: Path,
+        lock: FileIO,
+        *,
+        overwrite: bool,
+        repairs: bool,
     ) -> Self:
         root = manifest.parent
         if manifest.is_file():
             record = _record(manifest, damaged_too=overwrite)
             if all(record.get(key) == head[key] for key in head) and not overwrite:
-                read_manifest(out, head["stage"])
+                damaged = damaged_files(out, record["files"])
+                if damaged:
+                    lock.truncate(0)
+                    return cls._repaired(out, head, record, damaged, lock, repairs=repairs)
                 journal.unlink(missing_ok=True)
                 lock.close()
                 return cls(out, head, record["files"], None)
-            _refuse(out, "was made from", record, head, overwrite)
+            if not overwrite:
+                refuse(out, "was made from", record, head, damaged=cut_files(out, record.get("files", {})))
             manifest.unlink()
             _remove(root, record.get("files", {}))
-        lines = _journal_lines(journal, lock)
+        lines = read_journal(journal, lock)
         if lines and any(lines[0].get(key) != head[key] for key in head):
             written = [name for line in lines[1:] for name in line.get("files", {})]
-            if len(lines) > 1 or _others(out):  # else the other run left nothing that could be lost
-                _refuse(out, "is half-way through", lines[0], head, overwrite)
+            if (len(lines) > 1 or _others(out)) and not overwrite:  # else the other run left nothing that could be lost
+                refuse(out, "is half-way through", lines[0], head)
             _remove(root, written)
             lock.truncate(0)
             lines = []
@@ -130,15 +156,37 @@ class Stage:
         for line in lines[1:]:
             notes |= line.get("notes", {})
             found = line.get("files", {})
-            if all(_whole(root / name, file) for name, file in found.items()):
+            if not any(damage_of(root / name, file) for name, file in found.items()):
                 files |= found
-        for leftover in root.glob(f".{out.stem}.*" if out.suffix == ".parquet" else ".*"):
-            if TEMPORARY.fullmatch(leftover.name):  # of a killed run: nobody else writes here
-                leftover.unlink(missing_ok=True)
+        _remove_temporary(out)
         stage = cls(out, head, files, lock, resumed=bool(lines), notes=notes)
         if not lines:
             stage._log(head)
         return stage
+
+    @classmethod
+    def _repaired(
+        cls,
+        out: Path,
+        head: dict[str, Any],
+        record: dict[str, Any],
+        damaged: dict[str, str],
+        lock: FileIO,
+        *,
+        repairs: bool,
+    ) -> Self:
+        """A finished artifact of which some files are to be made again."""
+        if not repairs:
+            said = [f"{name}: {why}" for name, why in damaged.items()][:3]
+            raise ArtifactError(
+                f"expected the files of {out} as {head['stage']} left them, {'; '.join(said)}; put back a copy, or "
+                f"pass --overwrite to do the whole {head['stage']} again"
+            )
+        for name, why in damaged.items():
+            notice(f"{head['stage']}: making {manifest_path(out).parent / name} again: {why}")
+        _remove_temporary(out)
+        whole = {name: file for name, file in record["files"].items() if name not in damaged}
+        return cls(out, head, whole, lock, repair=Repair(out, record["files"], damaged, record.get("versions")))
 
     @property
     def finished(self) -> bool:
@@ -159,7 +207,14 @@ class Stage:
         return sum(file["rows"] for name, file in self._files.items() if is_shard(name, table))
 
     def add(self, records: Mapping[str, FileRecord]) -> None:
-        """Note in the journal that files were written whole, all of them or none."""
+        """Note in the journal that files were written whole, all of them or none; of a repair, move them in.
+
+        Raises:
+            ArtifactError: if a damaged file was made again and is not the same bytes.
+        """
+        if self._repair is not None:
+            self._files |= self._repair.put(dict(records))
+            return
         self._log({"files": dict(records)})
         self._files |= records
 
@@ -169,18 +224,19 @@ class Stage:
         return self._notes
 
     def note(self, key: str, value: Any) -> None:
-        """Keep a value in the journal for a run that resumes this one; :meth:`finish` drops it.
+        """Keep a value in the journal for a run that resumes this one; :meth:`finish` drops it. A repair keeps none.
 
         Args:
             key: what it is found by.
             value: JSON-serialisable.
         """
-        self._log({"notes": {key: value}})
+        if self._repair is None:
+            self._log({"notes": {key: value}})
         self._notes[key] = value
 
     def write_tables(self, tables: Mapping[str, pa.Table]) -> None:
         """Write Parquet files that belong together, then note that they are whole."""
-        self.add(write_tables(self.root, tables))
+        self.add(write_tables(self.staging, tables))
 
     def write_files(self, files: Mapping[str, bytes]) -> None:
         """Write files that belong together, then note that they are whole.
@@ -189,16 +245,20 @@ class Stage:
             files: content by path in the artifact's folder.
         """
         for name, content in files.items():
-            with replacing(self.root / name) as file:
+            with replacing(self.staging / name) as file:
                 file.write(content)
         self.add_files(files)
 
     def add_files(self, names: Iterable[str]) -> None:
-        """Note files that were written whole by other means (weights, pictures)."""
-        self.add({name: record_of(self.root / name) for name in names})
+        """Note files that were written whole to :attr:`staging` by other means (weights, pictures)."""
+        self.add({name: record_of(self.staging / name) for name in names})
 
     def finish(self, counts: Mapping[str, Any] | None = None) -> Manifest:
-        """Write the manifest, last; drop the journal."""
+        """Write the manifest, last; drop the journal. After a repair it is there already, and stays as it is."""
+        if self._repair is not None:
+            self._repair.expect_nothing_left()
+            journal_path(self.out).unlink(missing_ok=True)
+            return read_manifest(self.out, self._head["stage"])
         manifest = Manifest(
             stage=self._head["stage"],
             config=self._head["config"],
@@ -229,6 +289,8 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._lock is not None and kind is not None and not (self._files or self._notes) and not _others(self.out):
             self._lock.truncate(0)  # what could not start is not half-way
+        if self._repair is not None:
+            self._repair.close()
         if self._lock is not None:
             _leave(self.out, self._lock)
 
@@ -253,8 +315,8 @@ def expect_stage(out: Path, stage: str, config: Mapping[str, Any], *, overwrite:
     if manifest.is_file():
         _expect_same(out, "was made from", _record(manifest, damaged_too=False), *known)
     elif journal.is_file():
-        lines, _ = _whole_lines(journal.read_bytes())
-        if any(line["files"] for line in lines[1:]) or (lines and _others(out)):
+        lines, _ = whole_lines(journal.read_bytes())
+        if len(lines) > 1 or (lines and _others(out)):
             _expect_same(out, "is half-way through", lines[0], *known)
 
 
@@ -262,7 +324,7 @@ def _expect_same(out: Path, what: str, found: dict[str, Any], head: dict[str, An
     before = found.get("config")
     wanted = {**found, **head, "config": {**(before if isinstance(before, dict) else {}), **config}}
     if wanted != found:
-        _refuse(out, what, found, wanted, overwrite=False)
+        refuse(out, what, found, wanted)
 
 
 def _leave(out: Path, lock: FileIO) -> None:
@@ -294,62 +356,15 @@ def _record(manifest: Path, *, damaged_too: bool) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _journal_lines(journal: Path, lock: FileIO) -> list[dict[str, Any]]:
-    """The journal's whole lines; a line that a kill cut short is cut off, and its shard is made again."""
-    lock.seek(0)
-    content = lock.readall()
-    lines, end = _whole_lines(content)
-    begins = b'{"format": '  # as ours do, and the first line is whole unless a kill cut it
-    if content and not lines and (b"\n" in content or content[: len(begins)] != begins[: len(content)]):
-        raise ArtifactError(f"expected no file or a journal of apmae at {journal}, found another; choose another --out")
-    lock.truncate(end)
-    return lines
-
-
-def _whole_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The lines of a journal that are whole, and where they end."""
-    lines: list[dict[str, Any]] = []
-    end = 0
-    for text in content.splitlines(keepends=True):
-        try:
-            line = json.loads(text) if text.endswith(b"\n") else None
-        except ValueError:
-            line = None
-        expected = ("files", "notes") if lines else ("stage",)
-        if not isinstance(line, dict) or not any(key in line for key in expected):
-            break
-        lines.append(line)
-        end += len(text)
-    return lines, end
-
-
-def _whole(path: Path, file: FileRecord) -> bool:
-    return path.is_file() and path.stat().st_size == file["bytes"] and sha256_file(path) == file["sha256"]
+def _remove_temporary(out: Path) -> None:
+    """Remove what a killed run left half-written: nobody else writes here."""
+    root = manifest_path(out).parent
+    for leftover in root.glob(f".{out.stem}.*" if out.suffix == ".parquet" else ".*"):
+        if TEMPORARY.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def _remove(root: Path, files: Iterable[str]) -> None:
     for name in files:
         if not PurePath(name).is_absolute() and ".." not in PurePath(name).parts:  # a manifest may be a stranger's
             (root / name).unlink(missing_ok=True)
-
-
-def _refuse(out: Path, what: str, found: dict[str, Any], wanted: dict[str, Any], overwrite: bool) -> None:
-    if overwrite:
-        return
-    differences = list(_differences(found, wanted))
-    raise ArtifactError(
-        f"{out} {what} another configuration ({'; '.join(differences[:4])}"
-        f"{'; ...' if len(differences) > 4 else ''}); choose another --out, or pass --overwrite to replace it"
-    )
-
-
-def _differences(found: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = wanted if not where else sorted({*found, *wanted})
-        for key in keys:
-            yield from _differences(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif found != wanted:
-        short = [
-            value[:12] if where.startswith("inputs.") and isinstance(value, str) else value for value in (found, wanted)
-        ]
-        yield f"{where} was {short[0]!r}, now {short[1]!r}"

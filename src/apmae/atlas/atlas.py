@@ -1,7 +1,7 @@
 """``Atlas``: clusters fitted over embeddings, named; new patterns are placed among them. Saved without pickle."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,24 @@ from apmae.atlas.place import Placement, Reference
 from apmae.atlas.rows import FP16_MAX, finite_embeddings, heads_of_rows, stored
 from apmae.config import AtlasConfig, parse
 from apmae.errors import ArtifactError, ConfigError
-from apmae.schema import CLUSTERS_FILE, NOISE
+from apmae.schema import ATLAS_FILE, CLUSTERS_FILE, NOISE
 
 _REFERENCE = "reference.safetensors"
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What made embeddings; an ``APMAE`` is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is, by content."""
+        ...
+
+
+def fingerprint_of(encoder: Encoder | str) -> str:
+    """The fingerprint of an encoder, or the fingerprint itself."""
+    return encoder if isinstance(encoder, str) else encoder.fingerprint
 
 
 class Atlas:
@@ -31,10 +46,14 @@ class Atlas:
         coordinates_: (n, r) reduced coordinates of each fitted row.
         clusters: a pyarrow table, ``schema.CLUSTERS``, one row a cluster, largest first.
         dropped: clusters that the filters left out, by reason.
+        encoder: fingerprint of the encoder that made the fitted embeddings; None if nobody said.
     """
 
-    def __init__(self, config: AtlasConfig, clusters: pa.Table, reference: Reference) -> None:
+    def __init__(
+        self, config: AtlasConfig, clusters: pa.Table, reference: Reference, *, encoder: str | None = None
+    ) -> None:
         self.config = config
+        self.encoder = encoder
         self.clusters = clusters
         self._reference = reference
         self.labels_: Int[ndarray, " n"] = np.zeros(0, np.int64)
@@ -51,6 +70,7 @@ class Atlas:
         config: AtlasConfig | None = None,
         num_heads: int | None = None,
         measured: Measured | None = None,
+        encoder: Encoder | str | None = None,
     ) -> "Atlas":
         """Reduce, cluster, filter, name (paper section 5).
 
@@ -62,6 +82,9 @@ class Atlas:
             config: settings; the paper's by default.
             num_heads: heads of the whole language model, which scale the smallest cluster; None takes 5 members.
             measured: scores of the same rows; without them clusters are called "cluster 0", "cluster 1", ...
+            encoder: who made the embeddings: an ``APMAE``, or its fingerprint, which the manifest of embeddings has
+                among its inputs. The atlas then refuses another's. None takes the array as it is: later ones are held
+                to its width alone.
 
         Raises:
             ConfigError: if there are fewer than two rows, some are not finite or beyond fp16's range, or ``where`` is
@@ -81,7 +104,8 @@ class Atlas:
         clusterer: Clusterer = GlobalClusterer(config, num_heads)
         found = clusterer.fit(z, heads)
         table = named_clusters(found.labels_, found.mean_distances_, found.persistence_, measured)
-        atlas = cls(config, table, Reference.of(z, found.labels_, found.coordinates_, found.apart_, config))
+        reference = Reference.of(z, found.labels_, found.coordinates_, found.apart_, config)
+        atlas = cls(config, table, reference, encoder=None if encoder is None else fingerprint_of(encoder))
         atlas.labels_ = found.labels_
         atlas.coordinates_ = found.coordinates_
         atlas.dropped = found.dropped_
@@ -92,7 +116,23 @@ class Atlas:
         """Name of each cluster; -1 is "unknown"."""
         return cluster_names(self.clusters)
 
-    def place(self, z: Any, *, where: Any = None) -> Placement:
+    def expect_encoder(self, encoder: Encoder | str) -> None:
+        """Check that an encoder's embeddings belong here. An atlas that does not know its encoder takes any.
+
+        Args:
+            encoder: an ``APMAE``, or its fingerprint.
+
+        Raises:
+            ConfigError: if the atlas was fitted with another one.
+        """
+        found = fingerprint_of(encoder)
+        if self.encoder is not None and found != self.encoder:
+            raise ConfigError(
+                f"expected the encoder that the atlas was fitted with ({self.encoder[:12]}), got another "
+                f"({found[:12]}); give two that belong together, or encode and cluster with this encoder"
+            )
+
+    def place(self, z: Any, *, where: Any = None, encoder: Encoder | str | None = None) -> Placement:
         """Place new patterns by their nearest fitted points in embedding space.
 
         A pattern is unknown (-1) if noise or no single cluster wins half of the vote, or if it lies further from the
@@ -102,10 +142,14 @@ class Atlas:
             z: (n, d) embeddings of the same encoder.
             where: ``(layer, head)``, two int arrays (n,), as in :meth:`fit`: needed by an atlas of single heads; one
                 that was fitted over all heads places by the embedding alone.
+            encoder: who made the embeddings, as in :meth:`fit`; None takes the array as it is.
 
         Raises:
-            ConfigError: if d differs from the fitted rows', or ``where`` is not of as many integers as there are rows.
+            ConfigError: if d differs from the fitted rows', ``where`` is not of as many integers as there are rows, or
+                the encoder is not that of the atlas.
         """
+        if encoder is not None:
+            self.expect_encoder(encoder)
         z = stored(finite_embeddings(z))
         return self._reference.place(z, self.config.metric, heads_of_rows(where, len(z)))
 
@@ -139,8 +183,9 @@ class Atlas:
         folder = Path(folder)
         write_table(folder / CLUSTERS_FILE, self.clusters)
         write_through(folder / _REFERENCE, lambda path: save_file(self._reference._asdict(), path))
-        write_json(folder / "atlas.json", {"config": self.config.model_dump(mode="json"), "dropped": self.dropped})
-        return [CLUSTERS_FILE, _REFERENCE, "atlas.json"]
+        record = {"config": self.config.model_dump(mode="json"), "dropped": self.dropped, "encoder": self.encoder}
+        write_json(folder / ATLAS_FILE, record)
+        return [CLUSTERS_FILE, _REFERENCE, ATLAS_FILE]
 
     @classmethod
     def load(cls, folder: str | Path = "bundled") -> "Atlas":
@@ -150,12 +195,17 @@ class Atlas:
             folder: where it was saved, or "bundled".
 
         Raises:
-            ArtifactError: if it is missing or damaged.
+            ArtifactError: if it is missing, damaged, or of a version that did not note the encoder.
         """
         folder = bundled.atlas() if str(folder) == "bundled" else Path(folder)
-        record = read_json(folder / "atlas.json")
+        record = read_json(folder / ATLAS_FILE)
         if not isinstance(record, dict) or not {"config", "dropped"} <= record.keys():
-            raise ArtifactError(f"expected an atlas in {folder}, its atlas.json is of something else; fit it again")
+            raise ArtifactError(f"expected an atlas in {folder}, its {ATLAS_FILE} is of something else; fit it again")
+        if "encoder" not in record:
+            raise ArtifactError(
+                f"expected an atlas that names its encoder in {folder}, an earlier version made this one; make it "
+                "again (apmae cluster EMBEDDINGS --overwrite, or Atlas.fit and save)"
+            )
         try:
             tensors = load_file(folder / _REFERENCE)
         except (OSError, SafetensorError) as error:
@@ -167,6 +217,6 @@ class Atlas:
             raise ArtifactError(
                 f"expected an atlas of this version in {folder}, its points differ in number; fit it again"
             )
-        atlas = cls(config, clusters, reference)
+        atlas = cls(config, clusters, reference, encoder=record["encoder"])
         atlas.dropped = record["dropped"]
         return atlas

@@ -16,7 +16,6 @@ from apmae.cli.options import (
     say,
     settings,
 )
-from apmae.cli.prompts import say_short
 from apmae.errors import ConfigError
 
 
@@ -26,7 +25,9 @@ def train(
     prompts: Annotated[Path | None, typer.Option(help="Prompts to train on, Parquet or JSONL.")] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(help="Or sources to draw the recipe's prompts from: folder, zip, tar, 'bundled'; repeatable."),
+        typer.Option(
+            help="Or sources to draw prompts from as training goes on: folder, zip, tar, 'bundled'; repeatable."
+        ),
     ] = None,
     patterns: Annotated[
         list[Path] | None,
@@ -37,7 +38,9 @@ def train(
     ] = None,
     recipe: Annotated[str, typer.Option(help="A name that apmae recipes lists.")] = "nano",
     language: Annotated[str, typer.Option(help="Of the corpus, as for apmae prompts.")] = "java",
-    per_task: Annotated[int | None, typer.Option(help="Prompts of the corpus; by default the recipe's.")] = None,
+    per_task: Annotated[
+        int | None, typer.Option(help="Prompts of an epoch of the corpus; by default the recipe's.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; by default the recipe's.")] = None,
     seed: SeedOption = 0,
     track: Annotated[
@@ -74,15 +77,17 @@ def train(
     expect_training(asked, out, **data, track=track, overwrite=overwrite)
     from apmae.engine.train import run_training
 
-    def drawn(counts: dict[str, Any], path: Path) -> None:
-        number = sum(sum(found.values()) for found in counts["prompts"].values())
-        say(f"{number} prompts of {counts['files']} files in {path}")
-        say_short(counts, asked.corpus)
-
-    loss = run_training(asked, out, **data, drawn=drawn, track=track, overwrite=overwrite)
-    if loss is not None:
+    trained = run_training(asked, out, **data, track=track, overwrite=overwrite)
+    if trained is not None:
         picture = out / "reconstruction.png"
-        say(f"encoder in {out}: loss {loss:.5f} after {asked.config.steps} steps; see {picture}")
+        say(f"encoder in {out}: loss {trained.loss:.5f} after {asked.config.steps} steps; see {picture}")
+        counts = trained.counts
+        if corpus:
+            left_out = ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items())
+            say(
+                f"  {counts['asked']} prompts drawn from {counts['files']} files, {counts['correct']} answered "
+                f"correctly{f'; not used: {left_out}' if left_out else ''}"
+            )
 
 
 @loads_lm

@@ -10,7 +10,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class Drain(io.FileIO):
@@ -24,7 +27,7 @@ class Drain(io.FileIO):
         super().__init__(number, "wb", closefd=False)
         self.failure: OSError | None = None
 
-    def write(self, data: memoryview, /) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def write(self, data: "Buffer", /) -> int:
         """Write; once that failed, drop."""
         try:
             return super().write(data)
@@ -34,7 +37,7 @@ class Drain(io.FileIO):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())  # the number itself, for libraries that write to that
             os.close(nowhere)
-            return len(data)
+            return memoryview(data).nbytes
 
 
 @contextmanager

@@ -54,6 +54,7 @@ def _study(config: Any, overwrite: bool) -> None:
 
     page = run_study(config, overwrite=overwrite)
     print_report(config.out, page)
-    for name, counts, drawn in short_prompts(config):
-        say(f"\n{name}: fewer than asked for")
-        say_short(counts, drawn)
+    counts = short_prompts(config)
+    if counts is not None:
+        say("\nprompts: fewer than asked for")
+        say_short(counts, config.prompts)

@@ -34,8 +34,9 @@ class StudyConfig(Config):
     train: TrainConfig | None = None
     """Used when ``encoder`` is "train"."""
     train_prompts: PromptsConfig | None = None
-    """Prompts to train on. In a file, fields left out are tasks ["random"], outcome "correct" and split "train"; the
-    atlas prompts are then held out."""
+    """How prompts to train on are drawn, as training goes on; ``per_task`` is the length of an epoch. In a file, fields
+    left out are tasks ["random"] and split "train"; the atlas prompts are then held out. No model is asked beforehand:
+    ``train.outcome`` says which are trained on."""
     encode: EncodeConfig = EncodeConfig()
     atlas: AtlasConfig = AtlasConfig()
 
@@ -49,7 +50,7 @@ class StudyConfig(Config):
         trained = values.get("encoder") == "train"
         defaults = {
             "prompts": {"per_task": 100, "outcome": "balanced", "split": "atlas" if trained else "all"},
-            "train_prompts": {"tasks": ("random",), "outcome": "correct", "split": "train"},
+            "train_prompts": {"tasks": ("random",), "split": "train"},
         }
         given = {key: values[key] for key in defaults if isinstance(values.get(key), dict)}
         if trained:
@@ -60,6 +61,11 @@ class StudyConfig(Config):
     def _train_is_configured(self) -> Self:
         if self.encoder == "train" and (self.train is None or self.train_prompts is None):
             raise ValueError("encoder is 'train', so train and train_prompts must be given (see recipes.demo)")
+        if self.train_prompts is not None and self.train_prompts.outcome != "any":
+            raise ValueError(
+                f"train_prompts.outcome is {self.train_prompts.outcome!r}, but no model is asked before training: "
+                "leave it out, and set train.outcome, which says which prompts are trained on"
+            )
         if self.encoder != "train" and (self.train is not None or self.train_prompts is not None):
             raise ValueError(
                 f"train is given, but encoder is {self.encoder!r}: set encoder to 'train', or leave it out"

@@ -202,7 +202,7 @@ def expect_study(config: StudyConfig, *, overwrite: bool) -> Given:
         expect_stage(layout.prompts, "prompts", _settings(config.prompts), overwrite=overwrite)
     if trains and config.train is not None and config.train_prompts is not None:
         share_of(config.train, 1)
-        expect_stage(layout.train_prompts, "prompts", _settings(config.train_prompts), overwrite=overwrite)
+        _expect_files(sources.expect_files(), config.train_prompts)
         expect_stage(layout.encoder, "train", _settings(config.train), overwrite=overwrite)
     else:
         find_encoder(config.encoder)

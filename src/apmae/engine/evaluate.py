@@ -136,7 +136,7 @@ def _losses(
                     encoders={encoder: mae.to(lm.device) for encoder, mae in maes.items()},
                     prompts=prompts,
                     config=config,
-                    root=stage.root,
+                    root=stage.staging,
                     name=name,
                     measured=_measured,
                     advance=advance,

@@ -79,13 +79,13 @@ def encode(
                 mae=mae,
                 prompts=prompts,
                 config=config,
-                root=stage.root,
+                root=stage.staging,
                 asked=_asked(prompts_path, lm, length),
                 advance=advance,
             )
             run_shards(stage, shards, work)
         exemplars = _table(stage, "exemplars")
-        if exemplars.num_rows:
+        if exemplars.num_rows and not stage.has(RECONSTRUCTIONS_FILE):
             table = reconstructions(mae, unpack_exemplars(exemplars), seed=config.seed)
             stage.write_tables({RECONSTRUCTIONS_FILE: table})
         counts = {
@@ -120,8 +120,9 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
     Returns:
         The manifest's counts.
     """
-    encoded = read_manifest(embeddings, "encode").counts
-    inputs = {"encode": fingerprint(embeddings)}
+    manifest = read_manifest(embeddings, "encode")
+    encoded, encoder = manifest.counts, manifest.inputs["encoder"]
+    inputs = {"encode": fingerprint(embeddings), "encoder": encoder}
     with Stage.open(out, "cluster", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "cluster").counts
@@ -139,6 +140,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 config=config,
                 num_heads=encoded["layers"] * encoded["heads"],
                 measured=measured,
+                encoder=encoder,
             )
             advance(note=f"{len(atlas.clusters)} clusters")
             points = table.select(["prompt", "layer", "head", "task", "outcome"])
@@ -147,7 +149,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 POINTS.field("coordinates"), pa.array(list(atlas.coordinates_), type=POINTS.field("coordinates").type)
             )
             stage.write_tables({POINTS_FILE: points.cast(POINTS)})
-            stage.add_files(atlas.save(out))
+            stage.add_files(atlas.save(stage.staging))
             advance()
         clustered = int((atlas.labels_ >= 0).sum())
         return stage.finish(

@@ -81,7 +81,7 @@ def training(
         changes: fields of ``TrainConfig``.
         lm: fields of ``LMConfig``; what is left out is the recipe's.
         language: of the corpus; None where there is none.
-        per_task: prompts of the corpus; None takes the recipe's.
+        per_task: prompts of an epoch of the corpus, for each task; None takes the recipe's.
 
     Raises:
         ConfigError: if there is no such recipe, or a setting does not fit.
@@ -94,6 +94,5 @@ def training(
     corpus = (study.train_prompts or PromptsConfig()).model_dump()
     corpus |= {"language": language, "seed": config.seed}
     corpus |= {"length": config.capture.context or config.model.pattern_size}
-    corpus |= {} if config.outcome == "correct" else {"outcome": "any"}
     corpus |= {} if per_task is None else {"per_task": per_task}
     return Training(config, model, parse(PromptsConfig, corpus, "--corpus"))

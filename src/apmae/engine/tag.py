@@ -49,6 +49,9 @@ def tag(
     Returns:
         ``schema.TAGS``: one row a head with layer, head, cluster (-1: not known), name, strength in [0, 1], the name
         that its own scores give, coordinates and scores.
+
+    Raises:
+        ConfigError: if the atlas was fitted with another encoder.
     """
     mae = mae or APMAE.from_pretrained()
     atlas = atlas or Atlas.load()
@@ -58,6 +61,7 @@ def tag(
 
 def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     """As :func:`tag`, for a prompt with its completion, keeping what the model saw and answered."""
+    atlas.expect_encoder(mae)  # before anything runs
     size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
     captured = next(capture_prompts(lm, [prompt], CaptureConfig(batch=1), size=size))
     patterns = captured.patterns
@@ -108,17 +112,17 @@ def tag_file(
         html: where a page is written.
 
     Raises:
-        ConfigError: if the bundled atlas is asked for with another encoder than it was fitted with.
+        ConfigError: if the atlas was fitted with another encoder.
         SourceError: as :func:`line_prompt`.
         ModelError: if a model cannot be loaded.
     """
     prompt = line_prompt(file, line, column)
     mae = APMAE.from_pretrained(encoder)
-    if atlas == "bundled" and not mae.equals(APMAE.from_pretrained()):
-        raise ConfigError(
-            f"expected an atlas fitted with the encoder {encoder}, the bundled one is of another: give --atlas"
-        )
     places = Atlas.load(atlas)
+    try:
+        places.expect_encoder(mae)
+    except ConfigError as error:
+        raise ConfigError(f"--encoder {encoder} and --atlas {atlas}: {error}") from None
     model = load(lm)
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
     rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.text

@@ -1,18 +1,20 @@
 """The train stage, in one process or in each of several that ``torchrun`` started: the first one writes."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
-from apmae.artifacts import Stage, fingerprint, replacing, write_table
+from apmae.artifacts import Stage, fingerprint, read_manifest, replacing, write_table
 from apmae.config import PromptsConfig, TrainConfig
-from apmae.corpus.source import Source
+from apmae.corpus.source import Source, SourceHandle, list_sources
 from apmae.encode import reconstructions
-from apmae.engine.prompts import load_prompts, make_prompts
+from apmae.engine.prompts import load_prompts
 from apmae.engine.settings import Training
 from apmae.engine.stages import decisive
 from apmae.lm.language_model import LM
@@ -20,17 +22,55 @@ from apmae.lm.load import load
 from apmae.model.folder import CONFIG, WEIGHTS
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
+from apmae.prompts.epochs import DrawnPrompts, files_of, own_files
+from apmae.prompts.languages import language_of
+from apmae.prompts.prompt import Prompt
 from apmae.report.figures import reconstruction
 from apmae.schema import RECONSTRUCTIONS_FILE
 from apmae.seeding import subseed
 from apmae.train import checkpoint
-from apmae.train.lm_source import LMSource, own_files
-from apmae.train.loop import METRICS, fit, share_of
+from apmae.train.launch import share_of
+from apmae.train.lm_source import LMSource
+from apmae.train.loop import METRICS, fit
 from apmae.train.metrics import summed
 from apmae.train.processes import device_of, gathered, start, told, waited_for
 from apmae.train.source import ArraySource, PatternSource
 
 _PANELS = "panels"
+
+
+class Corpus(NamedTuple):
+    """Source files that prompts are drawn from as training needs them."""
+
+    sources: Sequence[Source]
+    files: Sequence[SourceHandle]
+    config: PromptsConfig
+    """How they are drawn; the forward that is trained on says which are correct."""
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], config: PromptsConfig) -> "Corpus":
+        """List the files of sources.
+
+        Raises:
+            SourceError: if there is none of the language and split.
+        """
+        files = list_sources(sources, suffixes=language_of(config.language).suffixes)
+        files_of(files, config)
+        return cls(sources, files, config)
+
+    @property
+    def listing(self) -> str:
+        """SHA-256 of the files' paths and sizes: what every process can see at once, unlike their contents."""
+        return sha256("".join(f"{file.path}\0{file.size}\n" for file in self.files).encode()).hexdigest()
+
+
+class Trained(NamedTuple):
+    """What a training left."""
+
+    loss: float
+    """The last one in ``metrics.jsonl``."""
+    counts: dict[str, Any]
+    """Of the manifest."""
 
 
 def run_training(
@@ -40,80 +80,47 @@ def run_training(
     prompts: Path | None = None,
     corpus: Sequence[Source] = (),
     patterns: Sequence[Path] = (),
-    drawn: Callable[[dict[str, Any], Path], None],
     track: str | None = None,
     overwrite: bool = False,
-) -> float | None:
-    """``apmae train``: draw prompts where source files are given, load the model, train; in each of its processes.
+) -> Trained | None:
+    """``apmae train``: load the model, train; in each of its processes.
 
     Args:
         asked: the settings.
         out: the encoder's folder.
         prompts: to train on; or else
-        corpus: source files to draw them from, into a file beside the folder; or else
+        corpus: source files to draw them from as training goes on; or else
         patterns: stored ones, which need no model.
-        drawn: called in the first process with the counts and the file of the prompts that were drawn.
         track: a tracker that also gets the metrics (``train.processes.start``).
         overwrite: replace artifacts made from something else.
 
     Returns:
-        The last loss in ``metrics.jsonl``; None in other processes than the first.
+        What it left; None in other processes than the first.
     """
+    given: Path | Corpus | None = prompts
+    if corpus:
+        assert asked.corpus is not None, "settings of a corpus come with it"
+        given = Corpus.of(corpus, asked.corpus)  # refused before the model is loaded
     config, device = asked.config, asked.lm.device
     accelerator = start(device, track=track, folder=out.with_name(f"{out.name}-tracker"))
     place = device_of(accelerator, device)
-    if patterns:
+    if given is None:
         train_on_patterns(patterns, out, config, device=place, overwrite=overwrite, accelerator=accelerator)
     else:
         spread = device == "auto" and accelerator.num_processes == 1
         lm = load(asked.lm.model_copy(update={"device": "auto" if spread else place}))
-        if prompts is None:
-            assert asked.corpus is not None, "one of three was given"
-            prompts = out.with_name(f"{out.name}-prompts.parquet")
-            counts = draw_training_prompts(
-                corpus, prompts, asked.corpus, lm, overwrite=overwrite, accelerator=accelerator
-            )
-            if accelerator.is_main_process:
-                drawn(counts, prompts)
-        train_encoder(lm, prompts, out, config, overwrite=overwrite, accelerator=accelerator)
-    last = (out / METRICS).read_text().splitlines()[-1] if accelerator.is_main_process else None
+        train_encoder(lm, given, out, config, overwrite=overwrite, accelerator=accelerator)
+    trained = None
+    if accelerator.is_main_process:
+        last = json.loads((out / METRICS).read_text().splitlines()[-1])
+        trained = Trained(last["loss"], read_manifest(out, "train").counts)
     accelerator.end_training()
-    return None if last is None else json.loads(last)["loss"]
-
-
-def draw_training_prompts(
-    sources: Sequence[Source],
-    out: Path,
-    config: PromptsConfig,
-    lm: LM,
-    *,
-    overwrite: bool = False,
-    accelerator: Accelerator | None = None,
-) -> dict[str, Any]:
-    """Draw prompts to train on, in the first process while the others wait. The model is asked only where its answer
-    decides which are kept.
-
-    Args:
-        sources: where prompts are drawn from.
-        out: a ``.parquet`` file.
-        config: tasks, numbers, outcomes.
-        lm: the language model.
-        overwrite: replace prompts made from something else.
-        accelerator: of ``train.processes.start``; by default one process.
-
-    Returns:
-        The manifest's counts.
-    """
-
-    def draw() -> dict[str, Any]:
-        return make_prompts(sources, out, config, lm=lm, ask=config.outcome != "any", overwrite=overwrite)
-
-    return draw() if accelerator is None else waited_for(accelerator, draw)
+    return trained
 
 
 def train_encoder(
     lm: LM,
-    prompts_path: Path,
+    prompts: Path | Corpus,
     out: Path,
     config: TrainConfig,
     *,
@@ -124,8 +131,9 @@ def train_encoder(
 
     Args:
         lm: the language model, one in each process.
-        prompts_path: prompts to train on; unless the config's ``outcome`` is "any", those that the model answers
-            incorrectly are left out (paper section 4). Of several processes each takes its own files.
+        prompts: to train on, a file of them or a corpus to draw them from; unless the config's ``outcome`` is "any",
+            those that the model answers incorrectly are left out (paper section 4). Of several processes each takes its
+            own files.
         out: the encoder's folder.
         config: model and training.
         overwrite: replace an artifact made from something else.
@@ -135,14 +143,23 @@ def train_encoder(
         The encoder's folder.
     """
     accelerator = accelerator or start(str(lm.device))
-    inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
-    with _stage(accelerator, out, decisive(config, lm), inputs, overwrite) as (finished, stage):
+    settings, listing = decisive(config, lm), ""
+    if isinstance(prompts, Corpus):
+        sources = prompts.sources
+        # Every byte of the corpus is read for this: once, while the other processes wait.
+        found = waited_for(accelerator, lambda: [source.fingerprint() for source in sources])
+        inputs = {"lm": lm.fingerprint} | {f"source-{number}": content for number, content in enumerate(found)}
+        settings |= {"corpus": prompts.config.model_dump(mode="json")}
+        listing = prompts.listing
+    else:
+        inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts)}
+    with _stage(accelerator, out, settings, inputs, overwrite) as (finished, stage):
         if finished:
             return out
         number, processes = accelerator.process_index, accelerator.num_processes
         with LMSource(
             lm,
-            own_files(load_prompts(prompts_path), number, processes),
+            _own_prompts(prompts, lm, number, processes),
             config.capture,
             size=config.model.pattern_size,
             batch_size=share_of(config, processes),
@@ -151,14 +168,26 @@ def train_encoder(
             outcome=config.outcome,
             # A tap stops compiled code meanwhile, in the whole process.
             overlap=False if config.compile else None,
+            watched=accelerator.is_main_process,
         ) as source:
-            mae = _fit(config, source, out, str(lm.device), inputs, accelerator)
-            found = summed(gathered(accelerator, {**source.counts(), "prompts": len(source.prompts)}))
+            mae = _fit(config, source, out, str(lm.device), [*inputs.values(), listing], accelerator)
+            counts = summed(gathered(accelerator, {**source.counts(), **source.prompts.counts()}))
+            rejected = sum(map(Counter, gathered(accelerator, source.rejected)), Counter[str]())
             if stage is not None:
-                read = {"epochs" if name == "epoch" else name: count for name, count in found.items()}
+                read = {"epochs" if name == "epoch" else name: count for name, count in counts.items()}
                 read |= {"lm": lm.name}
+                if isinstance(prompts, Corpus):
+                    read |= {"rejected": dict(sorted(rejected.items()))}
                 _finish(stage, mae, source.batch(config.steps), config, read)
     return out
+
+
+def _own_prompts(prompts: Path | Corpus, lm: LM, number: int, processes: int) -> list[Prompt] | DrawnPrompts:
+    """The prompts of one of several processes."""
+    if not isinstance(prompts, Corpus):
+        return own_files(load_prompts(prompts), number, processes)
+    files = files_of(prompts.files, prompts.config, process=number, processes=processes)
+    return DrawnPrompts(files, prompts.config, tokenizer=lm.backend_tokenizer)
 
 
 def train_on_patterns(
@@ -191,7 +220,7 @@ def train_on_patterns(
         patterns = Patterns.concatenate([Patterns.load(path).without_texts() for path in paths])
         number, processes = accelerator.process_index, accelerator.num_processes
         source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=processes)
-        mae = _fit(config, source, out, device, inputs, accelerator)
+        mae = _fit(config, source, out, device, list(inputs.values()), accelerator)
         # Not the source's own count, which a run that goes on after its last step has not made.
         read = {"patterns": len(patterns), "epochs": (config.steps * config.batch_size - 1) // len(patterns) + 1}
         if stage is not None:
@@ -207,7 +236,7 @@ def _stage(
     with ExitStack() as stack:
         stage = None
         if accelerator.is_main_process:
-            stage = stack.enter_context(Stage.open(out, "train", config, inputs, overwrite=overwrite))
+            stage = stack.enter_context(Stage.open(out, "train", config, inputs, overwrite=overwrite, repairs=False))
             if not stage.finished and not stage.resumed:  # a checkpoint that is there is another run's
                 for stale in ((out / checkpoint.NAME), *(out / _PANELS).glob("*.png")):
                     stale.unlink(missing_ok=True)
@@ -220,7 +249,7 @@ def _fit(
     source: PatternSource,
     out: Path,
     device: str,
-    inputs: Mapping[str, str],
+    inputs: Sequence[str],
     accelerator: Accelerator,
 ) -> APMAE:
     def panel(step: int, mae: APMAE, patterns: Patterns) -> None:
@@ -229,7 +258,7 @@ def _fit(
         mae.train()
         _picture(rows, out / _PANELS / f"step-{step:07d}.png")
 
-    together = " ".join(inputs.values())
+    together = " ".join(inputs).rstrip()
     return fit(config, source, folder=out, device=device, inputs=together, accelerator=accelerator, panel=panel)
 
 

@@ -162,10 +162,12 @@ def _judged(item: Window, greedy: Sequence[int], special: frozenset[int]) -> tup
     token_correct = greedy[0] in (item.expected, *item.accepted)
     if greedy[0] in special:
         return item.texts(greedy[:1])[0], token_correct, token_correct
-    for count in range(1, len(greedy) + 1):
-        predicted = item.said(greedy[:count])
-        if greedy[count - 1] != item.completion[count - 1] or not undecided(predicted, item.text):
+    count = 1
+    while greedy[count - 1] == item.completion[count - 1] and undecided(item.said(greedy[:count]), item.text):
+        if count == len(greedy):
             break
+        count += 1
+    predicted = item.said(greedy[:count])
     text_correct = any(continues(predicted, expected) for expected in (item.text, *item.accepted_texts))
     # with more tokens than were looked at it would be decided
     return predicted, text_correct or (token_correct and undecided(predicted, item.text)), token_correct

@@ -4,6 +4,9 @@
 not fit. Weights that are not finite are refused: every embedding would be NaN.
 """
 
+import json
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +43,17 @@ def save(
     if card is not None:
         with replacing(folder / CARD) as file:
             file.write(card.encode())
+
+
+def content_of(config: APMAEConfig, weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a model's settings and float32 weights: the same wherever its files are, and whoever wrote them."""
+    # Only what differs from the defaults: a setting that is new in a later version leaves the hash as it was.
+    settings = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    digest = sha256(settings.encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"\0{name}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()
 
 
 def load(source: str | Path) -> Files:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from apmae import bundled
-from apmae.artifacts import fingerprint, read_json
+from apmae.artifacts import read_json
 from apmae.config import APMAEConfig, parse
 from apmae.errors import ArtifactError, ConfigError, ModelError, first_line
 
@@ -73,12 +73,6 @@ def find_encoder(source: str | Path) -> Encoder:
     return Encoder(folder, config, published)
 
 
-def content_of(source: str) -> str:
-    """What an encoder is, by content; of a hub id the id."""
-    folder = _folder(source)
-    return fingerprint(folder) if folder.is_dir() else source
-
-
 def weights_error(folder: Path, error: Exception) -> ModelError:
     """What to tell of weights that cannot be read."""
     return ModelError(
@@ -113,12 +107,8 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _folder(source: str | Path) -> Path:
-    return bundled.encoder() if str(source) == "bundled" else Path(source)
-
-
 def _find(source: str | Path) -> Path:
-    folder = _folder(source)
+    folder = bundled.encoder() if str(source) == "bundled" else Path(source)
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise ModelError(f"expected an AP-MAE in {folder}, it has no {CONFIG}; was its training finished?")

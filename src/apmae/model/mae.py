@@ -10,7 +10,6 @@ Axes: n patterns, k patches (36 at paper size), p pixels along a patch, q pixels
 m masked patches, d encoder width, e decoder width.
 """
 
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from apmae.config import APMAEConfig
 from apmae.errors import CaptureError, ModelError
 from apmae.model import card, files, hub
 from apmae.model.blocks import Transformer, init_weights
-from apmae.model.folder import CONFIG, content_of
+from apmae.model.folder import CONFIG
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
@@ -201,25 +200,12 @@ class APMAE(nn.Module):
         masking = Masking(*(index.to(patches.device) for index in masking))
         return patches, self(patches, masking)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of the files that it was loaded from, as manifests note it; of a hub model its id.
-
-        Raises:
-            ModelError: if it was made here.
+        """SHA-256 of its settings and weights, as manifests and atlases note it: embeddings of two models may be
+        compared if theirs is the same. Computed at each call, because weights change: about 2 GB/s.
         """
-        if self.source is None:
-            raise ModelError(
-                "expected an AP-MAE that was loaded, this one was made here; save it and load it from there"
-            )
-        return content_of(self.source)
-
-    def equals(self, other: "APMAE") -> bool:
-        """Whether both have one configuration and the same weights, so that their embeddings may be compared."""
-        if self.config != other.config:
-            return False
-        theirs = other.state_dict()
-        return all(torch.equal(tensor.cpu(), theirs[name].cpu()) for name, tensor in self.state_dict().items())
+        return files.content_of(self.config, self.state_dict())
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors``; of a model that knows its :attr:`origin` also its card.

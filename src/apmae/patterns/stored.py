@@ -4,7 +4,7 @@ from pathlib import Path
 
 from apmae.errors import CaptureError
 
-SUFFIXES = (".npy", ".npz", ".safetensors")
+SUFFIXES: tuple[str, ...] = (".npy", ".npz", ".safetensors")
 
 
 def expect_patterns(path: Path) -> None:

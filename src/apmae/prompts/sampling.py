@@ -6,7 +6,7 @@ A draw depends on the seed, the file's path and the task alone, so that more fil
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -108,7 +108,7 @@ def candidates(
     tokenizer: "Tokenizer | None" = None,
     rejected: Counter[str],
     wants: Callable[[str], bool] = lambda task: True,
-) -> Iterator[Prompt]:
+) -> Generator[Prompt, None, None]:
     """Draw prompts, without end but for the files': the caller stops when it has enough.
 
     Files come in a seeded order that takes one file of each repository, then another of each, and so on. Each round

@@ -20,11 +20,6 @@ class Layout(NamedTuple):
         return self.folder / "prompts.parquet"
 
     @property
-    def train_prompts(self) -> Path:
-        """Prompts that the encoder was trained on, where it was trained in the study."""
-        return self.folder / "train-prompts.parquet"
-
-    @property
     def encoder(self) -> Path:
         """The encoder, where it was trained in the study."""
         return self.folder / "encoder"

@@ -14,10 +14,18 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from apmae.artifacts import fingerprint, matrix, read_manifest, read_table, read_tables
+from apmae.artifacts import fingerprint, matrix, read_json, read_manifest, read_table, read_tables
 from apmae.atlas.names import cluster_names
 from apmae.errors import ArtifactError
-from apmae.schema import CLUSTERS_FILE, EXEMPLARS, NOISE, POINTS_FILE, RECONSTRUCTIONS, RECONSTRUCTIONS_FILE
+from apmae.schema import (
+    ATLAS_FILE,
+    CLUSTERS_FILE,
+    EXEMPLARS,
+    NOISE,
+    POINTS_FILE,
+    RECONSTRUCTIONS,
+    RECONSTRUCTIONS_FILE,
+)
 from apmae.seeding import generator
 from apmae.study.layout import Layout
 
@@ -73,6 +81,12 @@ class Study:
             raise ArtifactError(
                 f"expected an atlas of {self.embeddings_folder}, {self.atlas_folder} was made from other embeddings; "
                 "run cluster again"
+            )
+        made, found = self.encoded.inputs.get("encoder"), read_json(self.atlas_folder / ATLAS_FILE).get("encoder")
+        if made != found:
+            raise ArtifactError(
+                f"expected an atlas fitted with the encoder of {self.embeddings_folder}, {str(made)[:12]}, "
+                f"{self.atlas_folder} names {str(found)[:12]}; run cluster again"
             )
         try:
             self.layers, self.heads = int(self.encoded.counts["layers"]), int(self.encoded.counts["heads"])

@@ -25,7 +25,7 @@ from apmae.train.launch import expect_tracker, process_count
 T = TypeVar("T")
 
 _DRAWING = timedelta(days=1)
-"""How long the others wait while the first process draws prompts; for all else torch's own limits hold."""
+"""How long the others wait while the first process reads a corpus; for all else torch's own limits hold."""
 
 
 def start(device: str = "cpu", *, track: str | None = None, folder: Path | None = None) -> Accelerator:

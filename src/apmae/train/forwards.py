@@ -1,0 +1,159 @@
+"""The endless row of a language model's forwards: prompts of epoch after epoch, cut so that lengths are alike.
+
+Which prompts a forward runs depends on its number alone. Prompts are read as forwards need them, and read again from
+the start of an epoch where a forward before is asked for.
+"""
+
+from collections.abc import Generator, Sequence
+from itertools import islice
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from apmae.lm.language_model import LM
+from apmae.lm.outcome import window_of
+from apmae.progress import Advance
+from apmae.prompts.epochs import Epochs
+from apmae.prompts.fim import Window
+from apmae.prompts.prompt import Prompt
+from apmae.seeding import generator
+
+SORTED = 32
+"""Forwards whose prompts are sorted by length together, so that those of one forward are (nearly) equally long."""
+
+
+class Forward(NamedTuple):
+    """What one forward runs."""
+
+    first: int
+    """Number of its first prompt, counted over all epochs."""
+    prompts: Sequence[Prompt]
+    windows: Sequence[Window]
+
+
+class Stretch(NamedTuple):
+    """Forwards whose prompts were read, and are sorted, together."""
+
+    epoch: int
+    place: int
+    """Its number in the epoch."""
+    forward: int
+    """Number of its first forward."""
+    first: int
+    """Number of its first prompt."""
+    prompts: list[Prompt]
+    rejected: dict[str, int]
+    """What had been left out of the first epoch by then (``Epochs.rejected``)."""
+
+
+class Forwards:
+    """Forwards by number, best asked for in order.
+
+    Args:
+        lm: decides windows.
+        prompts: in epochs.
+        length: most tokens of a window.
+        width: prompts of a forward.
+        seed: of the order of forwards.
+    """
+
+    def __init__(self, lm: LM, prompts: Epochs, *, length: int, width: int, seed: int) -> None:
+        self._lm, self._prompts, self._length, self._width, self._seed = lm, prompts, length, width, seed
+        self._starts: dict[int, tuple[int, int]] = {0: (0, 0)}  # of each epoch, its first forward and first prompt
+        self._lock = Lock()  # a state is asked for while a thread reads
+        self._reading: Generator[Prompt, None, None] | None = None
+        self._next = Stretch(0, 0, 0, 0, [], {})  # what is read next, still without its prompts
+        self._open: Stretch | None = None
+        self._cut: list[Forward] | None = None
+
+    def __getitem__(self, number: int) -> Forward:
+        stretch = self.seek(number)
+        if self._cut is None:
+            self._cut = self._cut_up(stretch)
+        return self._cut[number - stretch.forward]
+
+    def seek(self, number: int, advance: Advance | None = None) -> Stretch:
+        """Read prompts up to those of a forward.
+
+        Args:
+            number: of the forward.
+            advance: called with how many prompts were read.
+
+        Returns:
+            The stretch that the forward is in.
+
+        Raises:
+            SourceError: as ``Epochs.epoch``.
+        """
+        if self._open is None or number < self._open.forward:
+            self._begin(self._epoch_of(number))
+        while self._open is None or number >= self._open.forward + self._count(self._open.prompts):
+            self._open, self._cut = self._read(), None
+            if advance:
+                advance(len(self._open.prompts))
+        return self._open
+
+    def epochs(self, first: int, stop: int) -> Int[ndarray, "e 3"]:
+        """Where the epochs of forwards ``first`` to ``stop - 1`` begin: number, first forward and first prompt. Those
+        before are forgotten.
+        """
+        with self._lock:
+            oldest = self._epoch_of(first)
+            self._starts = {epoch: where for epoch, where in self._starts.items() if epoch >= oldest}
+            rows = [(epoch, *where) for epoch, where in self._starts.items() if where[0] < max(stop, 1)]
+        return np.array(rows, np.int64)
+
+    def restore(self, epochs: Int[ndarray, "e 3"], rejected: dict[str, int]) -> None:
+        """Know again where epochs begin (:meth:`epochs`), and what was left out of the first one."""
+        self.close()
+        self._starts = {epoch: (forward, first) for epoch, forward, first in epochs.tolist()}
+        self._prompts.rejected = rejected
+
+    def close(self) -> None:
+        """Stop reading; it begins again where a forward is asked for."""
+        if self._reading is not None:
+            self._reading.close()
+        self._reading = self._open = self._cut = None
+
+    def _epoch_of(self, number: int) -> int:
+        return max(epoch for epoch, (forward, _) in self._starts.items() if forward <= number)
+
+    def _begin(self, epoch: int) -> None:
+        self.close()
+        self._reading = self._prompts.epoch(epoch)
+        self._next = Stretch(epoch, 0, *self._starts[epoch], [], {})
+
+    def _read(self) -> Stretch:
+        """The next stretch, of this epoch or, where that is over, of the one after."""
+        assert self._reading is not None, "an epoch was begun"
+        most = self._width * SORTED
+        prompts = list(islice(self._reading, most))
+        if not prompts:
+            epoch = self._next.epoch + 1
+            with self._lock:
+                self._starts[epoch] = (self._next.forward, self._next.first)
+            self._begin(epoch)
+            prompts = list(islice(self._reading, most))
+        read = self._next._replace(prompts=prompts, rejected=self._prompts.rejected)
+        self._next = self._next._replace(
+            place=read.place + 1, forward=read.forward + self._count(prompts), first=read.first + len(prompts)
+        )
+        return read
+
+    def _count(self, prompts: Sequence[Prompt]) -> int:
+        return -(-len(prompts) // self._width)
+
+    def _cut_up(self, stretch: Stretch) -> list[Forward]:
+        """The forwards of a stretch, in a seeded order: by length, batches would be of one length."""
+        windows = [window_of(self._lm, prompt, self._length) for prompt in stretch.prompts]
+        by_length = np.argsort([len(window.ids) for window in windows], kind="stable")
+        forwards = []
+        for start in range(0, len(windows), self._width):
+            chosen = by_length[start : start + self._width]
+            own = [stretch.prompts[i] for i in chosen], [windows[i] for i in chosen]
+            forwards.append(Forward(stretch.first + start, *own))
+        order = generator(self._seed, "forwards", stretch.epoch, stretch.place).permutation(len(forwards))
+        return [forwards[i] for i in order]
