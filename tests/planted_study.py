@@ -99,6 +99,8 @@ def _write_study(
                     "expected": ")",
                     "predicted": ")" if outcomes[prompt] == "correct" else ";",
                     "outcome": outcomes[prompt],
+                    "text_correct": outcomes[prompt] == "correct",
+                    "token_correct": outcomes[prompt] == "correct",
                     "max_probability": 0.25 + 0.5 * (prompt % 5) / 4,
                     "expected_probability": 0.2,
                     "margin": 0.1,
