@@ -13,7 +13,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class APMAEConfig(Config):
     """Architecture of an AP-MAE (paper Table 2)."""
 
-    pattern_size: int = Field(default=256, ge=2)
+    pattern_size: int = Field(default=256, ge=2, le=2**16)
     """Side of a pattern, in tokens."""
 
     patch_size: int = Field(default=32, ge=1)
