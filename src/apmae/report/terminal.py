@@ -92,14 +92,14 @@ def print_tags(
     )
     unknown = [row for row in rows if row["cluster"] == NOISE]
     shown = [*known, *unknown][:_HEADS]
+    strengths = ["-" if row["cluster"] == NOISE else f"{row['strength']:.2f}" for row in shown]
+    clusters = ["." if row["cluster"] == NOISE else str(row["cluster"]) for row in shown]
     measured = [with_place(row["measured"], row["sinks"], row["sink_tokens"]) for row in shown]
     columns = (
         Column(header="head", cells=[head_name(row["layer"], row["head"]) for row in shown]),
-        Column(header="cluster", cells=["." if row in unknown else str(row["cluster"]) for row in shown], worth=1),
+        Column(header="cluster", cells=clusters, worth=1),
         Column(header="name", cells=[row["name"] for row in shown], least=20),
-        Column(
-            header="strength", cells=["-" if row in unknown else f"{row['strength']:.2f}" for row in shown], worth=2
-        ),
+        Column(header="strength", cells=strengths, worth=2),
         Column(header="measured", cells=measured, worth=3, least=20),
     )
     print_table(console, columns, "--json and --html have everything")
