@@ -43,7 +43,6 @@ class _Run(NamedTuple):
     """A forward that was run."""
 
     captured: Captured
-    prompts: Sequence[Prompt]
     epoch: int
     """From 0."""
     rejected: dict[str, int]
@@ -189,16 +188,16 @@ class LMSource:
         first, prompts, windows = self._forwards[number]
         stretch = self._forwards.seek(number)
         found = capture_batch(self._lm, prompts, windows, self._config, size=self._size, seed=self._seed, first=first)
-        return _Run(found, prompts, stretch.epoch, stretch.rejected)
+        return _Run(found, stretch.epoch, stretch.rejected)
 
     def _take(self) -> None:
         """Move the next forward's patterns into the buffer, and let the one after it begin."""
-        captured, prompts, self._epoch, self.rejected = (
+        captured, self._epoch, self.rejected = (
             self._run(self._taken) if self._following is None else self._following.result()
         )
         right = np.array([said.correct for said in captured.answers])
         if self._outcome == "correct" and self.prompts.repeats:
-            wrong = [prompts[place] for place in np.flatnonzero(~right)]
+            wrong = [captured.prompts[place] for place in np.flatnonzero(~right)]
             self._forwards.leave_out(wrong, self._epoch)  # before the next forward, which may begin an epoch
         if self._thread is not None:
             self._following = self._thread.submit(self._run, self._taken + 1)
