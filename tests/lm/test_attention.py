@@ -7,7 +7,8 @@ from matrix import BATCH, SIZE, family_model, tokens
 from transformers import XGLMConfig, XGLMForCausalLM
 
 from apmae.errors import CaptureError
-from apmae.lm.attention import attention_modules, find_model, listening
+from apmae.lm.attention import find_model, listening
+from apmae.lm.layers import attention_modules
 
 
 @torch.no_grad()

@@ -60,8 +60,6 @@ def wrap(model, **fields):
         "config": LMConfig(source="nowhere"),
         "sentinels": None,
         "bos": None,
-        "num_layers": 2,
-        "num_heads": 4,
     }
     values["causal"] = True
     return LM(model=model, **{**values, **fields})

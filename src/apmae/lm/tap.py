@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from apmae.errors import CaptureError
-from apmae.lm.attention import Loaded, attention_modules, find_model, listening
+from apmae.lm.attention import Loaded, find_model, listening
 from apmae.lm.forward import Forward
 from apmae.lm.inputs import watching_inputs
+from apmae.lm.layers import attention_modules, count_heads
 from apmae.lm.rows import Attention, Sight, log_rows, sight, write_pooled, write_whole
 from apmae.lm.selection import Heads, Selection
 from apmae.patterns.patterns import Patterns
@@ -109,10 +110,10 @@ class Tap:
     def _record(self, layer: int, attention: Attention) -> None:
         """Form the log patterns of one layer's selected heads."""
         _, heads, queries, keys = attention.shape
-        if heads != self._selection.num_heads:
+        if heads != self._selection.counts[layer]:
             raise CaptureError(
-                f"expected the config's {self._selection.num_heads} heads in layer {layer}, got {heads}; apmae does "
-                "not support models whose layers differ in it"
+                f"expected the {self._selection.counts[layer]} heads that the model says layer {layer} has, {heads} "
+                "attend; apmae does not support this family"
             )
         forward = self._here.forward
         if queries < keys:
@@ -266,7 +267,7 @@ def capture(
     inner = find_model(model)
     modules = attention_modules(inner)
     tap = Tap(
-        Selection(heads, list(modules), inner.config.get_text_config().num_attention_heads, seed),
+        Selection(heads, count_heads(inner), seed),
         dtype=dtype,
         first_prompt=first_prompt,
         limit=_Limit(pool, "pool") if pool is not None else _Limit(crop, "crop") if crop is not None else None,
