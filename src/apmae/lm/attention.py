@@ -129,7 +129,7 @@ def listening(model: PreTrainedModel, modules: dict[int, nn.Module], listener: L
 
 
 class _Once:
-    """Passes attentions on, and refuses a model that runs a layer twice in one forward: which pass would a head be?"""
+    """Passes attentions on, and refuses a layer that attends twice in one forward of the model."""
 
     def __init__(self, model: PreTrainedModel, listener: Listener) -> None:
         self._name = type(model).__name__
@@ -148,7 +148,7 @@ class _Once:
             if layer in heard:
                 raise CaptureError(
                     f"expected each layer of {self._name} to attend once in a forward, layer {layer} attends again; "
-                    "apmae does not support models that run a layer several times"
+                    "apmae cannot tell which of its patterns are a head's"
                 )
             heard.add(layer)
         return self._listener(layer, attention, output)

@@ -1,10 +1,13 @@
 """The check that what the tap captures is what the model's own eager attention says."""
 
 import torch
+from torch import Tensor
 
 from apmae.errors import CaptureError, ModelError, first_line
-from apmae.lm.attention import eager_attention
+from apmae.lm.attention import eager_attention, listening
 from apmae.lm.language_model import LM
+from apmae.lm.layers import attention_modules, ranges
+from apmae.lm.rows import Attention
 from apmae.lm.tap import capture
 
 TOLERANCE = 1e-4
@@ -35,9 +38,22 @@ def check_capture(lm: LM) -> float:
     padding = size // 4
     mask[1, :padding] = 0
     ids, mask = ids.to(lm.device), mask.to(lm.device)
+    heard: set[int] = set()
+
+    def hear(layer: int, attention: Attention, _output: Tensor | None) -> None:
+        if attention.shape[2:] != (size, size):
+            queries, keys = attention.shape[2:]
+            raise CaptureError(
+                f"layer {layer} attends from {queries} queries to {keys} keys in prompts of {size} tokens, so that its "
+                "queries and keys are not the tokens; apmae does not support it"
+            )
+        heard.add(layer)
+
     try:
-        with capture(lm.model) as tap:
+        with listening(lm.model, attention_modules(lm.model), hear), capture(lm.model) as tap:
             lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        if silent := [layer for layer in lm.heads if layer not in heard]:
+            raise CaptureError(f"layers {ranges(silent)} attend in a way that apmae cannot see")
         captured = tap.patterns
         with eager_attention(lm.model):
             eager = lm.model(input_ids=ids, attention_mask=mask, use_cache=False, output_attentions=True).attentions
@@ -45,9 +61,10 @@ def check_capture(lm: LM) -> float:
         raise ModelError(f"cannot capture {name}: {error}") from error
     except RuntimeError as error:
         raise ModelError(f"cannot run {name}: {first_line(error)}; do its weights fit its config?") from error
-    eager = [layer for layer in eager or () if layer is not None]  # some have a place for layers without attention
+    if len(eager or ()) == lm.num_layers:  # others have a place for layers without attention too
+        eager = [eager[layer] for layer in lm.heads]
     shapes = [(2, heads, size, size) for heads in lm.heads.values()]
-    if [tuple(layer.shape) for layer in eager] != shapes:
+    if [tuple(getattr(layer, "shape", ())) for layer in eager or ()] != shapes:
         raise ModelError(f"{name} gives no eager attention to check capture against; apmae does not support it")
     probabilities = torch.from_numpy(captured.probabilities())
     real = mask.bool().cpu()

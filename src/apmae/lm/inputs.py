@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from apmae.errors import CaptureError
+from apmae.lm.layers import text_model
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 
@@ -15,7 +16,7 @@ _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 @contextmanager
 def watching_inputs(model: PreTrainedModel, see: Callable[[Tensor], None]) -> Iterator[None]:
     """Hand on the token ids of every forward, and refuse more of them than the model has positions for."""
-    limit = _positions(model)
+    limit = _positions(text_model(model))
 
     def look(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         ids = keywords.get("input_ids", arguments[0] if arguments else None)

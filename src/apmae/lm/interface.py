@@ -106,7 +106,7 @@ def _read(
     elif mask is not None and mask.ndim == 2:  # flash
         seen["padding"] = mask.bool()
     elif mask is not None:
-        seen["mask"] = mask.detach()[..., : key.shape[2]]
+        seen["mask"] = mask.detach()[..., : key.shape[2]].expand(-1, -1, query.shape[2], -1)  # some have a single row
     elif implementation == "eager" and query.shape[2] > 1:
         seen["causal"] = False  # without a mask, eager attention sees everything
     sliding = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from apmae.errors import CaptureError
 
@@ -78,8 +79,13 @@ def _self_attention(tower: PreTrainedModel) -> dict[str, nn.Module]:
 def calls_interface(module: nn.Module) -> bool:
     """Whether a module's forward looks up its attention in transformers' ``AttentionInterface``."""
     forwards = (vars(kind).get("forward") for kind in type(module).__mro__)
-    codes = (getattr(inspect.unwrap(forward), "__code__", None) for forward in forwards if forward is not None)
-    return any("ALL_ATTENTION_FUNCTIONS" in _names(code) for code in codes if code is not None)
+    plain = (inspect.unwrap(forward) for forward in forwards if forward is not None)
+    return any(
+        "ALL_ATTENTION_FUNCTIONS" in _names(forward.__code__)
+        and forward.__globals__.get("ALL_ATTENTION_FUNCTIONS") is ALL_ATTENTION_FUNCTIONS  # a few have their own
+        for forward in plain
+        if inspect.isfunction(forward)
+    )
 
 
 def _names(code: CodeType) -> set[str]:
@@ -115,23 +121,35 @@ def count_heads(model: PreTrainedModel) -> dict[int, int]:
 
 
 def _heads_of(module: nn.Module, config: Any, layer: int) -> int:
+    """By the module's own word, by the widths of its projections, which pruning changes, else by the config."""
     for name in _HEADS:
         if isinstance(own := getattr(module, name, None), int):
             return own
-    width, inside = getattr(module, "head_dim", None), getattr(getattr(module, "o_proj", None), "in_features", None)
-    if isinstance(width, int) and isinstance(inside, int):
-        return inside // width
+    noted = _noted_heads(config, layer)
+    width = getattr(module, "head_dim", None)
+    if isinstance(width, int):
+        # Queries may be projected together with gates, and values may be of another width: either one can be off.
+        projected = {
+            getattr(getattr(module, projection, None), side, 0) // width
+            for projection, side in (("q_proj", "out_features"), ("o_proj", "in_features"))
+        } - {0}
+        if len(projected) == 1 or noted is None and projected:
+            return min(projected)
+    if noted is None:
+        raise CaptureError(
+            f"expected {type(module).__name__} or the model's config to say how many heads layer {layer} has "
+            "(num_attention_heads), neither does; apmae does not support such models"
+        )
+    return noted
+
+
+def _noted_heads(config: Any, layer: int) -> int | None:
     if getattr(config, "is_heterogeneous", False):
         config = config.per_layer_config[layer]
     noted = getattr(config, "num_attention_heads", None)
     if isinstance(noted, list | tuple) and layer < len(noted):
         noted = noted[layer]
-    if not isinstance(noted, int):
-        raise CaptureError(
-            f"expected {type(module).__name__} or the model's config to say how many heads layer {layer} has "
-            f"(num_attention_heads), got {noted!r}; apmae does not support such models"
-        )
-    return noted
+    return noted if isinstance(noted, int) else None
 
 
 def other_layers(model: PreTrainedModel) -> dict[int, str]:

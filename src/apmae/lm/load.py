@@ -108,17 +108,15 @@ def _name_other_layers(lm: LM) -> None:
     """Say in one line which layers of a hybrid have no attention, and what they have in its place."""
     others = other_layers(lm.model)
     if others:
-        kinds = [
-            f"{ranges([layer for layer, other in others.items() if other == kind])} {kind}"
-            for kind in dict.fromkeys(others.values())
-        ]
+        kinds = dict.fromkeys(others.values())
+        absent = (f"{ranges([i for i, other in others.items() if other == kind])} ({kind})" for kind in kinds)
         _log.warning(
-            "%s attends in %d of its %d layers: %s; the others have no patterns (%s)",
+            "%s attends in %d of its %d layers (%s); without attention are %s",
             type(lm.model).__name__,
             len(lm.heads),
             lm.num_layers,
             ranges(list(lm.heads)),
-            "; ".join(kinds),
+            ", ".join(absent),
         )
 
 
