@@ -10,6 +10,9 @@ from transformers import GenerationConfig
 from apmae.errors import CaptureError
 from apmae.lm.tap import capture
 
+GENERATING = ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3", "qwen3-next", "lfm2"]
+GENERATING += ["jamba", "nemotron-h", "minimax", "zamba2", "falcon-h1", "recurrent-gemma", "laguna", "gemma3n", "gemma4"]
+GENERATING += ["qwen2.5-vl", "llava"]
 SETTINGS = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False}
 
 
@@ -39,7 +42,7 @@ def generated(model, inputs, new, **keywords):
 
 
 @pytest.mark.parametrize("lengths", [(1,), (12,), (32,), (40, 33, 7), (5, 5)], ids=str)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3"])
+@pytest.mark.parametrize("name", GENERATING)
 def test_a_generation_is_one_pattern(family, name, lengths):
     patterns, whole, _ = generated(family(name), prompts(*lengths), 36)
     assert patterns.size == whole.size == max(lengths) + 35
