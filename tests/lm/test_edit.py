@@ -116,7 +116,7 @@ def test_values_of_another_width_than_queries_and_layers_that_differ():
 def test_a_projection_outside_of_the_attention_module():
     config = config_of(FAMILIES["bert"]).to_dict()
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    config = hf.MegatronBertConfig(**{key: config[key] for key in names}, is_decoder=True)
+    config = hf.MegatronBertConfig(**{key: config[key] for key in names}, is_decoder=True)  # of bert's heads
     expect_zeroed_columns(random_model(config, attention="eager"), tokens(padding="left"), "megatron")
 
 
@@ -181,8 +181,9 @@ def test_generation_is_edited_at_every_step(name):
     def generate(model):
         return model.generate(**inputs, **settings, return_dict_in_generate=True)
 
-    plain, expected = generate(model), generate(with_zeroed_columns(model))
-    with apmae.edit(model, EDITS), apmae.capture(model) as tap:
+    edits = edits_of(name)
+    plain, expected = generate(model), generate(with_zeroed_columns(model, tuple(edits), FAMILIES[name].counts))
+    with apmae.edit(model, edits), apmae.capture(model) as tap:
         edited = generate(model)
     assert torch.equal(edited.sequences, expected.sequences)
     assert torch.equal(torch.stack(edited.logits), torch.stack(expected.logits))
@@ -337,9 +338,6 @@ def test_models_whose_heads_cannot_be_edited_truly():
         with pytest.raises(CaptureError, match=f"expected {module} to hand its heads' output to one output projection"):
             logits(model, inputs, EDITS)
         assert torch.equal(logits(model, inputs), plain)
-    with torch.no_grad(), apmae.capture(model) as tap:  # that it is read all the same
-        model(**inputs)
-    assert len(tap.patterns) == 3 * 2 * HEADS
 
 
 def test_a_head_that_the_model_does_not_have_is_refused_with_the_layers_that_attend():

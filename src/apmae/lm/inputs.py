@@ -1,4 +1,4 @@
-"""What a forward is given: its token ids, and whether the model has positions for them."""
+"""What a forward is given: its token ids, whether the model has positions for them, and which of them all layers read."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +33,28 @@ def watching_inputs(model: PreTrainedModel, see: Callable[[Tensor], None]) -> It
 
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     hooks = [part.register_forward_pre_hook(look, with_kwargs=True) for part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def reading_all_tokens(model: PreTrainedModel) -> Iterator[None]:
+    """Let the last layers of Gemma 4 read all tokens of a prompt.
+
+    They share the keys of earlier layers, so that transformers (5.23) runs them only for the tokens whose logits are
+    asked for (``logits_to_keep``), as ``generate`` does.
+    """
+
+    def ask_for_all(
+        _module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return arguments, {name: value for name, value in keywords.items() if name != "logits_to_keep"}
+
+    parts = [part for part in model.modules() if hasattr(part, "_maybe_slice_kv_shared_inputs")]
+    hooks = [part.register_forward_pre_hook(ask_for_all, with_kwargs=True) for part in parts]
     try:
         yield
     finally:

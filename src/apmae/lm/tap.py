@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from apmae.errors import CaptureError
 from apmae.lm.attention import Loaded, find_model, listening
 from apmae.lm.forward import Forward
-from apmae.lm.inputs import watching_inputs
+from apmae.lm.inputs import reading_all_tokens, watching_inputs
 from apmae.lm.layers import attention_modules, count_heads
 from apmae.lm.rows import Attention, Sight, log_rows, sight, write_pooled, write_whole
 from apmae.lm.selection import Heads, Selection
@@ -276,5 +276,6 @@ def capture(
     )
     with ExitStack() as stack:
         stack.enter_context(watching_inputs(inner, tap._see_ids))
+        stack.enter_context(reading_all_tokens(inner))
         stack.enter_context(listening(inner, modules, tap._listen))
         yield tap
