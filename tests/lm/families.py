@@ -26,7 +26,8 @@ MECHANISMS = {
 """How a model comes to its patterns, by the way they are read."""
 
 _FILE, _NEWER = (
-    yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8")) for name in ("families.yaml", "newer.yaml")
+    yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))
+    for name in ("families.yaml", "newer.yaml")
 )
 HEADS, VOCABULARY = (_FILE["bases"]["common"][key] for key in ("num_attention_heads", "vocab_size"))
 

@@ -11,7 +11,17 @@ from apmae.errors import CaptureError
 from apmae.lm.tap import capture
 
 GENERATING = ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3", "qwen3-next", "lfm2"]
-GENERATING += ["jamba", "nemotron-h", "minimax", "zamba2", "falcon-h1", "recurrent-gemma", "laguna", "gemma3n", "gemma4"]
+GENERATING += [
+    "jamba",
+    "nemotron-h",
+    "minimax",
+    "zamba2",
+    "falcon-h1",
+    "recurrent-gemma",
+    "laguna",
+    "gemma3n",
+    "gemma4",
+]
 GENERATING += ["qwen2.5-vl", "llava"]
 SETTINGS = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False}
 

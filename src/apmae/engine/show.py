@@ -13,6 +13,7 @@ from apmae.config import LMConfig
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
+from apmae.lm.selection import existing_heads
 from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
@@ -88,6 +89,8 @@ def show(
         lm.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False, **kept)
     order = None if isinstance(wanted, str) else wanted
     sheet = sheet_of(tap.patterns, model=lm.name, ids=ids, order=order)
+    if order is None:
+        sheet = sheet._replace(heads_by_layer=lm.heads_by_layer)
     if path.suffix.lower() == ".html":
         content, left_out = sheet_page(sheet, scale)
     else:
@@ -169,11 +172,8 @@ def parse_heads(texts: Sequence[str], lm: LM) -> list[tuple[int, int]]:
     heads = []
     for text in texts:
         match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text, re.ASCII)
-        if not match or int(match[1]) >= lm.num_layers or int(match[2]) >= lm.num_heads:
-            raise ConfigError(
-                f"expected LAYER.HEAD like 3.5 with layers 0-{lm.num_layers - 1} and heads 0-{lm.num_heads - 1}, "
-                f"got {text!r}"
-            )
+        if not match or int(match[2]) >= lm.heads.get(int(match[1]), 0):
+            raise ConfigError(f"expected LAYER.HEAD like 3.5 with {existing_heads(lm.heads)}, got {text!r}")
         heads.append((int(match[1]), int(match[2])))
     return heads
 

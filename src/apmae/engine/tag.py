@@ -119,8 +119,7 @@ def tag_file(
     model = load(lm)
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
     rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.expected_text
-    shape = {"layers": model.num_layers, "heads": model.num_heads}
-    print_tags(rows, **shape, predicted=answer.predicted, expected=expected)
+    print_tags(rows, model.heads_by_layer, predicted=answer.predicted, expected=expected)
     if json:
         # JSON knows no NaN, which a score is where the prompt has no row to measure it on.
         finite = [{key: None if value != value else value for key, value in row.items()} for row in rows]
@@ -132,13 +131,20 @@ def tag_file(
             "predicted": answer.predicted,
             "outcome": answer.outcome,
             "layers": model.num_layers,
-            "heads_per_layer": model.num_heads,
+            "heads_by_layer": list(model.heads_by_layer),
             "heads": finite,
         }
         write_json(json, record)
     if html:
         title = f"{lm.source}: {file.name}, line {line}"
         tokens = list(tagged.window.tokens)
-        page = tag_page(title=title, tokens=tokens, rows=rows, **shape, predicted=answer.predicted, expected=expected)
+        page = tag_page(
+            title=title,
+            tokens=tokens,
+            rows=rows,
+            heads_by_layer=model.heads_by_layer,
+            predicted=answer.predicted,
+            expected=expected,
+        )
         with replacing(html) as written:
             written.write(page)

@@ -65,6 +65,11 @@ class LM:
         return count_layers(self.model)
 
     @property
+    def heads_by_layer(self) -> tuple[int, ...]:
+        """Query heads of each layer, 0 for one without attention."""
+        return tuple(self.heads.get(layer, 0) for layer in range(self.num_layers))
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return self.model.device

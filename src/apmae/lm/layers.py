@@ -37,7 +37,9 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
     """
     name, found = type(model).__name__, _self_attention(text_model(model))
     if not found:
-        raise CaptureError(f"{name} has no self-attention modules that apmae can find; docs/models.md lists what it reads")
+        raise CaptureError(
+            f"{name} has no self-attention modules that apmae can find; docs/models.md lists what it reads"
+        )
     paths: dict[int, str] = {}
     for path, module in found.items():
         layer = _layer_of(path, module)
@@ -57,7 +59,8 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
 
 def _self_attention(tower: PreTrainedModel) -> dict[str, nn.Module]:
     """Self-attention modules by path: those that call transformers' AttentionInterface; else, of families that attend
-    by themselves, the innermost ones of that name. Linear attention has the name in some hybrids, and is none."""
+    by themselves, the innermost ones of that name. Linear attention has the name in some hybrids, and is none.
+    """
     others = tuple(
         f"{path}."
         for path, part in tower.named_modules()

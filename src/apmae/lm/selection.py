@@ -74,13 +74,16 @@ def expect_head(counts: Mapping[int, int], layer: int, head: int) -> None:
     """
     if 0 <= head < counts.get(layer, 0):
         return
-    alike = len(set(counts.values())) == 1
-    what = f"layers {ranges(list(counts))}" + (f" and heads 0-{max(counts.values()) - 1}" if alike else "")
-    if layer in counts and not alike:
-        what = f"heads 0-{counts[layer] - 1} in layer {layer}"
-    absent = layer not in counts and 0 <= layer < max(counts)
-    why = f"; layer {layer} has no attention" if absent else ""
-    raise CaptureError(f"expected {what}, got ({layer}, {head}){why}")
+    why = f"; layer {layer} has no attention" if layer not in counts and 0 <= layer < max(counts) else ""
+    raise CaptureError(f"expected {existing_heads(counts)}, got ({layer}, {head}){why}")
+
+
+def existing_heads(counts: Mapping[int, int]) -> str:
+    """The layers and heads of a model, for a message: "layers 3, 7 and heads 0-3"."""
+    layers: dict[int, list[int]] = {}
+    for layer, heads in counts.items():
+        layers.setdefault(heads, []).append(layer)
+    return ", ".join(f"layers {ranges(own)} and heads 0-{heads - 1}" for heads, own in layers.items())
 
 
 def _wanted(heads: Heads, counts: Mapping[int, int]) -> float | dict[int, list[int]]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from apmae.report.display import visible
 from apmae.report.evaluation import Evaluation
-from apmae.report.palette import cluster_color, ink_on
+from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.summary import summarize
 from apmae.report.tables import (
     clustering_table,
@@ -54,19 +54,20 @@ def print_study(study: Study, page: Path) -> None:
         (layer, head): (NOISE if cluster is None else cluster)
         for layer, head, cluster in zip(*map(heads.column, ("layer", "head", "main cluster")), strict=True)
     }
-    _print_grid(console, cells, study.layers, study.heads, "main cluster of each head (. none)")
+    _print_grid(console, cells, study.heads_by_layer, "main cluster of each head (. none)")
     for line in summary.next:
         console.print(f"  \u2192 {line}", highlight=False)
     console.print(f"\nReport: [bold]{page}[/bold]", soft_wrap=True)
 
 
-def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, predicted: str, expected: str) -> None:
+def print_tags(
+    rows: Sequence[Mapping[str, Any]], heads_by_layer: Sequence[int], *, predicted: str, expected: str
+) -> None:
     """Print what each head does on one prompt.
 
     Args:
         rows: ``schema.TAGS``.
-        layers: of the model.
-        heads: query heads a layer.
+        heads_by_layer: of the model, 0 for a layer without attention.
         predicted: the model's answer.
         expected: the completion's first token.
     """
@@ -80,8 +81,7 @@ def print_tags(rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, pr
     _print_grid(
         console,
         {(row["layer"], row["head"]): row["cluster"] for row in rows},
-        layers,
-        heads,
+        heads_by_layer,
         "cluster of each head (. unknown)",
     )
     table = Grid("head", "cluster", "name", "strength", "measured", box=SIMPLE_HEAD)
@@ -144,14 +144,19 @@ def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], tot
         console.print(f"  and {total - len(clusters)} more clusters in the report")
 
 
-def _print_grid(console: Console, cells: Mapping[tuple[int, int], int], layers: int, heads: int, title: str) -> None:
+def _print_grid(
+    console: Console, cells: Mapping[tuple[int, int], int], heads_by_layer: Sequence[int], title: str
+) -> None:
+    heads = max(heads_by_layer)
     if heads > _WIDEST:
         return
     console.print(f"[bold]layers \u00d7 heads[/bold]: {title}", highlight=False)
     console.print(Text("      " + "".join(f"{head:>4}" for head in range(heads))))
-    for layer in range(layers):
+    for layer, own in enumerate(heads_by_layer):
         line = Text(f"  {layer:>3} ")
-        for head in range(heads):
+        if not own:
+            line.append("   no attention", style=NO_HEAD_COLOR)
+        for head in range(own):
             cluster = cells.get((layer, head), NOISE)
             if cluster == NOISE:
                 line.append("   .")

@@ -16,6 +16,7 @@ from apmae.config import CaptureConfig
 from apmae.errors import ConfigError, TrainingError
 from apmae.lm.language_model import LM
 from apmae.lm.outcome import window_of
+from apmae.lm.selection import share_of
 from apmae.lm.stream import Captured, capture_batch, window_length
 from apmae.patterns.patterns import Patterns
 from apmae.progress import progress
@@ -134,7 +135,7 @@ class LMSource:
                 "apmae prompts --lm MODEL --outcome correct, or set outcome to any"
             )
         share = 1.0 if config.heads == "all" else config.heads
-        per_prompt = lm.num_layers * max(1, round(share * lm.num_heads))
+        per_prompt = sum(share_of(share, heads) for heads in lm.heads.values())
         width = min(config.batch, (buffer - batch_size) // per_prompt)
         if width < 1:
             raise ConfigError(
