@@ -1,7 +1,7 @@
 """Make ``docs/models.md`` of the matrix of model families: ``python tools/models_table.py > docs/models.md``.
 
-The table is that of the tests (``tests/lm/families.yaml`` and ``newer.yaml``); the numbers are what ``tests/lm/measure.py`` prints, which
-runs in a process of its own. It takes a minute on one CPU thread.
+The table is that of the tests (``tests/lm/families.yaml`` and ``newer.yaml``); the numbers are what
+``tests/lm/measure.py`` prints, which runs in a process of its own. It takes two minutes on one CPU thread.
 """
 
 import json
@@ -29,6 +29,7 @@ it when they differ.
   flash, flex); *own code*: they attend by themselves, and are read at their softmax or `scaled_dot_product_attention`.
 - **runs**: what the model's output came from here: its sdpa, or eager where transformers has none for the family.
 - **float32**: the largest difference of one probability, over all real pairs of query and key; the tests allow 1e-5.
+- **attention**: hybrids have patterns of the layers that attend, under the model's own numbers, and of the others none.
 - **bfloat16**: the largest share of its attention that a head puts elsewhere than eager does, a mean over its rows; the
   tests allow 0.02. It is eager that rounds: captured patterns are formed in float32 from the model's queries and keys.
 

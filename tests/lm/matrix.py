@@ -93,7 +93,7 @@ def tokens(
 
 
 def visible(family: Family, mask: torch.Tensor) -> np.ndarray:
-    """(batch, heads of all layers, size, size) which keys a query may attend to, by the table alone; none for padding."""
+    """(batch, heads of all layers, size, size) which keys a query may attend to, by the table; none for padding."""
     real = mask.bool().numpy()
     position = np.arange(mask.shape[1])
     ahead = position[:, None] - position  # query_pos - key_pos

@@ -29,8 +29,8 @@ _REFUSED = {
     "reformer": "attends within chunks of tokens sorted by hash, not by rows over all keys",
     "fnet": "has no attention, it mixes tokens by Fourier transforms",
     "xlnet": "attends in two streams, to tokens in a permuted order",
-    "albert": "has one attention module for all of its layers, which cannot be told apart by it",
-    "deepseek_v4": "attends to compressed keys, each of many tokens, so that its rows have no probability of each token",
+    "albert": "has one attention module for all of its layers, by which they cannot be told apart",
+    "deepseek_v4": "attends to compressed keys, each of many tokens: its rows have no probability for each token",
 }
 """By ``model_type``, what attention patterns cannot be read of."""
 

@@ -1,4 +1,4 @@
-"""What a forward is given: its token ids, whether the model has positions for them, and which of them all layers read."""
+"""What a forward is given: its token ids, whether the model has positions for them, whether all layers read them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -111,7 +111,7 @@ def _name_other_layers(lm: LM) -> None:
         kinds = dict.fromkeys(others.values())
         absent = (f"{ranges([i for i, other in others.items() if other == kind])} ({kind})" for kind in kinds)
         _log.warning(
-            "%s attends in %d of its %d layers (%s); without attention are %s",
+            "%s attends in %d of its %d layers (%s); layers without attention: %s",
             type(lm.model).__name__,
             len(lm.heads),
             lm.num_layers,

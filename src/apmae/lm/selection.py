@@ -83,7 +83,9 @@ def existing_heads(counts: Mapping[int, int]) -> str:
     layers: dict[int, list[int]] = {}
     for layer, heads in counts.items():
         layers.setdefault(heads, []).append(layer)
-    return ", ".join(f"layers {ranges(own)} and heads 0-{heads - 1}" for heads, own in layers.items())
+    return ", ".join(
+        f"layer{'s' * (len(own) > 1)} {ranges(own)} and heads 0-{heads - 1}" for heads, own in layers.items()
+    )
 
 
 def _wanted(heads: Heads, counts: Mapping[int, int]) -> float | dict[int, list[int]]:
