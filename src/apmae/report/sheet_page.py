@@ -74,6 +74,7 @@ def sheet_page(sheet: Sheet, scale: str = "log", most: int = MOST_BYTES) -> tupl
             named=any(entry.name for entry in numbered),
             rows=_rows(sheet, numbered, scale) if len(numbered) > 1 else [],
             columns=heads,
+            whole=bool(sheet.heads_by_layer),
             dense=len(heads) > _NAMED_HEADS,
             cell_width=52 if len(heads) > _NAMED_HEADS else 96,
             left_out=_left_out(numbered[room:]) if left_out else "",
