@@ -32,7 +32,7 @@ COUNTS = {"hybrid": {1: 4, 3: 4}, "ragged": {0: 4, 1: 2, 2: 4, 3: 2}}
 GREY = (0x8F, 0x8F, 0x8F)
 
 
-@pytest.fixture(scope="module", params=COUNTS)
+@pytest.fixture(scope="module", params=["hybrid", pytest.param("ragged", marks=pytest.mark.slow)])
 def lm(request, bundled_lm):
     """A small random model with the bundled tokenizer."""
     shape = {

@@ -10,19 +10,10 @@ from transformers import GenerationConfig
 from apmae.errors import CaptureError
 from apmae.lm.tap import capture
 
-GENERATING = ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3", "qwen3-next", "lfm2"]
-GENERATING += [
-    "jamba",
-    "nemotron-h",
-    "minimax",
-    "zamba2",
-    "falcon-h1",
-    "recurrent-gemma",
-    "laguna",
-    "gemma3n",
-    "gemma4",
-]
-GENERATING += ["qwen2.5-vl", "llava"]
+GENERATING = ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3", "qwen3-next", "laguna"]
+SLOWLY = ["lfm2", "jamba", "nemotron-h", "minimax", "zamba2", "falcon-h1", "recurrent-gemma", "kimi-linear", "gemma3n"]
+SLOWLY += ["qwen2.5-vl", "llava", "gemma3-vision", "step-3.7", "exaone4", "olmo3"]
+GENERATING += ["gemma4", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWLY)]
 SETTINGS = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False}
 
 

@@ -48,10 +48,11 @@ def refusal(config: Any) -> str | None:
     """Why a family has no attention patterns to read, by its config alone; None where it may have."""
     if getattr(config, "is_encoder_decoder", False):
         reason = "is an encoder-decoder, whose attention crosses two texts"
-    elif config.model_type in _REFUSED:
-        reason = _REFUSED[config.model_type]
     else:
-        return None
+        families = (config.model_type, config.get_text_config().model_type)
+        reason = next((_REFUSED[family] for family in families if family in _REFUSED), None)
+        if reason is None:
+            return None
     return f"{reason}; docs/models.md lists the decoders and encoders that apmae reads"
 
 
@@ -148,7 +149,7 @@ class _Once:
             if layer in heard:
                 raise CaptureError(
                     f"expected each layer of {self._name} to attend once in a forward, layer {layer} attends again; "
-                    "apmae cannot tell which of its patterns are a head's"
+                    "apmae cannot tell which of the two is a head's pattern"
                 )
             heard.add(layer)
         return self._listener(layer, attention, output)

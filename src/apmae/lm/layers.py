@@ -5,6 +5,7 @@ in a few models the layers differ in their number of heads. A vision-language mo
 """
 
 import inspect
+from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -61,19 +62,19 @@ def _self_attention(tower: PreTrainedModel) -> dict[str, nn.Module]:
     """Self-attention modules by path: those that call transformers' AttentionInterface; else, of families that attend
     by themselves, the innermost ones of that name. Linear attention has the name in some hybrids, and is none.
     """
+    parts = list(tower.named_modules())
     others = tuple(
         f"{path}."
-        for path, part in tower.named_modules()
+        for path, part in parts
         if isinstance(part, PreTrainedModel) and not isinstance(part.config, type(tower.config))
     )  # what reads pictures or sound
-    parts = {
-        path: module
-        for path, module in tower.named_modules()
-        if not path.startswith(others) and not any(word in path.lower() for word in _CROSS_ATTENTION)
-    }
-    if through := {path: module for path, module in parts.items() if calls_interface(module)}:
+
+    def wanted(path: str) -> bool:
+        return not path.startswith(others) and not any(word in path.lower() for word in _CROSS_ATTENTION)
+
+    if through := {path: module for path, module in parts if calls_interface(module) and wanted(path)}:
         return through
-    named = {path: module for path, module in parts.items() if "attention" in type(module).__name__.lower()}
+    named = {path: part for path, part in parts if "attention" in type(part).__name__.lower() and wanted(path)}
     numbered = {path: module for path, module in named.items() if _own_number(module) is not None}
     chosen = numbered or named
     return {p: module for p, module in chosen.items() if not any(other.startswith(f"{p}.") for other in chosen)}
@@ -81,7 +82,12 @@ def _self_attention(tower: PreTrainedModel) -> dict[str, nn.Module]:
 
 def calls_interface(module: nn.Module) -> bool:
     """Whether a module's forward looks up its attention in transformers' ``AttentionInterface``."""
-    forwards = (vars(kind).get("forward") for kind in type(module).__mro__)
+    return _kind_calls_interface(type(module))
+
+
+@cache
+def _kind_calls_interface(kind: type) -> bool:
+    forwards = (vars(part).get("forward") for part in kind.__mro__)
     plain = (inspect.unwrap(forward) for forward in forwards if forward is not None)
     return any(
         "ALL_ATTENTION_FUNCTIONS" in _names(forward.__code__)

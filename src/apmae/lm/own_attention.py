@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from apmae.errors import CaptureError
-from apmae.lm.rows import LOWEST, Attention, Listener
+from apmae.lm.rows import LOWEST, Attention, Listener, of_all_queries
 
 _LOWEST_HALF = -3e3
 """In float16 masks are filled with -65504, and CodeGen divides it by the root of its head width, at most 16."""
@@ -44,7 +44,7 @@ class _OwnAttention(TorchFunctionMode):
                 Attention(
                     query=query.detach(),
                     key=key.detach(),
-                    mask=None if mask is None else mask.detach().expand(-1, -1, query.shape[2], -1),
+                    mask=None if mask is None else of_all_queries(mask.detach(), query.shape[2]),
                     causal=bool(kwargs.get("is_causal", False)) or query.shape[2] == 1,
                     scale=query.shape[-1] ** -0.5 if scale is None else scale,
                 )
