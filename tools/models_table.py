@@ -25,11 +25,11 @@ Which families `apmae.capture` reads, and how near it comes to the attention tha
 bit-identical with and without capture in each. Loading a model repeats the comparison on its own weights and refuses
 it when they differ.
 
+- **attention**: hybrids have patterns of the layers that attend, under the model's own numbers, and of the others none.
 - **reached**: *interface*: the layers call a function of transformers' AttentionInterface, whatever it is (sdpa, eager,
   flash, flex); *own code*: they attend by themselves, and are read at their softmax or `scaled_dot_product_attention`.
 - **runs**: what the model's output came from here: its sdpa, or eager where transformers has none for the family.
 - **float32**: the largest difference of one probability, over all real pairs of query and key; the tests allow 1e-5.
-- **attention**: hybrids have patterns of the layers that attend, under the model's own numbers, and of the others none.
 - **bfloat16**: the largest share of its attention that a head puts elsewhere than eager does, a mean over its rows; the
   tests allow 0.02. It is eager that rounds: captured patterns are formed in float32 from the model's queries and keys.
 

@@ -200,6 +200,15 @@ def test_what_is_no_model(folder, edited):
         load_lm(folder)
 
 
+def test_code_of_its_own_is_not_run(tmp_path):
+    """As OpenELM's: it can be captured once it is loaded (test_layers)."""
+    own = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "openelm", "auto_map": own}))
+    (tmp_path / "configuration.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(ModelError, match=r"brings code of its own, .* and give the model to apmae\.capture"):
+        load_lm(tmp_path)
+
+
 def test_weights_that_are_cut_short(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

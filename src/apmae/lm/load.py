@@ -84,6 +84,11 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
                 f"expected a device that this machine has, got {config.device!r} ({first_line(error)}); take "
                 "--device cpu"
             ) from error
+        if "custom code" in str(error):
+            raise ModelError(
+                f"expected a model of transformers, {config.source} brings code of its own, which apmae does not run; "
+                "load it with transformers (trust_remote_code=True) and give the model to apmae.capture"
+            ) from error
         raise ModelError(f"cannot load a language model from {config.source}: {first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)

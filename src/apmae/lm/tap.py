@@ -235,7 +235,9 @@ def capture(
     """Capture the patterns of every forward in the block.
 
     The model computes what it computes without the block, bit for bit, by whichever attention it was loaded with; a
-    compiled one runs uncompiled inside. In train mode patterns are those before attention dropout.
+    compiled one runs uncompiled inside, and Gemma 4 reads all tokens in all layers, however few logits are kept. In
+    train mode patterns are those before attention dropout. Layers keep the model's own numbers; those without
+    attention have no patterns.
 
     Args:
         model: a decoder or encoder of transformers, as loaded or wrapped (PEFT, torch.compile, data parallel); or what
