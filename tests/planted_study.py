@@ -121,6 +121,7 @@ def _write_study(
             table = pa.Table.from_pylist([_reconstruction(rng, i) for i in range(6)], schema=RECONSTRUCTIONS)
             stage.write_tables({"reconstructions.parquet": table})
         counts = {"prompts": prompts, "layers": layers, "heads": heads, "dim": DIM, "pattern_size": SIZE, "lm": model}
+        counts["heads_by_layer"] = [heads] * layers
         stage.finish(counts)
     _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names)
     return folder

@@ -271,8 +271,8 @@ def test_tag_gives_a_table_json_and_a_page(real_study, apmae_command, tmp_path):
         raise AssertionError(f"{constant} is not JSON")
 
     tags = json.loads((tmp_path / "tags.json").read_text(), parse_constant=refuse)
-    assert (tags["model"], tags["file"], tags["line"], tags["layers"], tags["heads_per_layer"]) == (
-        *("bundled", "A.java", 3, 6, 8),
+    assert (tags["model"], tags["file"], tags["line"], tags["layers"], tags["heads_by_layer"]) == (
+        *("bundled", "A.java", 3, 6, [8] * 6),
     )
     assert tags["outcome"] == ("correct" if tags["predicted"] == tags["expected"] else "incorrect")
     assert [(row["layer"], row["head"]) for row in tags["heads"]] == [(i, j) for i in range(6) for j in range(8)]

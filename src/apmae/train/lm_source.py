@@ -24,6 +24,7 @@ from numpy import ndarray
 from apmae.config import CaptureConfig
 from apmae.errors import ConfigError, TrainingError
 from apmae.lm.language_model import LM
+from apmae.lm.selection import share_of
 from apmae.lm.stream import Captured, capture_batch, window_length
 from apmae.patterns.patterns import Patterns
 from apmae.progress import notice, progress
@@ -89,7 +90,7 @@ class LMSource:
     ) -> None:
         self.prompts = prompts if isinstance(prompts, Epochs) else ListedPrompts(prompts, seed=seed, outcome=outcome)
         share = 1.0 if config.heads == "all" else config.heads
-        per_prompt = lm.num_layers * max(1, round(share * lm.num_heads))
+        per_prompt = sum(share_of(share, heads) for heads in lm.heads.values())
         width = min(config.batch, (buffer - batch_size) // per_prompt)
         if width < 1:
             raise ConfigError(
@@ -197,7 +198,7 @@ class LMSource:
         )
         right = np.array([said.correct for said in captured.answers])
         if self._outcome == "correct" and self.prompts.repeats:
-            wrong = [captured.prompts[place] for place in np.flatnonzero(~right)]
+            wrong = [captured.prompts[place] for place in np.flatnonzero(~right).tolist()]
             self._forwards.leave_out(wrong, self._epoch)  # before the next forward, which may begin an epoch
         if self._thread is not None:
             self._following = self._thread.submit(self._run, self._taken + 1)
