@@ -1,11 +1,10 @@
 """A model's attention: refusing families without patterns, listening to those that have them.
 
-Most families hand query, key and mask to a function of transformers' ``AttentionInterface`` (``lm.interface``); others
-attend by themselves, GPT-J, Falcon, BLOOM and MPT among them (``lm.own_attention``). Whoever listens sees what a layer
-attends with, and may put something else in the place of its heads' output.
+Most families pass query, key and mask to a function of transformers' ``AttentionInterface`` (``lm.interface``). Others
+have attention code of their own, GPT-J, Falcon, BLOOM and MPT among them (``lm.own_attention``). A listener sees what a
+layer attends with, and may replace its heads' output.
 
-Families without patterns are refused by their config, before weights are read; those that mix kinds of layer when their
-modules are seen.
+Families without patterns are refused by their config, before weights are read.
 """
 
 import sys
@@ -32,10 +31,10 @@ _REFUSED = {
     "reformer": "attends within chunks of tokens sorted by hash, not by rows over all keys",
     "fnet": "has no attention, it mixes tokens by Fourier transforms",
     "xlnet": "attends in two streams, to tokens in a permuted order",
-    "albert": "has one attention module for all of its layers, by which they cannot be told apart",
+    "albert": "has one attention module for all of its layers, so that they cannot be told apart",
     "deepseek_v4": "attends to compressed keys, each of many tokens: its rows have no probability for each token",
 }
-"""By ``model_type``, what attention patterns cannot be read of."""
+"""Families whose attention patterns cannot be read, by ``model_type``, and why."""
 
 
 class Loaded(Protocol):
@@ -43,12 +42,12 @@ class Loaded(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """Of transformers."""
+        """The transformers model."""
         ...
 
 
 def refusal(config: Any) -> str | None:
-    """Why a family has no attention patterns to read, by its config alone; None where it may have."""
+    """Why a family has no attention patterns to read, judging by its config alone; None if it may have some."""
     if getattr(config, "is_encoder_decoder", False):
         reason = "is an encoder-decoder, whose attention crosses two texts"
     else:
@@ -63,17 +62,17 @@ def find_model(model: nn.Module | Loaded) -> PreTrainedModel:
     """The transformers model inside whatever wraps it (torch.compile, PEFT, DistributedDataParallel, ``load_lm``, ...).
 
     Raises:
-        CaptureError: if there is none, or it is of a family that cannot be read.
+        CaptureError: if there is none, or its family cannot be read.
     """
     module = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     parts = module.modules() if isinstance(module, nn.Module) else ()
-    found = next((part for part in parts if isinstance(part, PreTrainedModel)), None)
-    if found is None:
+    inner = next((part for part in parts if isinstance(part, PreTrainedModel)), None)
+    if inner is None:
         name = type(module).__name__
-        raise CaptureError(f"expected a model of transformers, {name} holds none; pass what from_pretrained returned")
-    if reason := refusal(found.config):
-        raise CaptureError(f"{type(found).__name__} {reason}")
-    return found
+        raise CaptureError(f"expected a transformers model, {name} contains none; pass what from_pretrained returned")
+    if reason := refusal(inner.config):
+        raise CaptureError(f"{type(inner).__name__} {reason}")
+    return inner
 
 
 def attention_implementations(model: PreTrainedModel) -> list[tuple[PreTrainedModel, str]]:
@@ -91,10 +90,10 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
     before = attention_implementations(model)
     switchable = model._can_set_attn_implementation()
     with ExitStack() as stack:
-        for part, implementation in reversed(before):  # undone last first, so that the inner models have the last word
+        for part, implementation in reversed(before):  # the stack runs backwards: inner models are restored last
             if switchable:
                 stack.callback(part.set_attn_implementation, implementation)
-            elif implementation == "sdpa":  # Falcon asks its config at every forward
+            elif implementation == "sdpa":  # Falcon reads its config in every forward
                 stack.callback(setattr, part.config, "_attn_implementation", implementation)
                 part.config._attn_implementation = "eager"
         if switchable:
@@ -106,20 +105,20 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _without_second_alibi(_module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Falcon's eager attention (transformers 5.23) adds ALiBi to a mask that holds it already; its SDPA does not."""
+    """Falcon's eager attention (transformers 5.23) adds ALiBi to a mask that already contains it; its SDPA does not."""
     alibi = keywords.get("alibi")
     return arguments, keywords if alibi is None else {**keywords, "alibi": torch.zeros_like(alibi)}
 
 
 @contextmanager
 def listening(model: PreTrainedModel, modules: dict[int, nn.Module], listener: Listener) -> Iterator[None]:
-    """Call ``listener`` with every attention of these modules, in the order in which blocks were opened."""
+    """Call ``listener`` whenever one of these modules attends; listeners are called in the order of their blocks."""
     once = _Once(model, listener)
     with ExitStack() as stack:
         flex = any("flex" in implementation for _, implementation in attention_implementations(model))
         if "torch._dynamo" in sys.modules and not flex:
-            # A compiled forward cannot be seen from inside: it runs as written, and is left compiled as it was. Flex
-            # attention is itself compiled, and would form whole score matrices if it were not.
+            # A compiled forward cannot be seen from inside, so it runs uncompiled; what was compiled is kept. Flex
+            # attention is compiled too, and would form whole score matrices if it were not.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(wrapped_interface())
         stack.callback(model.register_forward_pre_hook(once.begin).remove)
@@ -133,12 +132,12 @@ def listening(model: PreTrainedModel, modules: dict[int, nn.Module], listener: L
 
 
 class _Once:
-    """Passes attentions on, and refuses a layer that attends twice in one forward of the model."""
+    """Calls the listener, and refuses a layer that attends twice in one forward of the model."""
 
     def __init__(self, model: PreTrainedModel, listener: Listener) -> None:
         self._name = type(model).__name__
         self._listener = listener
-        self._heard: dict[int, set[int]] = {}  # layers by thread, while the model's forward runs
+        self._heard: dict[int, set[int]] = {}  # thread -> layers that attended, while the model's forward runs
 
     def begin(self, _model: nn.Module, _inputs: Any) -> None:
         self._heard[get_ident()] = set()
@@ -151,7 +150,7 @@ class _Once:
         if heard is not None:
             if layer in heard:
                 raise CaptureError(
-                    f"expected each layer of {self._name} to attend once in a forward, layer {layer} attends again; "
+                    f"expected each layer of {self._name} to attend once per forward, layer {layer} attends again; "
                     "apmae cannot tell which of the two is a head's pattern"
                 )
             heard.add(layer)

@@ -1,8 +1,8 @@
-"""The check that what the tap captures is what the model's own eager attention says.
+"""The check that the tap captures what the model's own eager attention returns.
 
-The same comparison in the tests uses real text. On random tokens a trained model can have probabilities below fp32's
-smallest, as the trained Llama of the tests does: eager's log is then -inf, ours is not, and ``log_normalize`` of the
-two differs.
+The same comparison in the tests uses real text. On random tokens a trained model can have probabilities below the
+smallest number of fp32, as the trained Llama of the tests does. Eager's log is then -inf and ours is not, so
+``log_normalize`` gives different results.
 """
 
 import torch
@@ -19,9 +19,9 @@ TOLERANCE = 1e-4
 """Largest difference in probability from eager that loading accepts in float32."""
 
 TOLERANCE_MOVED = {torch.bfloat16: 0.15, torch.float16: 0.03}
-"""The same for half precisions, where eager rounds its scores: one entry of a right pattern can be off by more than
-0.1. There the share of attention that a head puts elsewhere is compared, a mean over rows: the right patterns of the
-models measured stay under 0.04 and 0.005, heads taken for one another are near 0.4."""
+"""The bound for half precisions, where eager rounds its scores: one entry of a right pattern can be off by more than
+0.1. So the share of its attention that a head puts elsewhere is compared, as a mean over rows. Of the models measured,
+right patterns stay under 0.04 (bfloat16) and 0.005 (float16); a head compared with another one gives about 0.4."""
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def check_capture(lm: LM) -> float:
         raise ModelError(f"cannot capture {name}: {error}") from error
     except RuntimeError as error:
         raise ModelError(f"cannot run {name}: {first_line(error)}; do its weights fit its config?") from error
-    if len(eager or ()) == lm.num_layers:  # others have a place for layers without attention too
+    if len(eager or ()) == lm.num_layers:  # some models list layers without attention too
         eager = [eager[layer] for layer in lm.heads]
     shapes = [(2, heads, size, size) for heads in lm.heads.values()]
     if [tuple(getattr(layer, "shape", ())) for layer in eager or ()] != shapes:
@@ -76,7 +76,7 @@ def check_capture(lm: LM) -> float:
     valid = real[:, None, :, None] & real[:, None, None, :]
     half = lm.model.dtype in TOLERANCE_MOVED
     limit = TOLERANCE_MOVED.get(lm.model.dtype, TOLERANCE)
-    found = [torch.zeros(())]
+    worst = [torch.zeros(())]  # of each layer
     for (layer, heads), theirs in zip(lm.heads.items(), eager, strict=True):
         ours = probabilities[torch.from_numpy(captured.layer == layer)].unflatten(0, (2, heads))
         theirs = theirs.float().cpu().masked_fill(~valid, 0.0)  # rows of padding may hold anything
@@ -84,8 +84,8 @@ def check_capture(lm: LM) -> float:
         if lm.causal and float(theirs.triu(1).amax()) > 1e-6:
             raise ModelError(f"expected a causal model, {name} attends to later tokens; is its config a decoder's?")
         differences = (ours - theirs).abs()  # prompt head query_pos key_pos
-        found.append((differences.sum((0, 2, 3)) / 2 / real.sum()).amax() if half else differences.amax())
-    difference = float(torch.stack(found).amax())
+        worst.append((differences.sum((0, 2, 3)) / 2 / real.sum()).amax() if half else differences.amax())
+    difference = float(torch.stack(worst).amax())
     if not difference <= limit:
         raise ModelError(
             f"expected captured patterns of {name} within {limit:g} of its eager attention, they differ by "

@@ -1,23 +1,24 @@
-"""Edits: what heads write is changed on its way to the output projection, for as long as a block is open.
+"""Edits: while a block is open, what heads write is changed on its way to the output projection.
 
     with apmae.edit(model, {(2, 3): "zero"}):
         model(input_ids, attention_mask=mask)
 
-An edit is a listener like the tap (``lm.attention.listening``), one that puts something in the place of its heads'
-output.
+An edit is a listener like the tap (``lm.attention.listening``); it replaces the output of its heads.
 
-Replacing a head's output before the output projection makes "zero" the model whose columns of that matrix are zero for
-the head, bit for bit; the tests hold it against such copies in every family. After the projection heads are summed and
-the bias is in. Where the interface is used, the place is what the attention function returns, (prompt, query, head,
-width) by contract, whatever the projection is called and wherever it is (BERT's is in another module). Hooks on a
-projection found by name or width were the other way, but names differ and a gate's matrix has the same width. A gate on
-the heads' output (afmoe) comes after the edit, so zero stays zero. Families that attend by themselves are edited where
-a child of their module is first called with all heads' output after the softmax.
+A head's output is replaced before the output projection. So "zero" gives, bit for bit, the model in whose output
+projection the head's columns are zero; the tests compare it with such copies in every family. After the projection it
+would be too late: heads are summed and the bias is added.
 
-Refused are a norm over all heads between attention and projection (BitNet), which changes with one head gone; a module
-whose heads' output is never seen (BLOOM's ``slow_but_exact``, GPT-2's ``reorder_and_upcast_attn``, MegatronBERT,
-RoFormer), when it ends; and, with gradient checkpointing, ``backward`` after the block, which would run the layers
-again without the edit and give gradients of no model.
+In families that use the interface, the edit changes what the attention function returns, (prompt, query, head, width)
+by contract, whatever the projection is called and wherever it is (BERT's is in another module). The alternative, hooks
+on a projection found by its name or width, would fail: names differ, and a gate's matrix has the same width. A gate on
+the heads' output (afmoe) comes after the edit, so zero stays zero. Families with attention code of their own are edited
+where, after the softmax, a child of the attention module is first called with the output of all heads.
+
+Three things are refused. A norm over all heads between attention and projection (BitNet) would change with any head. A
+module whose heads' output was never seen (BLOOM's ``slow_but_exact``, GPT-2's ``reorder_and_upcast_attn``,
+MegatronBERT, RoFormer) is refused when it ends. And with gradient checkpointing, ``backward`` after the block would run
+the layers again without the edit; its gradients would belong to no model.
 
 Axes: b prompts, q queries, h heads, v width of a head's output.
 """
@@ -40,10 +41,10 @@ from apmae.lm.rows import Attention
 from apmae.lm.selection import expect_head
 
 Change = Callable[[Float[Tensor, "b q v"]], Float[Tensor, "b q v"]]
-"""What takes the place of one head's output."""
+"""Makes the new output of one head from the old one."""
 
 MODES: dict[str, Change] = {"zero": torch.zeros_like}
-"""By name, what an edit puts in the place of a head's output."""
+"""The edits by name."""
 
 _EXAMPLE = "for instance {(2, 3): 'zero'} for head 3 of layer 2"
 
@@ -58,7 +59,7 @@ class _Edits:
         self.open = True
 
     def listen(self, layer: int, attention: Attention, output: Tensor | None) -> Tensor | None:
-        """The heads' output with the edited heads in it; called in the recomputations of checkpointing too."""
+        """The heads' output with the chosen heads edited; also called when checkpointing recomputes a layer."""
         if output is None:
             return None  # the module is refused when it ends
         heads = self._counts[layer]
@@ -74,7 +75,7 @@ class _Edits:
         return edited
 
     def begin(self, layer: int) -> Callable[[nn.Module, Any], None]:
-        """A hook for the start of a layer's attention module: what a forward that failed left behind says nothing."""
+        """A hook for the start of a layer's attention module: it forgets what a failed forward left."""
 
         def forget(_module: nn.Module, _inputs: Any) -> None:
             self._edited.discard((get_ident(), layer))
@@ -82,7 +83,7 @@ class _Edits:
         return forget
 
     def expect_edited(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        """A hook for the end of a layer's attention module: it refuses one whose heads' output never came by."""
+        """A hook for the end of a layer's attention module: it refuses a module whose heads' output was not seen."""
 
         def check(module: nn.Module, _inputs: Any, _output: Any) -> None:
             try:
@@ -96,7 +97,7 @@ class _Edits:
         return check
 
     def expect_open(self, model: PreTrainedModel, _inputs: Any, output: Any) -> None:
-        """A hook for the end of a model's forward: what gradient checkpointing runs again must run in the block."""
+        """A hook for the end of a model's forward: what gradient checkpointing runs again must run inside the block."""
         if not (model.training and any(getattr(part, "gradient_checkpointing", False) for part in model.modules())):
             return
         for value in output.values() if isinstance(output, Mapping) else output:
@@ -113,18 +114,18 @@ class _Edits:
 
 @contextmanager
 def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Iterator[None]:
-    """Edit what chosen heads write, in every forward in the block, ``generate`` included.
+    """Edit what the chosen heads write, in every forward inside the block, including those of ``generate``.
 
-    An edit acts on a head's output before the output projection, so that "zero" is the model whose columns of that
-    matrix are zero for the head; a bias of the projection stays. Other heads of the layer are not touched, later layers
-    see the edited output, and a :func:`apmae.capture` in the same place sees their patterns under it. Blocks nest; the
-    inner one edits last. Gradients flow through what is not edited; with gradient checkpointing, which runs layers
-    again, ``backward`` belongs inside the block. After the block the model is what it was, bit for bit; a compiled one
-    runs uncompiled inside.
+    An edit changes a head's output before the output projection. "zero" has the effect of zeroing the head's columns of
+    that matrix; a bias of the projection stays. The layer's other heads are not changed, later layers see the edited
+    output, and an :func:`apmae.capture` that is open at the same time captures the patterns that follow from it. Blocks
+    nest; the inner one edits last. Gradients flow through what is not edited; with gradient checkpointing, which runs
+    layers again, ``backward`` belongs inside the block. Afterwards the model is what it was, bit for bit. A compiled
+    model runs uncompiled inside the block.
 
     Args:
         model: as for :func:`apmae.capture`.
-        edits: (layer, head) -> what becomes of its output, one of :data:`MODES`: "zero".
+        edits: (layer, head) -> what to do with its output, one of :data:`MODES`: "zero".
 
     Raises:
         CaptureError: if the model's attention cannot be read, it mixes heads before its output projection, there is
@@ -170,7 +171,9 @@ def _wanted(edits: Mapping[tuple[int, int], str], counts: Mapping[int, int]) -> 
 
 
 def _refuse_mixing(module: nn.Module) -> None:
-    """Refuse a norm over all heads' outputs, by which each changes the others: queries, keys and values may have one.
+    """Refuse a norm over the outputs of all heads, which lets each head change the others.
+
+    Norms of queries, keys or values are fine.
 
     Raises:
         CaptureError: naming the module and its norm.
@@ -179,5 +182,5 @@ def _refuse_mixing(module: nn.Module) -> None:
         if "norm" in type(child).__name__.lower() and not name.startswith(("q", "k", "v")):
             raise CaptureError(
                 f"expected heads' outputs to go to the output projection as they are, {type(module).__name__} "
-                f"normalises them before it ({name}), which mixes heads; apmae cannot edit heads of this family"
+                f"normalises them first ({name}), which mixes heads; apmae cannot edit heads of this family"
             )

@@ -1,4 +1,4 @@
-"""Where a language model is, and whether it can be one: told before torch or transformers are imported."""
+"""Where a language model is, and whether it can be one. Torch-free: nothing heavy is imported to say so."""
 
 from pathlib import Path
 
@@ -13,23 +13,25 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 
 
 def path_of(config: LMConfig) -> str:
-    """Where a language model is: a folder, of a bundled one too, or a hub id."""
+    """The folder of a language model, also of a bundled one, or its hub id."""
     return str(bundled.LANGUAGE_MODELS.get(config.source, config.source))
 
 
 def expect_model(config: LMConfig) -> None:
-    """Check what can be checked of a language model without loading it: its infill template, its folder's files, or
-    that the hub has it. Of a hub model this fetches its config.json, no weights.
+    """Check a language model as far as that is possible without loading it.
+
+    This covers its infill template, and the files of its folder or that the hub has it. For a hub model it fetches
+    config.json, but no weights.
 
     Raises:
         ConfigError: if ``infill`` is no template.
-        ModelError: if there is no such model, or its folder is not whole.
+        ModelError: if there is no such model, or its folder is incomplete.
     """
     split_template(config.infill)
     source = path_of(config)
     folder = Path(source)
     if source and folder.is_dir():
-        _expect_whole(folder)
+        _expect_complete(folder)
     elif not source:
         raise ModelError("expected a model folder or a hub id, got none; give one, or 'bundled'")
     elif folder.exists() or _looks_like_path(source):
@@ -38,7 +40,7 @@ def expect_model(config: LMConfig) -> None:
         _ask_hub(source)
 
 
-def _expect_whole(folder: Path) -> None:
+def _expect_complete(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise ModelError(f"expected a transformers model in {folder}, it has no {CONFIG}; check the folder")
     try:
@@ -71,7 +73,7 @@ def _ask_hub(name: str) -> None:
     try:
         if not isinstance(try_to_load_from_cache(name, CONFIG), str):
             hf_hub_download(name, CONFIG)
-    except Exception as error:  # the hub client raises many kinds; whatever it says, there is no model
+    except Exception as error:  # the hub client raises many kinds of error, and each means that there is no model
         raise ModelError(
             f"expected a language model at {name}: no such folder, and the hub says: {first_line(error).rstrip('.')}; "
             "check the name and the network"

@@ -1,8 +1,8 @@
-"""What one forward leaves behind: patterns of every layer, and the rows of a generation that goes on from its cache.
+"""The patterns of one forward, and the rows that a generation adds to them from its cache.
 
-Generations that do not simply grow row by row are refused: beam search, which reorders prompts between steps and is
-noticed by the last key (which may be off by a tenth, because MLA forms keys again), static caches, cropped ones, and
-those filled before the capture began. So is pooling a generation, because blocks move as the text grows.
+Generations that do not simply grow row by row are refused. Beam search reorders prompts between steps; it is recognised
+by the last key, which may be off by a tenth, because MLA computes keys again. Static caches, cropped ones, and those
+filled before the capture began are refused too. So is pooling a generation, because blocks move as the text grows.
 
 Axes: b prompts, s selected heads, q queries, t keys, k patches, p pixels along a patch.
 """
@@ -24,9 +24,9 @@ from apmae.patterns.patterns import PATCH, Patterns
 from apmae.prompts.fim import token_texts
 
 _SAME_KEY = 0.1
-"""How far, relative to its length, a key may be from itself a step before."""
+"""How far a key may move from one step to the next, relative to its length."""
 _SIGHTS = 4
-"""Masks looked at that are remembered: a model has two or three kinds, but each GPU its own copies."""
+"""How many masks are remembered: a model has two or three kinds of mask, but each GPU has its own copies."""
 
 
 @dataclass(slots=True)
@@ -35,11 +35,11 @@ class Forward:
 
     selection: Selection
     first_prompt: int
-    """Its number."""
+    """Number of its first prompt."""
     tokens: int
-    """Of the batch, padding included; without those of ``steps``."""
+    """Tokens per prompt, padding included; those of ``steps`` are not counted."""
     size: int
-    """Rows of a pattern: the same, or what it was pooled or cropped to."""
+    """Rows of a pattern: ``tokens``, or fewer where patterns are pooled or cropped."""
     reach: str
     sight: Sight
     heads: Int[ndarray, "b s"]
@@ -47,13 +47,13 @@ class Forward:
     generation: object | None = None
     """The call of ``generate`` that it belongs to."""
     patches: Float[Tensor, "b s k p p"] | None = None
-    """None if each layer is handed on."""
+    """None if each layer is passed on at once."""
     filled: dict[int, int] = field(default_factory=dict)
     """Layer -> tokens so far."""
     bad: dict[int, Float[Tensor, ""]] = field(default_factory=dict)
-    """Layer -> NaN if a score was not finite: looked at later, since a GPU would be waited for."""
+    """Layer -> NaN if a score was not finite. Read late, because reading it waits for the GPU."""
     steps: dict[int, list[Float[Tensor, "b s q t"]]] = field(default_factory=dict)
-    """Layer -> log rows of later forwards that go on from its cache."""
+    """Layer -> log rows of later forwards, which continue from its cache."""
     ids: list[Int[Tensor, "b t"]] = field(default_factory=list)
     """Token ids of each forward, where they are known."""
     _sights: list[tuple[Any, bool, Sight]] = field(default_factory=list)
@@ -62,12 +62,12 @@ class Forward:
 
     @property
     def batch(self) -> int:
-        """Prompts."""
+        """How many prompts."""
         return self.heads.shape[0]
 
     @property
     def grown(self) -> int:
-        """Tokens that came after the first forward."""
+        """Tokens that were added after the first forward."""
         return max(self.filled.values(), default=self.tokens) - self.tokens
 
     def empty(self, heads: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "b s k p p"]:
@@ -78,7 +78,7 @@ class Forward:
     def is_read_again(self, ids: Int[Tensor, "b t"]) -> bool:
         """Whether a later forward of the same generation reads these prompts again, with more tokens after them.
 
-        So ``generate`` does without a cache. Waits for the device.
+        ``generate`` does that without a cache. Waits for the device.
 
         Args:
             ids: of the later forward.
@@ -109,16 +109,16 @@ class Forward:
         return seen
 
     def remember(self, attention: Attention, seen: Sight) -> None:
-        """Keep what a mask shows, and the mask, so that it stays itself."""
+        """Keep what a mask shows; and the mask, so that no other object can take its identity."""
         self._sights = [*self._sights[1 - _SIGHTS :], (attention.source, attention.causal, seen)]
 
     def finish(self, attention: Attention) -> None:
-        """After the last layer: forget the masks, and see whether the prompts are where they were a step before."""
+        """After the last layer: forget the masks, and see whether prompts have changed places since the last step."""
         self._sights.clear()
         if attention.key is None:
             return
-        # Beam search reorders the batch between steps: the key that was last would be another prompt's. The same key
-        # may be off by rounding where the model forms it anew from a compressed cache (MLA).
+        # Beam search reorders the batch between steps: in the place of the last key there would be another prompt's.
+        # The same key may be off by rounding where the model computes it again from a compressed cache (MLA).
         if self._last_key is not None:
             before, now = self._last_key, attention.key[:, 0, -1 - attention.shape[2]].float()
             moved = ((now - before).norm(dim=-1) > _SAME_KEY * before.norm(dim=-1)).any()
@@ -126,7 +126,7 @@ class Forward:
         self._last_key = attention.key[:, 0, -1].float().clone()
 
     def expect_finite(self, layer: int) -> None:
-        """Refuse scores that are not. Waits for the device.
+        """Refuse scores that are not finite. Waits for the device.
 
         Raises:
             CaptureError: naming the layer.
@@ -134,7 +134,7 @@ class Forward:
         if bool(self.bad[layer].isnan()):
             raise CaptureError(
                 f"expected finite attention scores, layer {layer} has NaN or infinite ones; check the model's weights, "
-                "and take bfloat16 or float32 where float16 overflows"
+                "and use bfloat16 or float32 if float16 overflows"
             )
 
     # -- all layers ----------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Forward:
         """The patterns of all layers, ordered by prompt, layer, head.
 
         Raises:
-            CaptureError: if it did not reach all layers, scores were not finite, or prompts changed places.
+            CaptureError: if the forward did not reach all layers, scores were not finite, or prompts changed places.
         """
         layers = self.selection.layers
         if len(self.filled) < len(layers) or len(set(self.filled.values())) > 1:
@@ -156,7 +156,7 @@ class Forward:
             self.expect_finite(layer)
         if self._moved is not None and bool(self._moved):
             raise CaptureError(
-                "the prompts of the batch changed places during the generation, as beam search does; "
+                "the prompts of the batch changed places during the generation, as in beam search; "
                 "generate with num_beams=1"
             )
         assert self.patches is not None
@@ -167,7 +167,7 @@ class Forward:
     def named(
         self, patches: Float[Tensor, "b s k p p"], layer: Int[ndarray, " n"], heads: Int[ndarray, "b s"], tokenizer: Any
     ) -> Patterns:
-        """Patches as Patterns, with the tokens of their prompts where a tokenizer is given."""
+        """Patches as Patterns, with the tokens of their prompts if a tokenizer is given."""
         numbers = np.arange(self.first_prompt, self.first_prompt + self.batch)
         spans = list(zip(self.sight.starts, self.sight.ends, strict=True))
         lengths = [end - start + self.grown for start, end in spans]

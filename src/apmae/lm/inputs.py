@@ -1,5 +1,6 @@
-"""What a forward is given: token ids, for which the model has positions and which all layers read, and the generation
-that it belongs to.
+"""What a forward is given: its token ids, and the call of ``generate`` that it belongs to.
+
+The model must have positions for all tokens, and every layer must read all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def generation() -> object | None:
 
 @contextmanager
 def watching_generations() -> Iterator[None]:
-    """Know which call of ``generate`` a forward belongs to: transformers tells a forward nothing about it."""
+    """Keep track of which call of ``generate`` a forward belongs to; transformers does not say."""
     global _generate, _open
     with _lock:
         if not _open:
@@ -68,7 +69,11 @@ def _numbered(generate: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def watching_inputs(model: PreTrainedModel, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """Hand on the token ids of every forward. Refused are none at all, and more than the model has positions for."""
+    """Call ``see`` with the token ids of every forward.
+
+    Raises:
+        CaptureError: in a forward without a token, or with more than the model has positions for.
+    """
     limit = _positions(text_model(model))
 
     def look(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -102,8 +107,8 @@ def watching_inputs(model: PreTrainedModel, see: Callable[[Tensor], None]) -> It
 def reading_all_tokens(model: PreTrainedModel) -> Iterator[None]:
     """Let the last layers of Gemma 4 read all tokens of a prompt.
 
-    They share the keys of earlier layers, so that transformers (5.23) runs them only for the tokens whose logits are
-    asked for (``logits_to_keep``), as ``generate`` does.
+    They share the keys of earlier layers, so transformers (5.23) runs them only for the tokens whose logits are asked
+    for (``logits_to_keep``), as ``generate`` does.
     """
 
     def ask_for_all(
@@ -124,7 +129,7 @@ def _positions(model: PreTrainedModel) -> int | None:
     """Tokens that a table of learned positions has room for; None for models that compute positions."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding) and path.rsplit(".", 1)[-1] in _POSITION_TABLES:
-            # RoBERTa counts from behind the padding token, OPT from an offset.
+            # RoBERTa counts from the position after the padding token, OPT from an offset.
             first = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
             return module.num_embeddings - first
     return None

@@ -1,13 +1,14 @@
 """Families whose layers call a function of transformers' ``AttentionInterface``.
 
-While somebody listens that function is wrapped under its own name: the model's output stays the work of the function it
-was loaded with (sdpa, eager, flash, flex), its config is untouched, and every tapped module's inputs and heads' output
-are seen on the way.
+While anyone listens, that function is wrapped under its own name. The model's output is still computed by the function
+it was loaded with (sdpa, eager, flash, flex), its config is untouched, and the wrapper sees the inputs and the heads'
+output of every module.
 
-Registering a name of our own and setting it on the model was the other way. Then the implementation has to be restored,
-padded batches lose their mask unless the mask function is registered too, and soft-caps and sinks do not come in. The
-wrap rests on one method of transformers (``ALL_ATTENTION_FUNCTIONS.get_interface``), put back when the last capture
-closes. Patterns are those before attention dropout, and the model draws the dropout that it would draw without us.
+The alternative, registering a new name and setting it on the model, has three drawbacks: the implementation has to be
+restored, padded batches lose their mask unless the mask function is registered too, and soft-caps and sinks are not
+passed. The wrapper depends on one method of transformers (``ALL_ATTENTION_FUNCTIONS.get_interface``), which is put back
+when the last block closes. Patterns are those before attention dropout, and the model draws the same dropout as without
+us.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ _open = 0
 
 
 def read_interface(module: nn.Module, layer: int, listener: Listener) -> Callable[[], None]:
-    """Let ``listener`` hear of a layer's attention inside :func:`wrapped_interface`; returns what ends it."""
+    """Call ``listener`` when a layer attends inside :func:`wrapped_interface`; returns a function that stops it."""
     entry = (listener, layer)
     with _lock:
         _listeners[module] = [*_listeners.get(module, []), entry]
@@ -51,7 +52,7 @@ def read_interface(module: nn.Module, layer: int, listener: Listener) -> Callabl
 
 @contextmanager
 def wrapped_interface() -> Iterator[None]:
-    """Wrap the look-up of attention functions; models that nobody listens to pass through."""
+    """Wrap the look-up of attention functions; models without a listener are not affected."""
     global _open
     with _lock:
         _open += 1
@@ -62,7 +63,7 @@ def wrapped_interface() -> Iterator[None]:
         with _lock:
             _open -= 1
             if not _open:
-                del ALL_ATTENTION_FUNCTIONS.get_interface  # the class' own is back
+                del ALL_ATTENTION_FUNCTIONS.get_interface  # the class's own is back
 
 
 def _get_interface(attn_implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +82,7 @@ def _attend(
     *arguments: Any,
     **kwargs: Any,
 ) -> Any:
-    """The function that the model was loaded with; everyone who listens to this module sees its inputs and output."""
+    """Call the function that the model was loaded with; the module's listeners see its inputs and output."""
     returned = function(module, query, key, value, attention_mask, *arguments, **kwargs)
     listeners = _listeners.get(module)
     if not listeners:
@@ -105,27 +106,27 @@ def _read(
             )
     causal = kwargs.get("is_causal")
     scaling, bias = kwargs.get("scaling"), kwargs.get("position_bias")
-    seen: dict[str, Any] = {"causal": bool(getattr(module, "is_causal", True) if causal is None else causal)}
+    fields: dict[str, Any] = {"causal": bool(getattr(module, "is_causal", True) if causal is None else causal)}
     if isinstance(mask, BlockMask):
-        seen["rule"] = mask.mask_mod
+        fields["rule"] = mask.mask_mod
     elif mask is not None and mask.ndim == 2:  # flash
-        seen["padding"] = mask.bool()
+        fields["padding"] = mask.bool()
     elif mask is not None:
-        seen["mask"] = of_all_queries(mask.detach()[..., : key.shape[2]], query.shape[2])
+        fields["mask"] = of_all_queries(mask.detach()[..., : key.shape[2]], query.shape[2])
     elif implementation == "eager" and query.shape[2] > 1:
-        seen["causal"] = False  # without a mask, eager attention sees everything
+        fields["causal"] = False  # without a mask, eager attention sees everything
     sliding = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)
     if "flash" in implementation:
-        seen["window"] = sliding
+        fields["window"] = sliding
     return Attention(
         query=query,
         key=key,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap=kwargs.get("softcap"),
-        # transformers' SDPA does not know sinks: what it computes goes without them
+        # transformers' SDPA ignores sinks, so its patterns have none
         sinks=None if kwargs.get("s_aux") is None or "sdpa" in implementation else kwargs["s_aux"].detach(),
         bias=None if bias is None else bias.detach(),
         sliding=sliding,
         source=mask,
-        **seen,
+        **fields,
     )

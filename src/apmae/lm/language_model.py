@@ -21,11 +21,11 @@ from apmae.prompts.sentinels import Sentinels
 
 @dataclass(frozen=True, kw_only=True)
 class LM:
-    """A language model under study, with what prompts and capture need to know of it."""
+    """A language model under study, with what prompts and capture need to know about it."""
 
     model: PreTrainedModel
     tokenizer: Any
-    """Its transformers tokenizer; None where the folder has none."""
+    """Its transformers tokenizer; None if the folder has none."""
     config: LMConfig
     """How it was loaded."""
     causal: bool
@@ -33,7 +33,7 @@ class LM:
     sentinels: Sentinels | None
     """Fill-in-the-middle tokens; None for a model that only continues text."""
     bos: int | None
-    """The token that its tokenizer puts first, if it does."""
+    """The token that its tokenizer puts first; None if it puts none."""
 
     @property
     def source(self) -> str:
@@ -42,22 +42,22 @@ class LM:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name, for display."""
         return bundled.name_of(self.source)
 
     @cached_property
     def heads(self) -> dict[int, int]:
-        """Query heads of each layer that attends, by the model's number of the layer; other layers are absent."""
+        """Layer -> its query heads. Layers keep the model's own numbers; those without attention are absent."""
         return count_heads(self.model)
 
     @property
     def num_heads(self) -> int:
-        """Query heads of a layer; of the one with most where layers differ in it."""
+        """Query heads per layer; where layers differ, those of the largest."""
         return max(self.heads.values())
 
     @cached_property
     def num_layers(self) -> int:
-        """Layers, those without attention among them."""
+        """Layers, including those without attention."""
         return count_layers(self.model)
 
     @property
@@ -72,7 +72,7 @@ class LM:
 
     @property
     def max_length(self) -> int | None:
-        """The longest input it has positions for; None where its config does not say."""
+        """Most tokens that it has positions for; None if its config does not say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
@@ -86,7 +86,7 @@ class LM:
 
     @property
     def backend_tokenizer(self) -> Any:
-        """The ``tokenizers.Tokenizer`` inside; a plain copy where a padded or truncated call has left its mark on it.
+        """The ``tokenizers.Tokenizer`` inside; a plain copy if a call with padding or truncation has changed it.
 
         Raises:
             ModelError: if the model came without a fast tokenizer.

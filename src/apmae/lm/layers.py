@@ -1,7 +1,7 @@
 """A model's layers: which of them attend, by which module, and with how many heads.
 
-Layers keep the model's own numbers. Hybrid models attend in some layers only and mix tokens otherwise in the others;
-in a few models the layers differ in their number of heads. A vision-language model is read by its text model.
+Layers keep the model's own numbers. Hybrid models attend in some of their layers only, and mix tokens in another way in
+the rest. In a few models layers have different numbers of heads. Of a vision-language model, the text model is read.
 """
 
 import inspect
@@ -16,13 +16,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from apmae.errors import CaptureError
 
 _CROSS_ATTENTION = ("cross", "encoder_attn", "encdec")
-"""What modules are called that attend to another model's tokens."""
+"""In the names of modules that attend to another model's tokens."""
 _HEADS = ("num_heads", "num_attention_heads", "num_q_heads", "n_heads", "n_head")
 """What an attention module may call its number of heads."""
 
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The part that reads text: of a vision-language model its text model, of any other the model itself."""
+    """The part that reads text: for a vision-language model its text model, for any other the model itself."""
     text = model.config.get_text_config()
     if text is model.config:
         return model
@@ -31,18 +31,18 @@ def text_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
-    """The self-attention module of each layer that has one, by the model's own number of the layer, ascending.
+    """The self-attention module of each layer that has one, by the model's own layer numbers, ascending.
 
     Raises:
         CaptureError: if there is none, or two claim the same layer.
     """
-    name, found = type(model).__name__, _self_attention(text_model(model))
-    if not found:
+    name, modules = type(model).__name__, _self_attention(text_model(model))
+    if not modules:
         raise CaptureError(
             f"{name} has no self-attention modules that apmae can find; docs/models.md lists what it reads"
         )
     paths: dict[int, str] = {}
-    for path, module in found.items():
+    for path, module in modules.items():
         layer = _layer_of(path, module)
         if layer is None:
             raise CaptureError(
@@ -51,29 +51,31 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
             )
         if layer in paths:
             raise CaptureError(
-                f"expected one self-attention in each layer of {name}, {paths[layer]} and {path} both are layer "
+                f"expected one self-attention in each layer of {name}, {paths[layer]} and {path} are both layer "
                 f"{layer}; apmae does not support such models"
             )
         paths[layer] = path
-    return {layer: found[paths[layer]] for layer in sorted(paths)}
+    return {layer: modules[paths[layer]] for layer in sorted(paths)}
 
 
 def _self_attention(tower: PreTrainedModel) -> dict[str, nn.Module]:
-    """Self-attention modules by path: those that call transformers' AttentionInterface; else, of families that attend
-    by themselves, the innermost ones of that name. Linear attention has the name in some hybrids, and is none.
+    """Self-attention modules by path: those that call transformers' AttentionInterface.
+
+    If there are none, the family has attention code of its own: then they are the innermost modules that are called
+    attention. Names come second, because some hybrids call their linear attention that too.
     """
     parts: list[tuple[str, nn.Module]] = list(tower.named_modules())
-    others = tuple(
+    foreign = tuple(
         f"{path}."
         for path, part in parts
         if isinstance(part, PreTrainedModel) and not isinstance(part.config, type(tower.config))
-    )  # what reads pictures or sound
+    )  # parts that read pictures or sound
 
     def wanted(path: str) -> bool:
-        return not path.startswith(others) and not any(word in path.lower() for word in _CROSS_ATTENTION)
+        return not path.startswith(foreign) and not any(word in path.lower() for word in _CROSS_ATTENTION)
 
-    if through := {path: module for path, module in parts if calls_interface(module) and wanted(path)}:
-        return through
+    if callers := {path: module for path, module in parts if calls_interface(module) and wanted(path)}:
+        return callers
     named = {path: part for path, part in parts if "attention" in type(part).__name__.lower() and wanted(path)}
     numbered = {path: module for path, module in named.items() if _own_number(module) is not None}
     chosen = numbered or named
@@ -108,13 +110,13 @@ def _own_number(module: nn.Module) -> int | None:
 
 
 def _layer_of(path: str, module: nn.Module) -> int | None:
-    """By the module's own word, else its place in the list of layers."""
+    """The number that the module has itself, else its place in the list of layers."""
     own = _own_number(module)
     return own if own is not None else next((int(part) for part in path.split(".") if part.isdigit()), None)
 
 
 def count_layers(model: PreTrainedModel) -> int:
-    """All layers of the model, those without attention among them."""
+    """All layers of the model, including those without attention."""
     noted = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     return max(noted if isinstance(noted, int) else 0, max(attention_modules(model)) + 1)
 
@@ -130,14 +132,14 @@ def count_heads(model: PreTrainedModel) -> dict[int, int]:
 
 
 def _heads_of(module: nn.Module, config: Any, layer: int) -> int:
-    """By the module's own word, by the widths of its projections, which pruning changes, else by the config."""
+    """Heads as the module says; else by the widths of its projections, which pruning changes; else by the config."""
     for name in _HEADS:
         if isinstance(own := getattr(module, name, None), int):
             return own
     noted = _noted_heads(config, layer)
     width = getattr(module, "head_dim", None)
     if isinstance(width, int):
-        # Queries may be projected together with gates, and values may be of another width: either one can be off.
+        # Queries may be projected together with gates, and values may have another width: either one can be off.
         projected = {
             getattr(getattr(module, projection, None), side, 0) // width
             for projection, side in (("q_proj", "out_features"), ("o_proj", "in_features"))
@@ -162,7 +164,7 @@ def _noted_heads(config: Any, layer: int) -> int | None:
 
 
 def other_layers(model: PreTrainedModel) -> dict[int, str]:
-    """The layers without attention, and the module by which each of them mixes tokens, as its class is called."""
+    """Layer -> the class name of the module that mixes tokens there, for the layers without attention."""
     attending, total = attention_modules(model), count_layers(model)
     stacks = (part for part in text_model(model).modules() if isinstance(part, nn.ModuleList) and len(part) == total)
     stack = next(stacks, None)
@@ -174,7 +176,7 @@ def other_layers(model: PreTrainedModel) -> dict[int, str]:
 
 
 def _mixer(layer: nn.Module, usual: set[type]) -> str:
-    """What a layer has that those with attention do not; a module with a place in the cache, if there is one."""
+    """The class name of a module that layers with attention lack, preferably of one with a place in the cache."""
     own = [part for part in layer.modules() if part is not layer and type(part) not in usual]
     mixers = [part for part in own if hasattr(part, "layer_idx")]
     return type([*mixers, *own, layer][0]).__name__

@@ -50,9 +50,9 @@ def load_lm(
         dtype: "float32", "bfloat16" or "float16".
         attention: transformers' ``attn_implementation`` that computes the model's output, for instance
             "flash_attention_2"; by default sdpa, or eager where the family has none.
-        infill: how prompts with a suffix are arranged: "auto" by the sentinels that its tokenizer is known by, "none"
-            for left context only, or as :func:`apmae.prompts.sentinels.find_sentinels` says.
-        outcome_rule: when an answer is correct: by its "text", or by its first "token", as in the paper.
+        infill: how prompts with a suffix are arranged: "auto" by the known sentinels that its tokenizer has, "none" for
+            left context only, or as :func:`apmae.prompts.sentinels.find_sentinels` says.
+        outcome_rule: what makes an answer correct: its "text", or its first "token", as in the paper.
         check: compare a tiny forward's patterns with eager attention, and refuse the model if they differ.
 
     Raises:
@@ -65,11 +65,14 @@ def load_lm(
 
 
 def load(config: LMConfig, *, check: bool = True) -> LM:
-    """Load the language model of a configuration; the same one gives the same model anywhere.
+    """Load the language model of a configuration; the same configuration gives the same model anywhere.
 
     Args:
         config: which model, and how.
-        check: as for :func:`load_lm`, and so is what it raises.
+        check: as for :func:`load_lm`.
+
+    Raises:
+        ApmaeError: as :func:`load_lm` does.
     """
     expect_model(config)
     path = path_of(config)
@@ -82,15 +85,15 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
         model, factory, info = _read(config, path)
     except ApmaeError:
         raise
-    except Exception as error:  # transformers raises many kinds; whatever it says, there is no model
+    except Exception as error:  # transformers raises many kinds of error, and each means that there is no model
         if "not compiled with CUDA" in str(error) or "No CUDA GPUs" in str(error) or "NVIDIA driver" in str(error):
             raise ModelError(
-                f"expected a device that this machine has, got {config.device!r} ({first_line(error)}); take "
+                f"expected a device that this machine has, got {config.device!r} ({first_line(error)}); use "
                 "--device cpu"
             ) from error
         if "custom code" in str(error):
             raise ModelError(
-                f"expected a model of transformers, {config.source} brings code of its own, which apmae does not run; "
+                f"expected a transformers model, {config.source} brings code of its own, which apmae does not run; "
                 "load it with transformers (trust_remote_code=True) and give the model to apmae.capture"
             ) from error
         raise ModelError(f"cannot load a language model from {config.source}: {first_line(error)}") from error
@@ -114,7 +117,7 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
 
 
 def _name_other_layers(lm: LM) -> None:
-    """Say in one line which layers of a hybrid have no attention, and what they have in its place."""
+    """Say in one line which layers of a hybrid have no attention, and what they have instead."""
     others = other_layers(lm.model)
     if others:
         kinds = dict.fromkeys(others.values())
@@ -130,10 +133,10 @@ def _name_other_layers(lm: LM) -> None:
 
 
 def _read(config: LMConfig, path: str) -> tuple[Any, Any, dict[str, Any]]:
-    """The model in its place, the automatic class that loaded it, and what was wrong with its weights."""
+    """The model on its device, the auto class that loaded it, and what was wrong with its weights."""
     hf_config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     factory = _factory(hf_config)
-    # Quantised weights and those on several devices are put in their places while they are read.
+    # Quantised weights and those for several devices are put in their places while they are read.
     placed = config.device == "auto" or getattr(hf_config, "quantization_config", None) is not None
     model, info = factory.from_pretrained(
         path,
@@ -151,7 +154,7 @@ def _read(config: LMConfig, path: str) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _expect_weights(model: Any, config: LMConfig, info: dict[str, Any]) -> None:
-    """Refuse a model of which weights are absent: transformers would go on with random numbers in their place."""
+    """Refuse a model whose weights are incomplete: transformers would fill in random numbers."""
     absent = [f"{name} is missing" for name in sorted(info["missing_keys"])]
     absent += [
         f"{name} has shape {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in info["mismatched_keys"]
@@ -173,10 +176,10 @@ def _sentinels(tokenizer: Any, infill: str, vocabulary: int | None, path: str) -
 
 
 def _factory(config: Any) -> Any:
-    """Which of transformers' automatic classes loads a model.
+    """The auto class of transformers that loads a model.
 
     Raises:
-        ModelError: for a family without attention patterns, by name: before its weights are read.
+        ModelError: if the family has no attention patterns; its weights are not read for that.
     """
     name = (config.architectures or [type(config).__name__])[0]
     if reason := refusal(config):
@@ -193,8 +196,8 @@ def _factory(config: Any) -> Any:
 def _load_tokenizer(path: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        tokenizer("a")  # one with half its files loads, and fails when it is used
-    except Exception as error:  # tokenizers raises its bare kind
+        tokenizer("a")  # with half its files it loads, and fails when it is used
+    except Exception as error:  # tokenizers raises plain Exception
         # Capture works without a tokenizer; prompts say what is missing when they need one.
         _log.warning("no tokenizer in %s (%s)", path, first_line(error))
         return None

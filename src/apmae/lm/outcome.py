@@ -1,8 +1,8 @@
 """What the model answers at the completion position.
 
-The model is asked once, with the completion after the window. One forward gives the first token, and whether greedy
-decoding would give the whole completion: it does exactly as long as each expected token is the most probable. That is
-checked against ``generate``. It counts by token: the same text in other tokens is not exact.
+The model is asked once, with the completion after the window. One forward gives the first token, and says whether
+greedy decoding would write the whole completion: it would if each expected token is the most probable one. The tests
+check that against ``generate``. Tokens count, not text: the same text in other tokens is not exact.
 """
 
 import math
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 LONGEST_SPAN = 64
 """Tokens of the longest completion that is scored whole. Of 10 462 spans of the bundled sources one is longer."""
 _MOST_LOGITS = 2**28
-"""Logits of one forward: 1 GB in fp32. More prompts than that go in halves."""
+"""Most logits of one forward: 1 GB in fp32. Larger batches are halved."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskLM:
-    """Asks a language model (:class:`apmae.prompts.draw.Ask`), whole completions too."""
+    """Asks a language model (:class:`apmae.prompts.draw.Ask`), and scores whole completions."""
 
     lm: LM
 
@@ -61,8 +61,8 @@ def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
     """
     if not lm.causal:
         raise ModelError(
-            f"expected a decoder, which can complete a prompt, {type(lm.model).__name__} is an encoder; look at it by "
-            "apmae show or apmae.capture"
+            f"expected a decoder, which can complete a prompt, {type(lm.model).__name__} is an encoder; look at it "
+            "with apmae show or apmae.capture"
         )
     if lm.max_length is not None and length > lm.max_length:
         raise CaptureError(
@@ -81,7 +81,7 @@ def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids as one batch, filled up on the right.
+    """Token ids as one batch, padded on the right.
 
     Returns:
         ``input_ids`` and ``attention_mask``, int64 (b, t).
@@ -97,29 +97,29 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[Answer]:
-    """Run the model over a batch, each prompt once. A tap that is open sees these forwards.
+    """Run the model over a batch, each prompt once. An open tap sees these forwards.
 
     Args:
         lm: the model.
         windows: what it sees.
-        spans: also score whole completions. Their tokens then follow the window, so that one forward gives what greedy
-            decoding would: it continues as expected as long as each expected token is the most probable one. Without,
-            a first token that is right as far as it goes is taken for correct.
+        spans: also score whole completions. Their tokens then follow the window, so that one forward shows what greedy
+            decoding would write: the completion, as long as each expected token is the most probable one. Without it, a
+            first token that is right as far as it goes counts as correct.
     """
-    # what is asked for at each position: the completion's tokens, of which all but the last are read as well
+    # the tokens asked for; all but the last are also read
     asked = [item.completion if spans and _room(lm, item) else item.completion[:1] for item in windows]
     where = [range(len(item.ids) - 1, len(item.ids) - 1 + len(want)) for item, want in zip(windows, asked, strict=True)]
-    kept = _kept(lm, where)
+    shown = _shown(lm, where)
     vocabulary = lm.model.config.get_text_config().vocab_size
-    if len(windows) > 1 and len(windows) * len(kept) * vocabulary > _MOST_LOGITS:
+    if len(windows) > 1 and len(windows) * len(shown) * vocabulary > _MOST_LOGITS:
         half = len(windows) // 2
         return answer(lm, windows[:half], spans=spans) + answer(lm, windows[half:], spans=spans)
     ids, mask = pad([(*item.ids, *want[:-1]) for item, want in zip(windows, asked, strict=True)], lm.pad_id)
     inputs: dict[str, Any] = {"input_ids": ids.to(lm.device), "attention_mask": mask.to(lm.device), "use_cache": False}
     if lm.keeps_logits:  # the logits of other positions are the largest array of the forward
-        inputs["logits_to_keep"] = len(kept) if isinstance(kept, range) else torch.tensor(kept, device=lm.device)
+        inputs["logits_to_keep"] = len(shown) if isinstance(shown, range) else torch.tensor(shown, device=lm.device)
     logits = lm.model(**inputs).logits
-    places = {position: place for place, position in enumerate(kept)}
+    places = {position: place for place, position in enumerate(shown)}
     rows = [row for row, positions in enumerate(where) for _ in positions]
     columns = [places[position] for positions in where for position in positions]
     at = logits[rows, columns].float().log_softmax(-1)
@@ -163,23 +163,23 @@ def _judged(item: Window, greedy: Sequence[int], special: frozenset[int]) -> tup
     if greedy[0] in special:
         return item.texts(greedy[:1])[0], token_correct, token_correct
     count = 1
-    while greedy[count - 1] == item.completion[count - 1] and undecided(item.said(greedy[:count]), item.text):
+    while greedy[count - 1] == item.completion[count - 1] and undecided(item.text_of(greedy[:count]), item.text):
         if count == len(greedy):
             break
         count += 1
-    predicted = item.said(greedy[:count])
+    predicted = item.text_of(greedy[:count])
     text_correct = any(continues(predicted, expected) for expected in (item.text, *item.accepted_texts))
-    # with more tokens than were looked at it would be decided
+    # if it is undecided, only because no more tokens were looked at
     return predicted, text_correct or (token_correct and undecided(predicted, item.text)), token_correct
 
 
-def _kept(lm: LM, where: Sequence[range]) -> Sequence[int]:
-    """Positions whose logits the model gives: a range if they are the last."""
+def _shown(lm: LM, where: Sequence[range]) -> Sequence[int]:
+    """Positions for which the model returns logits: a range if they are the last ones."""
     longest = max(positions.stop for positions in where)
     if not lm.keeps_logits:
         return range(longest)
     asked = sorted(set().union(*where))
-    # accelerate moves positions to the first device of a model that is spread, but hidden states are on the last
+    # if the model is spread over devices, accelerate moves positions to the first, but hidden states are on the last
     spread = len(set(getattr(lm.model, "hf_device_map", {}).values())) > 1
     return range(asked[0], longest) if spread else asked
 

@@ -1,13 +1,12 @@
-"""Families that attend by themselves: GPT-J, GPT-Neo, CodeGen, Falcon, BLOOM, MPT and others.
+"""Families with attention code of their own: GPT-J, GPT-Neo, CodeGen, Falcon, BLOOM, MPT and others.
 
-They are read at the softmax or the ``scaled_dot_product_attention`` that their attention module calls; their heads'
-output, where it enters the module's output projection, or leaves a module that has none. One rule for all of them, none
-for each.
+Their scores are read where the attention module calls softmax or ``scaled_dot_product_attention``; their heads' output,
+where it enters the module's output projection, or leaves a module that has none. One rule serves all of them.
 
 They form whole score matrices; the tap reads the rows that it wants. In float16 their masks are -65 504, which CodeGen
-divides by the root of the head width, so there everything below -3 000 counts as masked; no real score is near it.
-Falcon with ALiBi is checked against eager attention that counts its bias once: transformers 5.23's eager code adds it
-to a mask that holds it already (share of attention moved 0.18), its SDPA, as trained, does not.
+divides by the root of the head width. So in float16 everything below -3 000 counts as masked; no real score is near it.
+Falcon with ALiBi is checked against eager attention that adds its bias once. The eager code of transformers 5.23 adds
+it to a mask that already contains it, which moves a share of 0.18 of the attention; its SDPA, as in training, does not.
 """
 
 from collections.abc import Callable
@@ -23,29 +22,29 @@ from apmae.errors import CaptureError
 from apmae.lm.rows import LOWEST, Attention, Listener, of_all_queries
 
 _LOWEST_HALF = -3e3
-"""In float16 masks are filled with -65504, and CodeGen divides it by the root of its head width, at most 16."""
+"""In float16 masks are filled with -65504, which CodeGen divides by the root of its head width, at most 16."""
 
 
 class _OwnAttention(TorchFunctionMode):
-    """Sees what is handed to softmax or SDPA while one attention module runs."""
+    """Records what is passed to softmax or SDPA while one attention module runs."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.lowest = _LOWEST_HALF if dtype == torch.float16 else LOWEST
-        self.found: list[Attention] = []
-        self.before: set[nn.Module] = set()
+        self.attentions: list[Attention] = []
+        self.called_before: set[nn.Module] = set()
         """Children of the module that were called before it attended."""
-        self.after = False
-        """Whether one with weights was called since."""
+        self.weights_after = False
+        """Whether a child with weights was called after that."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (F.softmax, torch.softmax, Tensor.softmax):
-            self.found.append(Attention(scores=args[0].detach(), lowest=self.lowest))
+            self.attentions.append(Attention(scores=args[0].detach(), lowest=self.lowest))
         elif func is F.scaled_dot_product_attention:
             query, key, mask = args[0], args[1], kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
             scale = kwargs.get("scale")
-            self.found.append(
+            self.attentions.append(
                 Attention(
                     query=query.detach(),
                     key=key.detach(),
@@ -57,22 +56,22 @@ class _OwnAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def attention(self, name: str) -> Attention:
-        """The one that was found in a module of that name.
+        """What the module attended with; ``name`` is its class, for messages.
 
         Raises:
-            CaptureError: if there is not one, by prompt and head.
+            CaptureError: if it did not call one softmax over the axes (prompt, head, query, key).
         """
-        axes = [part.ndim for a in self.found if (part := a.query if a.scores is None else a.scores) is not None]
+        axes = [part.ndim for a in self.attentions if (part := a.query if a.scores is None else a.scores) is not None]
         if axes != [4]:
             raise CaptureError(
                 f"expected one softmax over the 4 axes (prompt, head, query, key) in {name}, got {len(axes)} over "
                 f"{axes} axes; apmae cannot read the attention of this family"
             )
-        return self.found[0]
+        return self.attentions[0]
 
 
 def read_own_attention(module: nn.Module, layer: int, listener: Listener, dtype: torch.dtype) -> Callable[[], None]:
-    """Let ``listener`` hear of a layer's attention; returns what ends it. ``dtype`` is the model's."""
+    """Call ``listener`` when a layer attends; returns a function that stops it. ``dtype`` is the model's."""
     name = type(module).__name__
     running: dict[int, _OwnAttention] = {}  # by thread, as torch keeps its modes
     weighted = {child for child in module.children() if next(child.parameters(), None) is not None}
@@ -92,10 +91,10 @@ def read_own_attention(module: nn.Module, layer: int, listener: Listener, dtype:
         mode = running.get(get_ident())
         if mode is None:
             return None
-        if not mode.found:
-            mode.before.add(child)
+        if not mode.attentions:
+            mode.called_before.add(child)
             return None
-        mode.after |= child in weighted
+        mode.weights_after |= child in weighted
         attention = mode.attention(name)
         if not _is_merged(inputs, attention):
             return None
@@ -105,14 +104,15 @@ def read_own_attention(module: nn.Module, layer: int, listener: Listener, dtype:
 
     def leave(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         mode = leave_mode()
-        if mode is None or output is None:  # heard of at its projection, or failed
+        if mode is None or output is None:  # the listener was called at the projection, or the forward failed
             return None
         attention = mode.attention(name)
         heads, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        if mode.after or not weighted <= mode.before or not _is_merged((heads,), attention):
+        if mode.weights_after or not weighted <= mode.called_before or not _is_merged((heads,), attention):
             listener(layer, attention, None)
             return None
-        # All of its weights came before: the projection is another module's (DeBERTa), and this is the heads' output.
+        # All children with weights were called before: the projection is in another module (DeBERTa), and the output
+        # is that of the heads.
         replaced = listener(layer, attention, heads.unflatten(-1, (attention.shape[1], -1)))
         if replaced is None:
             return None
@@ -133,7 +133,7 @@ def read_own_attention(module: nn.Module, layer: int, listener: Listener, dtype:
 
 
 def _is_merged(inputs: tuple[Any, ...], attention: Attention) -> bool:
-    """Whether a child of the module is called with all heads' output, (b, q, h * v): it is the output projection."""
+    """Whether a child is called with the output of all heads, (b, q, h * v): then it is the output projection."""
     batch, heads, queries, _ = attention.shape
     merged = inputs[0] if inputs else None
     return (

@@ -17,17 +17,17 @@ from apmae.errors import CaptureError
 from apmae.patterns import geometry, pooling
 
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Whether (prompt, head, query, key) attends, broadcasting: flex attention's ``mask_mod``."""
+"""Whether a query attends to a key, from (prompt, head, query, key), which broadcast: flex attention's ``mask_mod``."""
 
 _CACHE_BYTES = {"cpu": 1 << 20}
-"""Scores formed at once, about what a core's cache holds; other devices are wide rather than deep."""
+"""Scores formed at once: about what a core's cache holds. Other devices do better with larger pieces."""
 _DEVICE_BYTES = 1 << 28
 _LONG_ROWS = 32
 _CHECK_ROWS = 1024
 
 
 LOWEST = -5e8
-"""No real score is near it, and everyone's idea of "masked" is below, -1e9 included; except in float16."""
+"""No real score is near it, and every usual value for "masked" is below it, such as -1e9; except in float16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,30 +38,30 @@ class Attention:
     key: Float[Tensor, "b g t d"] | None = None
     """Keys, shared by ``h // g`` query heads each."""
     scores: Float[Tensor, "b h q t"] | None = None
-    """In the place of both, for models that form all scores themselves; masked ones are at ``lowest`` or below."""
+    """Instead of both, for models that form all scores themselves; masked ones are at ``lowest`` or below."""
     lowest: float = LOWEST
     """Scores at or below it are masked."""
     scale: float = 1.0
     mask: Tensor | None = None
-    """(b or 1, h or 1, q, t), True attends or additive."""
+    """(b or 1, h or 1, q, t): boolean, True where a query attends, or additive."""
     padding: Bool[Tensor, "b t"] | None = None
     """True at real tokens, where there is no mask."""
     rule: Rule | None = None
-    """In the place of a mask."""
+    """Instead of a mask."""
     causal: bool = True
-    """Without a mask or a rule: keys after the query are out of sight."""
+    """Without a mask or a rule: keys after the query are hidden."""
     window: int | None = None
-    """Without a mask or a rule: keys this many tokens back and further are out of sight."""
+    """Without a mask or a rule: keys that are this many tokens back, or more, are hidden."""
     sliding: int | None = None
     """Tokens that a sliding-window layer may keep of its cache."""
     softcap: float | None = None
     """Scores are ``softcap * tanh(score / softcap)`` (Gemma 2, arXiv 2408.00118, section 2)."""
     sinks: Float[Tensor, " h"] | None = None
-    """A score of each head that takes attention and leads nowhere (gpt-oss): rows sum to less than 1."""
+    """A score per head that takes attention but belongs to no key (gpt-oss): rows sum to less than 1."""
     bias: Tensor | None = None
     """Added to scores: (b or 1, h or 1, q, t)."""
     source: object = None
-    """Where mask, padding or rule came from: layers with the same see the same."""
+    """What mask, padding or rule were made from: layers with the same source see the same."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -82,7 +82,7 @@ class Attention:
 
 Listener = Callable[[int, Attention, Tensor | None], Tensor | None]
 """Called in every forward with a layer, what it attends with, and its heads' output (b, q, h, v) on the way to the
-output projection; None for that where it cannot be seen. Returns what takes the output's place, None to leave it."""
+output projection, or None where that cannot be seen. Returns a new output, or None to leave it."""
 
 
 class Sight(NamedTuple):
@@ -91,11 +91,11 @@ class Sight(NamedTuple):
     causal: bool
     """No query sees a later key."""
     real: Bool[Tensor, "b q"] | None
-    """Queries that are not padding. None: all."""
+    """Queries that are not padding; None if there is no padding."""
     starts: list[int]
     """The first real query of each prompt."""
     ends: list[int]
-    """Behind its last."""
+    """One past its last."""
 
 
 def sight(attention: Attention) -> Sight:
@@ -122,7 +122,7 @@ def sight(attention: Attention) -> Sight:
     place = torch.arange(1, queries + 1, device=itself.device)
     first = queries - torch.where(itself, queries + 1 - place, 0).amax(-1)
     last = torch.where(itself, place, 0).amax(-1)
-    # Between them a query may be kept from itself, as when a key is knocked out; outside it is padding.
+    # Between first and last a query may be hidden from itself, as when a key is knocked out; beyond them it is padding.
     real = itself | sees & (place > first[:, None]) & (place <= last[:, None])
     hidden = (sees.any(-1) & ~itself.any(-1)).any()
     flags = torch.stack([torch.stack(later).any(), hidden, real.all()]).long()
@@ -130,21 +130,21 @@ def sight(attention: Attention) -> Sight:
     (later_seen, hides, whole), ends = answers[:3], answers[3 + batch :]
     if hides:
         raise CaptureError(
-            "expected queries that see themselves, got an attention mask that hides each token from itself, by which "
-            "apmae tells padding"
+            "expected queries that see themselves, got an attention mask that hides each token from itself; by that "
+            "apmae recognises padding"
         )
     if empty := [row for row, end in enumerate(ends) if not end]:
         raise CaptureError(
             "expected at least one token in every prompt, got an attention mask that is all zero in "
-            f"row{'s' if len(empty) > 1 else ''} {', '.join(map(str, empty))} of the batch; leave out what has no token"
+            f"row{'s' if len(empty) > 1 else ''} {', '.join(map(str, empty))} of the batch; leave empty prompts out"
         )
     starts = answers[3 : 3 + batch]
-    causal = not later_seen if queries > 1 else attention.causal  # one token alone says nothing
+    causal = not later_seen if queries > 1 else attention.causal  # a single token does not show it
     return Sight(causal, None if whole else real, starts, ends)
 
 
 def _visible(attention: Attention, prompts: Tensor, rows: slice, keys: slice) -> Bool[Tensor, "b h r t"] | None:
-    """Which keys the rows attend to, one head for all where they agree; None: all that the causal rule leaves."""
+    """Which keys the rows attend to, as one head if all agree; None: all that causality allows."""
     a = attention
     if a.scores is not None:
         return ~(a.scores[:, :1, rows, keys][prompts] <= a.lowest)  # a NaN is no padding: it is refused later
@@ -169,7 +169,7 @@ def _visible(attention: Attention, prompts: Tensor, rows: slice, keys: slice) ->
 
 
 def of_all_queries(mask: Tensor, queries: int) -> Tensor:
-    """A mask with its four axes, (b or 1, h or 1, q, t), where it has one row for all queries or fewer axes."""
+    """A mask as (b or 1, h or 1, q, t); it may have fewer axes, or one row for all queries."""
     return mask[(None,) * (4 - mask.ndim)].expand(-1, -1, queries, -1)
 
 
@@ -207,7 +207,7 @@ def _choose(a: Attention, prompts: Tensor, heads: Tensor) -> _Chosen:
 
 
 def _scores(a: Attention, chosen: _Chosen, seen: Sight, rows: slice, keys: slice) -> Float[Tensor, "b s r t"]:
-    """Scores in fp32, -inf where a query does not attend; all of a padding query's are."""
+    """Scores in fp32; -inf where a query does not attend, and everywhere in the rows of padding."""
     if a.scores is not None:
         scores = a.scores[chosen.prompts[:, None], chosen.heads, rows, keys].float()
     else:
@@ -247,7 +247,7 @@ def _normalize(a: Attention, chosen: _Chosen, scores: Tensor, bad: Tensor) -> Te
 
 
 def log_rows(a: Attention, seen: Sight, heads: Int[Tensor, "b s"], bad: Float[Tensor, ""]) -> Float[Tensor, "b s q t"]:
-    """Log patterns of few queries over all keys: the steps of a generation.
+    """Log patterns of a few queries over all keys: the steps of a generation.
 
     Args:
         a: the layer's attention.
@@ -264,7 +264,7 @@ def log_rows(a: Attention, seen: Sight, heads: Int[Tensor, "b s"], bad: Float[Te
 def write_whole(
     a: Attention, seen: Sight, heads: Int[Tensor, "b s"], out: Float[Tensor, "b s k p p"], bad: Float[Tensor, ""]
 ) -> None:
-    """Write log patterns, one row a token, into patches; row 0 is a prompt's first real token.
+    """Write log patterns, one row per token, into patches; row 0 is a prompt's first real token.
 
     Args:
         a: the layer's attention, as many keys as queries.
@@ -299,8 +299,8 @@ def write_pooled(
     *,
     size: int,
 ) -> None:
-    """Write log patterns pooled to ``size`` blocks of each prompt's own tokens (``patterns.pooling``); shorter ones
-    whole. The arguments are those of :func:`write_whole`; memory grows linearly with the tokens.
+    """Write log patterns pooled to ``size`` blocks of each prompt's own tokens (``patterns.pooling``); shorter prompts
+    stay whole. The arguments are those of :func:`write_whole`; memory grows linearly with the tokens.
     """
     for prompt, (start, end) in enumerate(zip(seen.starts, seen.ends, strict=True)):
         for column in range(heads.shape[1] if start < end else 0):
@@ -337,7 +337,7 @@ def _pooled(
 
 
 def _groups(a: Attention, seen: Sight, numbers: int) -> Iterator[tuple[Int[Tensor, " b"], int, int]]:
-    """Prompts with the same range of tokens, few enough that their scores, ``numbers`` a prompt, stay in a cache."""
+    """Prompts with the same range of tokens, few enough that their scores, ``numbers`` per prompt, fit in a cache."""
     batch = a.shape[0]
     whole = [(0, max(seen.ends))] * batch
     ranges = list(zip(seen.starts, seen.ends, strict=True)) if any(seen.starts) else whole

@@ -1,4 +1,4 @@
-"""Which heads to capture, and of which layer each prompt's draw takes which.
+"""Which heads to capture, in each layer and for each prompt.
 
 The draw of a share of heads depends on the batch's first prompt, so that a resumed run draws the same heads.
 """
@@ -14,8 +14,8 @@ from apmae.lm.layers import ranges
 from apmae.seeding import generator
 
 Heads = str | float | Sequence[tuple[int, int]] | Callable[[int, int], bool]
-"""Which heads: "all"; a share of each layer's, drawn anew for every prompt; (layer, head) pairs; or a predicate of
-layer and head."""
+"""Which heads: "all"; a share of each layer's, redrawn for each prompt; (layer, head) pairs; or a predicate of layer
+and head."""
 
 _EXPECTED = "expected heads to be 'all', a share in (0, 1], (layer, head) pairs or a function of layer and head"
 
@@ -41,7 +41,7 @@ class Selection:
         return share_of(self._wanted, self.counts[layer])
 
     def columns(self, layer: int) -> slice:
-        """Where a layer's heads stand among the selected heads of all layers."""
+        """Where a layer's heads are among the selected heads of all layers."""
         start = sum(self.count(other) for other in self.layers if other < layer)
         return slice(start, start + self.count(layer))
 
@@ -60,7 +60,7 @@ class Selection:
 
 
 def share_of(share: float, heads: int) -> int:
-    """How many of a layer's heads a share of them is, at least one."""
+    """How many heads a share of a layer's heads is, at least one."""
     return max(1, round(share * heads))
 
 

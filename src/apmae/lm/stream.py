@@ -33,16 +33,16 @@ def window_length(lm: LM, size: int, context: int | None) -> int:
     Args:
         lm: the language model.
         size: rows of a pattern.
-        context: tokens asked for; None takes as many as rows.
+        context: tokens asked for; None takes one per row.
 
     Raises:
-        CaptureError: if the model has no positions for as many.
+        CaptureError: if the model has no positions for so many.
     """
     length = size if context is None else context
     if lm.max_length is not None and length > lm.max_length:
         what, instead = "an encoder with a pattern_size", "use or train an encoder with a smaller pattern_size"
         if context is not None:
-            what, instead = "a context", "take a shorter one"
+            what, instead = "a context", "use a shorter one"
         raise CaptureError(
             f"expected {what} of at most {lm.max_length}, the positions of the language model, got {length}; {instead}"
         )
@@ -97,7 +97,7 @@ def capture_batch(
         lm: the model.
         prompts: those of one forward.
         windows: what the model sees of each.
-        config: as for :func:`capture_prompts`, and so are the others.
+        config: which heads, the window.
         size: rows of a pattern, at most.
         seed: decides the draw of heads.
         first: number of the first prompt.

@@ -1,20 +1,19 @@
 """The tap: capture attention patterns from a transformers model as loaded, at the cost of its own forward.
 
-Around anyone's forward, ``generate`` included::
+It works around any forward, including those of ``generate``::
 
     with apmae.capture(model, heads=0.25) as tap:
         model(input_ids, attention_mask=mask)
     tap.patterns
 
 No (heads, length, length) array ever exists: patterns are formed a few rows at a time (``lm.rows``), layer by layer,
-into lower-triangle patches. What is kept is what was asked for.
+into lower-triangle patches. Only what was asked for is kept.
 
 A compiled model runs uncompiled inside a capture (``torch.compiler.set_stance("force_eager")``): its graph cannot be
-seen from inside, and a graph break in each layer would cost what compiling gains. Nothing is compiled again, before or
-after.
+seen from inside, and a graph break in each layer would cost as much as compiling gains. Nothing is compiled again.
 
-Scores that are not finite are found when patterns are read, by one number per layer that turns NaN: looking at each
-layer as it comes would wait for a GPU.
+Scores that are not finite are noticed when patterns are read, by one number per layer that has become NaN: to check
+each layer at once would mean waiting for the GPU.
 
 Axes: b prompts, s selected heads, q queries, t keys, k patches, p pixels along a patch.
 """
@@ -39,16 +38,16 @@ from apmae.patterns.patterns import Patterns
 
 
 class _Limit(NamedTuple):
-    """What becomes of long prompts."""
+    """What to do with long prompts."""
 
     rows: int
-    """Of a pattern, at most."""
+    """Most rows of a pattern."""
     reach: str
     """"pool" or "crop"."""
 
 
-class _Here(local):
-    """What runs in this thread: several may use the model at once."""
+class _ThreadState(local):
+    """What runs in this thread: several threads may use the model at once."""
 
     forward: Forward | None = None
     ids: Tensor | None = None
@@ -75,7 +74,7 @@ class Tap:
         self._tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
         self._each_layer = each_layer
         self._forwards: list[Forward] = []
-        self._here = _Here()
+        self._thread = _ThreadState()
         self._lock = Lock()
 
     @property
@@ -88,14 +87,16 @@ class Tap:
             CaptureError: if no forward ran, one did not reach all layers, or scores were not finite.
         """
         if self._each_layer is not None:
-            raise CaptureError("expected patterns from each_layer, which was given them; nothing is kept beside it")
+            raise CaptureError(
+                "expected patterns to be taken from each_layer, which was given them; the tap keeps none"
+            )
         if not self._forwards:
             raise CaptureError(
                 "expected at least one forward inside the capture, got none that attends; call the model first"
             )
         parts = [forward.patterns(self._tokenizer) for forward in self._forwards]
         joined = Patterns.concatenate(parts)
-        # From here on each forward is a part of what was joined, so that every pattern is held once.
+        # Each forward now refers to its part of the joined patterns, so that every pattern is in memory once.
         ends = np.cumsum([len(part) for part in parts])
         for forward, part, end in zip(self._forwards, parts, ends.tolist(), strict=True):
             if not forward.grown and (joined.causal or part.size == joined.size):
@@ -106,10 +107,10 @@ class Tap:
     # -- during a forward ----------------------------------------------------------------------------------------------
 
     def _see_ids(self, ids: Tensor) -> None:
-        self._here.ids = ids.detach()
+        self._thread.ids = ids.detach()
 
     def _listen(self, layer: int, attention: Attention, _output: Tensor | None) -> None:
-        # Gradient checkpointing runs a forward for the second time, inside the backward.
+        # Gradient checkpointing runs each forward a second time, inside backward: that time does not count.
         if torch._C._current_graph_task_id() == -1:
             with torch.no_grad():
                 self._record(layer, attention)
@@ -122,7 +123,7 @@ class Tap:
                 f"expected the {self._selection.counts[layer]} heads that the model says layer {layer} has, {heads} "
                 "attend; apmae does not support this family"
             )
-        forward = self._here.forward
+        forward = self._thread.forward
         if queries < keys:
             self._record_step(forward, layer, attention)
             return
@@ -132,7 +133,7 @@ class Tap:
         if seen.causal != forward.sight.causal:
             raise CaptureError(
                 f"layer {layer} lets queries see later tokens and others do not, or the other way round; "
-                "capture the kinds apart, by heads=[(layer, head), ...]"
+                "capture the two kinds separately, with heads=[(layer, head), ...]"
             )
         forward.filled[layer] = queries
         columns = self._selection.columns(layer)
@@ -161,8 +162,8 @@ class Tap:
         if self._limit is not None and tokens > self._limit.rows:
             size, reach = self._limit
         total = sum(self._selection.count(layer) for layer in self._selection.layers)
-        here, call, heads = self._here, generation(), np.zeros((batch, total), np.int64)
-        ids = [here.ids] if here.ids is not None and here.ids.shape == (batch, tokens) else []
+        thread, call, heads = self._thread, generation(), np.zeros((batch, total), np.int64)
+        ids = [thread.ids] if thread.ids is not None and thread.ids.shape == (batch, tokens) else []
         with self._lock:
             place = self._place_in(call, ids)
             new = place == len(self._forwards)
@@ -173,20 +174,20 @@ class Tap:
             else:
                 forward.replace(self._forwards[place])
             self._forwards[place : place + 1] = [forward]
-        here.forward, here.ids = forward, None
+        thread.forward, thread.ids = forward, None
         forward.remember(attention, seen)
         if self._each_layer is None:
             forward.patches = forward.empty(total, self._dtype, attention.device)
         return forward
 
     def _place_in(self, call: object | None, ids: list[Tensor]) -> int:
-        """Where a new forward belongs among all: last, or in the place of the one whose prompts it reads again."""
+        """Where a new forward belongs: at the end, or in the place of the one whose prompts it reads again."""
         for place, before in enumerate(self._forwards):
             if call is None or before.generation is not call:
                 continue
             if not ids and not before.ids:
                 raise CaptureError(
-                    "expected token ids in every step of generate without a cache, to know its prompts by, got "
+                    "expected token ids in every step of generate without a cache, to recognise its prompts, got "
                     "embeddings; generate with use_cache=True"
                 )
             if ids and before.ids and before.is_read_again(ids[0]):
@@ -199,7 +200,7 @@ class Tap:
         return len(self._forwards)
 
     def _record_step(self, forward: Forward | None, layer: int, attention: Attention) -> None:
-        """Form the rows of tokens that go on from a cache."""
+        """Form the rows of tokens that continue from a cache."""
         batch, _, queries, keys = attention.shape
         if forward is None or layer not in forward.filled:
             raise CaptureError(
@@ -216,20 +217,20 @@ class Tap:
             )
         if batch != forward.batch:
             raise CaptureError(
-                f"expected the {forward.batch} prompts captured so far, got {batch} that go on from their cache; keep "
-                "the batch as it is while it generates"
+                f"expected the {forward.batch} prompts captured so far, got {batch} that continue from their cache; "
+                "keep the batch as it is while it generates"
             )
         if forward.reach != "whole" or self._each_layer is not None:
             raise CaptureError(
-                "pooling, cropping and each_layer need a text's whole forward, got one that goes on from a cache; "
+                "pooling, cropping and each_layer need a text's whole forward, got one that continues from a cache; "
                 "generate first, then capture one forward of the whole text"
             )
         if min(forward.sight.ends) < forward.tokens:
-            raise CaptureError("expected prompts that are padded on the left, to go on from, got padding on the right")
+            raise CaptureError("expected prompts padded on the left, which can be continued, got padding on the right")
         seen = Sight(True, None, forward.sight.starts, forward.sight.ends)
-        if layer == self._selection.layers[0] and self._here.ids is not None:
-            forward.ids.append(self._here.ids)
-            self._here.ids = None
+        if layer == self._selection.layers[0] and self._thread.ids is not None:
+            forward.ids.append(self._thread.ids)
+            self._thread.ids = None
         chosen = self._selection.heads(layer, forward.first_prompt, forward.batch)
         if chosen.shape[1]:
             selected = torch.from_numpy(chosen).to(attention.device)
@@ -264,26 +265,26 @@ def capture(
 ) -> Iterator[Tap]:
     """Capture the patterns of every forward in the block.
 
-    The model computes what it computes without the block, bit for bit, by whichever attention it was loaded with; a
-    compiled one runs uncompiled inside, and Gemma 4 reads all tokens in all layers, however few logits are kept. In
+    The model computes the same as without the block, bit for bit, with whichever attention it was loaded with. A
+    compiled model runs uncompiled inside, and Gemma 4 reads all tokens in all layers, however few logits are kept. In
     train mode patterns are those before attention dropout. Layers keep the model's own numbers; those without
     attention have no patterns.
 
-    Every forward that you call has prompts of its own, numbered on, even if it repeats an earlier text with more tokens
-    after it. One call of ``generate`` has one prompt for each sequence, which grows with every step, with a cache or
-    without.
+    Every forward that you call adds new prompts, numbered after the earlier ones, even if it repeats an earlier text
+    with more tokens after it. One call of ``generate`` adds one prompt per sequence, which grows with every step, with
+    a cache or without.
 
     Args:
         model: a decoder or encoder of transformers, as loaded or wrapped (PEFT, torch.compile, data parallel); or what
             ``load_lm`` returned, whose tokenizer is then used.
-        heads: "all"; a share in (0, 1] of each layer's heads, drawn anew for every prompt; (layer, head) pairs; or a
+        heads: "all"; a share in (0, 1] of each layer's heads, redrawn for each prompt; (layer, head) pairs; or a
             function of layer and head that says which.
         seed: decides the draw.
         dtype: of the kept log probabilities; they are formed in float32. float16 halves the memory and costs about
             1e-4 relative on an embedding (DESIGN section 3).
         first_prompt: number of the first prompt; a draw of heads depends on the number of its batch's first prompt.
-        pool: rows of a pattern at most; prompts of more tokens are pooled to blocks (``patterns.pooling``).
-        crop: tokens of a pattern at most; of longer prompts the last ones are kept, their rows renormalised.
+        pool: most rows of a pattern; prompts of more tokens are pooled to blocks (``patterns.pooling``).
+        crop: most tokens of a pattern; of longer prompts the last tokens are kept, and their rows renormalised.
         tokenizer: of transformers; with it patterns know their tokens.
         each_layer: called with each layer's patterns as soon as they are formed; then nothing is kept.
 

@@ -73,7 +73,7 @@ def build_prompts(
     drawn = candidates(files, config, tokenizer=tokenizer, rejected=rejected, wants=quota.wants)
     prompts = [prompt for prompt in drawn if quota.offer(prompt)]
     if not prompts:
-        raise SourceError(f"expected prompts from {len(files)} files, found none ({_said(rejected)}); give others")
+        raise SourceError(f"expected prompts from {len(files)} files, found none ({_reasons(rejected)}); give others")
     return prompts, {"files": len(files), "prompts": quota.counts(), "rejected": _counted(rejected)}
 
 
@@ -127,20 +127,21 @@ def draw_prompts(
             following = builder.submit(build)
             answers = ask([window for _, window in batch])
             wait([following])
-            for (prompt, _), said in zip(batch, answers, strict=True):
+            for (prompt, _), answer in zip(batch, answers, strict=True):
                 tried[prompt.task] += 1
-                asked = replace(prompt, outcome=said.outcome, answer=said)
+                asked = replace(prompt, outcome=answer.outcome, answer=answer)
                 if quota.offer(asked):
                     accepted.append(asked)
                 else:
-                    rejected[f"surplus_{said.outcome}"] += 1
+                    rejected[f"surplus_{answer.outcome}"] += 1
             if advance:
                 more, note = _waiting(quota, tried, limit)
                 advance(len(batch), total=tried.total() + more, note=note)
     if not accepted:
         any_ = ", or set outcome to 'any', which takes what comes" if config.outcome != "any" else ""
+        why = _reasons(rejected)
         raise SourceError(
-            f"expected prompts from {len(files)} files, found none ({_said(rejected)}); give other source files{any_}"
+            f"expected prompts from {len(files)} files, found none ({why}); give other source files{any_}"
         )
     counts = {
         "files": len(files),
@@ -164,8 +165,8 @@ def with_outcomes(ask: Ask, prompts: Sequence[Prompt], length: int, *, advance: 
     for start in range(0, len(prompts), _WIDTH):
         batch = prompts[start : start + _WIDTH]
         answers = ask([ask.window(prompt, length) for prompt in batch])
-        for prompt, said in zip(batch, answers, strict=True):
-            done.append(replace(prompt, outcome=said.outcome, answer=said))
+        for prompt, answer in zip(batch, answers, strict=True):
+            done.append(replace(prompt, outcome=answer.outcome, answer=answer))
         if advance:
             advance(len(batch), note=batch[-1].task)
     return done
@@ -194,7 +195,7 @@ def _counted(rejected: Counter[str]) -> dict[str, int]:
     return dict(sorted((+rejected).items()))
 
 
-def _said(rejected: Counter[str]) -> str:
+def _reasons(rejected: Counter[str]) -> str:
     """Why no prompt was found, for a message."""
     return ", ".join(f"{reason}: {count}" for reason, count in _counted(rejected).items()) or "none in this split"
 

@@ -57,7 +57,7 @@ class Window:
         assert self.tokenizer is not None, "a window that is shown was made by window()"
         return token_texts(self.tokenizer, ids)
 
-    def said(self, ids: Sequence[int]) -> str:
+    def text_of(self, ids: Sequence[int]) -> str:
         """Tokens as one text."""
         assert self.tokenizer is not None, "a window that is judged was made by window()"
         return _decoded(self.tokenizer, ids)

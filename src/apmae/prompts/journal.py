@@ -57,7 +57,7 @@ class JournaledAsk:
         asked = [[window.ids, window.completion, window.text, window.accepted_texts] for window in windows]
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         if key in self.journal.notes:
-            return [Answer(*said) for said in self.journal.notes[key]]
+            return [Answer(*noted) for noted in self.journal.notes[key]]
         answers = self.ask(windows)
-        self.journal.note(key, [list(said) for said in answers])
+        self.journal.note(key, [list(answer) for answer in answers])
         return answers
