@@ -28,7 +28,7 @@ refuses the model if the two differ.
 - **attention**: hybrids have patterns for the layers that attend, under the model's own numbers, and none for the
   others.
 - **reached**: how the attention is read. *interface*: the layers call a function of transformers' AttentionInterface
-  (sdpa, eager, flash, flex); *own code*: they attend by themselves and are read at their softmax or
+  (sdpa, eager, flash, flex); *own code*: they have attention code of their own and are read where it calls softmax or
   `scaled_dot_product_attention`.
 - **runs**: what computed the model's output in this test: sdpa, or eager if transformers has no sdpa for the family.
 - **float32**: the largest difference of any one probability, over all pairs of a real query and a real key. The tests

@@ -7,7 +7,7 @@ from matrix import family_model, random_model
 
 @pytest.fixture(scope="session")
 def family():
-    """A small random model of a family, made once; tests leave it as it is."""
+    """A small random model of a family, made once; tests must not change it."""
     return family_model
 
 

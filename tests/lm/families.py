@@ -19,11 +19,11 @@ MECHANISMS = {
     "square": "the same, later tokens too: an encoder",
     "some_layers": "the same, in some layers; the others have a state or a convolution",
     "ragged": "the same, with heads whose number differs by layer",
-    "own_softmax": "the layers attend by themselves, through a softmax",
+    "own_softmax": "the layers have attention code of their own and call softmax",
     "own_square": "the same, later tokens too",
-    "own_sdpa": "the layers attend by themselves, through scaled_dot_product_attention",
+    "own_sdpa": "the layers have attention code of their own and call scaled_dot_product_attention",
 }
-"""How a model comes to its patterns, by the way they are read."""
+"""How families attend, which decides how their patterns are read."""
 
 _FILE, _NEWER = (
     yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ class Family:
     """One row of the matrix."""
 
     config: dict[str, dict[str, Any]]
-    """Class in transformers, and its arguments."""
+    """A configuration class of transformers, and its arguments."""
     examples: str
     """Published models of the family."""
     special: str
@@ -45,18 +45,18 @@ class Family:
     mechanism: str = "interface"
     """One of ``MECHANISMS``."""
     representative: bool = False
-    """The one family of its mechanism that runs by default."""
+    """Whether it is the family of its mechanism that runs by default."""
     windows: tuple[int | str | None, ...] = (None, None)
-    """Keys that a query sees, itself included, in each layer; None for all, "absent" for a layer without attention. In
-    a square pattern they lie on both sides."""
+    """How many keys a query sees in each layer, itself included; None for all, "absent" for a layer without attention.
+    In a square pattern they are on both sides."""
     heads: tuple[int, ...] = ()
     """Heads of each layer, where they differ."""
     sdpa: bool = True
-    """Whether transformers has its SDPA; else it is captured from eager."""
+    """Whether transformers has SDPA for it; else it is captured from eager."""
     half: bool = True
     """Whether transformers' own forward runs in half precisions."""
     sharpen: float = 5.0
-    """Factor on its random matrices, so that heads differ."""
+    """Factor for its random matrices, so that heads differ."""
 
     @property
     def layers(self) -> int:
@@ -76,12 +76,12 @@ class Family:
 
     @property
     def square(self) -> bool:
-        """An encoder: queries see later keys too."""
+        """Whether it is an encoder: queries see later keys too."""
         return "square" in self.mechanism
 
     @property
     def sinks(self) -> bool:
-        """Part of each row goes to no key, so rows sum to less than 1."""
+        """Whether part of each row goes to no key, so that rows sum to less than 1."""
         return self.mechanism == "sinks"
 
 
@@ -94,7 +94,7 @@ class Refused:
     """Class in transformers."""
     examples: str
     reason: str
-    """Why, as the message has to say it."""
+    """Why, in words that the message must contain."""
 
 
 FAMILIES = {
@@ -107,7 +107,7 @@ REFUSED = {name: Refused(**row) for name, row in (_FILE["refused"] | _NEWER["ref
 def config_of(family: Family | Refused) -> Any:
     """A new configuration of its small model."""
     ((kind, arguments),) = family.config.items()
-    return getattr(hf, kind)(**deepcopy(arguments))  # some write into what they are given
+    return getattr(hf, kind)(**deepcopy(arguments))  # some configurations change their arguments
 
 
 def cases(names: Iterable[str] = FAMILIES) -> list[Any]:

@@ -15,7 +15,7 @@ from apmae.patterns.patterns import Patterns
 
 PADDINGS = ("none", "right", "left")
 BATCH, SIZE = 3, 70
-"""Prompts and tokens: more than two patches, and than two sliding windows."""
+"""Prompts, and tokens per prompt: more than two patches, and more than two sliding windows."""
 
 
 def random_model(
@@ -41,7 +41,7 @@ def random_model(
 
 @cache
 def family_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The small model of a family, as loading it would leave it; made once, to be left as it is."""
+    """The small model of a family, as loading would leave it; made once, so do not change it."""
     family = FAMILIES[name]
     attention = "sdpa" if family.sdpa else "eager"
     return random_model(
@@ -51,7 +51,7 @@ def family_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 @cache
 def eager_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The same weights in a model that was built with eager attention: Falcon cannot be switched to it later."""
+    """The same weights in a model built with eager attention: Falcon cannot be switched to it later."""
     family = FAMILIES[name]
     model = random_model(config_of(family), attention="eager", dtype=dtype, square=family.square)
     model.load_state_dict(family_model(name, dtype).state_dict())
@@ -62,7 +62,7 @@ def eager_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def _once(_module: Any, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Falcon's eager attention adds ALiBi to a mask that holds it already; its SDPA, as trained, does not."""
+    """Falcon's eager attention adds ALiBi to a mask that already contains it; its SDPA, as in training, does not."""
     return arguments, {**keywords, "alibi": torch.zeros_like(keywords["alibi"])}
 
 
@@ -70,7 +70,7 @@ def refused_model(name: str) -> Any:
     """A small model of a family that cannot be captured."""
     torch.manual_seed(0)
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # which kernels some families would rather have
+    logging.set_verbosity_error()  # some families would prefer kernels that are not installed
     try:
         return getattr(hf, REFUSED[name].model)(config_of(REFUSED[name])).eval()
     finally:
@@ -93,7 +93,7 @@ def tokens(
 
 
 def visible(family: Family, mask: torch.Tensor) -> np.ndarray:
-    """(batch, heads of all layers, size, size) which keys a query may attend to, by the table; none for padding."""
+    """(batch, heads of all layers, size, size): the keys that a query may attend to, by the table; none for padding."""
     real = mask.bool().numpy()
     position = np.arange(mask.shape[1])
     ahead = position[:, None] - position  # query_pos - key_pos
@@ -109,7 +109,7 @@ def visible(family: Family, mask: torch.Tensor) -> np.ndarray:
 
 
 def eager_attentions(name: str, inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """(batch, heads of all layers, size, size) what eager attention says; some models list other layers beside them."""
+    """(batch, heads of all layers, size, size) of eager attention; some models list layers without attention too."""
     found = eager_model(name, dtype)(**inputs, output_attentions=True).attentions
     layers = FAMILIES[name].counts
     return torch.cat([found[layer] for layer in layers] if len(found) > len(layers) else list(found), 1)
@@ -117,7 +117,7 @@ def eager_attentions(name: str, inputs: dict[str, Any], dtype: torch.dtype = tor
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One cell of the matrix: a plain forward, a captured one, a plain one again, and eager attention."""
+    """One cell of the matrix: a plain forward, a captured one, another plain one, and eager attention."""
 
     patterns: Patterns
     ours: np.ndarray  # (batch, heads of all layers, size, size) float32
@@ -129,18 +129,18 @@ class Run:
 
     @property
     def difference(self) -> float:
-        """The largest in probability."""
+        """The largest difference in probability."""
         return float(np.abs(self.ours - self.theirs).max())
 
     @property
     def moved(self) -> np.ndarray:
-        """(heads,) share of its attention that a head puts elsewhere than eager's, a mean over real rows."""
+        """(heads,) share of its attention that a head puts elsewhere than eager does, as a mean over real rows."""
         rows = self.allowed.any(-1).sum((0, -1))
         return np.abs(self.ours - self.theirs).sum((0, -2, -1)) / 2 / rows
 
 
 def from_first_token(array: np.ndarray, mask: torch.Tensor) -> np.ndarray:
-    """(batch, ..., size, size) with padding on the left cut off: row and column 0 are a prompt's first real token."""
+    """(batch, ..., size, size) without the padding on the left: row and column 0 are a prompt's first real token."""
     starts = mask.argmax(-1).tolist()
     return np.stack([np.roll(own, (-start, -start), (-2, -1)) for own, start in zip(array, starts, strict=True)])
 
@@ -158,7 +158,7 @@ def run(name: str, padding: str, dtype: torch.dtype = torch.float32) -> Run:
         captured = model(**inputs).logits
     again = model(**inputs).logits
     theirs = eager_attentions(name, inputs, dtype).double().numpy()
-    theirs = np.where(allowed, theirs, 0)  # eager fills rows of padding with anything
+    theirs = np.where(allowed, theirs, 0)  # eager's rows of padding may hold anything
     return Run(
         patterns=tap.patterns,
         ours=tap.patterns.probabilities().reshape(theirs.shape),

@@ -1,6 +1,6 @@
-"""Runs the whole matrix and prints what it finds as one JSON object: ``python tests/lm/measure.py``.
+"""Runs the whole matrix and prints the results as one JSON object: ``python tests/lm/measure.py``.
 
-``tools/models_table.py`` makes a page of it. It takes a minute on one CPU thread, and stops at the first family that
+``tools/models_table.py`` makes a page of them. It takes a minute on one CPU thread, and stops at the first family that
 the tests would not accept.
 """
 
@@ -35,7 +35,7 @@ def supported(name: str) -> dict[str, float | None]:
 
 
 def refused(name: str) -> str:
-    """What loading a family says."""
+    """The message with which loading a family is refused."""
     with tempfile.TemporaryDirectory() as folder:
         refused_model(name).save_pretrained(folder)
         try:

@@ -1,4 +1,4 @@
-"""What a listener is told of each layer, in every family of the matrix, and that it may replace what it was told."""
+"""What a listener is given of each layer, in every family of the matrix, and that it may replace the heads' output."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def logits_while(listener, model, inputs, layers=None):
         return model(**inputs).logits
 
 
-def test_a_listener_is_told_every_layer_once_and_changes_nothing_by_returning_the_same():
+def test_a_listener_is_called_once_per_layer_and_changes_nothing_by_returning_the_same():
     inputs = tokens(padding="left")
     for name, family in FAMILIES.items():
         model, heard = family_model(name), []
@@ -45,30 +45,30 @@ def test_what_it_returns_goes_to_the_output_projection():
         module = attention_modules(model)[1]
 
         def double(_layer, _attention, output, seen=seen):
-            seen["told"] = output
+            seen["output"] = output
             return 2 * output
 
         matrix = getattr(module, projection)
         hook = matrix.register_forward_hook(lambda _m, given, _out, seen=seen: seen.update(projected=given[0]))
         logits_while(double, model, inputs, layers=[1])
         hook.remove()
-        assert torch.equal(seen["projected"], 2 * seen["told"].flatten(2)), name
+        assert torch.equal(seen["projected"], 2 * seen["output"].flatten(2)), name
 
 
-def test_each_listener_is_told_what_the_one_before_it_left():
+def test_each_listener_is_given_what_the_one_before_it_returned():
     inputs = tokens(2, 20)
     for name in ("llama", "bloom", "bert"):
-        model, told = family_model(name), []
+        model, outputs = family_model(name), []
         modules = attention_modules(model)
 
-        def add(_layer, _attention, output, told=told):
-            told.append(output)
+        def add(_layer, _attention, output, outputs=outputs):
+            outputs.append(output)
             return output + 1
 
         with torch.no_grad(), listening(model, modules, add), listening(model, modules, add):
             model(**inputs)
-        assert len(told) == 2 * FAMILIES[name].layers
-        for outer, inner in zip(told[::2], told[1::2], strict=True):
+        assert len(outputs) == 2 * FAMILIES[name].layers
+        for outer, inner in zip(outputs[::2], outputs[1::2], strict=True):
             assert torch.equal(inner, outer + 1), name
 
 
@@ -85,5 +85,5 @@ def test_a_model_is_found_in_what_wraps_it(family, bundled_lm):
     assert find_model(torch.nn.Sequential(model)) is model
     assert find_model(bundled_lm) is bundled_lm.model
     for nothing, named in ((torch.nn.Linear(2, 2), "Linear"), ("bundled", "str"), (None, "NoneType")):
-        with pytest.raises(CaptureError, match=f"expected a model of transformers, {named} holds none"):
+        with pytest.raises(CaptureError, match=f"expected a transformers model, {named} contains none"):
             find_model(nothing)

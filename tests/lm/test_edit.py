@@ -22,14 +22,14 @@ _INPUTS = re.compile(r"\.(q|k|v|q_a|q_b|kv_a|kv_b|qkv|g)_proj$|relative_attentio
 
 
 def edits_of(name):
-    """Heads of a family's first and last layer that attend."""
+    """Heads of the first and the last layer of a family that attend."""
     counts = FAMILIES[name].counts
     first, last = min(counts), max(counts)
     return dict.fromkeys([(first, 1), (last, 0), (last, counts[last] - 1)], "zero")
 
 
 def projections(model, layers=range(99)):
-    """Layer -> its output projection, found by name; those of layers without attention and of pictures aside."""
+    """Layer -> its output projection, found by name; without those of other layers and of picture towers."""
     found = {}
     for path, module in model.named_modules():
         match = _PROJECTION.search(path)
@@ -40,7 +40,7 @@ def projections(model, layers=range(99)):
 
 
 def with_zeroed_columns(model, heads=tuple(EDITS), counts=None):
-    """A copy whose output projections do not read these heads; biases are as they were."""
+    """A copy whose output projections do not read these heads; biases are unchanged."""
     zeroed = copy.deepcopy(model)
     counts = counts or dict.fromkeys(range(99), HEADS)
     matrices = projections(zeroed, counts)
@@ -71,7 +71,7 @@ def expect_zeroed_columns(model, inputs, name):
 
 
 def test_zero_is_zeroed_columns_in_every_family():
-    """Their biases are random where they have one, so that a zeroed slice of the projection's output would show."""
+    """Biases are random where there are any, so that zeroing the projection's output instead would be noticed."""
     biased = set()
     for number, name in enumerate(FAMILIES):
         model = copy.deepcopy(family_model(name))
@@ -168,7 +168,7 @@ def test_a_capture_sees_the_patterns_under_the_edit(name):
             model(**inputs)
     for tap in (inside, outside):
         assert torch.equal(tap.patterns.log_patches, expected.patterns.log_patches)
-    first = plain.patterns.layer == 0  # which sees no edit before it
+    first = plain.patterns.layer == 0  # which no edit precedes
     assert torch.equal(inside.patterns[first].log_patches, plain.patterns[first].log_patches)
     assert not torch.equal(inside.patterns[~first].log_patches, plain.patterns[~first].log_patches)
 
@@ -192,7 +192,7 @@ def test_generation_is_edited_at_every_step(name):
     assert tap.patterns.size == 12 + 7
 
 
-def test_what_load_lm_returned_is_edited(bundled_lm):
+def test_a_model_from_load_lm_is_edited(bundled_lm):
     ids = bundled_lm.tokenizer("int x = 1;", return_tensors="pt").input_ids
     plain = logits(bundled_lm.model, {"input_ids": ids})
     with torch.no_grad(), apmae.edit(bundled_lm, {(0, 0): "zero"}):
@@ -230,7 +230,7 @@ def test_a_peft_model_with_an_adapter_on_the_output_projection(name):
 
 
 def gradients(model, inputs, edits=None):
-    """Of all parameters but the output projections, whose edited columns get none."""
+    """Gradients of all parameters but the output projections, whose edited columns get none."""
     model.zero_grad()
     if edits is None:
         model(**inputs).logits.square().mean().backward()
@@ -315,8 +315,8 @@ def test_edits_that_do_not_exist(family, edits, message):
         raise AssertionError("the block must not run")
 
 
-def test_models_whose_heads_cannot_be_edited_truly():
-    """By name, before the forward or in it: a norm or another matrix would mix the heads, or they are not seen."""
+def test_models_whose_heads_cannot_be_edited_separately():
+    """By name, before or in the forward: a norm or another matrix would mix the heads, or their output is not seen."""
     inputs = tokens(size=8)
     tiny = {
         key: config_of(FAMILIES["llama"]).to_dict()[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers")
@@ -324,7 +324,7 @@ def test_models_whose_heads_cannot_be_edited_truly():
     tiny |= {"intermediate_size": 64, "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "pad_token_id": 0}
     normed = hf.BitNetForCausalLM(hf.BitNetConfig(**tiny)).eval()
     with (
-        pytest.raises(CaptureError, match=r"BitNetAttention normalises them before it \(attn_sub_norm\)"),
+        pytest.raises(CaptureError, match=r"BitNetAttention normalises them first \(attn_sub_norm\)"),
         apmae.edit(normed, EDITS),
     ):
         raise AssertionError("the block must not run")
@@ -341,14 +341,14 @@ def test_models_whose_heads_cannot_be_edited_truly():
 
 
 def test_a_head_that_the_model_does_not_have_is_refused_with_the_layers_that_attend():
-    for name, head, said in (
+    for name, head, message in (
         ("qwen3-next", (2, 0), r"expected layers 1, 3 and heads 0-3, got \(2, 0\); layer 2 has no attention"),
         ("qwen3-next", (4, 0), r"expected layers 1, 3 and heads 0-3, got \(4, 0\)$"),
         ("laguna", (1, 3), r"expected layers 0, 2 and heads 0-3, layers 1, 3 and heads 0-1, got \(1, 3\)$"),
         ("laguna", (5, 0), r"layers 1, 3 and heads 0-1, got \(5, 0\)$"),
     ):
         model = family_model(name)
-        with pytest.raises(CaptureError, match=said), apmae.edit(model, {head: "zero"}):
+        with pytest.raises(CaptureError, match=message), apmae.edit(model, {head: "zero"}):
             raise AssertionError("the block must not run")
-        with pytest.raises(CaptureError, match=said), apmae.capture(model, heads=[head]):
+        with pytest.raises(CaptureError, match=message), apmae.capture(model, heads=[head]):
             raise AssertionError("the block must not run")

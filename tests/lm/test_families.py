@@ -1,6 +1,6 @@
-"""Families of the matrix against their own eager attention, and every refused one by its name and reason.
+"""Families of the matrix against their own eager attention; refused families by name and reason.
 
-The representative of each mechanism runs by default, all of them with the slow tests.
+The representative of each mechanism runs by default, all families with the slow tests.
 """
 
 import re
@@ -16,9 +16,9 @@ import apmae
 from apmae.errors import CaptureError, ModelError
 
 MOVED, MOVED_FIRST = 0.02, 0.005
-"""In bfloat16, the share of its attention that a head may put elsewhere than eager, which rounds scores and
-probabilities to 8 bits: the families measured stay under 0.008, and under 0.003 in the first layer, whose input is the
-same. Neighbouring heads differ by 0.16 and more. Single entries say less: where a token goes to another expert, one is
+"""The share of its attention that a head may put elsewhere than eager in bfloat16, where eager rounds scores and
+probabilities to 8 bits. The families measured stay under 0.008, and under 0.003 in the first layer, whose input is the
+same. Neighbouring heads differ by 0.16 or more. Single entries say less: where a token goes to another expert, one is
 off by 0.09."""
 
 
@@ -47,14 +47,14 @@ def test_float32(name, padding):
     assert (found.theirs > 0).sum() == found.allowed.sum(), "eager lost entries: not an oracle for this model"
     assert np.array_equal(found.ours > 0, found.theirs > 0)
     assert found.difference <= 1e-5
-    # The comparison can tell prompts, layers and heads from one another.
-    layer = min(next(iter(family.counts.values())), len(family.places) - 1)  # a whole one, where there are several
+    # The comparison can distinguish prompts, layers and heads.
+    layer = min(next(iter(family.counts.values())), len(family.places) - 1)  # a whole layer, where there are several
     for shift, axis in ((1, 0), (1, 1), (layer, 1)):
         assert np.abs(found.theirs - np.roll(found.theirs, shift, axis)).max() > 0.05
 
 
 def test_bfloat16(name, padding):
-    """The model rounds, the patterns do not: their rows sum to 1 as only float32 can."""
+    """The model rounds, the patterns do not: their rows sum to 1 to the precision of float32."""
     family = FAMILIES[name]
     if not family.half:
         with pytest.raises(RuntimeError, match="dtype"):
@@ -81,7 +81,7 @@ def test_bfloat16(name, padding):
 
 
 def test_the_table_says_what_eager_sees(name):
-    """Windows, sinks and squares of the table are those of the model; rows of gpt-oss leave something to the sinks."""
+    """Windows, sinks and squares in the table are those of the model; in gpt-oss part of each row goes to the sinks."""
     family, inputs = FAMILIES[name], tokens()
     with torch.no_grad():
         attentions = eager_attentions(name, inputs)
@@ -91,7 +91,7 @@ def test_the_table_says_what_eager_sees(name):
 
 
 def test_nothing_is_left_behind(name):
-    """Not in the model, its modules or its class; nor in torch."""
+    """Nothing in the model, its modules, its class or torch."""
     model = family_model(name)
     watched = {"softmax": torch.nn.functional.softmax, "sdpa": torch.nn.functional.scaled_dot_product_attention}
     own = {path: set(vars(module)) for path, module in model.named_modules()}
@@ -110,8 +110,8 @@ def test_nothing_is_left_behind(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_saved_model_loads(name, dtype, tmp_path):
-    """Through the check against eager attention that every model passes when it is loaded. In float16 the families that
-    attend by themselves mask with numbers that are not far below all scores."""
+    """Loading checks every model against eager attention. In float16, families with attention code of their own mask
+    with numbers that are not far below all scores."""
     family_model(name).save_pretrained(tmp_path)
     if dtype == "float16" and not FAMILIES[name].half:
         with pytest.raises(ModelError, match="cannot run .*dtype"):
@@ -125,11 +125,11 @@ def test_a_saved_model_loads(name, dtype, tmp_path):
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_by_name_and_reason(name, tmp_path):
     model = refused_model(name)
-    said = f"{REFUSED[name].model}.*{re.escape(REFUSED[name].reason)}"
-    with pytest.raises(CaptureError, match=said), torch.no_grad(), apmae.capture(model):
+    message = f"{REFUSED[name].model}.*{re.escape(REFUSED[name].reason)}"
+    with pytest.raises(CaptureError, match=message), torch.no_grad(), apmae.capture(model):
         model(**tokens(size=8))
     model.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         apmae.load_lm(tmp_path)
 
 

@@ -37,7 +37,7 @@ def generated(model, inputs, new, use_cache=True, **keywords):
     text = ids[:, :-1]  # the last token was made, not read
     mask = torch.cat([inputs["attention_mask"], torch.ones(len(ids), new - 1, dtype=torch.long)], dim=1)
     with torch.no_grad(), capture(model, **keywords) as whole:
-        positions = (mask.cumsum(1) - 1).clamp(min=0)  # as generate numbers them
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # as generate numbers positions
         own = {"position_ids": positions} if "position_ids" in signature(model.forward).parameters else {}
         model(input_ids=text, attention_mask=mask, use_cache=False, **own)
     return patterns, whole.patterns, ids
@@ -60,7 +60,7 @@ def test_a_generation_is_one_pattern(family, name, lengths, use_cache):
 
 
 def test_layers_that_share_keys_are_captured_whole_where_few_logits_are_kept(family):
-    """Gemma 4 reads only the tokens whose logits are asked for in its last layers."""
+    """In its last layers, Gemma 4 reads only the tokens whose logits are asked for."""
     model, inputs = family("gemma4"), prompts(40, 33)
     with torch.no_grad():
         plain = model(**inputs, logits_to_keep=1).logits
@@ -104,7 +104,7 @@ def test_several_generations_in_one_block(family, use_cache):
 
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_a_generation_that_resumes_another_is_another_prompt(family, use_cache):
-    """As turns of a chat, or a loop that generates a token at a time: each begins with all that the one before read."""
+    """Turns of a chat, or a loop that generates one token per call: each begins with all that was read before."""
     model, settings = family("llama"), GenerationConfig(max_new_tokens=1, use_cache=use_cache, **SETTINGS)
     ids = prompts(10)["input_ids"]
     with capture(model) as tap:
@@ -113,7 +113,7 @@ def test_a_generation_that_resumes_another_is_another_prompt(family, use_cache):
     assert tap.patterns.lengths == {0: 10, 1: 11, 2: 12}
 
 
-def test_a_loop_of_ones_own_without_a_cache_has_a_prompt_for_each_forward(family):
+def test_a_loop_without_generate_or_cache_has_one_prompt_per_forward(family):
     model, ids = family("llama"), prompts(13)["input_ids"]
     with torch.no_grad(), capture(model) as tap:
         for count in (10, 11, 13):
@@ -122,7 +122,7 @@ def test_a_loop_of_ones_own_without_a_cache_has_a_prompt_for_each_forward(family
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_samples_of_one_prompt_are_prompts_of_their_own(family, use_cache):
+def test_samples_of_one_prompt_are_separate_prompts(family, use_cache):
     model, torch_state = family("llama"), torch.random.get_rng_state()
     settings = GenerationConfig(
         max_new_tokens=8, use_cache=use_cache, **{**SETTINGS, "do_sample": True, "num_return_sequences": 3}
@@ -167,7 +167,7 @@ def test_without_a_cache_a_generation_is_pooled_and_cropped(family, reach):
 
 
 def test_a_second_text_that_a_generation_reads_grows_beside_the_first(family):
-    """Classifier-free guidance runs the model on a negative prompt too, in turns with the prompt."""
+    """Classifier-free guidance runs the model on the prompt and on a negative prompt, in turn."""
     model, inputs = family("llama"), prompts(10)
     negative = prompts(6, seed=5)["input_ids"]
     settings = GenerationConfig(max_new_tokens=5, guidance_scale=1.5, use_cache=False, **SETTINGS)
@@ -192,7 +192,7 @@ def test_generate_is_left_as_it_was(family):
 
 
 def test_a_long_prompt_read_in_pieces(family):
-    """Chunked prefill: each piece goes on from the cache of those before."""
+    """Chunked prefill: each piece continues from the cache of those before."""
     model, ids = family("llama"), prompts(70)["input_ids"]
     with torch.no_grad(), capture(model) as tap:
         cache = model(ids[:, :30], use_cache=True).past_key_values
@@ -265,7 +265,7 @@ def test_a_static_cache_is_refused(family):
         family("llama").generate(**prompts(10), generation_config=settings)
 
 
-def test_padding_on_the_right_cannot_go_on(family):
+def test_prompts_padded_on_the_right_cannot_be_continued(family):
     inputs = prompts(20, 12)
     inputs["attention_mask"] = inputs["attention_mask"].flip(1)
     with torch.no_grad(), capture(family("llama")):
@@ -281,7 +281,7 @@ def test_what_needs_the_whole_text(family, keywords):
         family("llama").generate(**prompts(10), generation_config=GenerationConfig(max_new_tokens=4, **SETTINGS))
 
 
-def test_layers_handed_on_one_by_one_cannot_grow(family):
+def test_layers_passed_on_one_by_one_cannot_grow(family):
     settings = GenerationConfig(max_new_tokens=4, use_cache=False, **SETTINGS)
     with (
         capture(family("llama"), each_layer=lambda _: None),
@@ -291,7 +291,7 @@ def test_layers_handed_on_one_by_one_cannot_grow(family):
 
 
 def test_steps_without_a_cache_and_without_token_ids_are_refused(family):
-    """As prompt tuning makes of a model: it reads embeddings in every step."""
+    """After prompt tuning a model reads embeddings in every step."""
     model, ids = family("llama"), prompts(10)["input_ids"]
 
     def prepare(input_ids, **_):
@@ -308,7 +308,7 @@ def test_steps_without_a_cache_and_without_token_ids_are_refused(family):
 
 @pytest.mark.parametrize("change", [lambda c: c.batch_repeat_interleave(2), lambda c: c.batch_select_indices([0, 2])])
 def test_another_number_of_prompts_is_refused(family, change):
-    """As contrastive search makes of a cache, or someone who drops prompts that have ended."""
+    """Contrastive search changes a cache like this, and so does dropping prompts that have ended."""
     model = family("llama")
     with torch.no_grad(), capture(model):
         cache = model(prompts(10, 10, 10)["input_ids"], use_cache=True).past_key_values

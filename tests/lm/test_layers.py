@@ -1,4 +1,4 @@
-"""Which layers attend and with how many heads, where layers differ in it; and what attends but is no such layer."""
+"""Which layers attend and with how many heads, also where layers differ; what attends but is not such a layer."""
 
 import math
 from copy import deepcopy
@@ -19,7 +19,7 @@ from apmae.lm.selection import Selection
 
 
 class RaggedConfig(hf.PretrainedConfig):
-    """As OpenELM's: layers are counted under another name, their heads in a list."""
+    """Like OpenELM's: the number of layers has another name, and heads are a list."""
 
     model_type = "ragged"
 
@@ -29,7 +29,7 @@ class RaggedConfig(hf.PretrainedConfig):
 
 
 class RaggedAttention(nn.Module):
-    """Attends by itself, with its own number of heads, and keeps queries and keys for the test."""
+    """Attention code of its own, with its own number of heads; keeps queries and keys for the test."""
 
     def __init__(self, config, layer):
         super().__init__()
@@ -99,13 +99,13 @@ def test_edits_of_heads_that_differ_by_layer(ragged):
     with torch.no_grad(), apmae.edit(ragged, {(1, 3): "zero"}):
         edited = ragged(ids)
     assert torch.equal(edited, zeroed(ids))
-    said = r"layer 0 and heads 0-1, layer 1 and heads 0-3, layer 2 and heads 0-2, got \(2, 3\)$"
-    with pytest.raises(CaptureError, match=said), apmae.edit(ragged, {(2, 3): "zero"}):
+    message = r"layer 0 and heads 0-1, layer 1 and heads 0-3, layer 2 and heads 0-2, got \(2, 3\)$"
+    with pytest.raises(CaptureError, match=message), apmae.edit(ragged, {(2, 3): "zero"}):
         raise AssertionError("the block must not run")
 
 
 def test_a_layer_that_lost_heads_says_so_by_its_projections():
-    """A pruned model whose config does not know: what is left is what those heads did."""
+    """A pruned model whose config was not changed: the remaining heads attend as before."""
     model = family_model("llama-heads")
     pruned = deepcopy(model)
     attention = pruned.model.layers[1].self_attn
@@ -124,7 +124,7 @@ def test_a_layer_that_lost_heads_says_so_by_its_projections():
     assert torch.equal(left.patterns.log_patches, whole.patterns.log_patches[kept])
 
 
-def test_heads_that_the_model_does_not_tell_are_refused(ragged):
+def test_a_model_that_does_not_say_how_many_heads_it_has_is_refused(ragged):
     del ragged.layers[1].num_q_heads
     with pytest.raises(CaptureError, match="RaggedAttention or the model's config to say how many heads layer 1 has"):
         count_heads(ragged)
@@ -175,7 +175,7 @@ def test_a_hybrid_is_named_in_one_line_when_it_is_loaded(tmp_path, caplog):
     assert "attends" not in caplog.text
 
 
-def test_shares_and_predicates_take_of_the_heads_that_there_are():
+def test_shares_and_predicates_choose_among_existing_heads():
     inputs = tokens(2, 12)
     for name, share, expected in (
         ("qwen3-next", 0.5, {1: 2, 3: 2}),
@@ -216,7 +216,7 @@ def paths_of(model):
     return [names[module] for module in attention_modules(model).values()]
 
 
-def test_layers_that_do_not_say_their_number_have_their_place():
+def test_layers_without_a_number_are_numbered_by_their_place():
     model = family_model("distilbert")
     assert paths_of(model) == [f"distilbert.transformer.layer.{layer}.attention" for layer in range(2)]
     assert not any(hasattr(module, "layer_idx") for module in attention_modules(model).values())
@@ -229,18 +229,18 @@ def test_a_layer_that_attends_twice_in_a_forward_is_refused():
     model.model.layers[1] = model.model.layers[0]
     model.config.num_hidden_layers = 2
     with (
-        pytest.raises(CaptureError, match="each layer of LlamaForCausalLM to attend once .* layer 0 attends again"),
+        pytest.raises(CaptureError, match="each layer of LlamaForCausalLM to attend once per .* layer 0 attends again"),
         torch.no_grad(),
         apmae.capture(model),
     ):
         model(**tokens(1, 8), use_cache=False)
     model = deepcopy(family_model("llama"))
     model.model.layers[1].self_attn.layer_idx = 0
-    with pytest.raises(CaptureError, match=r"layers\.0\.self_attn and model\.layers\.1\.self_attn both are layer 0"):
+    with pytest.raises(CaptureError, match=r"layers\.0\.self_attn and model\.layers\.1\.self_attn are both layer 0"):
         count_heads(model)
 
 
-def test_a_forward_that_failed_half_way_can_run_again():
+def test_a_forward_can_run_again_after_it_failed():
     model = family_model("llama")
 
     def stop(*_):
@@ -252,14 +252,14 @@ def test_a_forward_that_failed_half_way_can_run_again():
             with pytest.raises(ZeroDivisionError):
                 model(**tokens(1, 8))
             hook.remove()
-        model.model(**tokens(1, 8))  # a part of it may be called by itself
+        model.model(**tokens(1, 8))  # a part of it may be called alone
         model.model(**tokens(1, 8))
         with pytest.raises(CaptureError, match="reached"):
             tap.patterns  # noqa: B018
 
 
-def test_an_interface_of_its_own_is_not_transformers():
-    """Doge has a table of attention functions under the same name; it is read where it attends."""
+def test_an_interface_of_the_models_own_is_not_that_of_transformers():
+    """Doge has a table of attention functions of the same name; it is read where it attends."""
     config = hf.DogeConfig(**{**config_of(FAMILIES["llama"]).to_dict(), "model_type": "doge"})
     model = random_model(config)
     assert not calls_interface(attention_modules(model)[0])

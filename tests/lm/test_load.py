@@ -1,4 +1,4 @@
-"""Loading: what is found, what is refused, and that the check against eager can fail."""
+"""Loading a language model: what is found, what is refused, and that the check against eager can fail."""
 
 import json
 import shutil
@@ -134,14 +134,14 @@ def test_the_story_model(shared_folder):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_right_model_passes_in_half_precision(shared_folder, dtype):
-    """Its eager attention is off by more than 0.1 in some entries there: scores above 100 are rounded."""
+    """There, its eager attention is off by more than 0.1 in some entries, because scores above 100 are rounded."""
     lm = load_lm(shared_folder("models/stories260K"), dtype=dtype)
     assert lm.model.dtype == getattr(torch, dtype)
     assert 0 < check_capture(lm) <= TOLERANCE_MOVED[lm.model.dtype]
 
 
 def sharpen_under_eager(model):
-    """A family whose eager attention is not what its SDPA says."""
+    """Make a model whose eager attention differs from its SDPA."""
 
     def before(module, args, kwargs):
         if module.config._attn_implementation == "eager":
@@ -181,7 +181,7 @@ def test_a_folder_that_does_not_exist(path):
         load_lm(path)
 
 
-def test_what_is_no_model(folder, edited):
+def test_folders_that_are_not_models(folder, edited):
     with pytest.raises(ModelError, match="has no config.json"):
         load_lm(folder.parent)
     with pytest.raises(ModelError, match="expected a model folder or a hub id"):
@@ -201,7 +201,7 @@ def test_what_is_no_model(folder, edited):
 
 
 def test_code_of_its_own_is_not_run(tmp_path):
-    """As OpenELM's: it can be captured once it is loaded (test_layers)."""
+    """Like OpenELM's: it can be captured once it is loaded (test_layers)."""
     own = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "openelm", "auto_map": own}))
     (tmp_path / "configuration.py").write_text("raise SystemExit('it ran')")
@@ -219,7 +219,7 @@ def test_weights_that_are_cut_short(folder):
         load_lm(folder)
 
 
-def test_weights_that_are_missing_are_not_made_up(folder):
+def test_missing_weights_are_not_made_up(folder):
     change_weights(folder, lambda weights: weights.pop("model.layers.1.self_attn.k_proj.weight"))
     with pytest.raises(ModelError, match=r"model\.layers\.1\.self_attn\.k_proj\.weight is missing"):
         load_lm(folder)
@@ -276,8 +276,8 @@ def test_a_decoder_without_its_encoder_has_the_decoders_heads(tmp_path):
     assert load_lm(tmp_path).heads == {0: 2, 1: 2}
 
 
-def test_keys_that_are_not_the_tokens_are_refused_by_the_true_reason():
-    """DeepSeek V4's are compressed; here it goes by another name, as a family would that nobody knows yet."""
+def test_keys_that_are_not_the_tokens_are_refused_for_that_reason():
+    """DeepSeek V4's are compressed; here it has another name, like a family that nobody knows yet."""
     model = refused_model("deepseek-v4")
     model.config.model_type = "unknown"
     with pytest.raises(
@@ -304,7 +304,7 @@ def test_an_encoder_decoder_is_refused(tmp_path):
         ({"pad_token_id": None, "eos_token_id": [5, 6]}, 0),
     ],
 )
-def test_the_token_to_fill_with_is_one_that_the_model_has(fresh, fields, expected):
+def test_the_padding_token_is_one_that_the_model_has(fresh, fields, expected):
     model = fresh()
     for name, value in fields.items():
         setattr(model.config, name, value)

@@ -20,7 +20,7 @@ def run(model, inputs, **keywords):
 
 
 def pooled_in_float64(pattern, size):
-    """The sum over the keys of each block, the mean over its queries: numpy's own segments."""
+    """The sum over the keys of each block, and the mean over its queries, by numpy's segments."""
     length = len(pattern)
     blocks = min(size, length)
     starts = np.array([i * length // blocks for i in range(blocks)])
@@ -46,7 +46,7 @@ def test_pooling_sums_keys_and_averages_queries(family, name, tokens_, size, pad
         assert np.abs(found[index, :rows, :rows] - expected).max() <= 1e-5
         assert not found[index, rows:].any()
         assert np.abs(found[index, :rows].sum(-1) - 1).max() <= 1e-5
-        # Nothing that can be attended to is lost on the way, however little it is.
+        # No key that can be attended to is lost, however little attention it gets.
         assert ((found[index, :rows, :rows] > 0) >= (expected > 1e-30)).all()
 
 
@@ -84,7 +84,7 @@ def test_a_crop_is_the_last_tokens_renormalised(family, name, padding):
 
 
 def test_scores_too_small_for_a_probability_are_pooled_too(fresh):
-    """Log space: blocks that get less than float32 can hold are there all the same."""
+    """Log space: blocks that get less attention than float32 can hold are still there."""
     model = fresh(sharpen=80.0)
     inputs = tokens(1, 96)
     logs = run(model, inputs, pool=32).log_patches
@@ -102,6 +102,6 @@ def test_blocks_cover_the_tokens_once(length, size):
 
 
 @pytest.mark.parametrize("keywords", [{"pool": 0}, {"crop": -1}, {"pool": 32, "crop": 32}], ids=str)
-def test_what_makes_no_sense(family, keywords):
+def test_limits_that_make_no_sense(family, keywords):
     with pytest.raises(CaptureError, match="either pool or crop, at least 1"), capture(family("llama"), **keywords):
         raise AssertionError("the block must not run")

@@ -1,4 +1,4 @@
-"""Masks and batches as people make them: padding beside crops and pools, empty prompts, masks of the caller's own."""
+"""Masks and batches as people make them: padding with crops and pools, empty prompts, the caller's own masks."""
 
 from contextlib import nullcontext
 
@@ -26,7 +26,7 @@ def run(model, keywords=None, **inputs):
 @pytest.mark.parametrize("keywords", [{"crop": 32}, {"pool": 32}], ids=str)
 @pytest.mark.parametrize("name", ["llama", "bloom", "bert"])
 def test_a_batch_padded_beyond_its_longest_prompt(family, name, keywords):
-    """As ``pad_to_multiple_of`` does: more columns than a pattern has rows, but fewer tokens."""
+    """``pad_to_multiple_of`` does that: more columns than a pattern has rows, but fewer tokens."""
     ids = tokens(2, 40)
     mask = torch.ones_like(ids)
     mask[:, 30:] = 0
@@ -39,7 +39,7 @@ def test_a_batch_padded_beyond_its_longest_prompt(family, name, keywords):
 
 @pytest.mark.parametrize("keywords", [{}, {"pool": 8}, {"crop": 8}], ids=str)
 @pytest.mark.parametrize("name", ["llama", "bloom", "bert", "gemma2", "mistral-window"])
-def test_a_prompt_of_padding_alone_is_refused(family, name, keywords):
+def test_a_prompt_of_nothing_but_padding_is_refused(family, name, keywords):
     ids = tokens(4, 20)
     mask = torch.ones_like(ids)
     mask[1] = mask[3] = 0
@@ -66,7 +66,7 @@ def test_a_mask_by_query_and_key_that_hides_all_of_a_prompt_is_refused(family, a
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_nothing_is_generated_from_a_prompt_of_padding_alone(family, use_cache):
+def test_nothing_is_generated_from_a_prompt_of_nothing_but_padding(family, use_cache):
     mask = torch.ones(2, 10, dtype=torch.long)
     mask[0] = 0
     settings = GenerationConfig(max_new_tokens=3, use_cache=use_cache, eos_token_id=None, pad_token_id=0)
@@ -94,7 +94,7 @@ def test_whatever_an_additive_mask_is_filled_with(family, name, fill):
 
 
 def test_a_key_that_is_knocked_out(family):
-    """Nobody sees token 5, itself included; its own row is there all the same."""
+    """No token sees token 5, itself included; its own row is still there."""
     model, ids = family("llama"), tokens(2, 40)
     allowed = torch.ones(2, 1, 40, 40, dtype=torch.bool).tril()
     allowed[..., 5] = False

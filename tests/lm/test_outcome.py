@@ -1,4 +1,4 @@
-"""Answers against each prompt run by itself."""
+"""Answers of batches against each prompt run alone."""
 
 import math
 import os
@@ -54,7 +54,7 @@ def distribution(lm, window):
 
 
 @pytest.mark.parametrize("keeps_logits", [True, False])
-def test_answers_of_a_padded_batch_are_each_prompts_own(bundled_lm, windows, keeps_logits):
+def test_answers_of_a_padded_batch_are_those_of_each_prompt_alone(bundled_lm, windows, keeps_logits):
     lm = replace(bundled_lm)
     lm.__dict__["keeps_logits"] = keeps_logits
     assert len({len(window.ids) for window in windows}) > 1
@@ -88,7 +88,7 @@ SPANS = [
 
 @torch.no_grad()
 def greedy(lm, ids, count):
-    """What generate itself decodes."""
+    """What ``generate`` decodes."""
     generated = lm.model.generate(
         torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=count,
         do_sample=False, eos_token_id=None, pad_token_id=lm.pad_id,
@@ -97,14 +97,14 @@ def greedy(lm, ids, count):
 
 
 def written_by(lm, item, count):
-    """A window of which the model's own next tokens are the completion."""
+    """A window whose completion is what the model writes next."""
     ids = tuple(greedy(lm, item.ids, count))
     return replace(item, completion=ids, text=lm.tokenizer.decode(ids))
 
 
 @torch.no_grad()
 def log_probability(lm, ids, span):
-    """A float64 loop, one token at a time and without a cache."""
+    """A float64 loop over tokens, without a cache."""
     total = 0.0
     for at, token in enumerate(span):
         logits = lm.model(input_ids=torch.tensor([[*ids, *span[:at]]])).logits[0, -1].double().numpy()
@@ -113,13 +113,13 @@ def log_probability(lm, ids, span):
 
 
 @pytest.mark.parametrize("keeps", ["positions", "the last", "all"])
-def test_a_span_is_scored_as_greedy_decoding_would_go(bundled_lm, monkeypatch, keeps):
+def test_a_span_is_scored_as_greedy_decoding_would_write_it(bundled_lm, monkeypatch, keeps):
     lm = replace(bundled_lm)
     lm.__dict__["keeps_logits"] = keeps != "all"
     if keeps == "the last":  # as accelerate notes it on a model over two devices
         monkeypatch.setattr(lm.model, "hf_device_map", {"model": 0, "lm_head": 1}, raising=False)
     first = [window_of(lm, prompt_of(*text), 64) for text in SPANS]
-    # beside the written spans, those that the model itself would write: half of the cases are exact
+    # also spans that the model itself would write, so that half of the cases are exact
     own = [written_by(bundled_lm, item, 7) for item in first]
     items = [*first, *own]
     answers = answer(lm, items, spans=True)
@@ -172,7 +172,7 @@ def words(text):
 
 
 def test_an_outcome_is_that_of_the_text_that_greedy_decoding_writes(bundled_lm):
-    """Spans of one word or sign: right if they come first in what the model writes, not as a part of a token's word."""
+    """Spans of one word or sign: right if the model writes them first, and not as part of a longer word."""
     config = PromptsConfig(per_task=9, tasks=("closing_bracket", "identifier", "numeric_literal", "math_operator"))
     prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), config)
     windows = [window_of(bundled_lm, prompt, 64) for prompt in prompts]
@@ -181,7 +181,7 @@ def test_an_outcome_is_that_of_the_text_that_greedy_decoding_writes(bundled_lm):
     for prompt, window, found in zip(prompts, windows, answers, strict=True):
         written = greedy(bundled_lm, window.ids, 8)
         expected = prompt.completion
-        # it writes the expected tokens and one more; a word in other tokens than its own is not followed
+        # the expected tokens and one more; a word in other tokens is not followed
         alike = len(os.path.commonprefix([written, list(window.completion)]))
         texts = [bundled_lm.tokenizer.decode(written[:count]).lstrip() for count in range(1, alike + 2)]
         text = next((text for text in texts if len(text) >= len(expected)), texts[-1])
@@ -219,7 +219,7 @@ def test_half_a_word_is_judged_by_what_greedy_decoding_makes_of_it(bundled_lm):
     assert whole.predicted == tokenizer.decode(greedy(bundled_lm, item.ids, 2))
     (half,) = answer(bundled_lm, [longer])
     assert half.predicted == begun
-    assert half.text_correct, "as far as it was looked at it is right"
+    assert half.text_correct, "it is right as far as it was read"
 
 
 def test_a_special_token_is_no_text(bundled_lm, monkeypatch):
@@ -250,7 +250,7 @@ def test_another_completion_that_is_accepted_is_right_too(bundled_lm):
     assert outcomes == ["incorrect", "correct"] * 9
 
 
-def test_padding_fills_up_on_the_right():
+def test_padding_is_on_the_right():
     ids, mask = pad([(5, 6, 7), (8,)], 9)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
@@ -263,7 +263,7 @@ def test_a_window_longer_than_the_model_is_refused(bundled_lm):
         window_of(bundled_lm, prompt_of("a", "b", "c"), longest + 1)
 
 
-def test_balanced_prompts_are_half_and_half_and_truly_so(bundled_lm):
+def test_balanced_prompts_are_half_correct_and_half_incorrect(bundled_lm):
     config = PromptsConfig(per_task=5, tasks=("eol", "identifier", "random"), outcome="balanced", length=64)
     rejected = Counter()
     seen = []

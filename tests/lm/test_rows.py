@@ -1,4 +1,4 @@
-"""How rows are formed, against float64 loops: every field of an Attention, those of flash and flex attention included,
+"""How rows are formed, against float64 loops: every field of an Attention, including those of flash and flex attention,
 which no model of the default suite reaches on a CPU."""
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ from apmae.patterns import geometry
 
 BATCH, HEADS, GROUPS, SIZE, PATCH = 3, 4, 2, 11, 4
 CHOSEN = torch.tensor([[3, 1], [0, 3], [2, 2]])
-"""Two heads of each prompt, in no order."""
+"""Two heads of each prompt, in any order."""
 LEFT, RIGHT = (0, 2, 5), (11, 9, 4)
-"""Where prompts start that are padded on the left, and end that are padded on the right."""
+"""Where prompts start if they are padded on the left, and where they end if they are padded on the right."""
 
 
 def random(*shape, seed=0):
@@ -35,7 +35,7 @@ def random(*shape, seed=0):
 
 
 def table(allowed, heads=1):
-    """(b, heads, q, t) a rule as a boolean mask, one entry at a time."""
+    """A rule as a boolean mask (b, heads, q, t), entry by entry."""
     out = torch.zeros(BATCH, heads, SIZE, SIZE, dtype=torch.bool)
     for place in np.ndindex(out.shape):
         out[place] = bool(allowed(*place))
@@ -59,22 +59,22 @@ def by_head(b, h, q, k):
 
 
 def knocked_out(b, h, q, k):
-    """Token 3 is seen by nobody, and sees nothing in head 0; head 1 does not see the first."""
+    """No token sees token 3, and token 3 sees nothing in head 0; head 1 does not see the first token."""
     return k <= q and k != 3 and (h, q) != (0, 3) and (h, k) != (1, 0)
 
 
 def two_texts(b, h, q, k):
-    """One behind the other in a prompt."""
+    """One text after the other in each prompt."""
     return (k <= q) & ((q < 6) == (k < 6))
 
 
 def additive(allowed, heads, fill, dtype=torch.float32):
-    """A mask that adds something of its own where a query attends."""
+    """A mask that adds something where a query attends."""
     return random(BATCH, heads, SIZE, SIZE, seed=5).to(dtype).masked_fill(~table(allowed, heads), fill)
 
 
 def scores(allowed):
-    """As models hand them to their own softmax, filled with whatever means "masked"."""
+    """As models pass them to their own softmax, filled with whatever means "masked"."""
     own = 3 * random(BATCH, HEADS, SIZE, SIZE, seed=6)
     fills = torch.tensor([LOWEST, -1e9, torch.finfo(torch.float32).min, -torch.inf])
     return torch.where(table(allowed, HEADS), own, fills[torch.arange(SIZE) % 4])
@@ -85,13 +85,13 @@ class Case:
     """One way to say what attends to what."""
 
     fields: dict[str, Any]
-    """Of an Attention."""
+    """Fields of an Attention."""
     allowed: Callable[..., Any]
     """Whether a query of a prompt and head attends to a key."""
     starts: tuple[int, ...] = (0,) * BATCH
     """The first real token of each prompt."""
     ends: tuple[int, ...] = (SIZE,) * BATCH
-    """Behind its last."""
+    """One past its last."""
 
 
 ON_THE_LEFT = torch.arange(SIZE) >= torch.tensor(LEFT)[:, None]
@@ -239,7 +239,7 @@ def test_pooled(case, size):
         for i, j in np.ndindex(size, size):
             if i < blocks and j < blocks:
                 rows = theirs[b, :, edges[i] : edges[i + 1]]
-                counted = rows.any(-1).sum(-1)  # those that attend to nothing do not count
+                counted = rows.any(-1).sum(-1)  # rows that attend to nothing do not count
                 own = rows[..., edges[j] : edges[j + 1]].sum((-2, -1)) / np.maximum(counted, 1)
                 assert np.abs(ours[b, :, i, j] - own).max() <= 1e-6
             else:
@@ -249,11 +249,11 @@ def test_pooled(case, size):
 
 @pytest.mark.parametrize("last", [1, 3])
 def test_the_last_rows(case, last):
-    """Of queries that go on from a cache: they are the last of the keys' tokens."""
+    """Queries that continue from a cache: they are the last of the keys' tokens."""
     if case.ends != (SIZE,) * BATCH:
-        return  # a generation goes on from prompts that are padded on the left
+        return  # a generation continues prompts that are padded on the left
     fields = {name: value[:, :, -last:] if name in BY_QUERY else value for name, value in case.fields.items()}
-    if "rule" in fields:  # it counts queries from the first of this forward
+    if "rule" in fields:  # a rule counts queries from the first of this forward
         fields["rule"] = lambda b, h, q, k: two_texts(b, h, q + SIZE - last, k)
     a, bad = attention(fields, query=random(BATCH, HEADS, SIZE, 5)[:, :, -last:]), torch.zeros(())
     logs = log_rows(a, Sight(True, None, list(case.starts), list(case.ends)), CHOSEN, bad)
@@ -273,7 +273,7 @@ def of_mask(mask):
 
 
 def test_masks_of_many_tokens_are_looked_at_in_pieces():
-    """More queries than are looked at together: padding that ends in the second piece; later keys seen only there."""
+    """More queries than are read together: padding ends in the second piece, and only there are later keys seen."""
     size = _CHECK_ROWS + 40
     mask = torch.ones(2, size, size, dtype=torch.bool).tril()
     mask[1, :, :-20] = False
@@ -289,7 +289,7 @@ def test_masks_of_many_tokens_are_looked_at_in_pieces():
 
 
 def test_rows_of_padding_may_see_something():
-    """As those that some models let see the first token, so that no row is empty."""
+    """Some models let them see the first token, so that no row is empty."""
     mask = torch.ones(1, 8, 8, dtype=torch.bool).tril()
     mask[:, :, :3] = False
     mask[:, 1:3, 0] = True
@@ -299,7 +299,7 @@ def test_rows_of_padding_may_see_something():
     assert seen.real.tolist() == [[False] * 3 + [True] * 5]
 
 
-def test_a_prompt_that_is_hidden_from_itself_is_refused_beside_others():
+def test_a_prompt_that_is_hidden_from_itself_is_refused_among_others():
     mask = torch.ones(2, 6, 6, dtype=torch.bool).tril()
     mask[1] = mask[1].tril(-1)
     with pytest.raises(CaptureError, match="hides each token from itself"):
@@ -317,7 +317,7 @@ def test_two_tokens_say_whether_later_ones_are_seen_and_one_does_not():
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_one_score_that_is_not_finite_is_noticed(value):
-    """Whichever row it is in, and whatever comes after it."""
+    """In whichever row it is, and whatever comes after it."""
     for row in range(SIZE):
         own = random(1, 1, SIZE, SIZE)
         own[0, 0, row, 0] = value
@@ -331,7 +331,7 @@ def test_one_score_that_is_not_finite_is_noticed(value):
 
 
 def test_more_scores_than_are_formed_at_once():
-    """Rows of one prompt are more than that; one head's of both prompts are not."""
+    """The rows of one prompt are more than that; those of one head of both prompts are not."""
     size, heads = 160, 64
     padding = torch.ones(2, size, dtype=torch.bool)
     padding[1, 100:] = False

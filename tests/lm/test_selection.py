@@ -1,4 +1,4 @@
-"""Predicates of heads; shares and lists are tested with the tap."""
+"""Heads chosen by a predicate; shares and lists are tested with the tap."""
 
 import torch
 

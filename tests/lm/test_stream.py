@@ -35,7 +35,7 @@ def rows(patterns):
     return list(zip(patterns.prompt.tolist(), patterns.layer.tolist(), patterns.head.tolist(), strict=True))
 
 
-def test_patterns_of_a_batch_are_each_prompts_own(bundled_lm, prompts):
+def test_patterns_of_a_batch_are_those_of_each_prompt_alone(bundled_lm, prompts):
     captured, patterns = whole(bundled_lm, prompts, batch=3, dtype=torch.float32)
     assert [len(item.prompts) for item in captured] == [3, 3, 2]
     heads = bundled_lm.num_layers * bundled_lm.num_heads
@@ -61,7 +61,7 @@ def test_the_default_is_half_precision(bundled_lm, prompts):
     assert torch.equal(half.log_patches, exact.log_patches.half())
 
 
-def test_the_answers_are_of_the_same_forward(bundled_lm, prompts):
+def test_answers_come_from_the_same_forward(bundled_lm, prompts):
     captured, _ = whole(bundled_lm, prompts, batch=5)
     for item in captured:
         assert len(item.answers) == len(item.prompts) == len(item.windows)
@@ -71,7 +71,7 @@ def test_the_answers_are_of_the_same_forward(bundled_lm, prompts):
             assert found.predicted == bundled_lm.tokenizer.decode([int(logits.argmax())])
 
 
-def test_a_run_that_goes_on_draws_what_it_would_have_drawn(bundled_lm, prompts):
+def test_a_resumed_run_draws_what_it_would_have_drawn(bundled_lm, prompts):
     settings = {"batch": 2, "heads": 0.25, "seed": 5}
     _, all_at_once = whole(bundled_lm, prompts, **settings)
     _, rest = whole(bundled_lm, prompts[4:], first=4, **settings)

@@ -44,7 +44,7 @@ STORY = (
 
 @torch.no_grad()
 def run(model, inputs, **keywords):
-    """Captured patterns and the logits on the way."""
+    """The captured patterns, and the logits of the same forward."""
     with capture(model, **keywords) as tap:
         logits = model(**inputs).logits
     return tap.patterns, logits
@@ -52,7 +52,7 @@ def run(model, inputs, **keywords):
 
 @torch.no_grad()
 def eager(model, inputs):
-    """float64 (b, l, h, t, t) attention that transformers itself returns, each prompt from its first token on."""
+    """float64 (b, l, h, t, t): the attention that transformers returns, each prompt from its first token on."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -72,7 +72,7 @@ def from_the_first_token(dense, mask, fill=0):
 
 
 def visible(mask, window=None):
-    """(b, t, t) which keys a query may attend to, one entry at a time; none for padding."""
+    """(b, t, t): the keys that a query may attend to, entry by entry; none for padding."""
     batch, size = mask.shape
     out = np.zeros((batch, size, size), bool)
     for b in range(batch):
@@ -108,13 +108,13 @@ def test_patterns_are_eagers_and_logits_are_sdpas(family, name, padding):
     scaled = patterns.scaled().reshape(theirs.shape)
     assert np.array_equal(ours > 0, np.broadcast_to(allowed[:, None, None], ours.shape))
     for b, layer, head in np.ndindex(theirs.shape[:3]):
-        theirs_here = np.where(allowed[b], theirs[b, layer, head], 0)
-        assert (theirs_here > 0).sum() == allowed[b].sum(), "eager lost entries: not an oracle for this model"
-        assert np.abs(ours[b, layer, head] - theirs_here).max() <= 1e-5
+        visible_only = np.where(allowed[b], theirs[b, layer, head], 0)
+        assert (visible_only > 0).sum() == allowed[b].sum(), "eager lost entries: not an oracle for this model"
+        assert np.abs(ours[b, layer, head] - visible_only).max() <= 1e-5
         with np.errstate(divide="ignore"):
-            expected = scaled_by_loops(np.log(theirs_here), allowed[b])
+            expected = scaled_by_loops(np.log(visible_only), allowed[b])
         assert np.abs(scaled[b, layer, head] - expected).max() <= 1e-5
-    # The comparison can tell heads, layers and prompts from one another.
+    # The comparison can distinguish heads, layers and prompts.
     for axis in range(3):
         assert np.abs(theirs - np.roll(theirs, 1, axis)).max() > 0.1
     assert np.array_equal(patterns.prompt, np.repeat(np.arange(3), LAYERS * HEADS))
@@ -144,7 +144,7 @@ def test_without_an_attention_mask(family):
 
 
 def test_an_additive_mask_of_the_callers_own(family):
-    """What it lets rows of padding see is what they see: the first token here, since eager needs them to see one."""
+    """Rows of padding see what the mask lets them see: here the first token, because eager needs them to see one."""
     inputs = tokens(2, 40, "left")
     allowed = (inputs["attention_mask"][:, None, None] * torch.ones(40, 40).tril()).bool()
     additive = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
@@ -177,7 +177,7 @@ def story_inputs(stories):
 
 
 def float64_log_patterns(model, inputs):
-    """(b l h t t) log softmax in float64 of the scores that the model forms on its way through SDPA."""
+    """(b l h t t) log softmax in float64 of the scores that the model's SDPA forms."""
     found = []
 
     def attention(module, query, key, value, attention_mask, **kwargs):
@@ -221,7 +221,7 @@ def test_the_trained_model_on_a_story(stories, story_inputs):
     theirs = eager(model, story_inputs)
     allowed = np.isfinite(exact)
     assert np.abs(patterns.probabilities().reshape(exact.shape) - np.where(allowed, theirs, 0)).max() <= 1e-5
-    # Eager is an oracle for a log only where float32 holds the probability with all its digits.
+    # Eager is an oracle for a log only where float32 can hold the probability with all its digits.
     normal = np.finfo(np.float32).tiny
     whole = [place for place in np.ndindex(exact.shape[:3]) if (theirs[place][allowed[place]] >= normal).all()]
     assert len(whole) > exact.shape[1] * exact.shape[2]  # most heads of both prompts
@@ -232,7 +232,7 @@ def test_the_trained_model_on_a_story(stories, story_inputs):
 
 
 def test_log_patterns_reach_where_float32_probabilities_end(stories, story_inputs):
-    """The design's reason for log space: eager has entries of exactly 0 here, the tap has all of them."""
+    """The design's reason for log space: here eager has entries of exactly 0, and the tap has their logs."""
     model, _ = stories
     patterns, _ = run(model, story_inputs)
     allowed = np.broadcast_to(visible(story_inputs["attention_mask"])[:, None, None], (2, 5, 8, 200, 200))
@@ -279,11 +279,11 @@ def test_the_draw_of_heads_is_the_seeds(family):
     assert drawn(seed=1) == drawn(seed=1)
     assert drawn(seed=1) != drawn(seed=2)
     chosen = [tuple(head for p, _, head in drawn(seed=1) if p == prompt) for prompt in range(8)]
-    assert len(set(chosen)) > 1  # anew for every prompt
+    assert len(set(chosen)) > 1  # redrawn for each prompt
 
 
 def test_the_draw_depends_on_the_number_of_the_prompt_alone(family):
-    """So that a run that was resumed draws the heads that it would have drawn."""
+    """So that a resumed run draws the heads that it would have drawn."""
     model = family("llama")
     first, second = tokens(4, 20, seed=1), tokens(4, 30, seed=2)
     with torch.no_grad(), capture(model, heads=0.5) as tap:
@@ -344,7 +344,7 @@ def test_heads_that_do_not_exist(family, heads, message):
 # -- the block ---------------------------------------------------------------------------------------------------------
 
 
-def test_forwards_of_one_block_are_numbered_on(family):
+def test_prompts_are_numbered_over_the_forwards_of_a_block(family):
     model = family("llama")
     with torch.no_grad(), capture(model, first_prompt=10) as tap:
         model(**tokens(2, 20, seed=1))
@@ -394,7 +394,7 @@ def test_nothing_is_captured_outside_the_block(fresh):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_attention_implementation_comes_back(fresh, attention):
+def test_the_attention_implementation_is_restored(fresh, attention):
     model = fresh(attention=attention)
     inputs = tokens(2, 30, "left")
     with torch.no_grad():
@@ -411,7 +411,7 @@ def test_the_attention_implementation_comes_back(fresh, attention):
     assert torch.equal(again.log_patches, patterns.log_patches)
 
 
-def test_nested_blocks_each_get_their_own(fresh):
+def test_each_of_two_nested_blocks_captures_its_own_heads(fresh):
     model = fresh()
     inputs = tokens(2, 30)
     with torch.no_grad(), capture(model) as outer:
@@ -476,7 +476,7 @@ def test_an_interrupted_forward_leaves_nothing_behind(family):
     assert torch.equal(run(model, tokens(1, 10))[0].log_patches, expected.log_patches)
 
 
-def test_a_forward_that_was_cut_short_is_not_mistaken_for_a_whole_one(fresh):
+def test_an_interrupted_forward_is_not_mistaken_for_a_whole_one(fresh):
     model = fresh()
 
     def stop(*_):
@@ -536,9 +536,9 @@ def test_a_text_of_one_token_joins_longer_ones(family, name, masked):
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_language_model_is_refused():
+def test_anything_but_a_language_model_is_refused():
     with (
-        pytest.raises(CaptureError, match="expected a model of transformers, Linear holds none"),
+        pytest.raises(CaptureError, match="expected a transformers model, Linear contains none"),
         capture(torch.nn.Linear(2, 2)),
     ):
         raise AssertionError("the block must not run")
@@ -550,14 +550,14 @@ def test_a_dtype_that_cannot_hold_logs_is_refused(family, dtype):
         raise AssertionError("the block must not run")
 
 
-def test_what_load_lm_returned_knows_its_tokens(bundled_lm):
+def test_a_model_from_load_lm_knows_its_tokens(bundled_lm):
     ids = bundled_lm.tokenizer("int x = 1;", return_tensors="pt").input_ids
     with torch.no_grad(), capture(bundled_lm, heads=[(0, 0)]) as tap:
         bundled_lm.model(ids, use_cache=False)
     assert "".join(tap.patterns.labels(0)) == "int x = 1;"
 
 
-def test_forwards_that_were_read_are_held_once(family):
+def test_patterns_that_were_read_are_in_memory_once(family):
     model = family("llama")
     with torch.no_grad(), capture(model) as tap:
         for number in range(3):

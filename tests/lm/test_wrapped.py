@@ -31,7 +31,7 @@ def captured(model, forward=None, **keywords):
 
 @pytest.fixture
 def compiled(fresh):
-    """A model compiled for real, by the backend that needs no compiler, and its output before any capture."""
+    """A compiled model, by a backend that needs no compiler, and its output before any capture."""
     model = fresh()
     wrapped = torch.compile(model, backend="eager")
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_a_compiled_model(compiled):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_model_compiled_in_its_place_and_in_one_graph(fresh):
+def test_a_model_compiled_in_place_and_in_one_graph(fresh):
     model = fresh()
     expected = captured(copy.deepcopy(model))
     model.compile(backend="eager", fullgraph=True)
@@ -69,7 +69,7 @@ def test_a_peft_model(fresh):
     torch.manual_seed(0)
     adapted = get_peft_model(model, config).eval()
     patterns = captured(adapted)
-    assert float((patterns.log_patches - plain.log_patches).nan_to_num(0).abs().max()) > 0.1  # the adapter is seen
+    assert float((patterns.log_patches - plain.log_patches).nan_to_num(0).abs().max()) > 0.1  # the adapter counts
     merged = copy.deepcopy(adapted).merge_and_unload()
     assert np.abs(patterns.probabilities() - captured(merged).probabilities()).max() < 1e-4
     with adapted.disable_adapter():
@@ -114,7 +114,7 @@ def test_train_mode_gives_patterns_before_dropout(fresh):
         layer.self_attn.attention_dropout = 0.5
     model.train()
     patterns = captured(model)
-    first = patterns.layer == 0  # later layers see what dropout left of the first
+    first = patterns.layer == 0  # later layers see the first one's output after dropout
     assert torch.equal(patterns[first].log_patches, expected[first].log_patches)
     assert np.abs(patterns.probabilities().sum(-1)[0] - 1).max() < 1e-5
 
@@ -146,7 +146,7 @@ def test_gradient_checkpointing_captures_each_forward_once(fresh, reentrant):
 
 
 def test_a_trainers_loop(fresh, tmp_path):
-    """The capture stays open around transformers' own Trainer; training ends with the weights it ends with alone."""
+    """A capture stays open around transformers' Trainer; training ends with the same weights as without it."""
     from transformers import Trainer, TrainingArguments
 
     data = [{"input_ids": row, "labels": row} for row in inputs(24, 8)["input_ids"]]
@@ -170,8 +170,8 @@ def test_a_trainers_loop(fresh, tmp_path):
 # -- devices and backends ----------------------------------------------------------------------------------------------
 
 
-def test_weights_that_are_elsewhere(fresh, tmp_path):
-    """``device_map`` with a layer on disk: accelerate's hooks bring it in while it runs."""
+def test_weights_that_are_on_disk(fresh, tmp_path):
+    """``device_map`` with a layer on disk, which accelerate's hooks load while it runs."""
     fresh().save_pretrained(tmp_path / "model")
     expected = captured(load_lm(tmp_path / "model").model)
     placed = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
@@ -258,13 +258,13 @@ def test_a_prompt_longer_than_learned_positions_is_refused(family, name, limit):
     assert len(tap.patterns) == 1
 
 
-def test_rotary_positions_go_on(family):
+def test_rotary_positions_have_no_limit(family):
     with torch.no_grad(), capture(family("llama"), heads=[(0, 0)]) as tap:
         family("llama")(input_ids=torch.arange(300)[None] % 150 + 3)
     assert tap.patterns.size == 300
 
 
-def test_each_layer_is_handed_on_and_nothing_is_kept(family):
+def test_each_layer_is_passed_on_and_nothing_is_kept(family):
     model, found = family("llama"), []
     whole = captured(model)
     with torch.no_grad(), capture(model, each_layer=found.append) as tap:
