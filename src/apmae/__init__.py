@@ -1,6 +1,6 @@
 """Find, name and tag the attention patterns of a language model's heads.
 
-The public names below load their room on first use, so that ``import apmae`` costs nothing.
+The public names below load their module on first use, so that ``import apmae`` costs nothing.
 """
 
 from importlib import import_module
@@ -35,7 +35,7 @@ __all__ = ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "edit", "load_
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":  # a room that can be called
+    if name == "train":  # a package that can be called
         return import_module("apmae.train")
     if name not in _ROOMS:
         raise AttributeError(f"module 'apmae' has no attribute {name!r}")

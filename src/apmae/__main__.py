@@ -1,4 +1,4 @@
-"""``python -m apmae``: the command line where the ``apmae`` script is not on the path."""
+"""``python -m apmae``: the command line, for when the ``apmae`` script is not on the path."""
 
 from apmae.cli import main
 

@@ -57,7 +57,7 @@ def test_a_full_disk_under_the_output_is_told_when_the_work_is_done(lines, envir
     assert result.returncode == 2
     *before, last = result.stderr.splitlines()
     assert (
-        last == "apmae: cannot write standard output: No space left on device; files that the command wrote are whole"
+        last == "apmae: cannot write standard output: No space left on device; files that the command wrote are complete"
     )
     assert before == [str(number) for number in range(lines)]
     assert (tmp_path / "done").is_file()

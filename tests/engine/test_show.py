@@ -157,7 +157,7 @@ def test_more_tokens_than_the_model_was_made_for_are_cut_around_a_hole_and_else_
     assert "beyond" not in shown.summary
     shown = apmae.show(bundled_lm, text, tmp_path / "a.png", heads=[(0, 0)])
     assert shown.sheet.length == len(bundled_lm.tokenizer(text).input_ids) > 512
-    assert shown.summary.endswith("; beyond the 512 tokens that the model was made for")
+    assert shown.summary.endswith("; more than the 512 tokens that the model was made for")
 
 
 @pytest.mark.parametrize("ending", ["html", "png"])

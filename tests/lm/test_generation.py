@@ -314,5 +314,5 @@ def test_another_number_of_prompts_is_refused(family, change):
         cache = model(prompts(10, 10, 10)["input_ids"], use_cache=True).past_key_values
         change(cache)
         count = cache.layers[0].keys.shape[0]
-        with pytest.raises(CaptureError, match=f"the 3 prompts captured so far, got {count} that go on"):
+        with pytest.raises(CaptureError, match=f"the 3 prompts captured so far, got {count} that continue"):
             model(torch.full((count, 1), 5), past_key_values=cache)

@@ -43,7 +43,7 @@ def test_a_prompt_of_nothing_but_padding_is_refused(family, name, keywords):
     ids = tokens(4, 20)
     mask = torch.ones_like(ids)
     mask[1] = mask[3] = 0
-    with pytest.raises(CaptureError, match="all zero in rows 1, 3 of the batch; leave out"):
+    with pytest.raises(CaptureError, match="all zero in rows 1, 3 of the batch; leave empty prompts out"):
         run(family(name), keywords, input_ids=ids, attention_mask=mask)
     rows = mask.any(1)
     patterns = run(family(name), keywords, input_ids=ids[rows], attention_mask=mask[rows])

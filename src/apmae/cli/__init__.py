@@ -1,4 +1,4 @@
-"""The command line: one command a stage, each a shim from options to ``engine``. Heavy imports wait."""
+"""The command line: one command per stage, each from options to ``engine`` and nothing else. Heavy imports wait."""
 
 import sys
 from collections.abc import Sequence
@@ -51,13 +51,13 @@ def _about(
 
 
 def main() -> NoReturn:
-    """Entry point: a user's mistake is one line on stderr (each, of a prompts file) and exit code 2."""
+    """Entry point: a user's mistake is one line on stderr (one per mistake in a file of prompts) and exit code 2."""
     with drained() as output:
         code = _code()
         sys.stdout.flush()
         if code == 0 and output.failure is not None:
             reason = output.failure.strerror
-            code = _fail(f"cannot write standard output: {reason}; files that the command wrote are whole")
+            code = _fail(f"cannot write standard output: {reason}; files that the command wrote are complete")
     sys.exit(code)
 
 

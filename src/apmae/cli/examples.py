@@ -1,4 +1,4 @@
-"""What stands under each command's help: a command line to copy, and what comes after it."""
+"""The text under each command's help: a command line to copy, and what to do next."""
 
 EXAMPLES = {
     "demo": (
@@ -7,14 +7,14 @@ EXAMPLES = {
     ),
     "run": (
         "apmae run study.yaml",
-        "A file to start from: apmae recipes nano > study.yaml. After a kill or a change run it again: what is whole "
-        "and was made from the same is reused.",
+        "A file to start from: apmae recipes nano > study.yaml. After a kill or a change run it again; what is complete "
+        "and made from the same inputs and settings is reused.",
     ),
     "recipes": ("apmae recipes nano > study.yaml", "Change what you like in the file, then: apmae run study.yaml"),
     "prompts": (
         "apmae prompts src/ --language java --per-task 100 --lm MODEL --out prompts.parquet",
-        "To look before anything is written: apmae prompts src/ --preview. Fields of your own prompts: apmae prompts "
-        "--schema, and docs/prompts.md. Next: apmae encode.",
+        "To see some before anything is written: apmae prompts src/ --preview. Fields of your own prompts: apmae "
+        "prompts --schema, and docs/prompts.md. Next: apmae encode.",
     ),
     "train": (
         "apmae train --lm MODEL --prompts prompts.parquet --recipe nano --out encoder/",
@@ -26,7 +26,7 @@ EXAMPLES = {
     ),
     "encode": (
         "apmae encode --lm MODEL --encoder encoder/ --prompts prompts.parquet --out study/embeddings/",
-        "The model has to fit the memory; --dtype bfloat16 halves it. Next: apmae cluster.",
+        "The model has to fit into memory; --dtype bfloat16 halves its size. Next: apmae cluster.",
     ),
     "cluster": (
         "apmae cluster study/embeddings/ --out study/atlas/",
@@ -39,7 +39,7 @@ EXAMPLES = {
     ),
     "show": (
         "apmae show MODEL --file FILE.java --line 12 --head 3.5 --out head.png",
-        "Without --head all heads, small. Of standard input: --prompt -",
+        "Without --head: all heads, small. To read standard input: --prompt -",
     ),
     "push": (
         "apmae push encoder/ NAME/REPOSITORY --license apache-2.0",
@@ -49,7 +49,7 @@ EXAMPLES = {
 """By command: a line to copy, and advice."""
 
 ABOUT = (
-    "A mistake is told in one line on standard error, and the exit code is 2. Files are written before anything is "
-    "printed, so that output may be cut short: apmae tag ... | head -3 ends with 0. All settings: docs/pipeline.md."
+    "A mistake is reported in one line on standard error, with exit code 2. Files are written before anything is "
+    "printed, so that output may be cut short: apmae tag ... | head -3 exits with 0. All settings: docs/pipeline.md."
 )
-"""Under the help of the whole."""
+"""Under the help of ``apmae`` itself."""

@@ -44,21 +44,21 @@ def show(
     prompt: Annotated[str | None, typer.Option(help="Text to show attention on; '-' reads standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="Take the text from a file instead.")] = None,
     line: Annotated[int | None, typer.Option(help="With --file: complete this line, from 1, as tag does.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Text behind the completion position.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Text after the completion position.")] = None,
     head: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER.HEAD", help="A head to draw large, such as 3.5; repeat it.")
+        list[str] | None, typer.Option(metavar="LAYER.HEAD", help="A head to draw large, such as 3.5; repeatable.")
     ] = None,
     out: Annotated[Path, typer.Option(help="A .png, or an .html page with numbers under the pointer.")] = Path(
         "show.html"
     ),
     scale: Annotated[str, typer.Option(help="Colours by log or linear probability.")] = "log",
     long: Annotated[
-        str, typer.Option(help="Over 256 tokens: pool joins tokens to blocks, crop shows the last ones.")
+        str, typer.Option(help="With over 256 tokens: pool joins tokens to blocks, crop shows the last ones.")
     ] = "pool",
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Draw what heads attend to on one prompt: chosen ones large, or a contact sheet of all."""
+    """Draw what heads attend to on one prompt: chosen heads large, or a contact sheet of all."""
     config = lm_config(model, loading)
     from apmae.engine.checks import expect_show
     from apmae.engine.sources import prompt_text

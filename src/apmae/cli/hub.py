@@ -10,16 +10,16 @@ from apmae.cli.options import say
 
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder of an AP-MAE, for instance one that apmae train made.")],
-    repo_id: Annotated[str, typer.Argument(help="Where to on the hub: NAME/REPOSITORY, or REPOSITORY for your own.")],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the hub: NAME/REPOSITORY, or REPOSITORY for your own.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     license_: Annotated[
-        str | None, typer.Option("--license", help="Of the weights, as hubs abbreviate it: apache-2.0, mit, ...")
+        str | None, typer.Option("--license", help="License of the weights, as hubs write it: apache-2.0, mit, ...")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the files and the card that would be uploaded; no hub is asked.")
     ] = False,
 ) -> None:
-    """Upload an encoder with a model card to a hub. Its token is the one of `hf auth login`, or HF_TOKEN."""
+    """Upload an encoder with a model card to a hub, with the token of `hf auth login` or HF_TOKEN."""
     from apmae.engine.checks import expect_push
 
     expect_push(folder, repo_id, license=license_, dry_run=dry_run)

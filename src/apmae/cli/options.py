@@ -1,6 +1,6 @@
-"""What the commands share: options, ``--set``, and how the model is loaded.
+"""What the commands have in common: options, ``--set``, and how the model is loaded.
 
-How a model is loaded is added to a command by a decorator, so that the commands cannot drift apart.
+A decorator gives a command the options of loading a model, so that the commands cannot drift apart.
 """
 
 import inspect
@@ -19,7 +19,7 @@ LMOption = Annotated[
 ]
 EncoderOption = Annotated[str, typer.Option(help="Folder or hub id of an AP-MAE, or 'bundled'.")]
 AtlasOption = Annotated[str, typer.Option(help="Folder of an atlas, or 'bundled'.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of all random choices.")]
 _LOADING = {
     "device": Annotated[
         str | None, typer.Option(help="Where models run: cpu (default), cuda, cuda:1; auto spreads the language model.")
@@ -30,18 +30,18 @@ _LOADING = {
     "infill": Annotated[
         str | None,
         typer.Option(
-            help="How it sees right context: auto (default), none, a family, or a template with {prefix} and {suffix}."
+            help="How right context is given: auto (default), none, a family, or a template with {prefix} and {suffix}."
         ),
     ],
     "outcome_rule": Annotated[
         str | None,
-        typer.Option(help="When an answer is correct: its text (default), or its first token, as in the paper."),
+        typer.Option(help="What makes an answer correct: its text (default), or its first token, as in the paper."),
     ],
     "attention": Annotated[
-        str | None, typer.Option(help="What computes its output: sdpa if there is (default), or flash_attention_2, ...")
+        str | None, typer.Option(help="What computes the model's output: sdpa (default), flash_attention_2, ...")
     ],
 }
-"""Options of how a language model is loaded: the fields of ``LMConfig`` beside its source."""
+"""Options of how a language model is loaded: the fields of ``LMConfig`` other than its source."""
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact made from something else.")]
 SetOption = Annotated[
     list[str] | None,
@@ -53,7 +53,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def loads_lm(command: Command) -> Command:
-    """Give a command the options of how a language model is loaded; it takes those that were given as ``loading``."""
+    """Give a command the options of how a language model is loaded; it gets the values given as ``loading``."""
 
     @wraps(command)
     def wrapped(**options: Any) -> None:
@@ -107,5 +107,5 @@ def read_input() -> str:
 
 
 def say(line: str) -> None:
-    """A line on standard output."""
+    """Print a line on standard output."""
     typer.echo(line)

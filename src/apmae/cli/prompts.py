@@ -1,4 +1,4 @@
-"""``prompts``: from source files, of classic circuits, or one's own."""
+"""``prompts``: from source files, for classic circuits, or the user's own."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,24 +28,24 @@ def prompts(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file to write.")] = None,
     language: Annotated[
-        str, typer.Option(help="Of the sources: java, python, cpp, javascript, typescript, go, rust, or text.")
+        str, typer.Option(help="Language of the sources: java, python, cpp, javascript, typescript, go, rust, or text.")
     ] = "java",
-    per_task: Annotated[int, typer.Option(help="Prompts a task.")] = 100,
-    tasks: Annotated[str, typer.Option(help="Comma-separated tasks; 'all' for those of the language.")] = "all",
+    per_task: Annotated[int, typer.Option(help="Prompts per task.")] = 100,
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks; 'all' takes those of the language.")] = "all",
     lm: Annotated[str | None, typer.Option("--lm", help="Ask this model for each prompt's outcome.")] = None,
     outcome: Annotated[str | None, typer.Option(help="With --lm: balanced (default), correct, or any.")] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Show the first prompts as a person reads them; needs no --out.")
     ] = False,
     count: Annotated[int, typer.Option(min=1, help="With --preview: how many to show.")] = 5,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of your own prompts.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema for your own prompts.")] = False,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Build completion prompts from source files or of classic circuits; look at them, or at your own."""
+    """Make completion prompts from source files or for classic circuits; preview them, or your own."""
     if schema:
         from apmae.engine.prompts import own_schema
 
@@ -106,9 +106,9 @@ def _circuits(config: Any, lm: Any, out: Path | None, shown: int, overwrite: boo
     counts = engine.make_circuits(out, config, lm, overwrite=overwrite)["prompts"]
     if shown:
         engine.preview_file(out, shown)
-    say(f"{sum(sum(found.values()) for found in counts.values())} prompts in {out}")
-    for name, found in counts.items():
-        say(f"  {name}: {found['correct']} of {sum(found.values())} correct")
+    say(f"{sum(sum(counted.values()) for counted in counts.values())} prompts in {out}")
+    for name, counted in counts.items():
+        say(f"  {name}: {counted['correct']} of {sum(counted.values())} correct")
 
 
 def _source_files(sources: Any, config: Any, lm: Any, out: Path | None, shown: int, overwrite: bool) -> None:
@@ -120,7 +120,7 @@ def _source_files(sources: Any, config: Any, lm: Any, out: Path | None, shown: i
     counts = engine.make_prompts(sources, out, config, lm=lm, overwrite=overwrite)
     if shown:
         engine.preview_file(out, shown)
-    say(f"{sum(sum(found.values()) for found in counts['prompts'].values())} prompts in {out}")
+    say(f"{sum(sum(counted.values()) for counted in counts['prompts'].values())} prompts in {out}")
     say_short(counts, config)
     if counts["rejected"]:
         say("  not used: " + ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items()))
@@ -133,7 +133,7 @@ def say_short(counts: dict[str, Any], config: Any) -> None:
     if counts["short"]:
         ways = ["give more source files or a smaller --per-task"]
         if config.outcome != "any":
-            ways.append("--outcome any, which takes what comes")
+            ways.append("--outcome any, which takes both outcomes")
         if config.split != "all":
             ways.append("--set split=all, which leaves no file out")
         if config.per_file is not None:

@@ -25,35 +25,33 @@ def train(
     prompts: Annotated[Path | None, typer.Option(help="Prompts to train on, Parquet or JSONL.")] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Or sources to draw prompts from as training goes on: folder, zip, tar, 'bundled'; repeatable."
-        ),
+        typer.Option(help="Or sources to draw prompts from during training: folder, zip, tar, 'bundled'; repeatable."),
     ] = None,
     patterns: Annotated[
         list[Path] | None,
-        typer.Option(help="Or files of stored patterns (Patterns.save), without a model."),
+        typer.Option(help="Or files of stored patterns (Patterns.save), which need no model; repeatable."),
     ] = None,
     lm: Annotated[
-        str | None, typer.Option("--lm", help="As for encode. By default the recipe's; so are --device and --dtype.")
+        str | None, typer.Option("--lm", help="As for encode; by default the recipe's, like --device and --dtype.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="A name that apmae recipes lists.")] = "nano",
-    language: Annotated[str, typer.Option(help="Of the corpus, as for apmae prompts.")] = "java",
+    language: Annotated[str, typer.Option(help="Language of the corpus, as for apmae prompts.")] = "java",
     per_task: Annotated[
-        int | None, typer.Option(help="Prompts of an epoch of the corpus; by default the recipe's.")
+        int | None, typer.Option(help="Prompts per task in an epoch of the corpus; by default the recipe's.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; by default the recipe's.")] = None,
     seed: SeedOption = 0,
     track: Annotated[
-        str | None, typer.Option(help="Also send metrics to trackio, wandb or another tracker that is installed.")
+        str | None, typer.Option(help="Also send metrics to trackio, wandb or another installed tracker.")
     ] = None,
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Train an AP-MAE on the patterns that a model makes. A killed run resumes from its checkpoint.
+    """Train an AP-MAE on a model's patterns. A killed run resumes from its checkpoint.
 
-    On several GPUs or machines: torchrun --nproc-per-node 8 -m apmae train ..., with a folder that all of them see.
+    On several GPUs or machines: torchrun --nproc-per-node 8 -m apmae train ..., with a folder that all of them share.
     """
     from apmae.engine.settings import training
     from apmae.engine.sources import parse_sources
@@ -125,11 +123,9 @@ def evaluate(
     prompts: Annotated[Path, typer.Option(help="Prompts that no encoder was trained on, Parquet or JSONL.")],
     out: Annotated[Path, typer.Option(help="Folder of the evaluation.")],
     lm: Annotated[
-        list[str] | None, typer.Option("--lm", help="As for encode, 'bundled' by default; repeat it for several.")
+        list[str] | None, typer.Option("--lm", help="As for encode, 'bundled' by default; repeatable.")
     ] = None,
-    encoder: Annotated[
-        list[str] | None, typer.Option(help="As for encode, 'bundled' by default; repeat it for several.")
-    ] = None,
+    encoder: Annotated[list[str] | None, typer.Option(help="As for encode, 'bundled' by default; repeatable.")] = None,
     heads: Annotated[str | None, typer.Option(help="'all', or a share of each layer's heads; by default 0.25.")] = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
@@ -149,8 +145,7 @@ def evaluate(
     expect_evaluate(models, encoders, prompts, out, config, overwrite=overwrite)
     from apmae.engine.evaluate import cross_evaluate, print_evaluation
 
-    found = cross_evaluate(models, encoders, prompts, out, config, overwrite=overwrite)
-    print_evaluation(found)
+    print_evaluation(cross_evaluate(models, encoders, prompts, out, config, overwrite=overwrite))
     say(f"evaluation in {out}; see {out / 'cross_evaluation.png'}")
 
 
@@ -186,7 +181,7 @@ def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ a
 
 
 def _heads(text: str | None) -> dict[str, Any]:
-    """``--heads`` as a setting, where it was given: it may come by ``--set capture=...`` instead."""
+    """``--heads`` as a setting, if it was given; it may be set by ``--set capture=...`` instead."""
     if text is None:
         return {}
     try:

@@ -1,7 +1,8 @@
-"""Where a command prints to: a reader that leaves, or a full disk, stops no work.
+"""The output streams of a command: neither a reader that leaves nor a full disk stops its work.
 
-A command writes its files before it prints. When the reader of its output has enough, as ``head`` has, the rest is
-dropped and the command ends as it would have. Output that cannot be written for another reason is told at the end.
+A command writes its files before it prints. If the reader of its output leaves early, as ``head`` does, the rest is
+dropped and the command ends as it would have. If output cannot be written for another reason, the command says so at
+the end.
 """
 
 import errno
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Drain(io.FileIO):
-    """A stream of this process that takes everything, even when nobody reads it any more.
+    """An output stream of this process that accepts everything, even after its reader has left.
 
     Attributes:
-        failure: why something could not be written, unless its reader left.
+        failure: why something could not be written; None if nothing was lost, or only because the reader left.
     """
 
     def __init__(self, number: int) -> None:
@@ -28,30 +29,30 @@ class Drain(io.FileIO):
         self.failure: OSError | None = None
 
     def write(self, data: "Buffer", /) -> int:
-        """Write; once that failed, drop."""
+        """Write; drop everything once that has failed."""
         try:
             return super().write(data)
         except OSError as error:
             if error.errno != errno.EPIPE:
                 self.failure = error
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # the number itself, for libraries that write to that
+            os.dup2(nowhere, self.fileno())  # the descriptor too, for libraries that write to it
             os.close(nowhere)
             return memoryview(data).nbytes
 
 
 @contextmanager
 def drained() -> Iterator[Drain]:
-    """While the block runs, standard output and standard error are drains; one that is closed leads nowhere.
+    """Make standard output and standard error drains while the block runs; closed ones go to the null device.
 
     Yields:
-        That of standard output.
+        The drain of standard output.
     """
     for number in range(3):
         with suppress(OSError):
             os.fstat(number)
             continue
-        os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: the next file would have taken it
+        os.open(os.devnull, os.O_RDWR)  # takes this number, which the next opened file would get
     before = sys.stdout, sys.stderr
     drains = Drain(1), Drain(2)
     sys.stdout, sys.stderr = map(_text, drains, before)
@@ -67,5 +68,5 @@ def _text(drain: Drain, before: TextIO | None) -> TextIO:
     if before is not None:
         before.flush()
     encoding = "utf-8" if before is None else before.encoding
-    # What the encoding lacks is spelled out: a sign in a table is no reason to stop.
+    # Characters that the encoding lacks are escaped: a symbol in a table is no reason to stop.
     return io.TextIOWrapper(io.BufferedWriter(drain), encoding, "backslashreplace", line_buffering=drain.isatty())

@@ -17,14 +17,14 @@ def demo(
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Discover the patterns of the bundled model on the bundled Java, and write a report of them."""
+    """Find the patterns of the bundled model on the bundled Java, and write a report."""
     from apmae.engine.settings import demo_study
 
     _study(demo_study(out, train=train, seed=seed), overwrite)
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="One of them: prints it as a study's file, for apmae run.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this one, as a study's file for apmae run.")] = None,
 ) -> None:
     """List the named configurations, or print one."""
     from apmae.engine.settings import print_recipes, recipe_file
@@ -39,7 +39,7 @@ def run(
     study: Annotated[Path, typer.Argument(help="STUDY.yaml: the fields of StudyConfig (docs/pipeline.md).")],
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Run every stage of a study described in one file."""
+    """Run all stages of a study that is described in one file."""
     from apmae.engine.settings import read_study
 
     _study(read_study(study), overwrite)

@@ -1,6 +1,6 @@
-"""What a command is refused for before anything heavy is imported: a function per command. Torch-free.
+"""Checks of a command's arguments before anything heavy is imported: one function per command. Torch-free.
 
-Each check is the function of the room that also does the work, so that callers of the library get it too.
+Each calls functions of the rooms that do the work, which check the same for callers of the library.
 """
 
 import re
@@ -36,7 +36,7 @@ from apmae.study.reader import Study
 from apmae.train.launch import expect_tracker, process_count, share_of
 
 PICTURES = (".png", ".html")
-"""How the files that ``show`` writes end."""
+"""Suffixes of the files that ``show`` writes."""
 LONG = ("pool", "crop")
 
 
@@ -51,7 +51,7 @@ def expect_tag(
     json: Path | None,
     html: Path | None,
 ) -> None:
-    """``apmae tag``; arguments as for :func:`apmae.engine.tag.tag_file`, and so is what it raises."""
+    """``apmae tag``; arguments and errors as for :func:`apmae.engine.tag.tag_file`."""
     line_prompt(file, line, column)
     outs = [out for out in (json, html) if out is not None]
     for out in outs:
@@ -64,7 +64,7 @@ def expect_tag(
 
 
 def expect_show(lm: LMConfig, out: Path, scale: str, long: str, heads: Sequence[str]) -> None:
-    """``apmae show``; arguments as for :func:`apmae.engine.show.show_heads`, and so is what it raises."""
+    """``apmae show``; arguments and errors as for :func:`apmae.engine.show.show_heads`."""
     expect_options(out, scale, long, len(set(heads_written(heads))))
     expect_place(out)
     expect_model(lm)
@@ -74,7 +74,7 @@ def expect_options(out: Path, scale: str, long: str, heads: int) -> None:
     """The options of a picture; ``heads`` is how many are drawn large.
 
     Raises:
-        ConfigError: if ``out`` is neither kind of file, an option has no such value, or there are too many heads.
+        ConfigError: if ``out`` is not of :data:`PICTURES`, an option has no such value, or there are too many heads.
     """
     if out.suffix.lower() not in PICTURES:
         raise ConfigError(f"expected a file that ends in {' or '.join(PICTURES)}, got {out}; give --out another name")
@@ -213,7 +213,7 @@ def expect_study(config: StudyConfig, *, overwrite: bool) -> Given:
 
 
 def expect_push(folder: Path, repo_id: str, *, license: str | None, dry_run: bool) -> None:
-    """``apmae push``; arguments as for :func:`apmae.engine.push.push`. With ``dry_run`` no hub has to know anybody."""
+    """``apmae push``; arguments as for :func:`apmae.engine.push.push`. With ``dry_run`` no token is needed."""
     expect_encoder_folder(folder)
     expect_license(license, card=(folder / CARD).is_file())
     if not dry_run:
@@ -221,10 +221,10 @@ def expect_push(folder: Path, repo_id: str, *, license: str | None, dry_run: boo
 
 
 def expect_encoder_folder(folder: Path) -> None:
-    """The folder of an AP-MAE; of one that the train stage makes, a finished one.
+    """Refuse a folder that is not that of an AP-MAE, or of one whose training is not finished.
 
     Raises:
-        ModelError: if there is none.
+        ModelError: if there is no AP-MAE.
         ArtifactError: if its training is not finished.
     """
     if not folder.is_dir():
@@ -235,10 +235,10 @@ def expect_encoder_folder(folder: Path) -> None:
 
 
 def named_sources(sources: Sequence[str], what: str) -> dict[str, str]:
-    """Sources by name: the end of each one's path that no other has.
+    """Name -> source. A name is as much of the end of the path as distinguishes it from the others.
 
     Raises:
-        ConfigError: if there is none, or one comes twice.
+        ConfigError: if there is no source, or one is given twice.
     """
     parts = []
     for source in sources:

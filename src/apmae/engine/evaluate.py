@@ -1,6 +1,7 @@
 """The evaluate stage: any number of encoders on the patterns of any number of language models (paper Table 3).
 
-One artifact a language model, so that one more costs its own patterns only; tables and picture are always made again.
+Each language model has an artifact of its own, so that another one costs only its own patterns. Tables and picture are
+always made again.
 """
 
 from collections import Counter
@@ -39,7 +40,7 @@ def cross_evaluate(
     """Every encoder on every language model's patterns.
 
     Args:
-        lms: language models; those that are not loaded yet are, one after another.
+        lms: language models; those that are not loaded yet are loaded one after another.
         encoders: folders or hub ids of AP-MAEs, or "bundled".
         prompts_path: prompts, Parquet or JSONL.
         out: the evaluation's folder.
@@ -60,24 +61,24 @@ def cross_evaluate(
     inputs = {f"encoder-{name}": mae.fingerprint for name, mae in maes.items()}
     inputs["prompts"] = fingerprint(prompts_path)
     folders = {name: losses_folder(out, name) for name in names}
-    known = {}
+    fingerprints = {}
     for name, lm in zip(names, lms, strict=True):
-        known[name] = _losses(opened(lm), name, folders[name], maes, prompts, inputs, config, overwrite)
-    own = _owners(maes, known)
+        fingerprints[name] = _losses(opened(lm), name, folders[name], maes, prompts, inputs, config, overwrite)
+    own = _owners(maes, fingerprints)
     scalings = {name: mae.config.scaling for name, mae in maes.items()}
-    seen = Counter(prompt.split for prompt in prompts)["train"]
+    in_train = Counter(prompt.split for prompt in prompts)["train"]
     notes = []
-    if seen:
+    if in_train:
         notes.append(
-            f"{seen} of {len(prompts)} prompts are of the split 'train', which an encoder may have been trained on: "
-            "draw prompts with --set split=held_out."
+            f"{in_train} of {len(prompts)} prompts are of the split 'train', which an encoder may have been trained "
+            "on: draw prompts with --set split=held_out."
         )
     return write_evaluation(out, folders, own, scalings, notes)
 
 
-def print_evaluation(found: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
     """Print how good every encoder is on every language model's patterns (paper Table 3)."""
-    terminal.print_evaluation(found)
+    terminal.print_evaluation(evaluation)
 
 
 def write_evaluation(
@@ -92,21 +93,21 @@ def write_evaluation(
     Args:
         out: the evaluation's folder.
         lms: the folder of each language model's losses.
-        own: as for :func:`apmae.report.evaluation.evaluate`, and so are the others.
-        scalings: by encoder.
+        own: encoder -> its language model, where it is known.
+        scalings: encoder -> its scaling.
         notes: to print.
 
     Raises:
         ArtifactError: if losses are unfinished or damaged, or the files cannot be written.
     """
     losses = {lm: read_tables(folder, "losses", "losses") for lm, folder in lms.items()}
-    found = evaluate(losses, own, scalings, notes)
-    files = evaluation_files(found)
+    evaluation = evaluate(losses, own, scalings, notes)
+    files = evaluation_files(evaluation)
     inputs = {f"losses-{lm}": fingerprint(folder) for lm, folder in lms.items()}
     with Stage.open(out, "evaluate", {"own": dict(own)}, inputs, overwrite=True) as stage:
         stage.write_files(files)
-        stage.finish(evaluation_counts(found))
-    return found
+        stage.finish(evaluation_counts(evaluation))
+    return evaluation
 
 
 def _losses(
@@ -152,24 +153,24 @@ def _measured(captured: Captured) -> list[str]:
 
 
 def _owners(maes: Mapping[str, APMAE], lms: Mapping[str, str]) -> dict[str, str]:
-    """The language model that each encoder was trained on, where it is known and one of these.
+    """Encoder -> the language model that it was trained on, where that is known and one of these.
 
-    Its manifest knows; the bundled one is the bundled language model's. Where nothing says, and there are as many
-    encoders as language models, the order does.
+    An encoder's manifest says it; the bundled encoder belongs to the bundled language model. For an encoder without a
+    manifest the order decides, if there are as many encoders as language models.
 
     Args:
         maes: encoders by name.
-        lms: fingerprints by name.
+        lms: fingerprints of the language models by name.
     """
     names = {content: name for name, content in lms.items()}
     own = {}
     for place, (encoder, mae) in enumerate(maes.items()):
         if mae.source == "bundled":
-            found = names.get(fingerprint(bundled.language_model()))
+            owner = names.get(fingerprint(bundled.language_model()))
         elif mae.origin is not None and mae.origin.manifest is not None:
-            found = names.get(mae.origin.manifest.get("inputs", {}).get("lm"))
+            owner = names.get(mae.origin.manifest.get("inputs", {}).get("lm"))
         else:
-            found = list(lms)[place] if len(lms) == len(maes) else None
-        if found is not None:
-            own[encoder] = found
+            owner = list(lms)[place] if len(lms) == len(maes) else None
+        if owner is not None:
+            own[encoder] = owner
     return own

@@ -1,4 +1,4 @@
-"""Encoding and clustering on one machine: config -> run -> artifact. Each reuses, resumes or refuses by hash."""
+"""Encoding and clustering on one machine: config -> run -> artifact. Hashes decide what is reused, resumed, refused."""
 
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from apmae.schema import ENCODED, POINTS, POINTS_FILE, RECONSTRUCTIONS_FILE, SCO
 
 
 def _asked(prompts_path: Path, lm: LM, length: int) -> bool:
-    """Whether a prompts stage asked this very model, in windows of this length."""
+    """Whether a prompts stage asked this same model, with windows of this length."""
     if prompts_path.suffix != ".parquet" or not manifest_path(prompts_path).is_file():
         return False
     manifest = read_manifest(prompts_path, "prompts")

@@ -1,4 +1,4 @@
-"""The prompts stage, and looking at prompts. Torch is imported only where a model is asked."""
+"""The prompts stage, and previews of prompts. Torch is imported only if a model is asked."""
 
 import json
 from collections import Counter
@@ -38,11 +38,11 @@ def make_prompts(
     """The prompts stage: source files to one Parquet file.
 
     Args:
-        sources: of ``engine.sources.parse_sources`` or ``corpus.parse.parse_source``.
+        sources: from ``engine.sources.parse_sources`` or ``corpus.parse.parse_source``.
         out: a ``.parquet`` file.
         config: tasks, numbers, outcomes.
-        lm: decides outcomes; without it they stay unknown.
-        ask: False draws spans of the model's tokens, and leaves outcomes unknown.
+        lm: decides outcomes; without a model they stay unknown.
+        ask: False does not ask the model: spans are of its tokens, but outcomes stay unknown.
         overwrite: replace an artifact made from something else.
 
     Returns:
@@ -80,8 +80,8 @@ def make_circuits(out: Path, config: CircuitsConfig, lm: "LM | LMConfig", *, ove
         if stage.finished:
             return read_manifest(out, "prompts").counts
         prompts = _draw_circuits(config, lm, journal=stage)
-        found = Counter((prompt.task, prompt.outcome) for prompt in prompts)
-        counts = {name: {o: found[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
+        number = Counter((prompt.task, prompt.outcome) for prompt in prompts)
+        counts = {name: {o: number[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
         stage.write_tables({out.name: to_table(prompts)})
         return stage.finish({"prompts": counts}).counts
 
@@ -97,7 +97,7 @@ def preview_prompts(
         count: how many to print.
         lm: as for :func:`make_prompts`.
     """
-    # the first prompts are the same ones, and a model is not asked about thousands to show a few
+    # the first prompts come out the same, and the model is not asked about thousands to show a few
     few = config.model_copy(update={"per_task": min(config.per_task, 2 * count)})
     print_prompts(_draw(sources, few, opened(lm) if lm else None)[0][:count], count)
 
@@ -117,14 +117,14 @@ def own_prompts(path: Path, out: Path | None = None, *, shown: int = 0) -> int:
 
     Args:
         path: the file.
-        out: write it as the other or as the same.
-        shown: print so many of the prompts.
+        out: where to write it, JSONL or Parquet by its suffix.
+        shown: how many of the prompts to print.
 
     Returns:
         How many prompts there are.
 
     Raises:
-        MalformedError: if it is not prompts.
+        MalformedError: if it is not a file of prompts.
         ConfigError: if ``out`` is neither JSONL nor Parquet.
     """
     prompts = load_prompts(path)
@@ -143,7 +143,7 @@ def own_prompts(path: Path, out: Path | None = None, *, shown: int = 0) -> int:
 
 
 def load_prompts(path: Path) -> list[Prompt]:
-    """Prompts of a stage (its manifest checked where there is one), or of anyone's JSONL or Parquet."""
+    """Prompts of a stage, whose manifest is checked, or of any other JSONL or Parquet file."""
     if path.suffix == ".parquet" and manifest_path(path).is_file():
         read_manifest(path, "prompts")
         return from_table(read_table(path))
@@ -151,7 +151,7 @@ def load_prompts(path: Path) -> list[Prompt]:
 
 
 def expect_prompts(path: Path) -> None:
-    """Refuse what :func:`load_prompts` refuses. A stage's own file, which may be long, is believed its manifest."""
+    """Refuse what :func:`load_prompts` refuses. A stage's file may be long: only its manifest is checked."""
     if path.suffix == ".parquet" and manifest_path(path).is_file():
         read_manifest(path, "prompts")
     else:
@@ -159,7 +159,7 @@ def expect_prompts(path: Path) -> None:
 
 
 def own_schema() -> str:
-    """The JSON Schema of a line of one's own prompts, as text."""
+    """The JSON Schema of one line of a user's own prompts, as text."""
     return json.dumps(own.schema(), indent=2)
 
 
@@ -189,7 +189,7 @@ def _draw_circuits(config: CircuitsConfig, lm: "LM", *, journal: Journal | None 
 
 @contextmanager
 def _asking(lm: "LM", journal: Journal | None, total: int | None = None) -> Iterator[tuple[Ask, Advance]]:
-    """A model to ask, and progress that counts what it was asked; what an interrupted run asked is counted as done."""
+    """A model to ask, and progress that counts what it was asked; what an interrupted run asked counts as done."""
     from apmae.lm.outcome import AskLM  # imports torch
 
     ask: Ask = AskLM(lm)
@@ -209,10 +209,10 @@ def _asking(lm: "LM", journal: Journal | None, total: int | None = None) -> Iter
 
 
 def expect_parquet(out: Path) -> None:
-    """Refuse another kind of file for the prompts stage.
+    """Refuse an output of the prompts stage that is not Parquet.
 
     Raises:
-        ConfigError: if it is no ``.parquet``.
+        ConfigError: if its suffix is not ``.parquet``.
     """
     if out.suffix != ".parquet":
         raise ConfigError(f"expected --out to name a .parquet file, got {out}; for instance prompts.parquet")

@@ -11,8 +11,8 @@ def push(folder: Path, repo_id: str, *, private: bool, license: str | None) -> s
     """Upload an encoder with a model card.
 
     Args:
-        folder: of the encoder; one that the train stage made must be finished.
-        repo_id: where to on the hub.
+        folder: of the encoder; if the train stage made it, it must be finished.
+        repo_id: the repository on the hub.
         private: make a new repository private.
         license: of the weights.
 
@@ -27,7 +27,7 @@ def push(folder: Path, repo_id: str, *, private: bool, license: str | None) -> s
 
 
 def preview(folder: Path, repo_id: str, *, license: str | None) -> str:
-    """What :func:`push` would upload: the files' sizes, and the card. No hub is asked."""
+    """What :func:`push` would upload: the files with their sizes, and the card. No hub is asked."""
     mae = _finished(folder)
     with TemporaryDirectory() as name:
         mae.write_upload(name, repo_id, license=license)

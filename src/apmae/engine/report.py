@@ -27,7 +27,7 @@ def write_report(study: Path, out: Path | None = None) -> Path:
     # Everything is made before anything is written, so that a damaged study leaves the earlier report as it was.
     made = report_of(opened)
     inputs = {"encode": fingerprint(opened.embeddings_folder), "cluster": fingerprint(opened.atlas_folder)}
-    # Nobody edits a report: it is made again whenever it is asked for, by whichever version asks.
+    # Nobody edits a report, so it is made again whenever it is asked for, whichever version made it before.
     with Stage.open(out, "report", {}, inputs, overwrite=True) as stage:
         stage.write_files(made.files)
         stage.finish({"figures": made.figures, "tables": made.tables})

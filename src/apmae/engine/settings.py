@@ -1,4 +1,4 @@
-"""What a user asked for, before anything heavy is loaded: study files, recipes, a stage's settings. Torch-free."""
+"""Settings that a user asks for: study files, recipes, what ``train`` is given. Torch-free."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def demo_study(out: Path, *, train: bool, seed: int) -> StudyConfig:
 
 
 def read_study(path: Path) -> StudyConfig:
-    """A study's file; its folder is by default the file's name without its suffix.
+    """Read a study's file. The study's folder is by default the file's path without its suffix.
 
     Raises:
         ConfigError: if it cannot be read, or is not YAML of a study.
@@ -35,18 +35,18 @@ def read_study(path: Path) -> StudyConfig:
 
 
 def print_recipes() -> None:
-    """Print the recipes, a line each."""
-    found = {name: recipe(name) for name in RECIPES}
-    trains = [study.train for study in found.values() if study.train is not None]
-    models = [study.lm for study in found.values()]
+    """Print the recipes, one per line."""
+    studies = {name: recipe(name) for name in RECIPES}
+    trains = [study.train for study in studies.values() if study.train is not None]
+    models = [study.lm for study in studies.values()]
     columns = (
-        Column(header="recipe", cells=list(found)),
+        Column(header="recipe", cells=list(studies)),
         Column(header="encoder", cells=[f"{own.model.encoder_layers} x {own.model.encoder_dim}" for own in trains]),
         Column(header="steps", cells=[f"{train.steps:,}" for train in trains]),
         Column(header="batch", cells=[str(train.batch_size) for train in trains], worth=2),
         Column(header="language model", cells=[lm.source for lm in models]),
         Column(header="device", cells=[lm.device for lm in models], worth=3),
-        Column(header="settings", cells=[study.digest for study in found.values()], worth=1),
+        Column(header="settings", cells=[study.digest for study in studies.values()], worth=1),
     )
     print_table(open_console(), columns, "apmae recipes NAME has all settings")
 
@@ -63,7 +63,7 @@ class Training(NamedTuple):
     config: TrainConfig
     lm: LMConfig
     corpus: PromptsConfig | None
-    """How prompts are drawn, where source files were given."""
+    """How prompts are drawn; None without source files."""
 
 
 def training(
@@ -74,14 +74,14 @@ def training(
     language: str | None = None,
     per_task: int | None = None,
 ) -> Training:
-    """A recipe's training with some of it changed.
+    """A recipe's training with some settings changed.
 
     Args:
         name: of the recipe.
         changes: fields of ``TrainConfig``.
-        lm: fields of ``LMConfig``; what is left out is the recipe's.
-        language: of the corpus; None where there is none.
-        per_task: prompts of an epoch of the corpus, for each task; None takes the recipe's.
+        lm: fields of ``LMConfig``; those left out are the recipe's.
+        language: of the corpus; None without a corpus.
+        per_task: prompts per task in an epoch of the corpus; None takes the recipe's.
 
     Raises:
         ConfigError: if there is no such recipe, or a setting does not fit.

@@ -1,4 +1,4 @@
-"""``show``: a model's heads on one prompt as a picture or a page."""
+"""``show``: a model's heads on one prompt, as a picture or a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,18 +34,18 @@ class Shown(NamedTuple):
     path: Path
     heads: int
     left_out: int
-    """Heads whose numbers did not fit the page: it has their small picture only."""
+    """Heads whose numbers did not fit the page, which has only their small pictures."""
     sheet: Sheet
     positions: int | None
-    """Tokens that the model was made for, where its config says."""
+    """Tokens that the model was made for; None if its config does not say."""
 
     @property
     def summary(self) -> str:
         """One line for a terminal."""
         heads = f"{self.heads} head{'' if self.heads == 1 else 's'}"
-        less = f"; of {self.left_out} the small picture only, name them with --head" if self.left_out else ""
+        less = f"; {self.left_out} of them as small pictures only, name them with --head" if self.left_out else ""
         over = self.positions is not None and (self.sheet.length or 0) > self.positions
-        beyond = f"; beyond the {self.positions} tokens that the model was made for" if over else ""
+        beyond = f"; more than the {self.positions} tokens that the model was made for" if over else ""
         return f"{heads} on {self.sheet.size} in {self.path}{less}{beyond}"
 
 
@@ -63,16 +63,16 @@ def show(
 
     Args:
         lm: the language model, a decoder or an encoder.
-        prompt: what it reads, or what stands before the completion position.
+        prompt: the text that it reads, or the text before the completion position.
         out: ``.png`` for a picture, ``.html`` for a page with the numbers under the pointer.
-        suffix: text behind the completion position, for models that infill.
+        suffix: text after the completion position, for models that infill.
         heads: ``(layer, head)`` pairs, each drawn large; "all" draws a contact sheet.
         scale: "log" or "linear" colours.
-        long: what becomes of a prompt of more than :data:`SIDE` tokens: "pool" joins tokens to blocks, "crop" shows the
+        long: how to show a prompt of more than :data:`SIDE` tokens: "pool" joins tokens to blocks, "crop" shows the
             last ones.
 
     Raises:
-        ConfigError: if ``out`` is neither kind of file, an option has no such value, or the model cannot infill.
+        ConfigError: if ``out`` is another kind of file, an option has no such value, or the model cannot infill.
         CaptureError: if the prompt is longer than the model's positions, or the model has no such head.
         SourceError: if the prompt has no token.
     """
@@ -81,10 +81,10 @@ def show(
     ids = _token_ids(lm, prompt, suffix)
     wanted = heads if isinstance(heads, str) else list(dict.fromkeys(heads))
     inputs = torch.tensor([ids], device=lm.device)
-    kept = {"logits_to_keep": 1} if lm.keeps_logits else {}  # all logits of a long prompt can outweigh the model
+    few = {"logits_to_keep": 1} if lm.keeps_logits else {}  # all logits of a long prompt can be larger than the model
     reach: dict[str, Any] = {long: SIDE}
     with torch.no_grad(), capture(lm.model, heads=wanted, tokenizer=lm.tokenizer, **reach) as tap:
-        lm.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False, **kept)
+        lm.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False, **few)
     order = None if isinstance(wanted, str) else wanted
     sheet = sheet_of(tap.patterns, model=lm.name, ids=ids, order=order)
     if order is None:
@@ -101,16 +101,16 @@ def show(
 def show_heads(
     lm: LMConfig, prompt: str, out: Path, *, suffix: str | None, heads: Sequence[str], scale: str, long: str
 ) -> Shown:
-    """As :func:`show`, of a language model that is not loaded yet, and with heads written as ``3.5``.
+    """As :func:`show`, for a language model that is not loaded yet, and with heads written as ``3.5``.
 
     Args:
         lm: the language model.
-        prompt: as for :func:`show`, and so are the others.
+        prompt: as for :func:`show`.
         out: the file.
-        suffix: text behind the completion position.
+        suffix: text after the completion position.
         heads: none draws a contact sheet.
         scale: of the colours.
-        long: what becomes of a long prompt.
+        long: how to show a long prompt.
     """
     model = load(lm)
     chosen = parse_heads(heads, model) if heads else "all"
@@ -125,13 +125,13 @@ def sheet_of(
     ids: Sequence[int] | None = None,
     order: Sequence[tuple[int, int]] | None = None,
 ) -> Sheet:
-    """The patterns of one prompt as pictures take them.
+    """The patterns of one prompt, ready for pictures.
 
     Args:
-        patterns: with ``tokens`` for labels of words; without, rows are numbered.
+        patterns: with ``tokens``, labels are words; without, rows are numbered.
         model: what to call the model.
         prompt: which of the patterns' prompts.
-        ids: its tokens, for the names that need to know which are equal.
+        ids: its tokens, for names that depend on which tokens are equal.
         order: ``(layer, head)`` pairs, in the order wanted; by default as captured.
     """
     labels = patterns.labels(prompt)
@@ -139,13 +139,13 @@ def sheet_of(
     probabilities = own.probabilities()[:, : len(labels), : len(labels)]
     length = (patterns.lengths or {}).get(prompt, len(labels))
     names = [""] * len(own)
-    if patterns.causal and length == len(labels):  # scores are of causal patterns, with a row a token
+    if patterns.causal and length == len(labels):  # scores need causal patterns with one row per token
         scores = score(own, None if ids is None else [ids], [labels] if patterns.tokens else None)
         called = zip(measured_names(scores.values, scores.key_kinds), scores.sinks, strict=True)
         names = [with_place(name, sinks, [labels[position] for position in sinks]) for name, sinks in called]
     places = list(zip(own.layer.tolist(), own.head.tolist(), strict=True))
-    found = {place: HeadPattern(*place, names[i], probabilities[i]) for i, place in enumerate(places)}
-    heads = tuple(found[place] for place in order or places)
+    by_place = {place: HeadPattern(*place, names[i], probabilities[i]) for i, place in enumerate(places)}
+    heads = tuple(by_place[place] for place in order or places)
     return Sheet(model, tuple(labels), heads, patterns.causal, patterns.reach, length)
 
 
@@ -153,7 +153,7 @@ def parse_heads(texts: Sequence[str], lm: LM) -> list[tuple[int, int]]:
     """Heads of a model, written as ``3.5``.
 
     Raises:
-        ConfigError: if one is written otherwise, or the model has none such.
+        ConfigError: if one is written otherwise, or the model does not have it.
     """
     heads = heads_written(texts)
     for layer, head in heads:
@@ -163,8 +163,8 @@ def parse_heads(texts: Sequence[str], lm: LM) -> list[tuple[int, int]]:
 
 
 def _token_ids(lm: LM, prompt: str, suffix: str | None) -> list[int]:
-    """Tokens as the model reads a text: its own special tokens around it, or its sentinels around a hole, cut to the
-    model's positions as every window is.
+    """The tokens of a text as the model reads it: with its special tokens, or with its sentinels around the hole, then
+    cut to the model's positions like every window.
     """
     if suffix is None:
         ids = lm.tokenizer(prompt, truncation=False, verbose=False).input_ids if lm.backend_tokenizer else []
@@ -173,7 +173,7 @@ def _token_ids(lm: LM, prompt: str, suffix: str | None) -> list[int]:
             f"expected a model with fill-in-the-middle tokens for a suffix, {lm.name} has none; leave the suffix out"
         )
     else:
-        length = len((prompt + suffix).encode("utf-8", "replace")) + 8  # a token has at least a byte
+        length = len((prompt + suffix).encode("utf-8", "replace")) + 8  # a token has at least one byte
         length = min(length, lm.max_length or length)
         parts = window(lm.backend_tokenizer, prompt, "\n", suffix, length=length, sentinels=lm.sentinels, bos=lm.bos)
         ids = list(parts.ids)

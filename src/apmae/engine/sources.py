@@ -1,4 +1,4 @@
-"""What a user gives to read: source files, one file of prompts, circuits, or a text. Torch-free."""
+"""What a user gives as input: source files, a file of prompts, circuits, or a text. Torch-free."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from apmae.prompts.line import line_prompt, read_source
 
 
 class Given(NamedTuple):
-    """Sources, told apart: one of the three is there."""
+    """Sources by kind: one of the three is given."""
 
     files: tuple[Source, ...] = ()
     """Where prompts are drawn from."""
     prompts: Path | None = None
-    """A file of prompts, which are taken as they are."""
+    """A file of prompts, which are used as they are."""
     circuits: tuple[str, ...] = ()
-    """Names of circuits, of which prompts are made for a model's tokens."""
+    """Names of circuits, whose prompts are made for a model's tokens."""
 
     def expect_files(self) -> tuple[Source, ...]:
         """The source files.
@@ -43,14 +43,14 @@ class Given(NamedTuple):
 
 
 def parse_sources(given: Sequence[str]) -> Given:
-    """Tell sources apart.
+    """Find out of which kind sources are.
 
     Args:
-        given: what ``parse_source`` takes, any number; or one ``.jsonl`` or ``.parquet``; or ``circuit:NAME``, any
-            number.
+        given: any number of what ``parse_source`` takes; or one ``.jsonl`` or ``.parquet`` file; or any number of
+            ``circuit:NAME``.
 
     Raises:
-        ConfigError: if nothing is given, or circuits beside something else.
+        ConfigError: if nothing is given, or circuits together with something else.
         SourceError: if there is nothing at the path of a source file.
     """
     if not given:
@@ -67,10 +67,10 @@ def parse_sources(given: Sequence[str]) -> Given:
 
 
 def prompt_text(text: str | None, file: Path | None, line: int | None, suffix: str | None) -> tuple[str, str | None]:
-    """What the options of the command line say to read: the text, and what stands behind the completion position.
+    """The text that the options of the command line name, and the text after the completion position.
 
     Raises:
-        ConfigError: if the text is given twice, not at all, or ``line`` without a file.
+        ConfigError: if the text is given twice or not at all, or ``line`` without a file.
         SourceError: if the file cannot be read.
     """
     if (text is None) == (file is None):

@@ -1,4 +1,4 @@
-"""What the stages share: their language model, and what decides their bytes."""
+"""What the stages have in common: their language model, and what decides their bytes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ def opened(lm: "LM | LMConfig") -> "LM":
 
 
 def decisive(config: Config, lm: "LM | None") -> dict[str, Any]:
-    """What decides a stage's bytes beside its inputs: its configuration, the precision the model ran in, how its
-    prompts were arranged and its answers judged, and what computed its output where that was chosen.
+    """What decides a stage's bytes besides its inputs.
+
+    Its configuration, the precision of the model, how prompts are arranged and answers judged; and the attention
+    implementation, if one was chosen.
     """
     settings = config.model_dump(mode="json")
     if lm is None:

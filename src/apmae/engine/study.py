@@ -17,7 +17,7 @@ from apmae.study.layout import Layout
 
 
 def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
-    """All stages of a study, each reused, resumed or made.
+    """Run all stages of a study; each is reused, resumed or made.
 
     Args:
         config: the study.
@@ -27,7 +27,7 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
         The report's page.
 
     Raises:
-        ApmaeError: whatever a stage would be refused for, before the model is loaded where that can be told.
+        ApmaeError: whatever refuses a stage; before the model is loaded, if it can be known by then.
     """
     sources = expect_study(config, overwrite=overwrite)
     layout = Layout(config.out)
@@ -53,7 +53,7 @@ def run_study(config: StudyConfig, *, overwrite: bool = False) -> Path:
 
 
 def short_prompts(config: StudyConfig) -> dict[str, Any] | None:
-    """The counts of a study's prompts if they were drawn in it and are fewer than asked for."""
+    """The counts of a study's prompts, if the study drew them and got fewer than asked for; else None."""
     path = Layout(config.out).prompts
     if parse_sources(config.sources).prompts is not None or not manifest_path(path).is_file():
         return None

@@ -27,7 +27,7 @@ class Tagged(NamedTuple):
     """A prompt with its tags."""
 
     tags: pa.Table
-    """``schema.TAGS``: one row a head, ordered by layer, head."""
+    """``schema.TAGS``: one row per head, ordered by layer, head."""
     window: Window
     """What the model saw."""
     answer: Answer
@@ -47,7 +47,7 @@ def tag(
         atlas: fitted with the same encoder; by default the bundled one.
 
     Returns:
-        ``schema.TAGS``: one row a head with layer, head, cluster (-1: not known), name, strength in [0, 1], the name
+        ``schema.TAGS``: one row per head with layer, head, cluster (-1: not known), name, strength in [0, 1], the name
         that its own scores give, coordinates and scores.
 
     Raises:
@@ -55,12 +55,12 @@ def tag(
     """
     mae = mae or APMAE.from_pretrained()
     atlas = atlas or Atlas.load()
-    # Without an expected completion any token does: only the answer's outcome depends on it.
+    # No completion is expected, so any token will do: only the answer's outcome depends on it.
     return tag_prompt(lm, text_prompt(prompt, "\n", suffix), mae=mae, atlas=atlas).tags
 
 
 def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
-    """As :func:`tag`, for a prompt with its completion, keeping what the model saw and answered."""
+    """As :func:`tag`, for a prompt with its completion; also returns what the model saw and answered."""
     atlas.expect_encoder(mae)  # before anything runs
     size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
     captured = next(capture_prompts(lm, [prompt], CaptureConfig(batch=1), size=size))
@@ -99,7 +99,7 @@ def tag_file(
     json: Path | None = None,
     html: Path | None = None,
 ) -> None:
-    """Tag every head of a model on the completion of one line: written where asked, then printed.
+    """Tag every head of a model on the completion of one line; write the tags where asked, then print them.
 
     Args:
         lm: the language model.
@@ -108,8 +108,8 @@ def tag_file(
         column: where in the line, from 1; by default its first character that is not blank.
         encoder: folder or hub id of an AP-MAE, or "bundled".
         atlas: folder of an atlas fitted with that encoder, or "bundled".
-        json: where every head's tag is written as JSON.
-        html: where a page is written.
+        json: where to write every head's tag as JSON.
+        html: where to write a page.
 
     Raises:
         ConfigError: if the atlas was fitted with another encoder.
@@ -127,7 +127,7 @@ def tag_file(
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
     rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.text
     if json:
-        # JSON knows no NaN, which a score is where the prompt has no row to measure it on.
+        # JSON has no NaN, which a score is if the prompt has no row to measure it on.
         finite = [{key: None if value != value else value for key, value in row.items()} for row in rows]
         record = {
             "model": lm.source,

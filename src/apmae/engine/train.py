@@ -1,4 +1,4 @@
-"""The train stage, in one process or in each of several that ``torchrun`` started: the first one writes."""
+"""The train stage, in one process or in several that ``torchrun`` started; only the first one writes."""
 
 import json
 from collections import Counter
@@ -45,14 +45,14 @@ class Corpus(NamedTuple):
     sources: Sequence[Source]
     files: Sequence[SourceHandle]
     config: PromptsConfig
-    """How they are drawn; the forward that is trained on says which are correct."""
+    """How they are drawn; which are correct is decided by the forward that is trained on."""
 
     @classmethod
     def of(cls, sources: Sequence[Source], config: PromptsConfig) -> "Corpus":
         """List the files of sources.
 
         Raises:
-            SourceError: if there is none of the language and split.
+            SourceError: if there is no file of the language and split.
         """
         files = list_sources(sources, suffixes=language_of(config.language).suffixes)
         files_of(files, config)
@@ -60,17 +60,17 @@ class Corpus(NamedTuple):
 
     @property
     def listing(self) -> str:
-        """SHA-256 of the files' paths and sizes: what every process can see at once, unlike their contents."""
+        """SHA-256 of the files' paths and sizes: unlike their contents, every process can read these quickly."""
         return sha256("".join(f"{file.path}\0{file.size}\n" for file in self.files).encode()).hexdigest()
 
 
 class Trained(NamedTuple):
-    """What a training left."""
+    """The result of a training."""
 
     loss: float
-    """The last one in ``metrics.jsonl``."""
+    """The last loss in ``metrics.jsonl``."""
     counts: dict[str, Any]
-    """Of the manifest."""
+    """Counts of the manifest."""
 
 
 def run_training(
@@ -83,23 +83,23 @@ def run_training(
     track: str | None = None,
     overwrite: bool = False,
 ) -> Trained | None:
-    """``apmae train``: load the model, train; in each of its processes.
+    """``apmae train``: load the model and train, in each of its processes.
 
     Args:
         asked: the settings.
         out: the encoder's folder.
-        prompts: to train on; or else
-        corpus: source files to draw them from as training goes on; or else
-        patterns: stored ones, which need no model.
+        prompts: file of prompts to train on; or else
+        corpus: source files to draw prompts from during training; or else
+        patterns: files of stored patterns, which need no model.
         track: a tracker that also gets the metrics (``train.processes.start``).
         overwrite: replace artifacts made from something else.
 
     Returns:
-        What it left; None in other processes than the first.
+        The result; None in all processes but the first.
     """
     given: Path | Corpus | None = prompts
     if corpus:
-        assert asked.corpus is not None, "settings of a corpus come with it"
+        assert asked.corpus is not None, "a corpus comes with its settings"
         given = Corpus.of(corpus, asked.corpus)  # refused before the model is loaded
     config, device = asked.config, asked.lm.device
     accelerator = start(device, track=track, folder=out.with_name(f"{out.name}-tracker"))
@@ -131,13 +131,13 @@ def train_encoder(
 
     Args:
         lm: the language model, one in each process.
-        prompts: to train on, a file of them or a corpus to draw them from; unless the config's ``outcome`` is "any",
-            those that the model answers incorrectly are left out (paper section 4). Of several processes each takes its
-            own files.
+        prompts: a file of prompts to train on, or a corpus to draw them from. Prompts that the model answers
+            incorrectly are left out (paper section 4), unless the config's ``outcome`` is "any". Of several processes,
+            each takes its own files.
         out: the encoder's folder.
         config: model and training.
         overwrite: replace an artifact made from something else.
-        accelerator: of ``train.processes.start``; by default one process.
+        accelerator: from ``train.processes.start``; by default one process.
 
     Returns:
         The encoder's folder.
@@ -147,8 +147,8 @@ def train_encoder(
     if isinstance(prompts, Corpus):
         sources = prompts.sources
         # Every byte of the corpus is read for this: once, while the other processes wait.
-        found = waited_for(accelerator, lambda: [source.fingerprint() for source in sources])
-        inputs = {"lm": lm.fingerprint} | {f"source-{number}": content for number, content in enumerate(found)}
+        hashes = waited_for(accelerator, lambda: [source.fingerprint() for source in sources])
+        inputs = {"lm": lm.fingerprint} | {f"source-{number}": content for number, content in enumerate(hashes)}
         settings |= {"corpus": prompts.config.model_dump(mode="json")}
         listing = prompts.listing
     else:
@@ -166,7 +166,7 @@ def train_encoder(
             seed=config.seed if processes == 1 else subseed(config.seed, "process", number),
             buffer=config.buffer,
             outcome=config.outcome,
-            # A tap stops compiled code meanwhile, in the whole process.
+            # While it is open, a tap stops compiled code in the whole process.
             overlap=False if config.compile else None,
             watched=accelerator.is_main_process,
         ) as source:
@@ -174,11 +174,11 @@ def train_encoder(
             counts = summed(gathered(accelerator, {**source.counts(), **source.prompts.counts()}))
             rejected = sum(map(Counter, gathered(accelerator, source.rejected)), Counter[str]())
             if stage is not None:
-                read = {"epochs" if name == "epoch" else name: count for name, count in counts.items()}
-                read |= {"lm": lm.name}
+                noted = {"epochs" if name == "epoch" else name: count for name, count in counts.items()}
+                noted |= {"lm": lm.name}
                 if isinstance(prompts, Corpus):
-                    read |= {"rejected": dict(sorted(rejected.items()))}
-                _finish(stage, mae, source.batch(config.steps), config, read)
+                    noted |= {"rejected": dict(sorted(rejected.items()))}
+                _finish(stage, mae, source.batch(config.steps), config, noted)
     return out
 
 
@@ -206,10 +206,10 @@ def train_on_patterns(
     Args:
         paths: files that ``Patterns.load`` reads.
         out: the encoder's folder.
-        config: model and training; what concerns prompts is not used.
+        config: model and training; settings of prompts are not used.
         device: where to train.
         overwrite: replace an artifact made from something else.
-        accelerator: of ``train.processes.start``; by default one process.
+        accelerator: from ``train.processes.start``; by default one process.
 
     Returns:
         The encoder's folder.
@@ -223,10 +223,10 @@ def train_on_patterns(
         number, processes = accelerator.process_index, accelerator.num_processes
         source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=processes)
         mae = _fit(config, source, out, device, list(inputs.values()), accelerator)
-        # Not the source's own count, which a run that goes on after its last step has not made.
-        read = {"patterns": len(patterns), "epochs": (config.steps * config.batch_size - 1) // len(patterns) + 1}
+        # Not the source's own count, which is missing in a run that was resumed after its last step.
+        noted = {"patterns": len(patterns), "epochs": (config.steps * config.batch_size - 1) // len(patterns) + 1}
         if stage is not None:
-            _finish(stage, mae, source.batch(config.steps), config, read)
+            _finish(stage, mae, source.batch(config.steps), config, noted)
     return out
 
 
@@ -234,12 +234,12 @@ def train_on_patterns(
 def _stage(
     accelerator: Accelerator, out: Path, config: Mapping[str, Any], inputs: Mapping[str, str], overwrite: bool
 ) -> Iterator[tuple[bool, Stage | None]]:
-    """Whether there is nothing to do; and the artifact, in the first process alone."""
+    """Whether the artifact is finished already; and, in the first process only, its stage."""
     with ExitStack() as stack:
         stage = None
         if accelerator.is_main_process:
             stage = stack.enter_context(Stage.open(out, "train", config, inputs, overwrite=overwrite, repairs=False))
-            if not stage.finished and not stage.resumed:  # a checkpoint that is there is another run's
+            if not stage.finished and not stage.resumed:  # an earlier checkpoint is another run's
                 for stale in ((out / checkpoint.NAME), *(out / _PANELS).glob("*.png")):
                     stale.unlink(missing_ok=True)
         finished = told(accelerator, stage.finished if stage else None)
@@ -264,7 +264,7 @@ def _fit(
     return fit(config, source, folder=out, device=device, inputs=together, accelerator=accelerator, panel=panel)
 
 
-def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, read: Mapping[str, Any]) -> None:
+def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, noted: Mapping[str, Any]) -> None:
     out = stage.out
     mae.save_pretrained(out)
     table = reconstructions(mae, unseen, seed=config.seed)
@@ -273,7 +273,7 @@ def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, rea
     files = [CONFIG, WEIGHTS, METRICS, RECONSTRUCTIONS_FILE, "reconstruction.png"]
     files += [f"{_PANELS}/{path.name}" for path in sorted((out / _PANELS).glob("step-*.png"))]
     stage.add_files(files)
-    stage.finish({"steps": config.steps, **read, "parameters": mae.num_parameters})
+    stage.finish({"steps": config.steps, **noted, "parameters": mae.num_parameters})
     (out / checkpoint.NAME).unlink(missing_ok=True)
 
 

@@ -138,7 +138,7 @@ def draw_prompts(
                 more, note = _waiting(quota, tried, limit)
                 advance(len(batch), total=tried.total() + more, note=note)
     if not accepted:
-        any_ = ", or set outcome to 'any', which takes what comes" if config.outcome != "any" else ""
+        any_ = ", or set outcome to 'any', which takes both outcomes" if config.outcome != "any" else ""
         why = _reasons(rejected)
         raise SourceError(
             f"expected prompts from {len(files)} files, found none ({why}); give other source files{any_}"
