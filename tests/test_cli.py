@@ -29,7 +29,7 @@ def contents(folder):
 
 @pytest.fixture
 def start(command_line):
-    """Starts a command in the background; whatever still runs at the end is killed."""
+    """Starts a command in the background; at the end it is killed if it still runs."""
     children = []
 
     def run(*arguments, **options):
@@ -55,7 +55,7 @@ except SystemExit as done:
              "matplotlib", "jinja2", "tokenizers", "safetensors", "yaml"}
     print("loaded:", *sorted(heavy & set(sys.modules)), "code:", done.code, file=sys.stderr)
 """
-"""The command line in an interpreter of its own, which says at its end what it has loaded."""
+"""The command line in a separate interpreter, which prints at its end what it has loaded."""
 
 
 def started(environment, *arguments, **options):
@@ -79,18 +79,18 @@ def test_the_installed_command_is_the_module(environment):
     script = Path(sys.executable).with_name("apmae")
     if not script.is_file():
         pytest.skip("the package is not installed with its scripts here")
-    said = []
+    helps = []
     for command in ([script], [sys.executable, "-m", "apmae"], [sys.executable, "-m", "apmae.cli"]):
         result = subprocess.run([*command, "encode", "--help"], capture_output=True, text=True, env=environment)
-        said.append([line.strip() for line in result.stdout.splitlines() if "Usage" not in line and line.strip()])
-    assert len(said[0]) > 10
-    assert said[0] == said[1] == said[2]
+        helps.append([line.strip() for line in result.stdout.splitlines() if "Usage" not in line and line.strip()])
+    assert len(helps[0]) > 10
+    assert helps[0] == helps[1] == helps[2]
 
 
 # -- the stages --------------------------------------------------------------------------------------------------------
 
 
-def test_run_makes_a_whole_study_and_says_what_it_found(real_study):
+def test_run_makes_a_whole_study_and_prints_what_it_found(real_study):
     assert real_study.result.returncode == 0, real_study.result.stderr
     made = {path.name for path in real_study.folder.iterdir()}
     assert made == {
@@ -98,9 +98,9 @@ def test_run_makes_a_whole_study_and_says_what_it_found(real_study):
         *("encoder", "embeddings", "atlas", "report", "study.json"),
     }
     assert (real_study.folder / "report" / "index.html").stat().st_size > 1000
-    said = real_study.result.stdout
-    assert "576 patterns of 12 prompts" in said
-    assert str(real_study.folder / "report" / "index.html") in said
+    printed = real_study.result.stdout
+    assert "576 patterns of 12 prompts" in printed
+    assert str(real_study.folder / "report" / "index.html") in printed
     assert "Traceback" not in real_study.result.stderr
 
 
@@ -132,22 +132,22 @@ def test_prompts_from_a_folder_need_no_model(apmae_command, tmp_path):
     assert {prompt.path for prompt in prompts} == {"src/A.java"}
 
 
-def test_what_is_short_says_which_settings_would_give_more(apmae_command, tmp_path):
+def test_a_shortfall_names_settings_that_would_give_more(apmae_command, tmp_path):
     (tmp_path / "src").mkdir()
     for name in "ABCDEFGH":
         (tmp_path / "src" / f"{name}.java").write_text("class A {\n" + "    int field = 1;\n" * 30 + "}\n")
     command = ("prompts", "src", "--tasks", "numeric_literal", "--per-task", 30, "--out", "p.parquet")
     result = apmae_command(*command, "--set", "split=train", "--set", "per_file=3", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    (said,) = [line for line in result.stdout.splitlines() if line.startswith("  for more: ")]
-    ways = said.split(", or ")[1:]
+    (advice,) = [line for line in result.stdout.splitlines() if line.startswith("  for more: ")]
+    ways = advice.split(", or ")[1:]
     assert [way.split(",")[0] for way in ways] == ["--set split=all", "a larger per_file", "--set similar=1"]
     more = apmae_command(*command, "--set", "similar=1", "--overwrite", cwd=tmp_path)
     assert more.stdout.splitlines()[0] == "30 prompts in p.parquet"
     assert "short" not in more.stdout
 
 
-def test_run_says_what_is_short(real_study, apmae_command, tmp_path):
+def test_run_reports_a_shortfall(real_study, apmae_command, tmp_path):
     shutil.copytree(real_study.folder, tmp_path / "mine")
     study = real_study.config.model_copy(update={"out": Path("mine")})
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
@@ -305,7 +305,7 @@ def test_show_draws_pictures_and_pages(apmae_command, tmp_path):
 def test_run_takes_a_file_and_puts_the_study_beside_it(real_study, apmae_command, tmp_path):
     for name in ("embeddings", "atlas", "encoder"):
         shutil.copytree(real_study.folder / name, tmp_path / "mine" / name)
-    # The study's own prompts, taken as given: everything from there on is reused.
+    # The study's own prompts are given: everything after them is reused.
     shutil.copy(real_study.folder / "prompts.parquet", tmp_path / "given.parquet")
     study = {"sources": ["given.parquet"], "encoder": "mine/encoder"}
     study["encode"] = real_study.config.encode.model_dump(mode="json")
@@ -323,7 +323,7 @@ def test_run_takes_a_file_and_puts_the_study_beside_it(real_study, apmae_command
 
 
 def without_attention(folder):
-    """A language model that does not attend."""
+    """A language model without attention."""
     config = MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
     MambaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -348,8 +348,8 @@ def long_encoder(folder):
 
 @pytest.fixture(scope="module")
 def refused(real_study, apmae_command, tmp_path_factory):
-    """Commands that are refused once their model is loaded or their work has begun; those that are refused before are
-    in ``cli/test_mistakes.py``. ``{case: (result, folder, what was there before)}``.
+    """Commands that are refused after their model is loaded or their work has begun; those refused earlier are in
+    ``cli/test_mistakes.py``. ``{case: (result, folder, what was there before)}``.
     """
     home = tmp_path_factory.mktemp("refused")
     study, encoder = real_study.folder, real_study.folder / "encoder"
@@ -413,7 +413,7 @@ SAID = {
 }
 
 
-def test_every_mistake_of_own_prompts_is_a_line(apmae_command, tmp_path):
+def test_every_mistake_in_own_prompts_has_a_line(apmae_command, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"prompt": 1}\n{"prompt": "a", "completion": "b"}\n{\n')
     result = apmae_command("prompts", "mine.jsonl", "--preview", cwd=tmp_path)
     assert result.returncode == 2
@@ -467,10 +467,10 @@ def test_a_mistake_is_one_line_and_code_2_and_loses_nothing(refused):
             "full disk, encode": ["embeddings/journal.jsonl"],
             "full disk, train": ["encoder/journal.jsonl", "encoder/metrics.jsonl"],
         }
-        assert set(left) <= set(allowed.get(case, [])), f"{case}: nothing half-made stays"
+        assert set(left) <= set(allowed.get(case, [])), f"{case}: nothing incomplete is left"
 
 
-def test_a_device_that_fills_up_keeps_its_shards_and_goes_on(real_study, apmae_command, small_disk):
+def test_a_run_keeps_its_shards_when_the_disk_fills_up_and_resumes(real_study, apmae_command, small_disk):
     disk = small_disk("190k")
     out = disk / "embeddings"
     command = ["encode", "--encoder", real_study.folder / "encoder", "--prompts", real_study.folder / "prompts.parquet"]

@@ -61,7 +61,7 @@ def test_train_can_be_called_whichever_is_imported_first(first):
 
 
 def test_the_example_of_the_design_runs(real_study, tmp_path):
-    """Section 9, in its own words; the encoder is the study's instead of the bundled one."""
+    """Section 9 as written, with the study's encoder instead of the bundled one."""
     lm = apmae.load_lm("bundled", device="cpu", dtype="float32")
     assert (lm.num_layers, lm.num_heads) == (6, 8)
     encoded = lm.tokenizer(["int x = 1;\n", "return a + b;"], return_tensors="pt", padding=True)
@@ -139,7 +139,7 @@ def test_an_atlas_refuses_the_embeddings_of_another_encoder(bundled_lm, tmp_path
     atlas = apmae.Atlas.load(tmp_path / "mine")
     assert atlas.encoder == mine.fingerprint
     assert np.array_equal(atlas.place(z, encoder=mine).cluster, atlas.place(z).cluster)
-    for pair in ({"mae": other, "atlas": atlas}, {"atlas": atlas}, {"mae": mine}):  # what is not given is bundled
+    for pair in ({"mae": other, "atlas": atlas}, {"atlas": atlas}, {"mae": mine}):  # the bundled one by default
         with pytest.raises(ConfigError, match=r"expected the encoder that the atlas was fitted with \(.* got another"):
             apmae.tag(bundled_lm, "int x = ", **pair)
     with pytest.raises(ConfigError, match="that belong together"):
@@ -152,7 +152,7 @@ def test_an_atlas_refuses_the_embeddings_of_another_encoder(bundled_lm, tmp_path
     assert apmae.tag(bundled_lm, "int x = ", mae=mine, atlas=atlas).num_rows == 48
 
 
-def test_what_the_package_carries_fits_together(bundled_lm):
+def test_the_bundled_artifacts_fit_together(bundled_lm):
     mae, atlas = apmae.APMAE.from_pretrained(), apmae.Atlas.load()
     assert atlas.encoder == mae.fingerprint
     assert mae.config.pattern_size <= bundled_lm.max_length

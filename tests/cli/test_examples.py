@@ -1,4 +1,4 @@
-"""The command lines under the help: of every command, with options that there are."""
+"""The command lines under the help: every command has one, and its options exist."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ def test_every_command_has_an_example_of_its_own():
 
 
 def test_an_example_parses():
-    """As click takes it, arguments and options; nothing is run."""
+    """As click parses arguments and options; nothing is run."""
     for name, (line, _) in EXAMPLES.items():
         words = shlex.split(line.partition(" > ")[0])[2:]
         COMMANDS[name].make_context(name, words)
@@ -32,8 +32,8 @@ def test_options_and_commands_that_the_advice_names_exist():
 
 def test_the_help_shows_it(apmae_command, command_line):
     for name, (line, advice) in EXAMPLES.items():
-        said = " ".join(apmae_command(name, "--help").stdout.split())
-        assert f"Example: {line}" in said and " ".join(advice.split()) in said
+        printed = " ".join(apmae_command(name, "--help").stdout.split())
+        assert f"Example: {line}" in printed and " ".join(advice.split()) in printed
 
 
 def test_the_version_is_the_packages(apmae_command):

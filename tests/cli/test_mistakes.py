@@ -1,4 +1,4 @@
-"""A mistake that can be seen without torch is told without it: every command, by the modules that it had loaded."""
+"""A mistake that can be seen without torch is reported without it: every command, by the modules that it loaded."""
 
 import json
 import subprocess
@@ -16,16 +16,16 @@ RUN = """
 import json, os, sys
 import apmae.cli, apmae.engine.checks
 
-told = {}
+results = {}
 for case, arguments in json.load(sys.stdin).items():
     reading, writing = os.pipe()
     child = os.fork()
     if child:
         os.close(writing)
         with open(reading) as file:
-            said = file.read()
+            printed = file.read()
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        told[case] = {"code": status, "said": said.splitlines()}
+        results[case] = {"code": status, "printed": printed.splitlines()}
         continue
     os.close(reading)
     os.dup2(writing, 2)
@@ -42,9 +42,9 @@ for case, arguments in json.load(sys.stdin).items():
     loaded = [name for name in HEAVY if name in sys.modules]
     print("loaded:", *loaded, file=sys.stderr, flush=True)
     os._exit(code)
-json.dump(told, sys.stdout)
+json.dump(results, sys.stdout)
 """
-"""Runs commands in forks of a process that has loaded no more than each of them would before its first check."""
+"""Runs commands in forks of a process that has loaded no more than each of them loads before its first check."""
 
 OUT = ("--out", "made")
 PROMPTS = ("--prompts", "good.jsonl")
@@ -254,7 +254,7 @@ CASES = {
         "'Mine!'",
     ),
 }
-"""By what is wrong: the command, and what its one line says."""
+"""What is wrong -> the command, and what its one line says."""
 
 
 def artifact(out, stage, config):
@@ -263,8 +263,8 @@ def artifact(out, stage, config):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory, environment):
-    """What every command of the table said, and the modules that it had loaded by then."""
+def results(tmp_path_factory, environment):
+    """What every command of the table printed, its exit code, and the modules that it had loaded by then."""
     home = tmp_path_factory.mktemp("mistakes")
     (home / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
     (home / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
@@ -320,12 +320,12 @@ def told(tmp_path_factory, environment):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_mistake_is_one_line_told_before_anything_heavy_is_imported(told, case):
-    *said, loaded = told[case]["said"]
-    assert loaded == "loaded:", said
-    assert told[case]["code"] == 2
-    assert len(said) == 1 and said[0].startswith("apmae: "), said
-    assert [part for part in CASES[case][1:] if part not in said[0]] == [], said[0]
+def test_a_mistake_is_reported_in_one_line_before_anything_heavy_is_imported(results, case):
+    *lines, loaded = results[case]["printed"]
+    assert loaded == "loaded:", lines
+    assert results[case]["code"] == 2
+    assert len(lines) == 1 and lines[0].startswith("apmae: "), lines
+    assert [part for part in CASES[case][1:] if part not in lines[0]] == [], lines[0]
 
 
 def test_every_command_is_in_the_table():

@@ -1,4 +1,4 @@
-"""Output with real pipes: a reader that leaves is no failure, and a full disk is told when the work is done."""
+"""Output with real pipes: a reader that leaves is no failure, and a full disk is reported when the work is done."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def work(lines: int, out: Path) -> None:
 sys.argv = ["apmae", "work", *sys.argv[1:]]
 main()
 """
-"""A command that prints before it works, which is what a closed pipe can harm."""
+"""A command that prints before it works: a closed pipe could keep it from working."""
 
 
 def shell(command, environment, **options):
@@ -38,9 +38,9 @@ def shell(command, environment, **options):
 def test_a_reader_that_leaves_stops_no_work(lines, environment, tmp_path):
     command = f'set -o pipefail; $WORK "$SCRIPT" {lines} done 2>errors | head -3; echo ${{PIPESTATUS[*]}}'
     result = shell(command, environment, cwd=tmp_path)
-    *said, codes = result.stdout.splitlines()
+    *printed, codes = result.stdout.splitlines()
     assert codes == "0 0"
-    assert [" ".join(line.split()[:2]) for line in said[:2]] == ["line 0", "line 1" if lines > 1 else "→ done"]
+    assert [" ".join(line.split()[:2]) for line in printed[:2]] == ["line 0", "line 1" if lines > 1 else "→ done"]
     assert (tmp_path / "done").read_text() == "done"
     assert (tmp_path / "errors").read_text().splitlines() == [str(number) for number in range(lines)]
 
@@ -52,32 +52,33 @@ def test_errors_into_the_same_pipe_stop_no_work_either(environment, tmp_path):
 
 
 @pytest.mark.parametrize("lines", [0, 5, 2000])
-def test_a_full_disk_under_the_output_is_told_when_the_work_is_done(lines, environment, tmp_path):
+def test_a_full_disk_under_the_output_is_reported_when_the_work_is_done(lines, environment, tmp_path):
     result = shell(f'$WORK "$SCRIPT" {lines} done > /dev/full', environment, cwd=tmp_path)
     assert result.returncode == 2
     *before, last = result.stderr.splitlines()
     assert (
-        last == "apmae: cannot write standard output: No space left on device; files that the command wrote are complete"
+        last
+        == "apmae: cannot write standard output: No space left on device; files that the command wrote are complete"
     )
     assert before == [str(number) for number in range(lines)]
     assert (tmp_path / "done").is_file()
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_streams_that_are_closed_lead_nowhere(closed, environment, tmp_path):
-    """And no file takes their numbers: what it holds would be what the command prints."""
+def test_closed_streams_drop_what_is_written(closed, environment, tmp_path):
+    """And no file takes their numbers: the command would print into it."""
     result = shell(f'$WORK "$SCRIPT" 3 done {closed}; echo $? > code', environment, cwd=tmp_path)
     assert (tmp_path / "code").read_text() == "0\n", result.stderr
     assert (tmp_path / "done").read_text() == "done"
     assert ("line 0" in result.stdout) == (">&-" not in closed.replace("2>&-", ""))
 
 
-def test_what_an_encoding_lacks_is_spelled_out(environment, tmp_path):
+def test_characters_that_the_encoding_lacks_are_escaped(environment, tmp_path):
     result = shell('PYTHONIOENCODING=latin-1 $WORK "$SCRIPT" 0 done', environment, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "\\u2192 done\n")
 
 
-def test_a_mistake_keeps_its_code_whatever_its_reader_does(environment):
+def test_a_mistake_keeps_its_exit_code_whatever_its_reader_does(environment):
     for sink in ("| true", "> /dev/full", "2>&1 | true", ">&-"):
         result = shell(f"$APMAE recipes huge {sink}; exit ${{PIPESTATUS[0]}}", environment)
         assert result.returncode == 2, sink

@@ -1,4 +1,4 @@
-"""Real small language models and encoders, all with all: rows, resuming, whose an encoder is, mistakes."""
+"""Small real language models and encoders, each with each: rows, resuming, which model an encoder is of, mistakes."""
 
 import shutil
 from types import SimpleNamespace
@@ -74,7 +74,7 @@ def test_every_encoder_has_a_row_for_every_pattern(evaluated):
 
 @pytest.mark.parametrize(("number", "encoder", "size"), [(0, "encoder", 256), (1, "short", 64)])
 def test_rows_are_losses_of_the_models_own_patterns(evaluated, given, lms, number, encoder, size):
-    """Captured again, all prompts at once: batches and shards do not matter; half is hidden, whatever was trained."""
+    """Captured again, all prompts at once: batches and shards do not matter. Half is hidden, whatever was trained."""
     mae = APMAE.from_pretrained(given.encoders[number])
     prompts = load_prompts(given.prompts)
     for name, lm in lms.items():
@@ -88,8 +88,8 @@ def test_rows_are_losses_of_the_models_own_patterns(evaluated, given, lms, numbe
             np.testing.assert_allclose([row[name] for row in rows], getattr(wanted, name), rtol=5e-3, atol=1e-3)
         heads = len(rows) // COUNT
         assert [row["task"] for row in rows] == [prompt.task for prompt in prompts for _ in range(heads)]
-        said = [answer.outcome for answer in captured.answers for _ in range(heads)]
-        assert [row["outcome"] for row in rows] == said
+        outcomes = [answer.outcome for answer in captured.answers for _ in range(heads)]
+        assert [row["outcome"] for row in rows] == outcomes
         assert len({row["measured"] for row in rows}) > 3
 
 
@@ -99,7 +99,7 @@ def test_names_are_those_that_tag_measures(evaluated, given, lms):
     table = read_tables(evaluated.out / "bundled-small", "losses", "losses")
     rows = [row for row in table.to_pylist() if (row["encoder"], row["prompt"]) == ("encoder", 1)]
     same = sum(row["measured"] == name for row, name in zip(rows, tags["measured"].to_pylist(), strict=True))
-    assert same >= len(rows) - 1  # scores in half precision may fall on the other side of a threshold
+    assert same >= len(rows) - 1  # in half precision a score may be on the other side of a threshold
 
 
 def test_the_second_run_computes_nothing(evaluated, given, lms):
@@ -115,7 +115,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("shards", [0, 1, 4])
 def test_a_run_that_was_killed_ends_with_the_same_bytes(evaluated, given, lms, tmp_path, monkeypatch, shards):
-    """Three shards a language model: 4 is in the second one."""
+    """Three shards per language model: the fourth is the second model's."""
     write, done = engine.evaluate_shard, []
 
     def evaluate_shard(shard, **given):
@@ -171,7 +171,7 @@ def test_other_settings_and_other_encoders_are_refused(evaluated, given, lms):
     assert contents(evaluated.out) == before
 
 
-# -- whose an encoder is -----------------------------------------------------------------------------------------------
+# -- the language model of an encoder ----------------------------------------------------------------------------------
 
 
 def test_an_encoder_belongs_to_the_model_that_its_manifest_names(given, tmp_path):
@@ -217,7 +217,7 @@ def test_none_or_one_twice_is_refused(sources):
 def test_an_encoder_that_predicts_no_numbers_is_named(given, lms, tmp_path):
     mae = APMAE.from_pretrained(given.encoders[1])
     with torch.no_grad():
-        mae.to_pixels.weight.fill_(3e38)  # finite; what comes of it is not
+        mae.to_pixels.weight.fill_(3e38)  # finite, but its predictions are not
     mae.save_pretrained(tmp_path / "broken")
     encoders = [given.encoders[0], str(tmp_path / "broken")]
     with pytest.raises(ModelError, match=r"the encoder broken, 24 of 24 patterns have none \(prompt 0 head 0.0\)"):
@@ -231,14 +231,14 @@ def test_no_prompts_are_refused(given, lms, tmp_path):
         cross_evaluate([lms["bundled-small"]], given.encoders, tmp_path / "none.jsonl", tmp_path / "out", CONFIG)
 
 
-def test_a_model_that_is_not_there_leaves_what_the_others_gave(given, lms, tmp_path):
+def test_losses_of_other_models_stay_when_one_model_does_not_exist(given, lms, tmp_path):
     missing = LMConfig(source=str(tmp_path / "none"))
     with pytest.raises(ModelError, match="check the path"):
         cross_evaluate([lms["bundled-small"], missing], given.encoders, given.prompts, tmp_path / "out", CONFIG)
     assert read_manifest(tmp_path / "out" / "bundled-small", "losses").counts["layers"] == 3
 
 
-def test_prompts_of_training_files_are_said(evaluated, given, lms, train_prompts, tmp_path):
+def test_prompts_of_training_files_are_mentioned(evaluated, given, lms, train_prompts, tmp_path):
     assert evaluated.found.notes == ()
     prompts = load_prompts(train_prompts)[:2]
     assert {prompt.split for prompt in prompts} == {"train"}
@@ -248,7 +248,7 @@ def test_prompts_of_training_files_are_said(evaluated, given, lms, train_prompts
     assert note.startswith("2 of 2 prompts are of the split 'train'")
 
 
-def test_the_command_says_the_table_and_the_finding(given, real_study, apmae_command, tmp_path):
+def test_the_command_prints_the_table_and_the_finding(given, real_study, apmae_command, tmp_path):
     result = apmae_command(
         *(
             "evaluate",

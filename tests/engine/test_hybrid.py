@@ -1,5 +1,5 @@
-"""Models whose layers differ, through everything downstream: a hybrid that attends in two of four layers, and one whose
-layers have four heads and two."""
+"""Models whose layers differ, in all stages: a hybrid that attends in two of four layers, and a model whose layers have
+four heads and two in turn."""
 
 import json
 import re
@@ -87,7 +87,7 @@ def test_the_model_says_what_it_has(lm, counts):
     assert lm.heads_by_layer == tuple(counts.get(layer, 0) for layer in range(4))
 
 
-def test_every_prompt_has_the_heads_that_there_are_in_every_table(study, places):
+def test_in_every_table_every_prompt_has_the_existing_heads(study, places):
     for table in (
         study.points,
         *(read_table(study.embeddings_folder / name) for name in study.encoded.shards("embeddings")),
@@ -103,7 +103,7 @@ def test_the_manifests_say_how_many_heads_each_layer_has(lm, study):
     assert study.heads_by_layer == lm.heads_by_layer
 
 
-def test_pictures_are_grey_where_there_is_no_head_and_nowhere_zero(lm, study):
+def test_pictures_are_grey_and_not_zero_where_there_is_no_head(lm, study):
     (maps,) = (picture.figure for picture in pictures_of(study) if picture.name == "head_maps")
     existing = np.arange(4) < np.array(lm.heads_by_layer)[:, None]
     clusters, share, distinct = maps.axes[:3]
@@ -118,13 +118,13 @@ def test_pictures_are_grey_where_there_is_no_head_and_nowhere_zero(lm, study):
         assert [text.get_text() != "" for text in axis.texts] == existing.ravel().tolist()
 
 
-def test_the_report_and_the_terminal_say_it(lm, study, capsys):
+def test_the_report_and_the_terminal_name_layers_without_attention(lm, study, capsys):
     print_study(study, study.folder)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     hybrid = 0 in lm.heads_by_layer
     opening = "8 heads in 2 of 4 layers" if hybrid else "12 heads in 4 layers"
-    assert opening in " ".join(said.split())
-    assert len(re.findall(r"^ +[02] +no attention$", said, re.M)) == 2 * hybrid
+    assert opening in " ".join(output.split())
+    assert len(re.findall(r"^ +[02] +no attention$", output, re.M)) == 2 * hybrid
     page = report_of(study).files["index.html"].decode()
     assert opening in page
     assert "Dark grey: the model has no head there." in page
@@ -132,7 +132,7 @@ def test_the_report_and_the_terminal_say_it(lm, study, capsys):
     assert page.count('title="layer 1 has 2 heads"') == 2 * (not hybrid)
 
 
-def test_tags_are_of_the_heads_that_there_are(lm, places, capsys):
+def test_tags_are_of_the_existing_heads(lm, places, capsys):
     tags = tag(lm, "int x = ", suffix=";\n", mae=APMAE.from_pretrained(), atlas=Atlas.load())
     rows = tags.to_pylist()
     assert [(row["layer"], row["head"]) for row in rows] == places
@@ -144,7 +144,7 @@ def test_tags_are_of_the_heads_that_there_are(lm, places, capsys):
         assert cells == [str(layer), "no", "attention"] if not heads else len(cells) == 1 + heads
 
 
-def test_a_contact_sheet_has_grey_for_what_is_not_there(lm, places, tmp_path):
+def test_a_contact_sheet_is_grey_where_there_is_no_head(lm, places, tmp_path):
     shown = apmae.show(lm, "int total = 0;\nint x = 1;\n", tmp_path / "a.png")
     assert shown.heads == len(places)
     picture = (imread(tmp_path / "a.png")[..., :3] * 255).round()
@@ -159,21 +159,21 @@ def test_a_contact_sheet_has_grey_for_what_is_not_there(lm, places, tmp_path):
     assert "absent" not in re.sub(r"<style>.*?</style>", "", (tmp_path / "b.html").read_text(), flags=re.S)
 
 
-def test_heads_that_are_not_there_are_refused(lm, tmp_path):
-    said = (
+def test_heads_that_do_not_exist_are_refused(lm, tmp_path):
+    message = (
         "layers 1, 3 and heads 0-3"
         if 0 in lm.heads_by_layer
         else "layers 0, 2 and heads 0-3, layers 1, 3 and heads 0-1"
     )
     text, place = ("0.0", (0, 0)) if 0 in lm.heads_by_layer else ("1.2", (1, 2))
-    with pytest.raises(ConfigError, match=f"{said}, got '{text}'"):
+    with pytest.raises(ConfigError, match=f"{message}, got '{text}'"):
         parse_heads([text], lm)
     assert parse_heads(["3.1"], lm) == [(3, 1)]
-    with pytest.raises(CaptureError, match=said):
+    with pytest.raises(CaptureError, match=message):
         apmae.show(lm, "int x", tmp_path / "a.png", heads=[place])
 
 
-def test_training_counts_the_patterns_that_there_are(lm, counts):
+def test_training_counts_the_patterns_of_existing_heads(lm, counts):
     prompts = [text_prompt(f"int x{i} = ", "1", ";\n") for i in range(8)]
     for share in ("all", 0.5):
         config = CaptureConfig(heads=share, batch=2)

@@ -37,7 +37,7 @@ def copy(real_study, tmp_path):
 # -- encode ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_prompts_stage_answers_for_its_own_model_and_window_alone(tmp_path, bundled_lm, real_study):
+def test_answers_of_a_prompts_stage_hold_for_its_own_model_and_window_only(tmp_path, bundled_lm, real_study):
     prompts = real_study.folder / "prompts.parquet"
     other = load_lm(bundled.language_model(), dtype="bfloat16")
     left = load_lm(bundled.language_model(), infill="none")
@@ -51,7 +51,7 @@ def test_a_prompts_stage_answers_for_its_own_model_and_window_alone(tmp_path, bu
     assert not local._asked(tmp_path / "unasked.parquet", bundled_lm, 256)
 
 
-def test_a_mended_input_is_not_mistaken_for_a_changed_one(tmp_path, bundled_lm, real_study):
+def test_a_repaired_input_is_not_mistaken_for_a_changed_one(tmp_path, bundled_lm, real_study):
     jsonl = tmp_path / "p.jsonl"
     jsonl.write_text('{"prompt": "int x = "}\n')
     encoder = str(real_study.folder / "encoder")
@@ -74,7 +74,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("name", ["embeddings-00001", "prompts-00000", "exemplars-00002", "reconstructions"])
 def test_a_damaged_file_of_embeddings_is_made_again_alone(copy, real_study, bundled_lm, name, damage, monkeypatch):
-    """The same bytes, so that the atlas still belongs to them: the report can be made at once."""
+    """The bytes are the same, so the atlas still belongs to them and the report can be made at once."""
     torch.set_num_threads(1)
     out, asked = copy / "embeddings", []
     shard_of = local.encode_shard
@@ -96,7 +96,7 @@ def test_a_damaged_file_of_embeddings_is_made_again_alone(copy, real_study, bund
 
 
 def test_the_atlas_on_disk_is_the_librarys(real_study, tmp_path):
-    # Both fits in this process: between processes UMAP may differ in the last bits, and with them its layout.
+    # Both are fitted in this process: between processes UMAP may differ in the last bits, and so in its layout.
     counts = local.fit_atlas(real_study.folder / "embeddings", tmp_path / "atlas", AtlasConfig())
     with duckdb.connect() as database:
         z = database.execute(
@@ -131,7 +131,7 @@ def test_damaged_embeddings_are_refused_before_an_atlas_is_begun(copy, tmp_path,
 
 @pytest.mark.parametrize("name", ["points.parquet", "clusters.parquet", "reference.safetensors", "atlas.json"])
 def test_a_damaged_file_of_an_atlas_is_fitted_again_and_the_others_stay(copy, tmp_path, name):
-    """Fitted in this process before: UMAP may differ in the last bits between processes, which is refused."""
+    """The atlas was fitted in this process: between processes UMAP may differ in the last bits, which is refused."""
     out = tmp_path / "atlas"
     local.fit_atlas(copy / "embeddings", out, AtlasConfig())
     whole = {path.name: path.read_bytes() for path in out.iterdir()}

@@ -74,14 +74,14 @@ def test_a_shortfall_is_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "config", "said"),
+    ("out", "config", "message"),
     [
         ("p.jsonl", TINY, "expected --out to name a .parquet file, got .*p.jsonl"),
         ("p.parquet", PromptsConfig(outcome="balanced"), "needs a language model"),
     ],
 )
-def test_prompts_that_cannot_be_made_are_refused_and_leave_nothing(tmp_path, out, config, said):
-    with pytest.raises(ConfigError, match=said):
+def test_prompts_that_cannot_be_made_are_refused_and_leave_nothing(tmp_path, out, config, message):
+    with pytest.raises(ConfigError, match=message):
         prompts.make_prompts(BUNDLED, tmp_path / out, config)
     assert list(tmp_path.iterdir()) == []
 
@@ -113,7 +113,7 @@ def test_circuits_are_prompts_that_encode_takes(tmp_path, bundled_lm, real_study
 
 @pytest.fixture
 def forwards(bundled_lm):
-    """Counts the batches that the bundled model answers in this process."""
+    """The batches that the bundled model answers in this process."""
     seen = []
     handle = bundled_lm.model.register_forward_hook(lambda *_: seen.append(1))
     yield seen
@@ -177,7 +177,7 @@ def test_an_interrupted_run_keeps_its_answers_and_another_is_refused(tmp_path, b
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
-def test_progress_says_what_is_waited_for_and_how_long(tmp_path, bundled_lm, capsys):
+def test_progress_says_what_the_stage_waits_for_and_how_long(tmp_path, bundled_lm, capsys):
     config = PromptsConfig(per_task=16, tasks=("assignment_operator",), outcome="balanced", length=64)
     prompts.make_prompts(BUNDLED, tmp_path / "prompts.parquet", config, lm=bundled_lm)
     lines = capsys.readouterr().err.splitlines()

@@ -22,7 +22,7 @@ WORDS = ("the", "cat", "sat", "on", "mat", "and", "saw", "dog")
 
 
 def read_page(path):
-    """Square patterns by (layer, head), and the labels, as the page has them."""
+    """Square patterns by (layer, head), and the labels, as in the page."""
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', path.read_text(), re.S)[1])
     count, found = len(data["labels"]), {}
     for entry in data["heads"]:
@@ -35,7 +35,7 @@ def read_page(path):
 
 
 def eager(lm, ids):
-    """float64 (layer, head, query_pos, key_pos) of the model's own eager attention."""
+    """float64 (layer, head, query_pos, key_pos): the model's own eager attention."""
     before = lm.model.config._attn_implementation
     lm.model.set_attn_implementation("eager")
     try:
@@ -70,7 +70,7 @@ def encoder(tmp_path_factory):
     model = BertForMaskedLM(config)
     for name, weight in model.named_parameters():
         if "query" in name or "key" in name:
-            weight.data *= 12  # heads that differ
+            weight.data *= 12  # so that heads differ
     model.save_pretrained(folder)
     return load_lm(folder)
 
@@ -95,7 +95,7 @@ def test_names_are_those_that_tag_measures(bundled_lm, tmp_path):
 
 
 def test_a_later_sink_is_shown_with_its_place():
-    """Heads that attend to the line break of the fourth token from there on, and to their own token before it."""
+    """Heads whose queries attend to the line break, the fourth token, from there on, and to themselves before."""
     size = 40
     dense = np.zeros((2, size, size))
     dense[0, np.arange(size), np.where(np.arange(size) < 3, np.arange(size), 3)] = 1
@@ -114,7 +114,7 @@ def test_chosen_heads_come_once_and_in_order(bundled_lm, tmp_path):
     assert len(np.unique((image.reshape(-1, image.shape[2])[::7] * 255).astype(np.uint8), axis=0)) > 50
 
 
-def test_a_suffix_goes_behind_a_hole(bundled_lm, tmp_path):
+def test_a_suffix_comes_after_a_hole(bundled_lm, tmp_path):
     shown = apmae.show(bundled_lm, "int x = ", tmp_path / "a.png", suffix=";\n", heads=[(0, 0)])
     assert shown.sheet.tokens[0] == "<fim_prefix>"
     assert shown.sheet.tokens[-1] == "<fim_middle>"
@@ -145,12 +145,12 @@ def test_long_prompts_are_pooled_or_cropped(bundled_lm, tmp_path, long):
                 ]
             )
         np.testing.assert_allclose(square, oracle, rtol=1e-3, atol=2e-5)
-    said = f"pooled to {SIDE} blocks" if long == "pool" else f"the last {SIDE} shown"
-    assert f"2 heads on {len(ids)} tokens, {said} in " in shown.summary
+    rows = f"pooled to {SIDE} blocks" if long == "pool" else f"the last {SIDE} shown"
+    assert f"2 heads on {len(ids)} tokens, {rows} in " in shown.summary
     assert len(data["tokens"]) == SIDE
 
 
-def test_more_tokens_than_the_model_was_made_for_are_cut_around_a_hole_and_else_said(bundled_lm, tmp_path):
+def test_more_tokens_than_the_model_was_made_for_are_cut_around_a_hole_and_otherwise_mentioned(bundled_lm, tmp_path):
     text = "int a = 1;\n" * 200
     shown = apmae.show(bundled_lm, text, tmp_path / "a.png", suffix=text, heads=[(0, 0)])
     assert shown.sheet.length == bundled_lm.max_length == 512
@@ -209,7 +209,7 @@ def test_heads_are_read_strictly(bundled_lm):
             parse_heads([text], bundled_lm)
 
 
-def test_where_the_text_comes_from(tmp_path):
+def test_the_text_is_given_or_read_from_a_file(tmp_path):
     file = tmp_path / "a.java"
     file.write_bytes(b"int a;\r\n  int b;\n")
     assert prompt_text("x", None, None, None) == ("x", None)

@@ -52,7 +52,7 @@ def test_stages_after_a_lost_one_are_reused_if_it_comes_out_the_same(real_study,
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"prompts": {"per_task": 7}}, r"prompts.parquet was made from .*config.per_task was 6, now 7"),
         ({"train": {"steps": 30}}, r"encoder was made from .*config.steps was 20, now 30"),
@@ -60,12 +60,12 @@ def test_stages_after_a_lost_one_are_reused_if_it_comes_out_the_same(real_study,
         ({"atlas": {"neighbors": 9}}, r"atlas was made from .*config.neighbors was 15, now 9"),
     ],
 )
-def test_a_study_whose_configuration_changed_is_refused_and_loses_nothing(real_study, copy, change, said):
+def test_a_study_whose_configuration_changed_is_refused_and_loses_nothing(real_study, copy, change, message):
     values = real_study.config.model_dump()
     for section, fields in change.items():
         values[section] = {**values[section], **fields}
     before = files(copy)
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=message):
         study.run_study(StudyConfig(**{**values, "out": copy}))
     assert files(copy) == before
 

@@ -82,8 +82,8 @@ def test_a_prompts_tags_are_what_encode_and_place_say_of_it(bundled_lm, mae, atl
             np.testing.assert_allclose(ours, theirs, atol=2e-3)
         assert set(own["outcome"].to_pylist()) == {tagged.answer.outcome}
         texts = tagged.window.tokens
-        said = zip(tagged.tags["sinks"].to_pylist(), tagged.tags["sink_tokens"].to_pylist(), strict=True)
-        assert all([texts[position] for position in sinks] == words for sinks, words in said)
+        pairs = zip(tagged.tags["sinks"].to_pylist(), tagged.tags["sink_tokens"].to_pylist(), strict=True)
+        assert all([texts[position] for position in sinks] == words for sinks, words in pairs)
         pairs = zip(tagged.tags["sinks"].to_pylist(), own["sinks"].to_pylist(), strict=True)
         assert np.mean([ours == theirs for ours, theirs in pairs]) > 0.95
 

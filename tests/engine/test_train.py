@@ -30,7 +30,7 @@ def files_of(folder):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, bundled_lm, train_prompts):
+def test_training_again_gives_the_same_bytes_and_overwriting_starts_afresh(tmp_path, bundled_lm, train_prompts):
     config = recipes.train_recipe("debug").model_copy(update={"steps": 4, "checkpoint_every": 2, "panel_every": 2})
     prompts = train_prompts
     first = train_encoder(bundled_lm, prompts, tmp_path / "a", config)
@@ -44,7 +44,7 @@ def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, 
     before = files_of(first)
     train_encoder(bundled_lm, prompts, tmp_path / "a", config)
     assert files_of(first) == before
-    # A checkpoint of another run lies there: nothing of it may get in.
+    # There is a checkpoint of another run: nothing of it may be used.
     apmae.train(planted(2)[0], config, seed=99, folder=tmp_path / "b")
     assert (tmp_path / "b" / checkpoint.NAME).is_file()
     second = train_encoder(bundled_lm, prompts, tmp_path / "b", config)
@@ -60,7 +60,7 @@ def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, 
     # the buffer of 256 patterns takes forwards of 8 prompts or fewer, 12 patterns each, until there is no room for one
     asked = counts.pop("asked")
     wrong = asked - counts.pop("correct")
-    assert 0 < wrong < used, "nobody had asked the model about these; what it gets wrong comes once"
+    assert 0 < wrong < used, "nobody had asked the model about these; those it gets wrong come once"
     assert counts.pop("epochs") == 1 + -(-(asked - used) // (used - wrong))
     assert counts.pop("lm") == "bundled"
     assert counts == {"steps": 4, "prompts": used, "parameters": APMAE(config.model).num_parameters}
@@ -69,9 +69,9 @@ def test_training_again_is_the_same_bytes_and_overwriting_begins_anew(tmp_path, 
 def test_training_leaves_out_what_the_model_gets_wrong(tmp_path, bundled_lm):
     with torch.no_grad():
         logits = bundled_lm.model(**bundled_lm.tokenizer("int a = ", return_tensors="pt")).logits
-    said = bundled_lm.tokenizer.decode(logits[0, -1].argmax())
+    answer = bundled_lm.tokenizer.decode(logits[0, -1].argmax())
     rows = [
-        {"prompt": "int a = ", "completion": said, "outcome": outcome} for outcome in ("correct", "incorrect", None)
+        {"prompt": "int a = ", "completion": answer, "outcome": outcome} for outcome in ("correct", "incorrect", None)
     ]
     jsonl = tmp_path / "p.jsonl"
     jsonl.write_text("".join(json.dumps({**row, "id": str(i)}) + "\n" for i, row in enumerate(rows)))
@@ -82,10 +82,10 @@ def test_training_leaves_out_what_the_model_gets_wrong(tmp_path, bundled_lm):
         counts = read_manifest(folder, "train").counts
         assert counts["prompts"] == prompts
         assert counts["epochs"] == counts["asked"] // prompts > 1
-        assert counts["correct"] == counts["asked"], "this model says so, whatever the file does"
+        assert counts["correct"] == counts["asked"], "this model decides, whatever the file says"
 
 
-def test_a_damaged_encoder_is_not_trained_again_unasked(tmp_path, bundled_lm, real_study):
+def test_a_damaged_encoder_is_not_trained_again_without_overwrite(tmp_path, bundled_lm, real_study):
     shutil.copytree(real_study.folder / "encoder", tmp_path / "encoder")
     with (tmp_path / "encoder" / "model.safetensors").open("r+b") as file:
         file.seek(-4, os.SEEK_END)
@@ -107,8 +107,8 @@ def test_an_encoder_longer_than_the_models_inputs_is_refused(tmp_path, bundled_l
     assert not (tmp_path / "a").exists()
 
 
-def test_a_corpus_is_drawn_from_as_training_goes_on(tmp_path, bundled_lm, monkeypatch):
-    """What is trained on is what the prompts stage would draw, and no more of it is drawn than is needed."""
+def test_prompts_of_a_corpus_are_drawn_during_training(tmp_path, bundled_lm, monkeypatch):
+    """Training gets the prompts that the prompts stage would draw, and no more of them than it needs."""
     config = PromptsConfig(per_task=5000, tasks=("random",), split="train")
     drawn, original = [], epochs.candidates
     monkeypatch.setattr(epochs, "candidates", lambda *a, **b: (drawn.append(p) or p for p in original(*a, **b)))

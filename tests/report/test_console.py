@@ -60,8 +60,8 @@ def test_texts_are_shortened_first_then_columns_give_way_by_their_worth(width, k
     assert name.rstrip("…+ ") in lines[2]
     assert all(len(line) <= width for line in lines)
     left = [header for header in ("patterns", "share", "looks at") if header not in kept]
-    said = " ".join(line.strip() for line in lines[5:])
-    assert said == (f"Left out to fit {width} characters: {', '.join(left)}; the report has them." if left else "")
+    note = " ".join(line.strip() for line in lines[5:])
+    assert note == (f"Left out to fit {width} characters: {', '.join(left)}; the report has them." if left else "")
 
 
 @given(

@@ -215,11 +215,11 @@ def test_files_hold_what_was_found(folders, tables, tmp_path, capsys):
     assert [float(row["mean loss"]) for row in written] == [cell.mean for cell in found.cells]
     assert (tmp_path / "out/cross_evaluation.png").read_bytes().startswith(b"\x89PNG")
     print_evaluation(found)
-    said = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for cell in found.cells:
-        assert f"{100 * cell.mean:.2f} ± {100 * cell.sd:.2f}" in said
-    assert "does not hold here" in said
-    assert "a note" in said
+        assert f"{100 * cell.mean:.2f} ± {100 * cell.sd:.2f}" in printed
+    assert "does not hold here" in printed
+    assert "a note" in printed
 
 
 def test_terminal_and_picture_show_divergences_where_scalings_differ(folders, tmp_path, capsys):
@@ -229,10 +229,10 @@ def test_terminal_and_picture_show_divergences_where_scalings_differ(folders, tm
     grids = [np.array([value(cell) for cell in found.cells]).reshape(2, 2) for value in GRIDS]
     assert picture == figures.png(figures.cross_evaluation(*grids, ["one", "two"], ["small", "large"], "divergence"))
     print_evaluation(found)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Divergence of hidden attention, nats" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Divergence of hidden attention, nats" in printed
     for cell in found.cells:
-        assert f"{cell.divergence:.2f} ± {cell.divergence_sd:.2f} ({cell.uniform:.2f})" in said
+        assert f"{cell.divergence:.2f} ± {cell.divergence_sd:.2f} ({cell.uniform:.2f})" in printed
 
 
 GRIDS = (lambda cell: cell.divergence, lambda cell: cell.divergence_sd, lambda cell: cell.own)

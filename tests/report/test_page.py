@@ -203,8 +203,8 @@ def tag_rows(layers, heads, name="columns on ';'"):
 def test_a_tag_page(layers, heads):
     tokens = ["<fim_prefix>", "int x = ", "<fim_suffix>", ";\n", "<fim_middle>"]
     rows = tag_rows(layers, heads)
-    said = {"title": "Main.java, line 3", "predicted": "\n", "expected": " 1"}
-    page = tag_page(tokens=tokens, rows=rows, heads_by_layer=[heads] * layers, **said).decode()
+    texts = {"title": "Main.java, line 3", "predicted": "\n", "expected": " 1"}
+    page = tag_page(tokens=tokens, rows=rows, heads_by_layer=[heads] * layers, **texts).decode()
     text = check(page).text
     assert "Main.java, line 3" in text
     assert "columns on ';'" in text
@@ -241,8 +241,8 @@ def test_the_completion_position_is_found_in_every_arrangement(arranged):
 
 
 def test_a_hostile_tag_page():
-    said = {"title": EVIL, "predicted": EVIL, "expected": EVIL}
-    page = tag_page(tokens=[EVIL, "\x00\ud800"], rows=tag_rows(2, 3, EVIL), heads_by_layer=[3, 3], **said).decode()
+    texts = {"title": EVIL, "predicted": EVIL, "expected": EVIL}
+    page = tag_page(tokens=[EVIL, "\x00\ud800"], rows=tag_rows(2, 3, EVIL), heads_by_layer=[3, 3], **texts).decode()
     check(page)
     assert "<script" not in page
 

@@ -27,8 +27,8 @@ def prompt(prefix="int x = ", completion="1", suffix=";\n", **fields):
 
 
 def test_a_prompt_as_a_person_reads_it():
-    said = shown(prompt(outcome="correct", group="g"), prompt("a\nb\n", "c", None, id="b", counterfactual="a\nd\n"))
-    assert said == (
+    printed = shown(prompt(outcome="correct", group="g"), prompt("a\nb\n", "c", None, id="b", counterfactual="a\nd\n"))
+    assert printed == (
         "1/2  eol  java  correct  x/A.java:7  train  id a  group g\n"
         "int x = ⟦1⟧;\n\n\n"
         "2/2  eol  java  no model asked  x/A.java:7  train  id b\n"
@@ -65,24 +65,24 @@ def test_long_contexts_are_cut_where_the_span_is():
 
 @pytest.mark.parametrize("side", ["prefix", "completion", "suffix", "task", "path", "counterfactual"])
 def test_a_line_without_end_is_cut(side):
-    said = shown(prompt(**{side: "y" * 1_000_000}))
-    assert "…" in said or side in ("task", "path")
-    assert len(said) < 1500
+    printed = shown(prompt(**{side: "y" * 1_000_000}))
+    assert "…" in printed or side in ("task", "path")
+    assert len(printed) < 1500
 
 
 def test_the_end_before_and_the_start_behind_the_span_are_kept():
-    said = shown(prompt("a" * 999 + "b", "1", "c" + "d" * 999))
-    assert "b⟦1⟧c" in said
-    assert said.splitlines()[1].startswith("…a")
+    printed = shown(prompt("a" * 999 + "b", "1", "c" + "d" * 999))
+    assert "b⟦1⟧c" in printed
+    assert printed.splitlines()[1].startswith("…a")
 
 
 def test_what_would_not_be_seen_is():
     hidden = "\x1b[31m\r\x00\x7f\x9b\u202e\u200b\ufeff\u2028\ud800\ue000"
-    said = shown(prompt(hidden, "x\r\n", hidden, path="a\nb", id="\x1b"))
-    assert "⟦x␍↵\n⟧" in said
-    assert said.count("␛[31m␍␀␡<U+009B><U+202E><U+200B><U+FEFF><U+2028><U+D800><U+E000>") == 2
-    assert "a↵b:7" in said
-    assert "id ␛" in said
+    printed = shown(prompt(hidden, "x\r\n", hidden, path="a\nb", id="\x1b"))
+    assert "⟦x␍↵\n⟧" in printed
+    assert printed.count("␛[31m␍␀␡<U+009B><U+202E><U+200B><U+FEFF><U+2028><U+D800><U+E000>") == 2
+    assert "a↵b:7" in printed
+    assert "id ␛" in printed
     assert readable("a\tb") == "a⇥   b"
 
 
@@ -91,17 +91,17 @@ def test_what_would_not_be_seen_is():
     st.builds(prompt, *[st.text(st.characters(), max_size=20)] * 3, id=st.text(max_size=5), path=st.text(max_size=5))
 )
 def test_no_text_reaches_the_terminal_as_control(item):
-    said = shown(item)
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]", said)
-    assert said.count("⟦") == 1 + sum(
+    printed = shown(item)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]", printed)
+    assert printed.count("⟦") == 1 + sum(
         text.count("⟦") for text in (item.prefix, item.completion, item.suffix, item.id, item.path)
     )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_terminal_that_cannot_write_it_gets_it_spelled_out(encoding):
-    said = shown(prompt("日 = "), encoding=encoding)
-    assert r"\u65e5 = \u27e61\u27e7;" in said
+    printed = shown(prompt("日 = "), encoding=encoding)
+    assert r"\u65e5 = \u27e61\u27e7;" in printed
 
 
 def test_more_than_shown_are_counted():

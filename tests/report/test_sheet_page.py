@@ -144,9 +144,9 @@ def test_pointing_says_tokens_and_probability(opened, causal):
     assert page.text("#head") == "head 0.0: local band"
     for query, key in ((0, 0), (7, 3), (11, 11), (2, 9)):
         page.point("#plot", (key + 0.5) / 12, (query + 0.5) / 12)
-        said = shown(page)
-        assert said[:2] == (query, key)
-        assert said[2] == pytest.approx(float(sheet.heads[0].probabilities[query, key]), rel=6e-3)
+        readout = shown(page)
+        assert readout[:2] == (query, key)
+        assert readout[2] == pytest.approx(float(sheet.heads[0].probabilities[query, key]), rel=6e-3)
         assert f"query t{query} " in page.text("#readout")
     assert ("no attention" in page.text("#readout")) == causal
     row, column = (page.run(f"document.getElementById('{name}').hidden") for name in ("row", "column"))

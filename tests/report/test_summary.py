@@ -10,7 +10,7 @@ from apmae.study.reader import Study
 
 
 @pytest.fixture
-def told(write_study, tmp_path):
+def summarized(write_study, tmp_path):
     """Summarize a study whose points are replaced: rows of (prompt, layer, head, task, outcome, cluster)."""
 
     def tell(rows, **changes):
@@ -27,12 +27,12 @@ def told(write_study, tmp_path):
     return tell
 
 
-def test_steady_heads_names_and_layers(told):
+def test_steady_heads_names_and_layers(summarized):
     rows = [(prompt, 0, 0, "eol", "correct", 0) for prompt in range(10)]
     rows += [(prompt, 0, 1, "eol", "correct", 0 if prompt < 9 else -1) for prompt in range(10)]
     rows += [(prompt, 1, 0, "eol", "correct", 0 if prompt < 8 else 1) for prompt in range(10)]
     rows += [(prompt, 1, 1, "random", "correct", -1) for prompt in range(9)] + [(9, 1, 1, "random", "correct", 1)]
-    summary = told(rows, dropped={"wide": 0, "small": 0})
+    summary = summarized(rows, dropped={"wide": 0, "small": 0})
     assert summary.opening == "40 patterns of 8 prompts over 2 \u00d7 6 heads of tiny-lm."
     assert summary.clusters == "2 named clusters hold 75.0% of the patterns."
     assert summary.steady_heads == 2
@@ -48,18 +48,18 @@ def test_steady_heads_names_and_layers(told):
     )
 
 
-def test_one_cluster_is_spoken_of_in_the_singular(told):
-    summary = told([(0, 0, 0, "eol", "correct", 0)], clusters=1, dropped={"wide": 2, "small": 0})
+def test_one_cluster_is_spoken_of_in_the_singular(summarized):
+    summary = summarized([(0, 0, 0, "eol", "correct", 0)], clusters=1, dropped={"wide": 2, "small": 0})
     assert summary.clusters == "1 named cluster holds 100.0% of the patterns. Left out: 2 too wide."
 
 
-def test_no_cluster_says_where_to_turn(told):
-    summary = told([(0, 0, 0, "eol", "correct", -1)], clusters=0, dropped={})
+def test_no_cluster_says_where_to_turn(summarized):
+    summary = summarized([(0, 0, 0, "eol", "correct", -1)], clusters=0, dropped={})
     assert summary.clusters == "No cluster was found, so there is nothing to name."
     assert "Figure 6" in summary.next[0]
     assert summary.names == summary.steady == ()
 
 
-def test_long_lists_of_heads_are_cut(told):
+def test_long_lists_of_heads_are_cut(summarized):
     rows = [(0, layer, head, "eol", "correct", 0) for layer, head in np.ndindex(2, 6)]
-    assert told(rows).steady[0].endswith(": 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 1.1 and 4 more")
+    assert summarized(rows).steady[0].endswith(": 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 1.1 and 4 more")

@@ -4,8 +4,8 @@ SAID = {"predicted": "x", "expected": "x", "outcome": "correct"}
 
 
 def row(head, measured, sinks, texts, cluster=0):
-    said = {"layer": 0, "head": head, "cluster": cluster, "name": "self", "strength": 0.9, "measured": measured}
-    return {**said, "sinks": sinks, "sink_tokens": texts}
+    tag = {"layer": 0, "head": head, "cluster": cluster, "name": "self", "strength": 0.9, "measured": measured}
+    return {**tag, "sinks": sinks, "sink_tokens": texts}
 
 
 def test_tags_say_where_the_sinks_are(capsys):
@@ -15,17 +15,19 @@ def test_tags_say_where_the_sinks_are(capsys):
         row(2, "self", [], []),
     ]
     print_tags(rows, 1, 3, **SAID)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "later sink on words at 9 \u2423the" in said
-    assert said.endswith("Sinks, tokens to which nearly all later ones attend: 0 <s> (2 heads), 9 \u2423the (1 head)")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "later sink on words at 9 \u2423the" in printed
+    assert printed.endswith(
+        "Sinks, tokens to which nearly all later ones attend: 0 <s> (2 heads), 9 \u2423the (1 head)"
+    )
 
 
 def test_of_many_sinks_those_of_most_heads_are_listed(capsys):
     rows = [row(head, "later sink", [*range(1, head + 1)], ["[b]"] * head) for head in range(1, 9)]
     print_tags(rows, 1, 9, **SAID)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "1 [b] (8 heads), 2 [b] (7 heads)" in said
-    assert said.endswith("6 [b] (3 heads), and 2 more")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 [b] (8 heads), 2 [b] (7 heads)" in printed
+    assert printed.endswith("6 [b] (3 heads), and 2 more")
 
 
 def test_without_a_sink_nothing_is_said_of_any(capsys):
