@@ -127,7 +127,7 @@ def test_the_report_and_the_terminal_name_layers_without_attention(lm, study, ca
     assert len(re.findall(r"^ +[02] +no attention$", output, re.M)) == 2 * hybrid
     page = report_of(study).files["index.html"].decode()
     assert opening in page
-    assert "Dark grey: the model has no head there." in page
+    assert "Dark grey: there is no such head." in page
     assert page.count('title="layer 0 has no attention"') == 4 * hybrid
     assert page.count('title="layer 1 has 2 heads"') == 2 * (not hybrid)
 

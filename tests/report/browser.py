@@ -1,4 +1,4 @@
-"""A real headless browser, driven over its debugging pipe with the standard library alone."""
+"""A real headless browser, driven over its debugging pipe with only the standard library."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def find():
 
 
 class Browser:
-    """One tab. Every message of the page's console, and every error in it, is in ``complaints``."""
+    """One tab. ``complaints`` has every message and every error of the page's console."""
 
     def __init__(self, profile, width=1300, height=950):
         to_browser, from_browser = os.pipe(), os.pipe()
@@ -91,7 +91,7 @@ class Browser:
         return event
 
     def open(self, path, fragment=""):
-        """Load a file afresh; ``complaints`` and ``fetched`` begin anew."""
+        """Load a file; ``complaints`` and ``fetched`` are emptied first."""
         self._go("about:blank")
         self.complaints, self.fetched = [], []
         self._go(f"file://{path}{fragment}")
@@ -104,7 +104,7 @@ class Browser:
             self._next()
 
     def run(self, script):
-        """The value of an expression in the page; a promise is waited for."""
+        """The value of an expression in the page; waits for a promise."""
         result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")

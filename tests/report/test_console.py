@@ -1,4 +1,4 @@
-"""Tables on lines that fit: what is shortened, what is left out, and how wide a line is."""
+"""Tables whose lines fit: what is shortened, what is left out, and how wide a line is."""
 
 import io
 import os
@@ -17,10 +17,10 @@ from apmae.report.console import Column, print_point, print_table, shortened
 NAMES = ["local band + previous token", "induction", "self"]
 TABLE = (
     Column(header="cluster", cells=["0", "1", "2"]),
-    Column(header="name", cells=NAMES, least=12),
-    Column(header="patterns", cells=["400", "398", "255"], worth=1),
-    Column(header="share", cells=["4.2%", "4.1%", "2.7%"], worth=3),
-    Column(header="looks at", cells=["", "words", ""], worth=2),
+    Column(header="name", cells=NAMES, min_width=12),
+    Column(header="patterns", cells=["400", "398", "255"], priority=1),
+    Column(header="share", cells=["4.2%", "4.1%", "2.7%"], priority=3),
+    Column(header="looks at", cells=["", "words", ""], priority=2),
 )
 
 
@@ -42,7 +42,7 @@ def test_a_table_with_room_is_whole():
 
 
 @pytest.mark.parametrize(
-    # 7 + 8 + 5 + 8 characters beside the name's, 3 for each of five columns and 1: 44; the name has 27, or 12
+    # 7 + 8 + 5 + 8 characters besides the name's, 3 for each of five columns and 1: 44; the name has 27, or 12
     ("width", "kept", "name"),
     [
         (71, "cluster name patterns share looks at", NAMES[0]),
@@ -54,7 +54,7 @@ def test_a_table_with_room_is_whole():
         (33, "cluster name", "local band…"),
     ],
 )
-def test_texts_are_shortened_first_then_columns_give_way_by_their_worth(width, kept, name):
+def test_texts_are_shortened_first_then_columns_are_left_out_by_priority(width, kept, name):
     lines = printed(TABLE, width)
     assert " ".join(headers(lines)) == kept
     assert name.rstrip("…+ ") in lines[2]
@@ -71,7 +71,7 @@ def test_texts_are_shortened_first_then_columns_give_way_by_their_worth(width, k
 )  # fmt: skip
 def test_a_row_is_a_line_whatever_it_holds(texts, width):
     columns = [
-        Column(header=f"h{number}", cells=cells, worth=number or None, least=1 if not number else None)
+        Column(header=f"h{number}", cells=cells, priority=number or None, min_width=1 if not number else None)
         for number, cells in enumerate(texts)
     ]
     stream = io.StringIO()
@@ -102,7 +102,7 @@ def test_shortened(text, width, expected):
     assert cell_len(expected) <= width
 
 
-def test_a_sentence_hangs_behind_its_mark_and_keeps_what_belongs_together():
+def test_a_sentence_is_indented_after_its_mark_and_keeps_what_belongs_together():
     stream = io.StringIO()
     print_point(Console(file=stream, width=30), "Heads by distinct clusters: 1.4\u00a0(14), 5.1\u00a0(14)")
     assert stream.getvalue() == "  → Heads by distinct\n    clusters: 1.4\u00a0(14),\n    5.1\u00a0(14)\n"
@@ -113,7 +113,7 @@ WIDTH = "from apmae.report.console import open_console; print(open_console().wid
 
 @pytest.mark.parametrize(("columns", "expected"), [(None, "80"), ("132", "132"), ("", "80"), ("wide", "80")])
 def test_without_a_terminal_a_line_has_eighty_characters_or_those_of_the_variable(columns, expected, environment):
-    """Also when the input is a terminal, of whatever width."""
+    """Also if standard input is a terminal, of whatever width."""
     variables = {name: value for name, value in environment.items() if name != "COLUMNS"}
     variables |= {} if columns is None else {"COLUMNS": columns}
     ours, theirs = pty.openpty()

@@ -45,7 +45,7 @@ def losses(lm, means, seed=0, sd=0.002):
 
 @pytest.fixture
 def tables():
-    """Encoder two is far off on the small model's patterns, one is close on the large one's."""
+    """Encoder two is much worse on the small model's patterns, encoder one a little worse on the large model's."""
     return {
         "small": losses("small", {"one": 0.01, "two": 0.02}),
         "large": losses("large", {"one": 0.0145, "two": 0.014}, seed=1),
@@ -107,11 +107,11 @@ def test_without_a_diagonal_nothing_is_claimed(tables):
 
 def test_encoders_of_different_scalings_are_compared_by_divergence(tables):
     assert evaluate(tables, OWN, SAME).measure == "loss"
-    found = evaluate(tables, OWN, {"one": "log_normalize", "two": "raw"}, ["said before"])
+    found = evaluate(tables, OWN, {"one": "log_normalize", "two": "raw"}, ["an earlier note"])
     assert found.measure == "divergence"
     assert found.notes == (
-        "said before",
-        "Losses of different scalings cannot be compared (one log_normalize, two raw): divergences are.",
+        "an earlier note",
+        "Losses of different scalings cannot be compared (one log_normalize, two raw), so divergences are.",
     )
     own, moved, other, _ = found.cells
     assert other.against == "one"
@@ -131,7 +131,7 @@ def test_encoders_of_different_scalings_are_compared_by_divergence(tables):
     assert dict(zip(found.table.header, found.table.rows[2], strict=True))["compared by"] == "divergence"
 
 
-def test_the_own_encoder_of_the_same_scaling_is_compared_with():
+def test_an_encoder_is_compared_with_the_models_own_one_of_the_same_scaling():
     table = losses("small", {"raw one": 0.02, "log one": 0.01, "other": 0.03})
     own, scalings = {"raw one": "small", "log one": "small"}, {"raw one": "raw", "log one": "log", "other": "log"}
     assert evaluate({"small": table}, own, scalings).cells[2].against == "log one"
@@ -156,7 +156,7 @@ def test_patterns_without_hidden_attention_leave_divergences_out(tmp_path):
     assert read_manifest(tmp_path / "out", "evaluate").counts["losses"][0]["divergence"] is None
 
 
-def test_equal_losses_are_neither_better_nor_apart():
+def test_of_equal_losses_neither_is_better():
     table = losses("small", {"one": 0.01, "two": 0.01}, sd=0)
     other = evaluate({"small": table}, {"one": "small"}, SAME).cells[1]
     assert (other.deviations, other.relative, other.better) == (0, 0, 0.5)

@@ -1,4 +1,4 @@
-"""Every figure draws, at both ends of the sizes, is not blank, and gives the same bytes twice."""
+"""Every figure can be drawn at the smallest and the largest size, is not blank, and gives the same bytes twice."""
 
 import io
 
@@ -15,7 +15,7 @@ from apmae.study.reader import Sample
 
 
 def pixels(figure):
-    """The figure as it is written, after checking that there is a picture in it."""
+    """The figure's pixels as written, after checking that it is not blank."""
     image = imread(io.BytesIO(figures.png(figure)))
     assert min(image.shape[:2]) > 100
     assert len(np.unique((image.reshape(-1, image.shape[2])[::3] * 255).astype(np.uint8), axis=0)) > 8
@@ -72,7 +72,7 @@ def test_galleries_of_any_length(count, example):
     pixels(figures.cluster_variation([example(number, size=7 + number) for number in range(count)]))
 
 
-def test_nothing_to_show_is_said():
+def test_a_figure_with_nothing_to_show_says_so():
     none = np.zeros(0, int)
     for figure in (
         figures.reconstruction([]),
@@ -165,5 +165,5 @@ def test_thumbnails_are_small_pngs_of_any_size(size, planted):
     assert image.shape[:2] == (-(-size // step),) * 2
     assert len(data) < 12_000
     if size > 1:
-        assert image[0, -1].tolist() == [1, 1, 1, 0]  # above the diagonal: white on paper, the page behind it on a page
+        assert image[0, -1].tolist() == [1, 1, 1, 0]  # above the diagonal: white on paper, transparent on a page
         assert image[-1, 0].min() < 1

@@ -16,7 +16,7 @@ HOSTILE = ("$\\frac{", "$x$", "\u4e2d\u6587", "\U0001f600", "\x00", "\ud800", "\
 
 
 def patterns(count, causal, heads, seed=0):
-    """Softmax of random scores, by rows."""
+    """Softmax of random scores, row by row."""
     rng = np.random.default_rng(seed)
     found = []
     for layer, head in heads:

@@ -1,4 +1,4 @@
-"""The pages: everything is there, nothing is fetched, and what strangers wrote stays text."""
+"""The pages: everything is in them, they fetch nothing, and strangers' text stays text."""
 
 import io
 import re
@@ -47,7 +47,7 @@ class Reader(HTMLParser):
 
 
 def check(page):
-    """What holds of every page that the package writes."""
+    """What every page of the package must satisfy."""
     reader = Reader(page)
     assert reader.open == []
     assert not {tag for tag, _ in reader.tags} & {"script", "iframe", "object", "embed", "form", "base", "audio", "svg"}
@@ -147,7 +147,7 @@ def test_a_broken_study_leaves_the_earlier_report(tmp_path, write_study):
     assert page.read_bytes() == before
 
 
-def test_text_of_strangers_stays_text(tmp_path, write_study):
+def test_strangers_text_stays_text(tmp_path, write_study):
     study = write_study(
         tmp_path,
         prompts=8,
@@ -212,7 +212,7 @@ def test_a_tag_page(layers, heads):
     assert "\u24231" in text
     assert f"{sum(row['cluster'] >= 0 for row in rows)} of {len(rows)}" in text
     code = re.search(r"<pre class=\"code\">.*?</pre>", page, re.S)[0]
-    assert re.search(r"fim_suffix&gt;</span><mark", code)  # the hole is where the completion goes
+    assert re.search(r"fim_suffix&gt;</span><mark", code)  # the hole is the completion position
     grid = re.search(r'<table class="heads.*?</table>', page, re.S)[0]
     assert grid.count("<td>") == layers * heads
     assert grid.count('class="none"') == 1

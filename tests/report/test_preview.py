@@ -1,4 +1,4 @@
-"""Prompts in a terminal: what a person reads, with and without colour, whatever the text holds."""
+"""Prompts in a terminal: what a person reads, with and without colour, whatever is in the text."""
 
 import io
 import re
@@ -37,14 +37,14 @@ def test_a_prompt_as_a_person_reads_it():
     )
 
 
-def test_what_a_model_answered_is_said():
+def test_a_models_answer_is_shown():
     answer = Answer("\x1b[2J", False, False, False, 0.25, 0.1, 0.1, 1.0)
     assert shown(prompt(outcome="incorrect", answer=answer)).startswith(
         "1/1  eol  java  incorrect  x/A.java:7  train  id a  answered \u241b[2J at 25%\n"
     )
 
 
-def test_colour_only_repeats_what_is_said():
+def test_colour_only_repeats_the_text():
     plain, colored = shown(prompt()), shown(prompt(), color=True)
     assert "\x1b" not in plain
     assert re.search(r"\x1b\[[\d;]*43m⟦1⟧\x1b\[0m", colored), "the span is highlighted"
@@ -55,7 +55,7 @@ def test_markup_and_emoji_names_are_text():
     assert "⟦[/bold] :smile:⟧ [red]" in shown(prompt("", "[/bold] :smile:", " [red]"))
 
 
-def test_long_contexts_are_cut_where_the_span_is():
+def test_long_contexts_are_cut_around_the_span():
     code = "".join(f"line {number};\n" for number in range(100))
     lines = shown(prompt(code + "x = ", "1", ";\n" + code)).splitlines()
     span = lines.index("x = ⟦1⟧;")
@@ -70,13 +70,13 @@ def test_a_line_without_end_is_cut(side):
     assert len(printed) < 1500
 
 
-def test_the_end_before_and_the_start_behind_the_span_are_kept():
+def test_the_end_before_and_the_start_after_the_span_are_kept():
     printed = shown(prompt("a" * 999 + "b", "1", "c" + "d" * 999))
     assert "b⟦1⟧c" in printed
     assert printed.splitlines()[1].startswith("…a")
 
 
-def test_what_would_not_be_seen_is():
+def test_invisible_characters_are_made_visible():
     hidden = "\x1b[31m\r\x00\x7f\x9b\u202e\u200b\ufeff\u2028\ud800\ue000"
     printed = shown(prompt(hidden, "x\r\n", hidden, path="a\nb", id="\x1b"))
     assert "⟦x␍↵\n⟧" in printed
@@ -99,7 +99,7 @@ def test_no_text_reaches_the_terminal_as_control(item):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_a_terminal_that_cannot_write_it_gets_it_spelled_out(encoding):
+def test_characters_that_the_terminal_lacks_are_escaped(encoding):
     printed = shown(prompt("日 = "), encoding=encoding)
     assert r"\u65e5 = \u27e61\u27e7;" in printed
 

@@ -1,4 +1,4 @@
-"""What a sheet says of tokens and probabilities."""
+"""How a sheet shows tokens and probabilities."""
 
 import unicodedata
 
@@ -55,7 +55,7 @@ def sheet(count, **more):
     return Sheet("m", tuple(f"t{i} " for i in range(count)), (pattern,), causal=True, **more)
 
 
-def test_a_sheet_says_how_rows_stand_for_tokens():
+def test_a_sheet_says_how_rows_represent_tokens():
     assert sheet(1).size == "1 token"
     assert sheet(3).size == sheet(3, reach="pool", length=3).size == "3 tokens"
     assert sheet(3, reach="pool", length=1200).size == "1,200 tokens, pooled to 3 blocks"

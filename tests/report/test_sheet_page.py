@@ -51,7 +51,7 @@ def data_of(page):
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Opens a sheet's page from its file; whatever it fetches or complains of fails the test."""
+    """Opens a sheet's page from its file; the test fails if the page fetches or complains about anything."""
 
     def load(sheet, fragment="", **options):
         file = tmp_path / "show.html"
@@ -65,7 +65,7 @@ def opened(browser, tmp_path):
 
 
 def shown(browser):
-    """Query, key and probability that the page says."""
+    """The query, key and probability that the page shows."""
     found = re.search(r"\((\d+)\) \u2192 key .*?\((\d+)\): \u2264? ?([-\d.e]+)", browser.text("#readout"), re.S)
     return int(found[1]), int(found[2]), float(found[3])
 
@@ -73,7 +73,7 @@ def shown(browser):
 # -- as text -----------------------------------------------------------------------------------------------------------
 
 
-def test_codes_are_within_their_promise():
+def test_codes_are_as_precise_as_promised():
     values = np.concatenate([np.float32([0, 1, 1e-30, 1e-9, 1e-8]), 10 ** np.linspace(-7.9, 0, 5000)]).astype("f4")
     found = codes(values)
     assert found.dtype == np.uint16
@@ -112,7 +112,7 @@ def test_a_contact_sheet_of_48_heads_and_256_tokens_stays_small():
     assert len(page) < 5_000_000
 
 
-def test_what_does_not_fit_is_left_out_and_said():
+def test_what_does_not_fit_is_left_out_and_mentioned():
     sheet = make(64, layers=3, heads=4)
     one = 4 / 3 * 64 * 65
     page, left_out = sheet_page(sheet, most=int(5.5 * one))
@@ -138,7 +138,7 @@ def test_hostile_text_stays_text():
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_pointing_says_tokens_and_probability(opened, causal):
+def test_pointing_shows_tokens_and_probability(opened, causal):
     sheet = make(causal=causal, layers=1, heads=1)
     page = opened(sheet)
     assert page.text("#head") == "head 0.0: local band"
@@ -215,7 +215,7 @@ def test_the_contact_sheet_opens_heads_by_mouse_and_by_keyboard(opened):
     page.press("End")
     assert shown(page)[:2] == (10, 10)
     page.press("Escape")
-    assert page.run("document.activeElement.dataset.head") == "2", "closing goes back to where one was"
+    assert page.run("document.activeElement.dataset.head") == "2", "closing returns to where the focus was"
 
 
 def test_a_link_to_a_head_opens_it(opened):
@@ -250,7 +250,7 @@ def test_hostile_tokens_in_a_browser(opened):
     assert texts[5] == "\\x00\\x1b\\r"
 
 
-def test_a_head_without_numbers_shows_its_small_picture_and_the_way_on(opened):
+def test_a_head_without_numbers_shows_its_small_picture_and_how_to_get_them(opened):
     page = opened(make(64, layers=1, heads=3), most=1)
     page.click('[data-head="2"]')
     assert page.run("getComputedStyle(document.getElementById('grid')).display") == "none"
@@ -264,7 +264,7 @@ def brightness(png):
     return float(imread(io.BytesIO(png))[:20, :, :3].mean())
 
 
-def test_it_is_dark_where_dark_is_wanted(opened):
+def test_it_is_dark_if_dark_is_preferred(opened):
     page = opened(make())
     light = brightness(page.screenshot())
     page.prefer(prefers_color_scheme="dark")

@@ -1,4 +1,4 @@
-"""The sentences at the top of the page say what the tables say."""
+"""The sentences at the top of the page agree with the tables."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from apmae.study.reader import Study
 
 @pytest.fixture
 def summarized(write_study, tmp_path):
-    """Summarize a study whose points are replaced: rows of (prompt, layer, head, task, outcome, cluster)."""
+    """Summarise a study with other points: rows of (prompt, layer, head, task, outcome, cluster)."""
 
     def tell(rows, **changes):
         study = Study(write_study(tmp_path, prompts=8, layers=2, heads=6))
@@ -44,16 +44,16 @@ def test_steady_heads_names_and_layers(summarized):
     assert summary.next == (
         "Heads whose pattern depends most on the prompt, by distinct clusters: 1.0\u00a0(2).",
         "Layer 1 is the least understood (55% of its patterns are in a cluster), layer 0 the most (95%).",
-        "The task with most pattern locations of its own is eol: 4 that no other task shows (Table 5).",
+        "The task with the most unique pattern locations is eol: 4 that no other task has (Table 5).",
     )
 
 
-def test_one_cluster_is_spoken_of_in_the_singular(summarized):
+def test_a_single_cluster_is_in_the_singular(summarized):
     summary = summarized([(0, 0, 0, "eol", "correct", 0)], clusters=1, dropped={"wide": 2, "small": 0})
     assert summary.clusters == "1 named cluster holds 100.0% of the patterns. Left out: 2 too wide."
 
 
-def test_no_cluster_says_where_to_turn(summarized):
+def test_without_a_cluster_the_page_says_what_to_try(summarized):
     summary = summarized([(0, 0, 0, "eol", "correct", -1)], clusters=0, dropped={})
     assert summary.clusters == "No cluster was found, so there is nothing to name."
     assert "Figure 6" in summary.next[0]

@@ -1,4 +1,4 @@
-"""Tables against the same numbers counted by DuckDB, and by hand."""
+"""Tables against the same numbers counted by DuckDB and by hand."""
 
 import csv
 import io
@@ -120,7 +120,7 @@ def test_names_of_several_clusters_are_taken_together():
 
 
 def typed(text, kinds):
-    """A cell of a CSV as the type of its column; an empty one is None unless the column is text."""
+    """A cell of a CSV in the type of its column; an empty one is None, unless the column is text."""
     (kind,) = kinds
     return None if text == "" and kind is not str else kind(text)
 
@@ -144,7 +144,7 @@ def test_csv_keeps_any_text():
 
 
 def test_duckdb_reads_the_csv_with_its_types(report, db):
-    # Quoting is named: a cluster called "columns on ';'" makes the sniffer guess another.
+    # The quoting is given: a cluster named "columns on ';'" makes the sniffer guess wrong.
     source = f"""read_csv('{report.parent}/tables/clusters.csv', header=true, delim=',', quote='"', escape='"')"""
     found = db.execute(f"select sum(size), avg(share) from {source}").fetchone()
     assert found == pytest.approx(db.execute("select sum(size), avg(size) / 320 from clusters").fetchone())

@@ -30,6 +30,6 @@ def test_of_many_sinks_those_of_most_heads_are_listed(capsys):
     assert printed.endswith("6 [b] (3 heads), and 2 more")
 
 
-def test_without_a_sink_nothing_is_said_of_any(capsys):
+def test_without_a_sink_none_is_mentioned(capsys):
     print_tags([row(0, "self", [], [])], 1, 1, **SAID)
     assert "Sinks" not in capsys.readouterr().out

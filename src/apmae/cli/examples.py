@@ -7,8 +7,8 @@ EXAMPLES = {
     ),
     "run": (
         "apmae run study.yaml",
-        "A file to start from: apmae recipes nano > study.yaml. After a kill or a change run it again; what is complete "
-        "and made from the same inputs and settings is reused.",
+        "A file to start from: apmae recipes nano > study.yaml. After a kill or a change run it again; what is "
+        "complete and made from the same inputs and settings is reused.",
     ),
     "recipes": ("apmae recipes nano > study.yaml", "Change what you like in the file, then: apmae run study.yaml"),
     "prompts": (

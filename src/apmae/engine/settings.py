@@ -43,10 +43,10 @@ def print_recipes() -> None:
         Column(header="recipe", cells=list(studies)),
         Column(header="encoder", cells=[f"{own.model.encoder_layers} x {own.model.encoder_dim}" for own in trains]),
         Column(header="steps", cells=[f"{train.steps:,}" for train in trains]),
-        Column(header="batch", cells=[str(train.batch_size) for train in trains], worth=2),
+        Column(header="batch", cells=[str(train.batch_size) for train in trains], priority=2),
         Column(header="language model", cells=[lm.source for lm in models]),
-        Column(header="device", cells=[lm.device for lm in models], worth=3),
-        Column(header="settings", cells=[study.digest for study in studies.values()], worth=1),
+        Column(header="device", cells=[lm.device for lm in models], priority=3),
+        Column(header="settings", cells=[study.digest for study in studies.values()], priority=1),
     )
     print_table(open_console(), columns, "apmae recipes NAME has all settings")
 

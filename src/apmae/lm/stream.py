@@ -42,7 +42,7 @@ def window_length(lm: LM, size: int, context: int | None) -> int:
     if lm.max_length is not None and length > lm.max_length:
         what, instead = "an encoder with a pattern_size", "use or train an encoder with a smaller pattern_size"
         if context is not None:
-            what, instead = "a context", "use a shorter one"
+            what, instead = "a context", "take a shorter one"
         raise CaptureError(
             f"expected {what} of at most {lm.max_length}, the positions of the language model, got {length}; {instead}"
         )

@@ -1,4 +1,4 @@
-"""Tables for a terminal, or a log without one: columns give way in the order of their worth, a row stays one line."""
+"""Tables for a terminal or a log: a row is always one line, and columns that do not fit are left out by priority."""
 
 import os
 import sys
@@ -13,23 +13,23 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 WIDTH = 80
-"""Characters of a line where there is no terminal and COLUMNS says nothing."""
+"""Characters per line without a terminal and without COLUMNS."""
 _PER_COLUMN, _EDGE = 3, 1
-"""What the box takes beside the cells."""
+"""Characters that the box takes besides the cells."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """A column of a table that is printed."""
+    """A column of a printed table."""
 
     header: str
     cells: Sequence[str]
-    worth: int | None = None
-    """Of the columns that do not fit, the one of least worth is left out first; None: never left out."""
-    least: int | None = None
-    """Characters that its texts may be shortened to; None: not shortened."""
+    priority: int | None = None
+    """If columns do not fit, that with the lowest is left out first; None: never left out."""
+    min_width: int | None = None
+    """Characters that its texts may be shortened to; None: never shortened."""
     styles: Sequence[str] = ()
-    """A style for each cell, if any."""
+    """One style per cell, or none."""
 
     @property
     def width(self) -> int:
@@ -38,46 +38,46 @@ class Column:
 
     @property
     def narrowest(self) -> int:
-        """Characters that it takes at least."""
-        return self.width if self.least is None else min(self.least, self.width)
+        """Fewest characters that it can take."""
+        return self.width if self.min_width is None else min(self.min_width, self.width)
 
 
 def open_console() -> Console:
-    """Standard output: as wide as the terminal; without one as COLUMNS says, else :data:`WIDTH`."""
+    """Standard output: as wide as the terminal; without a terminal as COLUMNS says, or else :data:`WIDTH`."""
     piped = sys.stdout is None or not sys.stdout.isatty()
-    # Rich would take the width of a terminal that reads the input or shows the errors.
+    # Rich would take the width of a terminal at standard input or standard error.
     return Console(width=WIDTH) if piped and not os.environ.get("COLUMNS", "").isdecimal() else Console()
 
 
 def print_table(console: Console, columns: Sequence[Column], elsewhere: str) -> None:
-    """Print a table on lines that fit, and which columns did not.
+    """Print a table whose lines fit, and say which columns were left out.
 
     Args:
-        console: where to.
-        columns: with a cell for each row.
-        elsewhere: what has all of them, for instance "the report has them".
+        console: where to print.
+        columns: with one cell per row.
+        elsewhere: where all columns are, for instance "the report has them".
     """
-    kept, widths = fitted(columns, console.width)
+    shown, widths = fitted(columns, console.width)
     grid = Grid(box=SIMPLE_HEAD)
-    for column, width in zip(kept, widths, strict=True):
+    for column, width in zip(shown, widths, strict=True):
         grid.add_column(Text(shortened(column.header, width)), width=width, no_wrap=True)
-    for row in range(len(kept[0].cells)):
+    for row in range(len(shown[0].cells)):
         grid.add_row(
             *(
                 Text(shortened(column.cells[row], width), style=column.styles[row] if column.styles else "")
-                for column, width in zip(kept, widths, strict=True)
+                for column, width in zip(shown, widths, strict=True)
             )
         )
     console.print(grid)
-    left = [column.header for column in columns if column not in kept]
-    if left:
-        said = f"Left out to fit {console.width} characters: {', '.join(left)}; {elsewhere}."
-        print_point(console, said, mark="  ")
+    left_out = [column.header for column in columns if column not in shown]
+    if left_out:
+        note = f"Left out to fit {console.width} characters: {', '.join(left_out)}; {elsewhere}."
+        print_point(console, note, mark="  ")
 
 
 def print_point(console: Console, text: str, *, mark: str = "  \u2192 ") -> None:
-    """Print a sentence whose lines stand under one another behind a mark."""
-    # Not rich's wrapping, which breaks at a space that must not break, and paths at their hyphens.
+    """Print a sentence after a mark, with its lines indented alike."""
+    # Rich's own wrapping would break at spaces that must not break, and paths at their hyphens.
     lines = fill(
         text,
         console.width,
@@ -90,26 +90,29 @@ def print_point(console: Console, text: str, *, mark: str = "  \u2192 ") -> None
 
 
 def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[int]]:
-    """The columns that fit a line and the characters that each gets: texts are shortened, then columns left out."""
-    kept = list(columns)
-    while _line([column.narrowest for column in kept]) > width:
-        worths = [column.worth for column in kept if column.worth is not None]
-        if not worths:
+    """The columns that fit on a line, and the characters of each.
+
+    Texts are shortened first; if that is not enough, columns are left out.
+    """
+    shown = list(columns)
+    while _line([column.narrowest for column in shown]) > width:
+        priorities = [column.priority for column in shown if column.priority is not None]
+        if not priorities:
             break
-        kept.remove(next(column for column in reversed(kept) if column.worth == min(worths)))
-    widths = [column.width for column in kept]
+        shown.remove(next(column for column in reversed(shown) if column.priority == min(priorities)))
+    widths = [column.width for column in shown]
     while _line(widths) > width:
-        room = [own - column.narrowest for own, column in zip(widths, kept, strict=True)]
+        room = [own - column.narrowest for own, column in zip(widths, shown, strict=True)]
         if not any(room):
             break
-        # The widest gives first, so that short texts stay whole.
-        place = max((place for place in range(len(kept)) if room[place]), key=lambda place: widths[place])
+        # The widest column is shortened first, so that short texts stay whole.
+        place = max((place for place in range(len(shown)) if room[place]), key=lambda place: widths[place])
         widths[place] -= 1
-    return kept, widths
+    return shown, widths
 
 
 def shortened(text: str, width: int) -> str:
-    """A text of at most ``width`` characters, cut after an item or a word where that keeps half of them."""
+    """A text of at most ``width`` characters, cut after an item or a word if that keeps half of them."""
     if cell_len(text) <= width:
         return text
     cut = set_cell_size(text, max(width - 1, 0))

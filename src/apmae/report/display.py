@@ -1,4 +1,4 @@
-"""Values as the pages print them: table cells, the layers x heads grid, a prompt's tokens, pictures as data URIs."""
+"""Values as pages show them: table cells, the layers x heads grid, a prompt's tokens, pictures as data URIs."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from apmae.schema import NOISE
 _SHARES = {"share", "main share", "share clustered", "accuracy", "strength"}
 _TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "sinks"}
 _NAMED_CELLS = 8
-"""Heads a layer up to which a grid's cells carry names; wider ones carry cluster numbers."""
+"""Most heads per layer at which a grid's cells show names; wider grids show cluster numbers."""
 _DENSE = 30
-"""Heads a layer from which cells shrink."""
+"""Most heads per layer at which cells have their full size."""
 _SUFFIX, _PREFIX = ("suf", "hole"), ("pre", "begin")
-"""In the names of the sentinels before the right and the left context (``prompts/sentinels.py``)."""
+"""Parts of the names of the sentinels before the right and the left context (``prompts/sentinels.py``)."""
 _LONGEST = 40
-"""Characters of a text in running text, at most."""
+"""Most characters of a token in running text."""
 _SIGNS = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5"})
 
 
@@ -28,9 +28,9 @@ def grid_cell(cluster: int, name: str, title: str, heads: int, *, link: bool = F
     Args:
         cluster: decides the colour, -1 for noise.
         name: of the cluster.
-        title: what hovering says.
-        heads: of a layer: in a narrow grid a cell carries the name, in a wide one the number.
-        link: lead to the cluster's row.
+        title: text shown on hovering.
+        heads: heads per layer: a narrow grid shows names, a wide one numbers.
+        link: link the cell to the cluster's row.
     """
     color = cluster_color(cluster)
     text = name if heads <= _NAMED_CELLS else ("" if cluster == NOISE else str(cluster))
@@ -39,11 +39,11 @@ def grid_cell(cluster: int, name: str, title: str, heads: int, *, link: bool = F
 
 
 def cells_in_a_grid(cells: Mapping[tuple[int, int], dict[str, Any]], heads_by_layer: Sequence[int]) -> dict[str, Any]:
-    """Cells by (layer, head) as rows of a grid; the missing ones are heads that were not captured, or that are none.
+    """Cells by (layer, head) as rows of a grid; missing ones were not captured, or the model has no such head.
 
     Args:
-        cells: of :func:`grid_cell`.
-        heads_by_layer: of the model, 0 for a layer without attention.
+        cells: from :func:`grid_cell`.
+        heads_by_layer: heads of each layer, 0 for a layer without attention.
     """
     empty = {"text": "", "title": "not captured", "color": None, "ink": None, "link": None}
     heads = max(heads_by_layer)
@@ -61,7 +61,7 @@ def _no_head(layer: int, count: int) -> dict[str, Any]:
 
 
 def listing(table: Table, label: str) -> dict[str, Any]:
-    """A table as the page prints it: texts, and which columns are numbers."""
+    """A table as the page shows it: texts, and which columns are numbers."""
     shares = [name in _SHARES for name in table.header]
     header = [(name.replace("_", " "), name not in _TEXTS) for name in table.header]
     rows = [[_display(*entry) for entry in zip(row, shares, strict=True)] for row in table.rows]
@@ -77,7 +77,7 @@ def _display(cell: Any, share: bool) -> str:
 
 
 def prompt_pieces(tokens: Sequence[str]) -> list[dict[str, str]]:
-    """A prompt's tokens with the completion position among them: behind the left context, wherever that stands."""
+    """A prompt's tokens with the completion position among them: after the left context, wherever that is."""
     kinds = ["sentinel" if token_kind(token) == "sentinel" else "text" for token in tokens]
     pieces = [{"kind": kind, "text": token} for kind, token in zip(kinds, tokens, strict=True)]
     pieces.insert(_hole(kinds, tokens), {"kind": "hole", "text": ""})
@@ -95,23 +95,23 @@ def _hole(kinds: Sequence[str], tokens: Sequence[str]) -> int:
 
 
 def visible(text: str) -> str:
-    """A token or a completion in running text: blanks by signs, since they would show as nothing; cut if it is long."""
+    """A token or a completion in running text: blanks become signs, so that they can be seen; long texts are cut."""
     cut = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026"
     return cut.translate(_SIGNS) or "(nothing)"
 
 
 def sink_words(positions: Sequence[int], texts: Sequence[str]) -> str:
-    """Where sinks stand and what stands there, such as "54 \u2423the, 0 package"; "" without any."""
+    """Positions of sinks with their tokens, such as "54 \u2423the, 0 package"; "" without any."""
     return ", ".join(f"{position} {visible(text)}" for position, text in zip(positions, texts, strict=True))
 
 
 def with_place(name: str, positions: Sequence[int], texts: Sequence[str]) -> str:
-    """A name; a later sink in it with the place of the strongest, such as "later sink on words at 54 \u2423the".
+    """A name in which a later sink has the place of the strongest one, such as "later sink on words at 54 \u2423the".
 
     Args:
-        name: as ``atlas.names`` gives it.
+        name: from ``atlas.names``.
         positions: of the pattern's sinks, the strongest first.
-        texts: of the tokens there.
+        texts: of the tokens at these positions.
     """
     later = [place for place in zip(positions, texts, strict=True) if place[0]]
     if not later:
@@ -122,5 +122,5 @@ def with_place(name: str, positions: Sequence[int], texts: Sequence[str]) -> str
 
 
 def data_uri(picture: bytes) -> str:
-    """A PNG inside the page."""
+    """A PNG as a data URI, to embed it in a page."""
     return f"data:image/png;base64,{b64encode(picture).decode()}"

@@ -1,7 +1,7 @@
 """Cross-evaluation: every encoder on every language model's patterns (paper Table 3), and where the loss comes from.
 
-Works on ``schema.LOSSES``. Means and standard deviations are over patterns, the latter population's (``ddof=0``).
-Encoders of one scaling are compared by their loss, those of several by their divergence.
+Reads ``schema.LOSSES``. Means and standard deviations (of the population, ``ddof=0``) are over patterns. Encoders with
+the same scaling are compared by their loss, encoders with different scalings by their divergence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,29 +27,28 @@ class Cell:
     lm: str
     patterns: int
     mean: float
-    """Of the loss."""
+    """Mean loss."""
     sd: float
     published: float
-    """Mean of ``published_loss``: what the paper's own Table 3 holds."""
+    """Mean of ``published_loss``, which is in the paper's Table 3."""
     divergence: float
-    """Mean, over patterns with hidden mass; NaN where there is none."""
+    """Mean divergence, over patterns with hidden mass; NaN if there are none."""
     divergence_sd: float
     uniform: float
-    """Mean divergence of a prediction that is even over hidden keys: what knowing nothing gives."""
+    """Mean divergence of a prediction that is even over hidden keys, without any knowledge."""
     own: bool
     """Whether the encoder was trained on this language model's patterns: the diagonal of the table."""
     against: str | None = None
-    """The language model's own encoder, where there is another one; all that follows is by ``Evaluation.measure``."""
+    """The language model's own encoder, if it is another one. All fields below compare by ``Evaluation.measure``."""
     deviations: float | None = None
-    """By how many of that encoder's standard deviations this mean lies above that one's."""
+    """By how many of that encoder's standard deviations this encoder's mean is above that encoder's."""
     relative: float | None = None
-    """This mean over that one, less 1."""
+    """This encoder's mean divided by that encoder's, minus 1."""
     better: float | None = None
-    """Share of the patterns on which that encoder is better, in [0, 1]; where both are equal, a half."""
-
+    """Share of the patterns on which that encoder is better, in [0, 1]; a half where both are equal."""
     moved: float | None = None
-    """By how many standard deviations of this encoder on its own language model's patterns this mean lies above the
-    mean there; None where those are not among these. Patterns of one model may simply be harder than another's."""
+    """By how many standard deviations this mean is above the encoder's mean on its own language model's patterns, whose
+    standard deviation is the unit; None if those are not evaluated. One model's patterns may simply be harder."""
 
     def shown(self, measure: str) -> tuple[float, float]:
         """Mean and standard deviation of "loss" or "divergence"."""
@@ -66,7 +65,7 @@ class Evaluation:
     measure: str
     """What encoders are compared by: "loss", or "divergence" where scalings differ."""
     notes: tuple[str, ...]
-    """What the reader has to know of how the figures came about."""
+    """What a reader has to know about how the numbers were made."""
 
     @property
     def encoders(self) -> list[str]:
@@ -80,7 +79,7 @@ class Evaluation:
 
     @property
     def table(self) -> Table:
-        """One row a cell."""
+        """One row per cell."""
         return Table(
             name="cross_evaluation",
             header=(
@@ -97,7 +96,7 @@ class Evaluation:
 
     @property
     def finding(self) -> tuple[str, ...]:
-        """Whether encoders off the diagonal are within one standard deviation of it, as the paper says, in words."""
+        """In words, whether encoders off the diagonal are within one standard deviation of it, as the paper says."""
         lines = []
         compared = [cell for cell in self.cells if cell.deviations is not None]
         if compared:
@@ -119,15 +118,15 @@ class Evaluation:
                 f"{self.measure} on its own model's in {inside} of {len(moved)} cells: {_verdict(inside, len(moved))}"
             )
         if not lines and any(cell.own for cell in self.cells):
-            return ("Every encoder is of the language model whose patterns these are: nothing is off the diagonal.",)
+            return ("Every encoder was trained on the language model evaluated here: nothing is off the diagonal.",)
         return tuple(lines) or (
-            "There is no diagonal to compare with: no encoder is known to be of one of these language models. Its "
-            "manifest says whose it is, or the order where there are as many encoders as models.",
+            "There is no diagonal to compare with: no encoder is known to be trained on one of these language models. "
+            "Its manifest would say so, or its place, if there were as many encoders as models.",
         )
 
 
 def _over(difference: float, by: float) -> float:
-    """A difference in units of ``by``; without any difference 0, and infinite if there is nothing to measure it by."""
+    """A difference in units of ``by``: 0 without a difference, infinite if only ``by`` is 0."""
     return difference / by if by else float(np.copysign(np.inf, difference)) if difference else 0.0
 
 
@@ -145,9 +144,9 @@ def evaluate(
     """Summarise losses.
 
     Args:
-        losses: ``schema.LOSSES`` by language model, each of the same encoders.
-        own: the language model that an encoder was trained on, by encoder, where it is known.
-        scalings: the scaling of each encoder: losses of different ones cannot be compared.
+        losses: language model -> ``schema.LOSSES``, each with the same encoders.
+        own: encoder -> the language model that it was trained on, where that is known.
+        scalings: encoder -> its scaling; losses of different scalings cannot be compared.
         notes: for :attr:`Evaluation.notes`.
     """
     measure = "divergence" if len(set(scalings.values())) > 1 else "loss"
@@ -188,13 +187,13 @@ def evaluate(
             )
         )
     if measure == "divergence":
-        said = ", ".join(f"{encoder} {scaling}" for encoder, scaling in scalings.items())
-        notes = [*notes, f"Losses of different scalings cannot be compared ({said}): divergences are."]
+        pairs = ", ".join(f"{encoder} {scaling}" for encoder, scaling in scalings.items())
+        notes = [*notes, f"Losses of different scalings cannot be compared ({pairs}), so divergences are."]
     return Evaluation(cells=tuple(cells), breakdown=_breakdown(losses), measure=measure, notes=tuple(notes))
 
 
 def _measured(table: pa.Table, column: str) -> np.ndarray:
-    """float64; NaN for patterns of which no attention was hidden."""
+    """A column as float64; NaN for patterns of which no attention was hidden."""
     return table[column].to_numpy().astype(np.float64)
 
 
@@ -208,31 +207,31 @@ def _sd(values: np.ndarray) -> float:
     return float(known.std()) if len(known) else float("nan")
 
 
-def evaluation_files(found: Evaluation) -> dict[str, bytes]:
+def evaluation_files(evaluation: Evaluation) -> dict[str, bytes]:
     """Tables and picture of an evaluation, by file name."""
-    picture = figures.cross_evaluation(*_grids(found), found.encoders, found.lms, found.measure)
+    picture = figures.cross_evaluation(*_grids(evaluation), evaluation.encoders, evaluation.lms, evaluation.measure)
     return {
-        "cross_evaluation.csv": found.table.csv(),
-        "losses_by.csv": found.breakdown.csv(),
+        "cross_evaluation.csv": evaluation.table.csv(),
+        "losses_by.csv": evaluation.breakdown.csv(),
         "cross_evaluation.png": figures.png(picture),
     }
 
 
-def evaluation_counts(found: Evaluation) -> dict[str, Any]:
-    """What an evaluation found, as JSON."""
+def evaluation_counts(evaluation: Evaluation) -> dict[str, Any]:
+    """What an evaluation found, for its manifest."""
     cells = [
         {"encoder": c.encoder, "lm": c.lm, "mean": c.mean, "sd": c.sd, "own": c.own}
         | {"divergence": None if np.isnan(c.divergence) else c.divergence}
-        for c in found.cells
+        for c in evaluation.cells
     ]
-    return {"losses": cells, "finding": list(found.finding), "notes": list(found.notes)}
+    return {"losses": cells, "finding": list(evaluation.finding), "notes": list(evaluation.notes)}
 
 
-def _grids(found: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard deviation of what encoders are compared by, and the diagonal: (encoders, language models)."""
-    shape = (len(found.encoders), len(found.lms))
-    shown = [cell.shown(found.measure) for cell in found.cells]
-    values = ([mean for mean, _ in shown], [sd for _, sd in shown], [cell.own for cell in found.cells])
+def _grids(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the measure, and the diagonal: each (encoders, language models)."""
+    shape = (len(evaluation.encoders), len(evaluation.lms))
+    shown = [cell.shown(evaluation.measure) for cell in evaluation.cells]
+    values = ([mean for mean, _ in shown], [sd for _, sd in shown], [cell.own for cell in evaluation.cells])
     mean, sd, own = (np.array(value).reshape(shape) for value in values)
     return mean, sd, own
 
@@ -244,7 +243,7 @@ def _breakdown(losses: Mapping[str, pa.Table]) -> Table:
         wide = table
         for name in ("loss", "divergence"):
             wide = wide.set_column(wide.column_names.index(name), name, pc.cast(wide[name], pa.float64()))
-        wide = wide.combine_chunks()  # and one thread: else sums end in other bits from run to run
+        wide = wide.combine_chunks()  # and one thread: otherwise the last bits of sums differ between runs
         for by in BREAKDOWNS:
             keys = ["layer", "head"] if by == "head" else [by]
             spread = ("loss", "stddev", pc.VarianceOptions(ddof=0))

@@ -1,8 +1,8 @@
-"""Which patterns and which prompt the pictures show. Every choice is a rule; none is by taste.
+"""Which patterns and which prompt the pictures show. Every choice follows a rule, not taste.
 
-Members of a cluster furthest apart (Figure 9) are found by farthest-point selection among kept exemplars; the paper
-takes the convex hull, which four dimensions and a sample do not give cheaply. The prompt of Figure 10 A is the one with
-the median share of clustered heads.
+The members of a cluster that are furthest apart (Figure 9) are found by farthest-point selection among the kept
+exemplars. The paper uses the convex hull, which is costly in four dimensions and not defined by a sample. The prompt of
+Figure 10 A is the one with the median share of clustered heads.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from apmae.study.exemplars import unpack
 from apmae.study.reader import Exemplars, Study
 
 VARIATION_MEMBERS = 6
-"""Members shown of the one cluster of Figure 9."""
+"""Members shown of the cluster in Figure 9."""
 
 
 class Example(NamedTuple):
-    """One whole pattern with its place."""
+    """A whole pattern with its place."""
 
     cluster: int
     name: str
@@ -36,7 +36,7 @@ def one_per_cluster(study: Study, limit: int | None = None) -> list[Example]:
 
     Args:
         study: with its exemplars.
-        limit: at most so many; None for all.
+        limit: most examples; None for all.
     """
     exemplars = study.exemplars
     chosen = []
@@ -49,48 +49,49 @@ def one_per_cluster(study: Study, limit: int | None = None) -> list[Example]:
 
 
 def extremes_of_a_cluster(study: Study, count: int = VARIATION_MEMBERS) -> list[Example]:
-    """Members of one cluster that lie furthest apart in reduced coordinates.
+    """The members of a cluster that are furthest apart in reduced coordinates.
 
-    The paper takes the most distant points on the cluster's convex hull (section 6.1); here farthest-point selection
-    among the members whose pattern was kept, which needs no hull in four dimensions and finds the same corners.
+    The paper takes the most distant points on the cluster's convex hull (section 6.1). Here they come from
+    farthest-point selection among the members whose pattern was kept, which needs no hull in four dimensions and finds
+    the same corners.
 
     Args:
         study: with its exemplars.
-        count: members to show; the cluster is the largest with so many exemplars, or else the one with most.
+        count: members to show. The cluster is the largest with so many exemplars, or else the one with most exemplars.
 
     Returns:
-        Nothing where no cluster has two exemplars.
+        An empty list if no cluster has two exemplars.
     """
     exemplars = study.exemplars
     clusters = study.clusters["cluster"].to_pylist()
-    kept = {cluster: int((exemplars.cluster == cluster).sum()) for cluster in clusters}
-    enough = [cluster for cluster in clusters if kept[cluster] >= count]
-    best = enough[0] if enough else max(clusters, key=lambda cluster: kept[cluster], default=NOISE)
-    if kept.get(best, 0) < 2:
+    number = {cluster: int((exemplars.cluster == cluster).sum()) for cluster in clusters}
+    enough = [cluster for cluster in clusters if number[cluster] >= count]
+    best = enough[0] if enough else max(clusters, key=lambda cluster: number[cluster], default=NOISE)
+    if number.get(best, 0) < 2:
         return []
     own = np.flatnonzero(exemplars.cluster == best)
     return _read(study, own[farthest_points(exemplars.coordinates[own], count)].tolist())
 
 
 def farthest_points(places: Float[ndarray, "n r"], count: int) -> Int[ndarray, " c"]:
-    """Rows that lie far apart: first the one furthest from the centre, then always the one furthest from the chosen.
+    """Rows that are far apart: first the one furthest from the centre, then always the one furthest from those chosen.
 
     Args:
         places: at least one point.
-        count: at most so many rows.
+        count: most rows.
     """
     distance = np.linalg.norm(places - places.mean(0), axis=1)
     chosen = [int(distance.argmax())]
     nearest = np.linalg.norm(places - places[chosen[0]], axis=1)
     while len(chosen) < min(count, len(places)):
-        nearest[chosen] = -1  # equal points may not be chosen twice
+        nearest[chosen] = -1  # no point is chosen twice
         chosen.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, np.linalg.norm(places - places[chosen[-1]], axis=1))
     return np.array(chosen)
 
 
 def typical_prompt(study: Study) -> int:
-    """The prompt whose share of clustered heads is the median of all prompts; the lowest number among equals."""
+    """The prompt whose share of clustered heads is the median; among equals the one with the lowest number."""
     prompts = study.points["prompt"].to_numpy()
     count = np.bincount(prompts)
     share = np.bincount(prompts, study.points["cluster"].to_numpy() != NOISE) / np.maximum(count, 1)
@@ -99,7 +100,7 @@ def typical_prompt(study: Study) -> int:
 
 
 def attended(log_pattern: Float[ndarray, "t t"]) -> int:
-    """Tokens of the prompt: a shorter one leaves the pattern's last rows empty."""
+    """Tokens of the prompt; if it is short, the pattern's last rows are empty."""
     rows = np.flatnonzero(np.isfinite(log_pattern).any(1))
     return int(rows[-1]) + 1 if len(rows) else len(log_pattern)
 

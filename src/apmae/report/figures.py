@@ -1,4 +1,5 @@
-"""The paper's figures of a study, one function each. Matplotlib's object interface on Agg; equal input, equal bytes.
+"""The paper's figures of a study, one function per figure. Matplotlib's object interface, on Agg; equal input gives
+equal bytes.
 
 Pixels of a pattern are scaled log probabilities; what cannot be attended to is white. Axes: t tokens, l layers,
 h heads; e encoders, m language models.
@@ -51,12 +52,12 @@ _COLORS = colormaps["viridis"]
 _HIDDEN = (0.72, 0.72, 0.72, 1.0)
 _WHITE = (1.0, 1.0, 1.0, 1.0)
 _NUMBERED_CELLS = 160
-"""Heads up to which a grid's cells carry their numbers."""
+"""Most heads at which a grid's cells show numbers."""
 _LEGEND = 9
 
 
 def png(figure: Figure, *, cropped: bool = False) -> bytes:
-    """A figure as a PNG without a date or version in it; ``cropped`` leaves empty margins out."""
+    """A figure as a PNG, without date or version; ``cropped`` removes empty margins."""
     file = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(
@@ -70,11 +71,11 @@ def reconstruction(rows: Sequence[Mapping[str, Any]], limit: int = 4) -> Figure:
     """What the encoder's decoder makes of hidden patches (paper Figure 3).
 
     Args:
-        rows: ``schema.RECONSTRUCTIONS``; shown are evenly spaced ones from the smallest loss to the largest.
-        limit: patterns to show.
+        rows: ``schema.RECONSTRUCTIONS``, shown from the smallest loss to the largest, evenly spaced.
+        limit: most patterns to show.
     """
     if not rows:
-        return statement("No reconstruction: this study holds none")
+        return statement("No reconstruction: this study has none")
     ranked = sorted(rows, key=lambda row: row["loss"])
     shown = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(limit, len(ranked))).round().astype(int))]
     figure = Figure(figsize=(8.2, 2.05 * len(shown) + 0.35), layout="constrained")
@@ -83,7 +84,7 @@ def reconstruction(rows: Sequence[Mapping[str, Any]], limit: int = 4) -> Figure:
         size, patch = row["size"], row["patch"]
         shown_patches = [unpack_patches(row[name], size, patch) for name in ("original", "predicted")]
         original, predicted = (dense(patches, size, np.nan) for patches in shown_patches)
-        # One byte per patch becomes one value per pixel by the same unpacking as the patches themselves.
+        # One byte per patch becomes one value per pixel, unpacked like the patches themselves.
         flags = np.frombuffer(row["masked"], np.uint8)[:, None, None]
         hidden = dense(np.broadcast_to(flags, shown_patches[0].shape), size, 0.0) > 0
         limits = (float(np.nanmin(original)), float(np.nanmax(original)))
@@ -106,15 +107,15 @@ def embedding_steps(sample: Sample, layers: int, heads: int) -> Figure:
     Args:
         sample: patterns to draw.
         layers: of the language model.
-        heads: heads of one layer.
+        heads: heads per layer.
     """
     if not len(sample.layer):
-        return statement("No embeddings: the study holds no pattern")
+        return statement("No embeddings: the study has no patterns")
     figure = Figure(figsize=(9.2, 7.8), layout="constrained")
     (a, b), (c, d) = figure.subplots(2, 2)
     size = float(np.clip(30_000 / len(sample.layer), 1.5, 12.0))
     style = {"s": size, "linewidths": 0, "rasterized": True}
-    # Early heads would hide under late ones if drawn in the order of the rows.
+    # Drawn in the order of the rows, late heads would hide early ones.
     mixed = generator(0, "report", "order").permutation(len(sample.layer))
     number = sample.layer * heads + sample.head
     for axis, places in ((a, sample.raw), (b, sample.coordinates)):
@@ -133,11 +134,11 @@ def embedding_steps(sample: Sample, layers: int, heads: int) -> Figure:
     if noise.all():
         d.text(0.5, 0.5, "no pattern is in a cluster", transform=d.transAxes, ha="center", va="center", color="#666666")
     d.set(xlim=c.get_xlim(), ylim=c.get_ylim())
-    found = len(np.unique(sample.cluster[~noise]))
+    clusters = len(np.unique(sample.cluster[~noise]))
     a.set(title="A  raw embeddings, by head", xlabel="embedding dimension 1", ylabel="embedding dimension 2")
     b.set(title="B  reduced, by head")
     c.set(title="C  reduced, by cluster (grey: in none)")
-    d.set(title=f"D  clustered patterns only ({found} cluster{'' if found == 1 else 's'})")
+    d.set(title=f"D  clustered patterns only ({clusters} cluster{'' if clusters == 1 else 's'})")
     for axis in (b, c, d):
         axis.set(xlabel="reduced dimension 1", ylabel="reduced dimension 2")
     for axis in (a, b, c, d):
@@ -153,7 +154,7 @@ def pattern_examples(examples: Sequence[Example], columns: int = 4) -> Figure:
 
     Args:
         examples: patterns, in the order to show them.
-        columns: pictures in a row.
+        columns: pictures per row.
     """
     if not examples:
         return statement("No example: no cluster was found, or no pattern of one was kept")
@@ -163,11 +164,11 @@ def pattern_examples(examples: Sequence[Example], columns: int = 4) -> Figure:
 
 @rc_context(STYLE)
 def cluster_variation(examples: Sequence[Example], columns: int = 3) -> Figure:
-    """Members of one cluster that lie furthest apart (paper Figure 9).
+    """The members of a cluster that are furthest apart (paper Figure 9).
 
     Args:
-        examples: of one cluster.
-        columns: pictures in a row.
+        examples: of the cluster.
+        columns: pictures per row.
     """
     if not examples:
         return statement("No variation to show: no cluster has two patterns that were kept")
@@ -180,9 +181,9 @@ def head_maps(prompt: int, single: Int[ndarray, "l h"], grid: HeadGrid, names: M
 
     Args:
         prompt: the number of the prompt in panel A.
-        single: clusters of its heads, from ``locations.prompt_grid``; ``palette.NO_HEAD`` where the model has none.
-        grid: over all prompts.
-        names: of the clusters.
+        single: clusters of its heads, from ``locations.prompt_grid``; ``palette.NO_HEAD`` where there is no head.
+        grid: statistics over all prompts.
+        names: cluster -> its name.
     """
     layers, heads = single.shape
     entries = _legend_entries(single, names)
@@ -238,12 +239,12 @@ def cross_evaluation(
     lms: Sequence[str],
     measure: str = "loss",
 ) -> Figure:
-    """Every encoder on every language model's patterns (paper Table 3); own ones have a frame.
+    """Every encoder on every language model's patterns (paper Table 3), with frames around the models' own encoders.
 
     Args:
-        mean: of each encoder on each language model.
-        sd: over patterns.
-        own: where the encoder was trained on the language model.
+        mean: of the measure, for each encoder and language model.
+        sd: standard deviation over patterns.
+        own: whether the encoder was trained on the language model.
         encoders: names of the rows.
         lms: names of the columns.
         measure: "loss", shown in hundredths, or "divergence", in nats.
@@ -271,7 +272,7 @@ def cross_evaluation(
 
 @rc_context(STYLE)
 def statement(text: str) -> Figure:
-    """A figure that says why there is no picture."""
+    """A text in place of a picture, which says why there is none."""
     figure = Figure(figsize=(8.2, 1.2))
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=11, color="#555555")
     return figure
@@ -320,7 +321,7 @@ def _show(axis: Axes, pixels: Float[ndarray, "t t 4"]) -> None:
 
 
 def _cover(axis: Axes, absent: Bool[ndarray, "l h"]) -> None:
-    """Grey over the cells of an image where the model has no head."""
+    """Paint the cells of an image grey where the model has no head."""
     if absent.any():
         colors = np.zeros((*absent.shape, 4))
         colors[absent] = (*_rgb(NO_HEAD_COLOR), 1.0)
@@ -337,7 +338,7 @@ def _number(axis: Axes, shown: ndarray, texts: Sequence[Sequence[str]]) -> None:
 
 
 def _legend_entries(single: Int[ndarray, "l h"], names: Mapping[int, str]) -> list[tuple[str, str]]:
-    """Colour and text of the clusters that most heads of one prompt show."""
+    """Colour and text of the clusters that most heads show on one prompt."""
     clusters, counts = np.unique(single[single > NOISE], return_counts=True)
     ranked = clusters[np.lexsort((clusters, -counts))].tolist()
     entries = [(cluster_color(cluster), f"{cluster}: {_short(names[cluster], 24)}") for cluster in ranked[:_LEGEND]]
@@ -348,7 +349,7 @@ def _legend_entries(single: Int[ndarray, "l h"], names: Mapping[int, str]) -> li
     if (single == NOT_CAPTURED).any():
         entries.append(("none", "white: not captured"))
     if (single == NO_HEAD).any():
-        entries.append((NO_HEAD_COLOR, "the model has no head"))
+        entries.append((NO_HEAD_COLOR, "no such head"))
     return entries
 
 

@@ -1,7 +1,7 @@
-"""Pictures of single heads and contact sheets of all, as matplotlib figures. Axes: t rows of a pattern.
+"""Pictures of single heads, and contact sheets of all heads, as matplotlib figures. Axes: t rows of a pattern.
 
-Probabilities have one fixed scale (log10 from -4 to 0), not the encoder's: that one depends on each pattern's smallest
-entry, so two heads, or a head on two prompts, could not be compared, and no colour bar could be drawn.
+Probabilities have a fixed scale (log10 from -4 to 0), not the encoder's. The encoder's depends on each pattern's
+smallest entry, so two heads, or one head on two prompts, could not be compared, and there could be no colour bar.
 """
 
 from collections.abc import Sequence
@@ -34,22 +34,22 @@ from apmae.report.sheet import (
 from apmae.report.tables import head_name
 
 MOST_LABELS = 64
-"""Tokens that an axis names; of more, every second, third, ... one."""
+"""Most tokens that an axis names; of more tokens, it names every second, third, ... one."""
 _FONT = "DejaVu Sans Mono"
 _CAPTION = 0.17
-"""Room for one line above a head in a contact sheet, inches: its number, or its number and its name in two."""
+"""Height of a line of text above a head in a contact sheet, inches: one line for its number, or two with its name."""
 _NAMED_INCHES = 1.0
-"""Width of a cell from which a contact sheet writes the names too."""
+"""Smallest width of a cell at which a contact sheet shows names, inches."""
 _CELL_PIXELS = 160
 _FRAME = (204, 204, 204, 255)
 _ABSENT = (*(int(NO_HEAD_COLOR[place : place + 2], 16) for place in (1, 3, 5)), 255)
 _BAND = 0.2
-"""Height of a row of layers without attention, inches."""
+"""Height of the row of layers without attention, inches."""
 
 
 @rc_context(STYLE)
 def head_figure(sheet: Sheet, scale: str = "log") -> Figure:
-    """The sheet's heads, each large with its tokens on both axes, at most two beside each other.
+    """The sheet's heads, each large with its tokens on both axes, at most two side by side.
 
     Raises:
         ConfigError: if there are more than ``sheet.MOST_LARGE``, or no such scale.
@@ -72,7 +72,7 @@ def head_figure(sheet: Sheet, scale: str = "log") -> Figure:
 
 @rc_context(STYLE)
 def sheet_figure(sheet: Sheet, scale: str = "log") -> Figure:
-    """A contact sheet: layers down, heads across, a small picture of each, with its number and name; grey where the
+    """A contact sheet: layers down, heads across. Each head is a small picture with its number and name; grey where the
     model has no head.
 
     Raises:
@@ -144,7 +144,7 @@ def _draw_head(axis: Axes, sheet: Sheet, pattern: HeadPattern, scale: str, side:
 
 
 def _write_title(figure: Figure, first: Axes, sheet: Sheet, inches: float) -> None:
-    """Model and prompt above the first picture, which the layout has to place before."""
+    """Write model and prompt above the first picture, which has to be laid out before."""
     about = f"{printable(sheet.model)}, {sheet.size}: \u201c{sheet.excerpt}\u201d"
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -166,14 +166,14 @@ def _color_bar(figure: Figure, axes: Sequence[Axes], scale: str, shrink: float =
 
 
 def _colors(shades: Float[ndarray, "t t"]) -> ndarray:
-    """(t, t, 4) uint8; white where there is nothing."""
+    """Colours, (t, t, 4) uint8; white for NaN."""
     colors = colormaps["viridis"](np.nan_to_num(shades, nan=0.0), bytes=True)
     colors[np.isnan(shades)] = 255
     return colors
 
 
 def _resized(shades: Float[ndarray, "t t"], side: int) -> Float[ndarray, "s s"]:
-    """A square of another size: entries repeated, or the mean of those that share a pixel (NaN left out)."""
+    """A square of another size: entries are repeated, or those that share a pixel are averaged without NaN."""
     count = len(shades)
     starts = np.arange(side) * count // side
     if count <= side:
@@ -188,7 +188,7 @@ def _resized(shades: Float[ndarray, "t t"], side: int) -> Float[ndarray, "s s"]:
 
 
 def drawable(text: str) -> str:
-    """A text in which characters that matplotlib's font lacks are written as their code points."""
+    """A text with code points in place of characters that matplotlib's font lacks."""
     return "".join(
         character if ord(character) in _glyphs() else character.encode("unicode_escape").decode() for character in text
     )

@@ -1,6 +1,6 @@
-"""The report of a study and the page of one tagged prompt: each one self-contained HTML file, nothing fetched.
+"""The report of a study and the page of a tagged prompt: each is one self-contained HTML file that fetches nothing.
 
-Tokens, paths and names come from files of strangers; autoescape and a content security policy keep them text.
+Tokens, paths and names come from strangers' files; autoescape and a content security policy make sure they stay text.
 """
 
 import json
@@ -65,14 +65,14 @@ def tag_page(
     predicted: str,
     expected: str,
 ) -> bytes:
-    """The page of one prompt: its text, and what the atlas says of every head.
+    """The page of one prompt: its text, and what the atlas says about every head.
 
     Args:
         title: heading, for instance the source file and line.
         tokens: of the prompt, as the model read them.
-        rows: ``schema.TAGS`` rows as dicts.
-        heads_by_layer: of the language model, 0 for a layer without attention.
-        predicted: what the model puts at the completion position.
+        rows: rows of ``schema.TAGS`` as dicts.
+        heads_by_layer: heads of each layer, 0 for a layer without attention.
+        predicted: the model's answer at the completion position.
         expected: the completion.
     """
     heads = max(heads_by_layer)
@@ -192,7 +192,7 @@ def _cluster_rows(study: Study, clusters: Table) -> dict[str, Any]:
 
 
 def _sources(study: Study) -> list[dict[str, str]]:
-    """Where the numbers come from: hash, inputs, settings and versions of each artifact."""
+    """What the numbers were made from: hash, inputs, settings and versions of each artifact."""
     described = []
     for out in (Layout(study.folder).prompts, study.embeddings_folder, study.atlas_folder):
         path = manifest_path(out)
@@ -215,7 +215,7 @@ def _sources(study: Study) -> list[dict[str, str]]:
 
 @cache
 def environment() -> Environment:
-    """Templates of all pages: everything printed is escaped."""
+    """Templates of all pages, with everything escaped."""
     environment = Environment(
         loader=PackageLoader("apmae.report"),
         autoescape=True,
@@ -228,7 +228,7 @@ def environment() -> Environment:
 
 
 def package_version() -> str:
-    """Of the installed package, for the foot of a page."""
+    """Version of the installed package, for the foot of a page."""
     try:
         return version("apmae")
     except PackageNotFoundError:

@@ -19,7 +19,7 @@ class Picture(NamedTuple):
     """One figure of the page."""
 
     name: str
-    """File name without its ending."""
+    """File name without its suffix."""
     title: str
     caption: str
     figure: Figure
@@ -39,41 +39,41 @@ def pictures_of(study: Study) -> list[Picture]:
         Picture(
             "reconstruction",
             "Reconstruction of hidden patches",
-            "Paper Figure 3. Whole patterns, what the encoder was shown of them, what its decoder put into the hidden "
-            "patches (grey), and both together. From the smallest loss on top to the largest: where the last column "
-            "looks like the first, the embedding holds what the pattern looks like.",
+            "Paper Figure 3. Whole patterns, what the encoder saw of them (hidden patches are grey), what its decoder "
+            "put into the hidden patches, and both together; the smallest loss is on top. Where the last column looks "
+            "like the first, the embedding holds what the pattern looks like.",
             figures.reconstruction(study.reconstructions),
         ),
         Picture(
             "embedding_steps",
             "From embeddings to clusters",
             "Paper Figure 6. A: the first two dimensions of the embeddings as the encoder gives them, by the head that "
-            "made the pattern. B: the first two reduced dimensions (UMAP). C: the same by cluster, grey where a "
-            f"pattern is in none. D: clustered patterns only, same axes. Colours are those of the head grid.{of_all}",
+            "made the pattern. B: the first two reduced dimensions (UMAP). C: the same by cluster, grey for patterns "
+            f"in no cluster. D: clustered patterns only, same axes. Colours are those of the head grid.{of_all}",
             figures.embedding_steps(sample, study.layers, study.heads),
         ),
         Picture(
             "pattern_examples",
             "One pattern of each cluster",
             "Paper Figure 8. The largest clusters, each shown by the kept pattern that is nearest to the centre. Every "
-            "row is a query token, every column a key token it may look at; yellow is most attention, and white "
-            "cannot be attended to.",
+            "row is a query token, every column a key token that it may attend to. Yellow is most attention; what is "
+            "white cannot be attended to.",
             figures.pattern_examples(examples),
         ),
         Picture(
             "cluster_variation",
             "Variation within a cluster",
-            f"Paper Figure 9. Members of {varied} that lie furthest apart in reduced coordinates, by farthest-point "
-            "selection among the kept patterns (the paper takes points of the convex hull). What they share is what "
-            "the cluster means; where they differ is what it tolerates.",
+            f"Paper Figure 9. The members of {varied} that are furthest apart in reduced coordinates, by "
+            "farthest-point selection among the kept patterns (the paper takes points of the convex hull). What they "
+            "have in common is what the cluster means; their differences are what it tolerates.",
             figures.cluster_variation(members),
         ),
         Picture(
             "head_maps",
             "Where patterns occur",
-            "Paper Figure 10. A: the cluster of every head on one prompt, the one whose share of clustered heads is "
-            "the median. B: over all prompts, the share of a head's patterns that belong to any cluster. C: how many "
-            "different clusters they belong to.",
+            "Paper Figure 10. A: the cluster of every head on one prompt, the prompt with the median share of "
+            "clustered heads. B: over all prompts, the share of a head's patterns that belong to any cluster. C: how "
+            "many different clusters they belong to.",
             figures.head_maps(prompt, single, grid, study.names),
         ),
     ]

@@ -1,4 +1,4 @@
-"""Prompts as a person reads them, in a terminal: the context with the span highlighted, its task, where it is from."""
+"""Prompts as a person reads them, in a terminal: the context with the span highlighted, its task, its source."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -12,23 +12,23 @@ from apmae.report.console import open_console
 LINES = 6
 """Lines of context shown on each side."""
 _WIDTH = 160
-"""Characters of a line shown."""
+"""Most characters shown of a line."""
 _SPAN = 400
-"""Characters of a span or a field shown."""
+"""Most characters shown of a span or a field."""
 _OPEN, _CLOSE = "\u27e6", "\u27e7"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Unicode categories of what shows as nothing, or moves what stands around it."""
+"""Unicode categories of characters that cannot be seen, or that move the text around them."""
 
 
 def print_prompts(prompts: Sequence[Prompt], count: int, console: Console | None = None) -> None:
-    """Print the first prompts: a heading, then the text around the span, which stands in double brackets.
+    """Print the first prompts: a heading, then the text with the span in double brackets.
 
-    Works without colour and into a file: colour only repeats what the brackets and headings say.
+    This works without colour and into a file: colour only repeats what the brackets and headings say.
 
     Args:
         prompts: any.
         count: how many to show.
-        console: where to; standard output by default.
+        console: where to print; standard output by default.
     """
     console = console or open_console()
     for number, prompt in enumerate(prompts[:count], start=1):
@@ -42,13 +42,13 @@ def print_prompts(prompts: Sequence[Prompt], count: int, console: Console | None
 
 
 def readable(text: str, *, breaks: bool = True) -> str:
-    """A text with everything that would show as nothing, or reorder what stands around it, made visible.
+    """A text in which every character is visible, and none reorders the text around it.
 
-    Tabs become an arrow and blanks, other control characters their signs or ``<U+202E>``; a line break gets a sign
-    before it.
+    A tab becomes an arrow and blanks, another control character its sign or a code such as ``<U+202E>``. A line break
+    gets a sign before it.
 
     Args:
-        text: any, half surrogate pairs included.
+        text: any, including lone surrogates.
         breaks: whether a line break still breaks the line.
     """
     return "".join(_readable(character, breaks) for character in text)
@@ -68,11 +68,11 @@ def _readable(character: str, breaks: bool) -> str:
 
 
 def _heading(prompt: Prompt, number: int, total: int) -> Text:
-    said = [prompt.task, prompt.language, prompt.outcome or "no model asked", f"{prompt.path}:{prompt.line}"]
-    said += [prompt.split, f"id {prompt.id}", *([f"group {prompt.group}"] if prompt.group is not None else [])]
+    fields = [prompt.task, prompt.language, prompt.outcome or "no model asked", f"{prompt.path}:{prompt.line}"]
+    fields += [prompt.split, f"id {prompt.id}", *([f"group {prompt.group}"] if prompt.group is not None else [])]
     if prompt.answer is not None:
-        said.append(f"answered {prompt.answer.predicted} at {prompt.answer.max_probability:.0%}")
-    task, *rest = (readable(text[:_SPAN], breaks=False) for text in said)
+        fields.append(f"answered {prompt.answer.predicted} at {prompt.answer.max_probability:.0%}")
+    task, *rest = (readable(text[:_SPAN], breaks=False) for text in fields)
     return Text.assemble((f"{number}/{total}  ", "dim"), (task, "bold cyan"), (f"  {'  '.join(rest)}", "dim"))
 
 
@@ -88,12 +88,12 @@ def _context(prompt: Prompt) -> Text:
 
 
 def _plain(text: str) -> str:
-    """Context: its line breaks are seen without a sign."""
+    """Context, whose line breaks need no sign."""
     return "\n".join(readable(line) for line in text.split("\n"))
 
 
 def _print(console: Console, text: Text) -> None:
-    """Lines are not wrapped, so that code stays as it is; what the terminal cannot write is spelled out."""
+    """Print lines unwrapped, so that code stays as it is; characters that the terminal lacks are escaped."""
     encoding = console.encoding or "utf-8"
     known = text.plain.encode(encoding, "backslashreplace").decode(encoding)
     if known != text.plain:
@@ -102,7 +102,7 @@ def _print(console: Console, text: Text) -> None:
 
 
 def _tail(text: str) -> str:
-    """The last lines of a text; what is left out is an ellipsis."""
+    """The last lines of a text, with an ellipsis for the rest."""
     cut = "\n".join(text[-LINES * 4 * _WIDTH :].split("\n")[-LINES:])
     *lines, last = cut.split("\n")
     last = last if len(last) <= _WIDTH else f"\u2026{last[-_WIDTH:]}"

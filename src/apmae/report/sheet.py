@@ -1,4 +1,4 @@
-"""``Sheet``: the patterns of some heads on one prompt, as pictures and pages take them. Plain arrays, no torch.
+"""``Sheet``: the patterns of some heads on one prompt, as input of pictures and pages. Plain arrays, no torch.
 
 Axes: t rows of a pattern (tokens; in a long prompt blocks of tokens), query_pos first, key_pos second.
 """
@@ -12,11 +12,11 @@ from numpy import ndarray
 from apmae.errors import ConfigError
 
 SCALES = ("log", "linear")
-"""How a probability becomes a colour."""
+"""Ways to turn a probability into a colour."""
 DECADES = 4
-"""What the log scale spans: 1 down to 1e-4, half of what an even row over a model's longest patterns holds."""
+"""Decades of the log scale: from 1 down to 1e-4, half of an entry of an even row over a model's longest patterns."""
 MOST_LARGE = 12
-"""Heads that one picture shows large."""
+"""Most heads that one picture shows large."""
 LABEL = 14
 """Most characters of a token on an axis."""
 _SIGNS = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5"}
@@ -28,7 +28,7 @@ class HeadPattern(NamedTuple):
     layer: int
     head: int
     name: str
-    """What its own scores call it; "" where they were not measured."""
+    """The name that its own scores give; "" if they were not measured."""
     probabilities: Float[ndarray, "t t"]
     """float32 in [0, 1]; exactly 0 where the query cannot see the key."""
 
@@ -38,20 +38,20 @@ class Sheet(NamedTuple):
 
     model: str
     tokens: tuple[str, ...]
-    """(t,) one a row: the token as decoded, or what stands for a block of them; strangers' text."""
+    """(t,) one per row: the token as decoded, or a label for a block of tokens; strangers' text."""
     heads: tuple[HeadPattern, ...]
     causal: bool
     """Whether entries above the diagonal are all 0."""
     reach: str = "whole"
-    """How the rows stand for the prompt's tokens (``Patterns.reach``)."""
+    """How rows represent the prompt's tokens (``Patterns.reach``)."""
     length: int | None = None
-    """Tokens of the prompt; None where the rows are all."""
+    """Tokens of the prompt; None if there is a row for each."""
     heads_by_layer: tuple[int, ...] = ()
-    """Of the model, 0 for a layer without attention, where the sheet shows all of it; else nothing."""
+    """Heads of each layer of the model, 0 without attention; empty unless the sheet shows the whole model."""
 
     @property
     def size(self) -> str:
-        """How long the prompt is and what the rows show of it."""
+        """How long the prompt is, and how much of it the rows show."""
         rows = len(self.tokens)
         if self.length is None or self.length == rows:
             return f"{rows} token{'' if rows == 1 else 's'}"
@@ -60,24 +60,24 @@ class Sheet(NamedTuple):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The rows as running text; blocks stand apart."""
+        """The rows as running text; blocks are separated."""
         pooled = self.reach == "pool" and self.length not in (None, len(self.tokens))
         return tuple(printable(token) + " \u00b7 " * pooled for token in self.tokens)
 
     @property
     def bands(self) -> list[tuple[int, int]]:
-        """First and last of the layers that have a row together: one with heads alone, neighbours without attention as
-        one.
+        """Rows of a contact sheet, as first and last layer: a layer with heads has its own row, neighbouring layers
+        without attention have one together.
         """
         if not self.heads_by_layer:
             return [(layer, layer) for layer in sorted({entry.layer for entry in self.heads})]
-        found: list[tuple[int, int]] = []
+        bands: list[tuple[int, int]] = []
         for layer, heads in enumerate(self.heads_by_layer):
             if not heads and layer and not self.heads_by_layer[layer - 1]:
-                found[-1] = (found[-1][0], layer)
+                bands[-1] = (bands[-1][0], layer)
             else:
-                found.append((layer, layer))
-        return found
+                bands.append((layer, layer))
+        return bands
 
     def attends(self, layer: int) -> bool:
         """Whether a layer of the sheet has heads."""
@@ -90,15 +90,15 @@ class Sheet(NamedTuple):
 
     @property
     def excerpt(self) -> str:
-        """The prompt's beginning in one line, at most 90 characters."""
+        """The beginning of the prompt on one line, at most 90 characters."""
         text = "".join(self.texts[:90])
         return shortened(" ".join(text.split()), 90)
 
 
 def shade(probabilities: Float[ndarray, "t t"], scale: str) -> Float[ndarray, "t t"]:
-    """Where on the colour scale each entry lies, in [0, 1]; NaN for probability 0.
+    """The place of each entry on the colour scale, in [0, 1]; NaN for probability 0.
 
-    ``linear`` is the probability itself, ``log`` is ``1 + log10(p) / DECADES``, cut off at 0. Both are the same for all
+    ``linear`` is the probability itself, ``log`` is ``1 + log10(p) / DECADES``, clipped at 0. Both are the same for all
     heads, so that pictures can be compared.
     """
     seen = probabilities > 0
@@ -115,7 +115,7 @@ def label(token: str) -> str:
 
 
 def printable(token: str) -> str:
-    """A token in running text: line breaks stay, with a sign to point at; what has no picture is written as code."""
+    """A token in running text: line breaks stay, with a sign to point at; unprintable characters are escaped."""
     return "".join(
         "\u21b5\n" if character == "\n" else character if character in " \t" else escaped(character)
         for character in token
@@ -123,7 +123,7 @@ def printable(token: str) -> str:
 
 
 def escaped(character: str) -> str:
-    """A character that prints as itself, else its code point, as Python escapes it."""
+    """A character if it is printable, else its code point as Python escapes it."""
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 

@@ -1,10 +1,10 @@
 """The page of a :class:`Sheet`: one self-contained HTML file with every pattern's numbers under the pointer.
 
-Tokens are strangers' text. They reach the page escaped by the template or as JSON in a data block, and from there as
-``textContent``; the content security policy runs the page's own script by its hash and nothing else.
+Tokens are strangers' text. They enter the page escaped by the template, or as JSON in a data block and from there as
+``textContent``. The content security policy allows the page's own script, by its hash, and nothing else.
 
-Numbers are 16-bit steps of log10 p: 8 bits over the same range are off by up to 4 %, which shows in the sums of rows.
-48 heads of 256 tokens take 4.5 MB.
+Numbers are 16-bit steps of log10 p. 8 bits over the same range would be off by up to 4 %, which shows in the sums of
+rows. 48 heads of 256 tokens take 4.5 MB.
 """
 
 import json
@@ -26,23 +26,23 @@ from apmae.report.tables import head_name
 from apmae.report.thumbnails import picture
 
 LOWEST = -8
-"""log10 of the smallest probability that the page tells from smaller ones."""
+"""log10 of the smallest probability that the page distinguishes from smaller ones."""
 MOST_BYTES = 20_000_000
-"""Numbers that one page carries; heads past it are there as small pictures only."""
+"""Most bytes of numbers in one page; heads beyond that have small pictures only."""
 _NAMED_HEADS = 12
-"""Heads a layer up to which the cells carry names."""
+"""Most heads per layer at which the cells show names."""
 
 
 def sheet_page(sheet: Sheet, scale: str = "log", most: int = MOST_BYTES) -> tuple[bytes, int]:
     """The page in UTF-8, and how many heads' numbers it leaves out.
 
     Args:
-        sheet: at least one head; a page of one shows it large, of more a contact sheet that leads to each.
+        sheet: at least one head. A single head is shown large, several as a contact sheet that leads to each.
         scale: colours of the small pictures, and of the large one at first.
-        most: bytes that the numbers may take.
+        most: most bytes of numbers.
     """
     count = len(sheet.tokens)
-    one = -(-8 * (count * (count + 1) // 2 if sheet.causal else count * count) // 3)  # two bytes an entry, in base64
+    one = -(-8 * (count * (count + 1) // 2 if sheet.causal else count * count) // 3)  # two bytes per entry, in base64
     room = max(most // one, 1)
     numbered = [entry._replace(name=printable(entry.name)) for entry in sheet.heads]
     data = {
@@ -105,7 +105,7 @@ def _seen(sheet: Sheet, entry: HeadPattern) -> Float[ndarray, " e"]:
 
 
 def _rows(sheet: Sheet, entries: list[HeadPattern], scale: str) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    """Rows of the contact sheet by their layers; None where there is no head, and nothing where no layer attends."""
+    """Rows of the contact sheet with their layers; None where there is no head, and an empty row without attention."""
     cells = {}
     for i, entry in enumerate(entries):
         name = head_name(entry.layer, entry.head)
@@ -124,8 +124,8 @@ def _rows(sheet: Sheet, entries: list[HeadPattern], scale: str) -> list[tuple[st
 def _left_out(entries: list[HeadPattern]) -> str:
     first, last = (head_name(*entries[i][:2]) for i in (0, -1))
     return (
-        f"The numbers of the first heads fill this page; those of {len(entries)} heads, {first} to {last}, were left "
-        "out and are here as small pictures only: name them with --head for a page of their own."
+        f"The numbers of the first heads fill this page. Those of {len(entries)} heads, {first} to {last}, were left "
+        "out, and only their small pictures are here: name heads with --head to get a page with their numbers."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a study found, in plain words: numbers out of its tables, no judgement beyond them."""
+"""What a study found, in plain words: the numbers of its tables, without further judgement."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,25 +9,25 @@ from apmae.report.tables import Table, describe_heads, head_name, shares_of_name
 from apmae.study.reader import Study
 
 STEADY = 0.9
-"""Share of a head's patterns in one cluster from which it is said to do one thing almost always."""
+"""Smallest share of a head's patterns in one cluster at which it does one thing almost always."""
 _NAMES = 6
 _HEADS = 8
 _DENSER = (
-    "Figure 6 shows whether there is anything to find: separate islands in its panel B. If there are, let clusters be "
-    "smaller or wider (min_cluster_size, epsilon, max_mean_distance of apmae cluster); if not, encode more prompts, or "
-    "train the encoder for longer until Figure 3 looks right."
+    "Figure 6 shows whether there is anything to find: separate islands in its panel B. If there are any, allow "
+    "smaller or wider clusters (min_cluster_size, epsilon, max_mean_distance of apmae cluster). If not, encode more "
+    "prompts, or train the encoder for longer, until Figure 3 looks right."
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """Sentences for the top of the page, in the order they are read."""
+    """Sentences for the top of the page, in reading order."""
 
     model: str
     opening: str
     clusters: str
     names: tuple[str, ...]
-    """The most common names, with how much they hold."""
+    """The most common names, with their share of all patterns."""
     steady: tuple[str, ...]
     """Heads that do one thing almost always, by what they do."""
     steady_heads: int
@@ -36,7 +36,7 @@ class Summary:
 
 
 def model_name(study: Study) -> str:
-    """The language model, by the name in the manifest; "a language model" where that is not noted."""
+    """The language model's name in the manifest; "a language model" if the manifest has none."""
     noted = study.encoded.counts.get("lm") or study.encoded.config.get("lm")
     return {"bundled": "the bundled model", "": "a language model"}.get(str(noted or ""), str(noted))
 
@@ -45,8 +45,8 @@ def summarize(study: Study, tables: dict[str, Table]) -> Summary:
     """Put the study's main numbers into sentences.
 
     Args:
-        study: for the counts of its manifests.
-        tables: by name: clustering, locations, clusters, heads, outcomes.
+        study: whose manifests have the counts.
+        tables: name -> table: clustering, locations, clusters, heads, outcomes.
     """
     clusters, clustered, total, percentage = tables["clustering"].rows[0]
     prompts = study.prompts.num_rows
@@ -86,22 +86,22 @@ def _dropped(study: Study) -> str:
 
 
 def _steady(heads: Table) -> tuple[tuple[str, ...], int]:
-    found: dict[str, list[str]] = {}
+    heads_by_name: dict[str, list[str]] = {}
     columns = ("layer", "head", "main cluster", "main name", "main share")
     for layer, head, cluster, name, share in zip(*map(heads.column, columns), strict=True):
         if cluster is not None and share >= STEADY:
-            found.setdefault(name, []).append(head_name(layer, head))
-    ranked = sorted(found.items(), key=lambda entry: (-len(entry[1]), entry[0]))
-    return tuple(f"{name}: {_some(places)}" for name, places in ranked[:_NAMES]), sum(map(len, found.values()))
+            heads_by_name.setdefault(name, []).append(head_name(layer, head))
+    ranked = sorted(heads_by_name.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    return tuple(f"{name}: {_some(places)}" for name, places in ranked[:_NAMES]), sum(map(len, heads_by_name.values()))
 
 
 def _next(study: Study, tables: dict[str, Table]) -> tuple[str, ...]:
     heads, locations = tables["heads"], tables["locations"]
-    said = []
+    lines = []
     busiest = sorted(heads.rows, key=lambda row: (-row[7], row[:2]))
     if busiest and busiest[0][7] > 1:
         named = [f"{head_name(*row[:2])}\u00a0({row[7]})" for row in busiest[:5] if row[7] > 1]
-        said.append(f"Heads whose pattern depends most on the prompt, by distinct clusters: {', '.join(named)}.")
+        lines.append(f"Heads whose pattern depends most on the prompt, by distinct clusters: {', '.join(named)}.")
     share = np.full(study.layers, np.nan)
     for layer in range(study.layers):
         own = [row[6] for row in heads.rows if row[0] == layer]
@@ -110,7 +110,7 @@ def _next(study: Study, tables: dict[str, Table]) -> tuple[str, ...]:
     if study.layers > 1 and not np.isnan(share).all():
         least, most = int(np.nanargmin(share)), int(np.nanargmax(share))
         if share[most] > share[least]:
-            said.append(
+            lines.append(
                 f"Layer {least} is the least understood ({share[least]:.0%} of its patterns are in a cluster), "
                 f"layer {most} the most ({share[most]:.0%})."
             )
@@ -118,11 +118,11 @@ def _next(study: Study, tables: dict[str, Table]) -> tuple[str, ...]:
     if len(unique) > 1:
         task = max(unique, key=lambda name: unique[name])
         if unique[task]:
-            said.append(
-                f"The task with most pattern locations of its own is {task.replace('_', ' ')}: {unique[task]} that no "
-                "other task shows (Table 5)."
+            lines.append(
+                f"The task with the most unique pattern locations is {task.replace('_', ' ')}: {unique[task]} that no "
+                "other task has (Table 5)."
             )
-    return tuple(said)
+    return tuple(lines)
 
 
 def _some(places: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The study's numbers as tables: the paper's Table 4 and Table 5, and one each of clusters, heads and outcomes."""
+"""The study's numbers as tables: the paper's Tables 4 and 5, and tables of clusters, heads and outcomes."""
 
 import csv
 import io
@@ -17,9 +17,9 @@ from apmae.schema import NOISE
 from apmae.study.reader import Study
 
 _WHERE = 3
-"""Most heads named of each cluster."""
+"""Most heads named per cluster."""
 _WHERE_SHARE = 0.01
-"""Share of a cluster from which a head is named."""
+"""Smallest share of a cluster at which a head is named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Table:
     """A small table of plain values; shares are in [0, 1] and percentages in [0, 100], as the header says."""
 
     name: str
-    """File name without its ending."""
+    """File name without its suffix."""
     header: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     """Cells are str, int, float or None; those of one column are of one type, or None."""
@@ -57,16 +57,16 @@ class Table:
 
 def clustering_table(study: Study) -> Table:
     """How many patterns belong to clusters (paper Table 4)."""
-    found = clustering(study.points)
+    counts = clustering(study.points)
     return Table(
         name="clustering",
         header=("clusters", "clustered patterns", "total patterns", "percentage clustered"),
-        rows=((found.clusters, found.clustered, found.total, 100 * found.share),),
+        rows=((counts.clusters, counts.clustered, counts.total, 100 * counts.share),),
     )
 
 
 def locations_table(study: Study) -> Table:
-    """Pattern locations by task (paper Table 5): one row a count, one column a task, in the paper's order."""
+    """Pattern locations by task (paper Table 5): one row per count, one column per task, in the paper's order."""
     columns = sorted(task_locations(study.points), key=lambda column: _task_order(column.task))
     counts = ("total", "unique", "correct", "incorrect", "overlap")
     return Table(
@@ -77,7 +77,7 @@ def locations_table(study: Study) -> Table:
 
 
 def clusters_table(study: Study) -> Table:
-    """One row a cluster, largest first; ``where`` names the heads that make most of it, as layer.head."""
+    """One row per cluster, largest first; ``where`` names the heads that make most of it, as layer.head."""
     points = study.points
     label = points["cluster"].to_numpy().astype(np.int64)
     place = points["layer"].to_numpy().astype(np.int64) * study.heads + points["head"].to_numpy()
@@ -105,7 +105,7 @@ def clusters_table(study: Study) -> Table:
 
 
 def outcomes_table(study: Study) -> Table:
-    """How the language model did on the study's prompts, by task, and over all of them in the last row."""
+    """How the language model did on the study's prompts, by task; the last row is over all tasks."""
     prompts = study.prompts
     tasks = np.array(prompts["task"].to_pylist(), dtype=object)
     correct = np.array(prompts["outcome"].to_pylist(), dtype=object) == "correct"
@@ -124,7 +124,7 @@ def outcomes_table(study: Study) -> Table:
 
 
 def heads_table(study: Study) -> Table:
-    """One row a captured head: what it does most, how often that, and how often anything that the atlas knows.
+    """One row per captured head: what it does most, how often, and how often it does anything that the atlas knows.
 
     ``main cluster`` is empty, and ``main name`` "unknown", where most of the head's patterns are noise.
     """
@@ -150,7 +150,7 @@ def heads_table(study: Study) -> Table:
 
 
 def shares_of_names(clusters: Table) -> list[tuple[str, int, float]]:
-    """Clusters of one name taken together: name, how many, their share of all patterns; largest share first."""
+    """Clusters of the same name together: name, how many, their share of all patterns; largest share first."""
     number: Counter[str] = Counter()
     share: dict[str, float] = {}
     for name, part in zip(clusters.column("name"), clusters.column("share"), strict=True):
@@ -165,7 +165,7 @@ def head_name(layer: int, head: int) -> str:
 
 
 def describe_heads(heads_by_layer: Sequence[int]) -> str:
-    """How many heads a model has, in words: "6 \u00d7 8 heads" for layers \u00d7 heads, else where they are.
+    """How many heads a model has, in words: "6 \u00d7 8 heads", or "20 heads in 6 of 24 layers" if layers differ.
 
     Args:
         heads_by_layer: 0 for a layer without attention.

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 _CLUSTERS = 20
 _HEADS = 60
 _SINKS = 6
-"""Tokens that are listed as sinks, those of most heads first."""
+"""Most tokens listed as sinks, those of most heads first."""
 _GRID_MARGIN, _GRID_CELL = 6, 4
-"""Characters before the first head of a line of the grid, and of a head where there is room."""
+"""Characters before the first head in a line of the grid, and most characters per head."""
 
 
 def print_study(study: Study, page: Path) -> None:
@@ -76,7 +76,7 @@ def print_tags(
 
     Args:
         rows: ``schema.TAGS``.
-        heads_by_layer: of the model, 0 for a layer without attention.
+        heads_by_layer: heads of each layer, 0 for a layer without attention.
         predicted: the model's answer.
         expected: the completion.
         outcome: "correct" or "incorrect".
@@ -100,10 +100,10 @@ def print_tags(
     measured = [with_place(row["measured"], row["sinks"], row["sink_tokens"]) for row in shown]
     columns = (
         Column(header="head", cells=[head_name(row["layer"], row["head"]) for row in shown]),
-        Column(header="cluster", cells=clusters, worth=1),
-        Column(header="name", cells=[row["name"] for row in shown], least=20),
-        Column(header="strength", cells=strengths, worth=2),
-        Column(header="measured", cells=measured, worth=3, least=20),
+        Column(header="cluster", cells=clusters, priority=1),
+        Column(header="name", cells=[row["name"] for row in shown], min_width=20),
+        Column(header="strength", cells=strengths, priority=2),
+        Column(header="measured", cells=measured, priority=3, min_width=20),
     )
     print_table(console, columns, "--json and --html have everything")
     console.print(
@@ -124,17 +124,18 @@ def print_tags(
         )
 
 
-def print_evaluation(found: "Evaluation") -> None:
-    """Print how good every encoder is on every language model's patterns (paper Table 3), and what follows.
-
-    Args:
-        found: an evaluation.
-    """
+def print_evaluation(evaluation: "Evaluation") -> None:
+    """Print how good every encoder is on every language model's patterns (paper Table 3), and the finding."""
     console = open_console()
-    columns = [Column(header="encoder", cells=found.encoders, least=16)]
-    for place, lm in enumerate(found.lms):
-        cells = [cell for encoder in found.encoders for cell in found.cells if (cell.encoder, cell.lm) == (encoder, lm)]
-        if found.measure == "loss":
+    columns = [Column(header="encoder", cells=evaluation.encoders, min_width=16)]
+    for place, lm in enumerate(evaluation.lms):
+        cells = [
+            cell
+            for encoder in evaluation.encoders
+            for cell in evaluation.cells
+            if (cell.encoder, cell.lm) == (encoder, lm)
+        ]
+        if evaluation.measure == "loss":
             shown = [f"{100 * cell.mean:.2f} \u00b1 {100 * cell.sd:.2f}" for cell in cells]
         else:
             shown = [f"{cell.divergence:.2f} \u00b1 {cell.divergence_sd:.2f} ({cell.uniform:.2f})" for cell in cells]
@@ -142,8 +143,8 @@ def print_evaluation(found: "Evaluation") -> None:
             Column(
                 header=lm,
                 cells=shown,
-                worth=len(found.lms) - place,
-                least=max(map(len, shown)),
+                priority=len(evaluation.lms) - place,
+                min_width=max(map(len, shown)),
                 styles=["bold" if cell.own else "" for cell in cells],
             )
         )
@@ -151,9 +152,9 @@ def print_evaluation(found: "Evaluation") -> None:
         "loss": "Masked loss \u00d7 0.01",
         "divergence": "Divergence of hidden attention, nats (in brackets: of an even prediction)",
     }
-    console.print(f"\n{what[found.measure]}, mean \u00b1 s.d. over patterns; each model's own encoder in bold")
+    console.print(f"\n{what[evaluation.measure]}, mean \u00b1 s.d. over patterns; each model's own encoder in bold")
     print_table(console, columns, "cross_evaluation.csv has them")
-    for line in (*found.finding, *found.notes):
+    for line in (*evaluation.finding, *evaluation.notes):
         print_point(console, line)
 
 
@@ -166,15 +167,15 @@ def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], tot
             cells=[f" {number} " for number in numbers],
             styles=[f"{ink_on(color)} on {color}" for color in colors],
         ),
-        Column(header="name", cells=[str(row["name"]) for row in clusters], least=20),
-        Column(header="patterns", cells=[f"{row['size']:,}" for row in clusters], worth=1),
-        Column(header="share", cells=[f"{row['share']:.1%}" for row in clusters], worth=3),
-        Column(header="looks at", cells=[str(row["looks at"] or "") for row in clusters], worth=2),
+        Column(header="name", cells=[str(row["name"]) for row in clusters], min_width=20),
+        Column(header="patterns", cells=[f"{row['size']:,}" for row in clusters], priority=1),
+        Column(header="share", cells=[f"{row['share']:.1%}" for row in clusters], priority=3),
+        Column(header="looks at", cells=[str(row["looks at"] or "") for row in clusters], priority=2),
         Column(
             header="mostly in heads",
             cells=[", ".join(str(row["where"]).split(", ")[:2]) for row in clusters],
-            worth=4,
-            least=15,
+            priority=4,
+            min_width=15,
         ),
     )
     print_table(console, columns, "the report has them")
@@ -192,7 +193,7 @@ def _print_grid(
     console.print(f"[bold]layers \u00d7 heads[/bold]: {title}", highlight=False)
     if width <= longest:
         needs = heads * (longest + 1) + _GRID_MARGIN
-        console.print(f"  not shown: it takes {needs} characters in a line, and there are {console.width}")
+        console.print(f"  not shown: it needs lines of {needs} characters, and there are {console.width}")
         return
     margin = " " * _GRID_MARGIN
     console.print(Text(margin + "".join(f"{head:>{width}}" for head in range(heads))))

@@ -1,4 +1,4 @@
-"""Small pictures of patterns for the page: indexed PNG, one byte a pixel, a few kilobytes each."""
+"""Small pictures of patterns for the page: indexed PNG, one byte per pixel, a few kilobytes each."""
 
 import struct
 import zlib
@@ -20,14 +20,14 @@ _WHITE = 255
 def thumbnail(log_pattern: Float[ndarray, "t t"]) -> bytes:
     """A log pattern as a PNG of at most 96 x 96 pixels, coloured as in the figures.
 
-    Several tokens share a pixel by their mean scaled value.
+    Where several tokens share a pixel, it has their mean scaled value.
     """
     tokens = attended(log_pattern)
     return picture(np.where(np.isfinite(log_pattern), scaled(log_pattern), np.nan)[:tokens, :tokens])
 
 
 def picture(shades: Float[ndarray, "t t"]) -> bytes:
-    """The same for entries in [0, 1] that are already coloured by another rule; NaN where there is nothing."""
+    """The same for entries that are already on a colour scale of [0, 1]; NaN where there is nothing."""
     step = -(-len(shades) // SIDE)
     real = np.isfinite(shades)
     count = _blocks(real.astype(np.float64), step)
@@ -38,7 +38,7 @@ def picture(shades: Float[ndarray, "t t"]) -> bytes:
 
 
 def _blocks(values: Float[ndarray, "t t"], step: int) -> Float[ndarray, "b b"]:
-    """Sums over ``step x step`` tiles; the last may be cut."""
+    """Sums over ``step x step`` tiles; the last ones may be smaller."""
     starts = np.arange(0, len(values), step)
     return np.add.reduceat(np.add.reduceat(values, starts, axis=0), starts, axis=1)
 

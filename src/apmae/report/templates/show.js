@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // Tokens and names are strangers' text: they enter the page by textContent alone.
+  // Tokens and names are strangers' text: they enter the page as textContent only.
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const count = data.labels.length;
@@ -74,7 +74,7 @@
     const inside = viewer.classList.contains("inline") ? document.body : viewer;
     const margin = labelRoom + 100, beside = inside.clientWidth > 900 ? 350 : 0;
     const side = Math.max(Math.min(inside.clientWidth - margin - beside, window.innerHeight - labelRoom - 140, 760), 200);
-    cell = side / count < 4 ? side / count : Math.min(Math.floor(side / count), 36); // whole pixels where that loses little
+    cell = side / count < 4 ? side / count : Math.min(Math.floor(side / count), 36); // whole pixels if that costs little space
     for (const name of ["width", "height"]) plot.style[name] = cell * count + "px";
     $("queries").style.height = $("keys").style.width = $("ramp").style.height = $("ticks").style.height = cell * count + "px";
     const step = Math.max(Math.ceil(12 / cell), Math.ceil(count / 64));
