@@ -221,7 +221,7 @@ def expect_push(folder: Path, repo_id: str, *, license: str | None, dry_run: boo
 
 
 def expect_encoder_folder(folder: Path) -> None:
-    """Refuse a folder that is not that of an AP-MAE, or of one whose training is not finished.
+    """Refuse a folder without an AP-MAE, or with one whose training is not finished.
 
     Raises:
         ModelError: if there is no AP-MAE.
