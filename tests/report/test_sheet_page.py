@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_left_out_and_mentioned():
     text = page.decode()
     assert left_out == 7
     assert [entry["codes"] is None for entry in data_of(text)["heads"]] == [False] * 5 + [True] * 7
-    assert "those of 7 heads, 1.1 to 2.3, were left out" in text
+    assert "Those of 7 heads, 1.1 to 2.3, were left out" in text
     assert text.count('alt="pattern of head ') == 12
     assert sheet_page(sheet, most=1)[1] == 11, "one head always fits"
 

@@ -38,7 +38,8 @@ _LOADING = {
         typer.Option(help="What makes an answer correct: its text (default), or its first token, as in the paper."),
     ],
     "attention": Annotated[
-        str | None, typer.Option(help="What computes its output: sdpa if it has that (default), flash_attention_2, ...")
+        str | None,
+        typer.Option(help="What computes the model's output: sdpa if it has it (default), flash_attention_2, ..."),
     ],
 }
 """Options of how a language model is loaded: the fields of ``LMConfig`` other than its source."""
