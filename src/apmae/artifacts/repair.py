@@ -113,8 +113,8 @@ class Repair:
         """
         if self._left:
             raise ArtifactError(
-                f"expected {', '.join(sorted(self._left)[:3])} of {self.out} to be made again, this version makes no such "
-                "file; pass --overwrite to make the whole artifact again"
+                f"expected {', '.join(sorted(self._left)[:3])} of {self.out} to be made again, this version makes no "
+                "such file; pass --overwrite to make the whole artifact again"
             )
 
     def close(self) -> None:
