@@ -127,7 +127,7 @@ class CommandLine:
 
 
 def kill_once(child, seen):
-    """SIGKILL a child as soon as ``seen()``; it must not have finished by itself."""
+    """SIGKILL a child as soon as ``seen()``; it must not have finished before that."""
     deadline = time.monotonic() + 200
     while not seen():
         assert child.poll() is None, child.finish().stderr

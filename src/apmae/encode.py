@@ -24,7 +24,7 @@ from apmae.schema import ENCODED_PROMPTS, EXEMPLARS, RECONSTRUCTIONS, SCORES, em
 from apmae.seeding import generator, unit_hash
 
 _RECONSTRUCTIONS = 12
-"""Exemplars whose masked patches are predicted for the report (paper Figure 3)."""
+"""Exemplars that are masked and predicted for the report (paper Figure 3)."""
 
 
 def encode_shard(

@@ -212,7 +212,7 @@ def test_every_prompt_goes_to_one_process_and_files_stay_together():
         assert sum(map(len, paths)) == len(set().union(*paths))
         assert max(map(len, paths)) - min(map(len, paths)) <= 1
     files = len({prompt.path for prompt in prompts})
-    with pytest.raises(ConfigError, match=f"at least {files + 1} files, one a process, got {files}"):
+    with pytest.raises(ConfigError, match=f"at least {files + 1} files, one per process, got {files}"):
         own_files(prompts, 0, files + 1)
 
 

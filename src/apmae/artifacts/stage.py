@@ -175,7 +175,7 @@ class Stage:
         *,
         repairs: bool,
     ) -> Self:
-        """A finished artifact, some of whose files have to be made again."""
+        """A finished artifact in which some files have to be made again."""
         if not repairs:
             reasons = [f"{name}: {why}" for name, why in damaged.items()][:3]
             raise ArtifactError(

@@ -56,7 +56,7 @@ def find_neighbors(z: Float[ndarray, "n d"], k: int, metric: str, seed: int) -> 
         seed: for the approximate search.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # umap and numba warn of their own internals on import and on small data
+        warnings.simplefilter("ignore")  # umap and numba warn about their internals on import and on small data
         if len(z) < _EXACT:
             from sklearn.neighbors import NearestNeighbors
 

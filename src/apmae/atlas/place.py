@@ -22,7 +22,7 @@ VOTERS = 15
 """Fitted points that vote for the cluster of a new pattern."""
 _MIN_STRENGTH = 0.5
 _PROBES = 200
-"""The most members of a cluster outside the reference whose distance to it is measured."""
+"""For the radius of a cluster, the distance to the reference is measured for at most this many other members."""
 _NO_RADIUS = -1.0
 _BLOCK = 4096
 """Rows placed at a time."""

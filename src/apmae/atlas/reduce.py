@@ -51,7 +51,7 @@ class Reducer:
             self.coordinates_ = _principal(z, config.dimensions)
             return self
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # umap and numba warn of their own internals on import and on small data
+            warnings.simplefilter("ignore")  # umap and numba warn about their internals on import and on small data
             from umap import UMAP
 
             model = UMAP(

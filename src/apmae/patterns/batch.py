@@ -78,7 +78,7 @@ def _shifted(logs: Float[Tensor, "n k p p"], first: Int[Tensor, " n"], where: La
 def rows_of_tokens(
     what: str, given: Sequence[Any] | ndarray | Tensor, patterns: Patterns
 ) -> list[Int[ndarray, " _"] | None]:
-    """For each prompt, in the order of their numbers, the values of ``given`` for the tokens that its rows stand for.
+    """For each prompt, in the order of their numbers, the values of ``given`` for the tokens that its rows represent.
 
     None for a prompt whose rows are blocks of tokens; for a cropped prompt, only the values of its last tokens.
 

@@ -15,7 +15,7 @@ from apmae.patterns import geometry
 
 
 class Layout(NamedTuple):
-    """The token pair that each pixel of a packed pattern stands for."""
+    """The token pair of each pixel of a packed pattern."""
 
     size: int
     """Tokens along a side, rounded up to whole patches."""

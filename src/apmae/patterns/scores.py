@@ -102,7 +102,7 @@ def score(
         patterns: of any number of prompts, with any heads of each.
         token_ids: one row of token ids per prompt, in the order of the prompts' numbers: the model's input, or each
             prompt's tokens without padding. duplicate and induction are not measured (NaN) if it is None, or for
-            pooled prompts, whose rows are not tokens.
+            pooled prompts, because their rows are not tokens.
         tokens: the same as texts, for the token kinds; by default those of the patterns. If there are none, the kinds
             are 0.
 

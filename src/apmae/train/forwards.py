@@ -22,7 +22,7 @@ from apmae.prompts.prompt import Prompt
 from apmae.seeding import generator
 
 SORTED = 32
-"""Forwards whose prompts are sorted by length together, so that those of one forward are about equally long."""
+"""The prompts of this many forwards are sorted by length together, so that those of one are about equally long."""
 
 
 class Forward(NamedTuple):
@@ -35,7 +35,7 @@ class Forward(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Consecutive forwards whose prompts are read and sorted together."""
+    """Consecutive forwards; their prompts are read and sorted together."""
 
     epoch: int
     place: int

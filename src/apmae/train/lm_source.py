@@ -151,7 +151,7 @@ class LMSource:
 
     def restore(self, state: Mapping[str, ndarray]) -> None:
         """Resume from :meth:`state`: read or draw the prompts again from the oldest epoch that is needed, and run the
-        forwards again whose patterns are in the buffer.
+        forwards again that have patterns in the buffer.
         """
         self._drop_following()
         origins, epochs = np.asarray(state["origins"]), np.asarray(state["epochs"])
