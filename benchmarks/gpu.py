@@ -26,6 +26,7 @@ from apmae.config import APMAEConfig, CaptureConfig, PromptsConfig, TrainConfig
 from apmae.corpus.parse import parse_source
 from apmae.lm.language_model import LM
 from apmae.lm.load import load_lm
+from apmae.lm.selection import share_of
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.draw import build_prompts
@@ -114,7 +115,7 @@ def random_lm(name: str, device: str) -> LM:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
     model = model.eval().requires_grad_(False)
-    return replace(load_lm(), model=model, num_layers=config.num_hidden_layers, num_heads=config.num_attention_heads)
+    return replace(load_lm(), model=model)
 
 
 def stream(lm: LM, config: TrainConfig) -> LMSource:
@@ -172,7 +173,7 @@ def main() -> None:
         encoder_flops(model),
     )
     lm = load_lm("bundled-small", device=device) if arguments.debug else random_lm(arguments.lm, device)
-    per_prompt = lm.num_layers * max(1, round(float(config.capture.heads) * lm.num_heads))
+    per_prompt = sum(share_of(float(config.capture.heads), heads) for heads in lm.heads.values())
     lm_share = 0.0 if arguments.debug else lm_flops(arguments.lm) / per_prompt
     with stream(lm, config) as source:
         row("end to end", training(config, source, device), train_flops(model) + lm_share)

@@ -27,6 +27,7 @@ from apmae.corpus.parse import parse_source
 from apmae.lm.language_model import LM
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import window_of
+from apmae.lm.selection import share_of
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.draw import build_prompts
@@ -181,7 +182,7 @@ def main() -> None:
         two.append(steps(lm, prompts, config, overlap=True))
     middle = {key: statistics.median(row[key] for row in one) for key in one[0]}
     ratio = statistics.median(b["seconds"] / a["seconds"] for a, b in zip(one, two, strict=True))
-    per_prompt = lm.num_layers * max(1, round(float(config.capture.heads) * lm.num_heads))
+    per_prompt = sum(share_of(float(config.capture.heads), heads) for heads in lm.heads.values())
     plain, ours = padding(lm, prompts, config)
     print(f"{len(prompts)} prompts; buffer {config.buffer}, batch {config.batch_size}, {arguments.threads} threads")
     print(f"share of a step in model code, one after the other   {middle['share']:.3f}  (the LM's {middle['lm']:.3f})")

@@ -22,13 +22,14 @@ def measure(points: pa.Table) -> dict[str, float]:
     """Table 4's figures, and pattern locations, of which there are at most clusters x heads."""
     layers, heads = (int(points[name].to_numpy().max()) + 1 for name in ("layer", "head"))
     found, grid = clustering(points), head_grid(points, layers, heads)
+    captured = ~np.isnan(grid.clustered)
     return {
-        "heads": layers * heads,
+        "heads": int(captured.sum()),
         "patterns": found.total,
         "clusters": found.clusters,
         "% clustered": 100 * found.share,
         "locations": int(grid.distinct.sum()),
-        "locations per head": grid.distinct.mean(),
+        "locations per head": grid.distinct[captured].mean(),
     }
 
 

@@ -99,6 +99,8 @@ def _write_study(
                     "expected": ")",
                     "predicted": ")" if outcomes[prompt] == "correct" else ";",
                     "outcome": outcomes[prompt],
+                    "text_correct": outcomes[prompt] == "correct",
+                    "token_correct": outcomes[prompt] == "correct",
                     "max_probability": 0.25 + 0.5 * (prompt % 5) / 4,
                     "expected_probability": 0.2,
                     "margin": 0.1,
@@ -119,6 +121,7 @@ def _write_study(
             table = pa.Table.from_pylist([_reconstruction(rng, i) for i in range(6)], schema=RECONSTRUCTIONS)
             stage.write_tables({"reconstructions.parquet": table})
         counts = {"prompts": prompts, "layers": layers, "heads": heads, "dim": DIM, "pattern_size": SIZE, "lm": model}
+        counts["heads_by_layer"] = [heads] * layers
         stage.finish(counts)
     _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names)
     return folder

@@ -114,7 +114,7 @@ def make_atlas(source: str, work: Path, per_task: int) -> None:
         matrix(table["embedding"]),
         where=(table["layer"].to_numpy(), table["head"].to_numpy()),
         config=AtlasConfig(reference_points=_POINTS, epsilon=_EPSILON),
-        num_heads=counts["layers"] * counts["heads"],
+        num_heads=sum(counts["heads_by_layer"]),
         measured=measured,
         encoder=mae,
     )

@@ -1,7 +1,7 @@
 """Make ``docs/models.md`` from the matrix of model families: ``python tools/models_table.py > docs/models.md``.
 
-The table is that of the tests (``tests/lm/families.yaml``). The numbers are printed by ``tests/lm/measure.py``, which
-runs in a separate process. It takes a minute on one CPU thread.
+The table is that of the tests (``tests/lm/families.yaml`` and ``newer.yaml``). The numbers are printed by
+``tests/lm/measure.py``, which runs in a separate process. It takes two minutes on one CPU thread.
 """
 
 import json
@@ -17,7 +17,7 @@ MATRIX = Path(__file__).parents[1] / "tests" / "lm"
 HEAD = """\
 # Models
 
-<!-- made by tools/models_table.py: change that, or tests/lm/families.yaml, not this page -->
+<!-- made by tools/models_table.py: change that, or tests/lm/families.yaml and newer.yaml, not this page -->
 
 This page lists the families that `apmae.capture` reads, and how close it comes to the attention that transformers
 itself returns (`attn_implementation="eager"`). Every row was run with a small random model of transformers {version}:
@@ -25,6 +25,8 @@ itself returns (`attn_implementation="eager"`). Every row was run with a small r
 the logits were bit-identical with and without capture. Loading a model repeats the comparison on its own weights and
 refuses the model if the two differ.
 
+- **attention**: hybrids have patterns for the layers that attend, under the model's own numbers, and none for the
+  others.
 - **reached**: how the attention is read. *interface*: the layers call a function of transformers' AttentionInterface
   (sdpa, eager, flash, flex); *own code*: they attend by themselves and are read at their softmax or
   `scaled_dot_product_attention`.
@@ -53,7 +55,7 @@ captured as it is.
 """
 
 
-def supported(name: str, family: dict[str, Any], found: dict[str, float]) -> str:
+def supported(name: str, family: dict[str, Any], found: dict[str, float | None]) -> str:
     """The row of a family."""
     cells = (
         f"`{name}`",
@@ -63,7 +65,7 @@ def supported(name: str, family: dict[str, Any], found: dict[str, float]) -> str
         "sdpa" if family.get("sdpa", True) else "eager",
         f"{found['float32']:.0e}",
         f"{found['float32_padded']:.0e}",
-        f"{found['bfloat16']:.3f}",
+        "does not run" if found["bfloat16"] is None else f"{found['bfloat16']:.3f}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -75,14 +77,15 @@ def refused(name: str, family: dict[str, Any], message: str) -> str:
 
 
 def main() -> None:
-    table = yaml.safe_load((MATRIX / "families.yaml").read_text(encoding="utf-8"))
+    files = [yaml.safe_load((MATRIX / name).read_text(encoding="utf-8")) for name in ("families.yaml", "newer.yaml")]
+    families, refusals = ({**files[0][part], **files[1][part]} for part in ("families", "refused"))
     result = subprocess.run([sys.executable, MATRIX / "measure.py"], stdout=subprocess.PIPE, check=True)
     found = json.loads(result.stdout)
     print(HEAD.format(version=found["transformers"], prompts=found["prompts"], size=found["size"]), end="")
-    for name, family in table["families"].items():
+    for name, family in families.items():
         print(supported(name, family, found["families"][name]))
     print(REFUSED_HEAD, end="")
-    for name, family in table["refused"].items():
+    for name, family in refusals.items():
         print(refused(name, family, found["refused"][name]))
 
 

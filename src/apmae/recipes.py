@@ -65,6 +65,7 @@ def base(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
         base_lr=2.5e-4,
         warmup_steps=1000,
         precision="bfloat16",
+        redraw=False,
         crop=0.2,
         seed=seed,
     )
@@ -73,7 +74,7 @@ def base(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
         lm=LMConfig(device="cuda", dtype="bfloat16"),
         sources=sources,
         out=out,
-        train_prompts=_random(20_000, seed),
+        train_prompts=_random(50_000, seed),
     )
 
 
@@ -85,12 +86,13 @@ def small(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: 
         batch_size=96,
         base_lr=5e-4,
         warmup_steps=300,
+        redraw=False,
         buffer=8192,
         crop=0.2,
         checkpoint_every=250,
         seed=seed,
     )
-    return _study(train, sources=sources, out=out, train_prompts=_random(10_000, seed))
+    return _study(train, sources=sources, out=out, train_prompts=_random(20_000, seed))
 
 
 def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
@@ -101,13 +103,14 @@ def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
         batch_size=48,
         base_lr=1e-3,
         warmup_steps=100,
+        redraw=False,
         buffer=2048,
         crop=0.2,
         checkpoint_every=200,
         panel_every=500,
         seed=seed,
     )
-    return _study(train, sources=sources, out=out, train_prompts=_random(1500, seed))
+    return _study(train, sources=sources, out=out, train_prompts=_random(5000, seed))
 
 
 def bundled(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
@@ -118,13 +121,14 @@ def bundled(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed
         batch_size=64,
         base_lr=8e-4,
         warmup_steps=200,
+        redraw=False,
         buffer=4096,
         crop=0.2,
         checkpoint_every=250,
         panel_every=500,
         seed=seed,
     )
-    return _study(train, sources=sources, out=out, train_prompts=_random(1500, seed))
+    return _study(train, sources=sources, out=out, train_prompts=_random(5000, seed))
 
 
 def debug(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
@@ -135,6 +139,7 @@ def debug(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: 
         steps=20,
         batch_size=16,
         base_lr=1e-3,
+        redraw=False,
         buffer=256,
         checkpoint_every=5,
         log_every=1,
@@ -146,7 +151,7 @@ def debug(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: 
         sources=sources,
         out=out,
         prompts=PromptsConfig(per_task=6, tasks=tasks, outcome="any", split="atlas", seed=seed),
-        train_prompts=_random(8, seed),
+        train_prompts=_random(64, seed),
         encode=EncodeConfig(capture=CaptureConfig(batch=4), shard_prompts=4, exemplars_per_head=2, seed=seed),
     )
 
@@ -165,7 +170,7 @@ def demo(out: Path, *, train: bool = False, seed: int = 0) -> StudyConfig:
     steps = nano(seed=seed).train
     assert steps is not None, "recipes train"
     fewer = steps.model_copy(update={"steps": 400})
-    return _study(fewer, out=out, prompts=prompts, train_prompts=_random(400, seed))
+    return _study(fewer, out=out, prompts=prompts, train_prompts=_random(1500, seed))
 
 
 RECIPES: dict[str, Callable[..., StudyConfig]] = {

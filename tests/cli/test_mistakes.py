@@ -59,7 +59,7 @@ CASES = {
     "tag: a line too many": (("tag", "bundled", "A.java", "--line", "99"), "1-5, got 99", "--line"),
     "tag: line 0": (("tag", "bundled", "A.java", "--line", "0"), "1-5, got 0"),
     "tag: a column too many": ((*TAG, "--column", "99"), "1-22, got 99", "--column"),
-    "tag: nothing before": (("tag", "bundled", "A.java", "--line", "1"), "text before and behind the cursor"),
+    "tag: nothing before": (("tag", "bundled", "A.java", "--line", "1"), "text before and after the cursor"),
     "tag: no such model": (("tag", "./none", "A.java", "--line", "3"), "found no folder ./none", "check the path"),
     "tag: a file as model": (("tag", "A.java", "A.java", "--line", "3"), "found no folder A.java"),
     "tag: no model anywhere": (("tag", "no-such-model", "A.java", "--line", "3"), "no-such-model", "the hub says"),

@@ -12,6 +12,7 @@ from apmae.artifacts import fingerprint, read_json, read_manifest, read_tables, 
 from apmae.atlas.atlas import Atlas
 from apmae.config import CaptureConfig, EvaluateConfig, LMConfig
 from apmae.engine import evaluate as engine
+from apmae.engine.checks import named_sources
 from apmae.engine.evaluate import cross_evaluate
 from apmae.engine.prompts import load_prompts
 from apmae.engine.tag import tag_prompt
@@ -200,14 +201,14 @@ def test_an_encoder_belongs_to_the_model_that_its_manifest_names(given, tmp_path
     ],
 )
 def test_names_are_the_ends_of_paths_that_differ(sources, names):
-    assert list(engine._named(sources, "encoders")) == names
-    assert list(engine._named(sources, "encoders").values()) == sources
+    assert list(named_sources(sources, "encoders")) == names
+    assert list(named_sources(sources, "encoders").values()) == sources
 
 
 @pytest.mark.parametrize("sources", [[], ["bundled", "bundled"], ["a/b", "c", "a/b/"]])
 def test_none_or_one_twice_is_refused(sources):
     with pytest.raises(ConfigError, match="expected encoders, each once, got (none|bundled twice|a/b twice)"):
-        engine._named(sources, "encoders")
+        named_sources(sources, "encoders")
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------

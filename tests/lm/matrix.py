@@ -29,6 +29,8 @@ def random_model(
     """A random model whose attention is not flat: its matrices are larger than at initialisation."""
     torch.manual_seed(seed)
     factory: Any = hf.AutoModelForMaskedLM if square else hf.AutoModelForCausalLM
+    if config.get_text_config() is not config:
+        factory = hf.AutoModelForImageTextToText
     model = factory.from_config(config, attn_implementation=attention, dtype=dtype).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -91,18 +93,26 @@ def tokens(
 
 
 def visible(family: Family, mask: torch.Tensor) -> np.ndarray:
-    """(batch, layers, size, size) which keys a query may attend to, by the table alone; none for padding."""
+    """(batch, heads of all layers, size, size) which keys a query may attend to, by the table; none for padding."""
     real = mask.bool().numpy()
     position = np.arange(mask.shape[1])
     ahead = position[:, None] - position  # query_pos - key_pos
-    layers = []
-    for window in family.windows:
+    heads = []
+    for layer, count in family.counts.items():
+        window: Any = family.windows[layer]
         if family.square:
             seen = np.ones_like(ahead, bool) if window is None else abs(ahead) <= window // 2
         else:
             seen = (ahead >= 0) & (window is None or ahead < window)
-        layers.append(real[:, :, None] & real[:, None, :] & seen)
-    return np.stack(layers, 1)
+        heads += [real[:, :, None] & real[:, None, :] & seen] * count
+    return np.stack(heads, 1)
+
+
+def eager_attentions(name: str, inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """(batch, heads of all layers, size, size) what eager attention says; some models list other layers beside them."""
+    found = eager_model(name, dtype)(**inputs, output_attentions=True).attentions
+    layers = FAMILIES[name].counts
+    return torch.cat([found[layer] for layer in layers] if len(found) > len(layers) else list(found), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +120,9 @@ class Run:
     """One cell of the matrix: a plain forward, a captured one, a plain one again, and eager attention."""
 
     patterns: Patterns
-    ours: np.ndarray  # (batch, layers, heads, size, size) float32
+    ours: np.ndarray  # (batch, heads of all layers, size, size) float32
     theirs: np.ndarray  # the same, float64; nothing where a query may not attend
-    allowed: np.ndarray  # (batch, layers, 1, size, size), where it may
+    allowed: np.ndarray  # the same, where it may
     plain: torch.Tensor  # logits
     captured: torch.Tensor
     again: torch.Tensor
@@ -124,8 +134,8 @@ class Run:
 
     @property
     def moved(self) -> np.ndarray:
-        """(layers, heads) share of its attention that a head puts elsewhere than eager's, a mean over real rows."""
-        rows = self.allowed.any(-1).sum((0, -1))  # layers, 1
+        """(heads,) share of its attention that a head puts elsewhere than eager's, a mean over real rows."""
+        rows = self.allowed.any(-1).sum((0, -1))
         return np.abs(self.ours - self.theirs).sum((0, -2, -1)) / 2 / rows
 
 
@@ -140,14 +150,14 @@ def run(name: str, padding: str, dtype: torch.dtype = torch.float32) -> Run:
     """One cell of the matrix."""
     family, model = FAMILIES[name], family_model(name, dtype)
     inputs = tokens(padding=padding)
-    allowed = visible(family, inputs["attention_mask"])[:, :, None]
+    allowed = visible(family, inputs["attention_mask"])
     if not family.square:
         inputs["use_cache"] = False
     plain = model(**inputs).logits
     with apmae.capture(model) as tap:
         captured = model(**inputs).logits
     again = model(**inputs).logits
-    theirs = torch.stack(eager_model(name, dtype)(**inputs, output_attentions=True).attentions, 1).double().numpy()
+    theirs = eager_attentions(name, inputs, dtype).double().numpy()
     theirs = np.where(allowed, theirs, 0)  # eager fills rows of padding with anything
     return Run(
         patterns=tap.patterns,

@@ -14,29 +14,42 @@ import apmae
 from apmae.errors import CaptureError
 
 EDITS = {(0, 1): "zero", (1, 0): "zero", (1, 3): "zero"}
-_PROJECTION = re.compile(r"\.(\d+)\.(?:\w*attention|\w*attn)(?:\.attention)?\.(?:\w+_proj|dense|output\.dense|Wo)$")
-_INPUTS = re.compile(r"\.(q|k|v|q_a|q_b|kv_a|kv_b|qkv)_proj$")
+_PROJECTION = re.compile(
+    r"\.(\d+)\.(?:shared_transformer\.)?(?:\w*attention|\w*attn|mixer|temporal_block)(?:\.attention)?"
+    r"\.(?:\w+_proj|dense|output\.dense|Wo|out_lin)$"
+)
+_INPUTS = re.compile(r"\.(q|k|v|q_a|q_b|kv_a|kv_b|qkv|g)_proj$|relative_attention")
 
 
-def projections(model):
-    """Layer -> its output projection, found by name."""
+def edits_of(name):
+    """Heads of a family's first and last layer that attend."""
+    counts = FAMILIES[name].counts
+    first, last = min(counts), max(counts)
+    return dict.fromkeys([(first, 1), (last, 0), (last, counts[last] - 1)], "zero")
+
+
+def projections(model, layers=range(99)):
+    """Layer -> its output projection, found by name; those of layers without attention and of pictures aside."""
     found = {}
     for path, module in model.named_modules():
         match = _PROJECTION.search(path)
-        if match and not _INPUTS.search(path):
+        if match and not _INPUTS.search(path) and "vision" not in path and int(match[1]) in layers:
             assert int(match[1]) not in found, path
             found[int(match[1])] = module
     return found
 
 
-def with_zeroed_columns(model, heads=tuple(EDITS)):
+def with_zeroed_columns(model, heads=tuple(EDITS), counts=None):
     """A copy whose output projections do not read these heads; biases are as they were."""
     zeroed = copy.deepcopy(model)
-    matrices = projections(zeroed)
+    counts = counts or dict.fromkeys(range(99), HEADS)
+    matrices = projections(zeroed, counts)
+    for layer in {layer for layer, _ in heads}:  # layers may share one matrix
+        matrices[layer].weight = torch.nn.Parameter(matrices[layer].weight.detach().clone())
     for layer, head in heads:
         weight = matrices[layer].weight.data
         columns = weight.T if isinstance(matrices[layer], Conv1D) else weight  # Conv1D keeps (in, out)
-        width = columns.shape[1] // HEADS
+        width = columns.shape[1] // counts[layer]
         columns[:, head * width : (head + 1) * width] = 0
     return zeroed
 
@@ -50,8 +63,9 @@ def logits(model, inputs, edits=None):
 
 
 def expect_zeroed_columns(model, inputs, name):
-    plain, edited = logits(model, inputs), logits(model, inputs, EDITS)
-    assert torch.equal(edited, logits(with_zeroed_columns(model), inputs)), name
+    edits, counts = (edits_of(name), FAMILIES[name].counts) if name in FAMILIES else (EDITS, None)
+    plain, edited = logits(model, inputs), logits(model, inputs, edits)
+    assert torch.equal(edited, logits(with_zeroed_columns(model, tuple(edits), counts), inputs)), name
     assert float((edited - plain)[inputs["attention_mask"].bool()].abs().max()) > 0.01, name
     assert torch.equal(logits(model, inputs), plain), name
 
@@ -61,8 +75,8 @@ def test_zero_is_zeroed_columns_in_every_family():
     biased = set()
     for number, name in enumerate(FAMILIES):
         model = copy.deepcopy(family_model(name))
-        matrices = projections(model)
-        assert list(matrices) == list(range(FAMILIES[name].layers)), name
+        matrices = projections(model, FAMILIES[name].counts)
+        assert list(matrices) == list(FAMILIES[name].counts), name
         for matrix in matrices.values():
             if matrix.bias is not None:
                 torch.nn.init.normal_(matrix.bias)
@@ -97,6 +111,13 @@ def test_values_of_another_width_than_queries_and_layers_that_differ():
             if matrix.bias is not None:
                 torch.nn.init.normal_(matrix.bias)
         expect_zeroed_columns(model, tokens(padding="left"), config.model_type)
+
+
+def test_a_projection_outside_of_the_attention_module():
+    config = config_of(FAMILIES["bert"]).to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = hf.MegatronBertConfig(**{key: config[key] for key in names}, is_decoder=True)  # of bert's heads
+    expect_zeroed_columns(random_model(config, attention="eager"), tokens(padding="left"), "megatron")
 
 
 def test_half_precision_and_eager_attention(fresh):
@@ -152,7 +173,7 @@ def test_a_capture_sees_the_patterns_under_the_edit(name):
     assert not torch.equal(inside.patterns[~first].log_patches, plain.patterns[~first].log_patches)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "falcon", "deepseek-v3", "gpt-oss"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "falcon", "deepseek-v3", "gpt-oss", "qwen3-next", "laguna"])
 def test_generation_is_edited_at_every_step(name):
     model, inputs = family_model(name), tokens(2, 12, "left")
     settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "output_logits": True}
@@ -160,8 +181,9 @@ def test_generation_is_edited_at_every_step(name):
     def generate(model):
         return model.generate(**inputs, **settings, return_dict_in_generate=True)
 
-    plain, expected = generate(model), generate(with_zeroed_columns(model))
-    with apmae.edit(model, EDITS), apmae.capture(model) as tap:
+    edits = edits_of(name)
+    plain, expected = generate(model), generate(with_zeroed_columns(model, tuple(edits), FAMILIES[name].counts))
+    with apmae.edit(model, edits), apmae.capture(model) as tap:
         edited = generate(model)
     assert torch.equal(edited.sequences, expected.sequences)
     assert torch.equal(torch.stack(edited.logits), torch.stack(expected.logits))
@@ -310,17 +332,23 @@ def test_models_whose_heads_cannot_be_edited_truly():
     sliced.pretraining_tp, sliced.slow_but_exact = 2, True
     upcast = config_of(FAMILIES["gpt2"])
     upcast.reorder_and_upcast_attn = True
-    outside = hf.MegatronBertConfig(**tiny)
-    for config, attention, module in (
-        (sliced, "eager", "BloomAttention"),
-        (upcast, "eager", "GPT2Attention"),
-        (outside, "eager", "MegatronBertSelfAttention"),
-    ):
+    for config, attention, module in ((sliced, "eager", "BloomAttention"), (upcast, "eager", "GPT2Attention")):
         model = random_model(config, attention=attention)
         plain = logits(model, inputs)
         with pytest.raises(CaptureError, match=f"expected {module} to hand its heads' output to one output projection"):
             logits(model, inputs, EDITS)
         assert torch.equal(logits(model, inputs), plain)
-    with torch.no_grad(), apmae.capture(model) as tap:  # that it is read all the same
-        model(**inputs)
-    assert len(tap.patterns) == 3 * 2 * HEADS
+
+
+def test_a_head_that_the_model_does_not_have_is_refused_with_the_layers_that_attend():
+    for name, head, said in (
+        ("qwen3-next", (2, 0), r"expected layers 1, 3 and heads 0-3, got \(2, 0\); layer 2 has no attention"),
+        ("qwen3-next", (4, 0), r"expected layers 1, 3 and heads 0-3, got \(4, 0\)$"),
+        ("laguna", (1, 3), r"expected layers 0, 2 and heads 0-3, layers 1, 3 and heads 0-1, got \(1, 3\)$"),
+        ("laguna", (5, 0), r"layers 1, 3 and heads 0-1, got \(5, 0\)$"),
+    ):
+        model = family_model(name)
+        with pytest.raises(CaptureError, match=said), apmae.edit(model, {head: "zero"}):
+            raise AssertionError("the block must not run")
+        with pytest.raises(CaptureError, match=said), apmae.capture(model, heads=[head]):
+            raise AssertionError("the block must not run")

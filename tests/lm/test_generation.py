@@ -11,6 +11,10 @@ from apmae.errors import CaptureError
 from apmae.lm.inputs import generation
 from apmae.lm.tap import capture
 
+GENERATING = ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3", "qwen3-next", "laguna"]
+SLOWLY = ["lfm2", "jamba", "nemotron-h", "minimax", "zamba2", "falcon-h1", "recurrent-gemma", "kimi-linear", "gemma3n"]
+SLOWLY += ["qwen2.5-vl", "llava", "gemma3-vision", "step-3.7", "exaone4", "olmo3"]
+GENERATING += ["gemma4", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWLY)]
 SETTINGS = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False}
 
 
@@ -41,15 +45,34 @@ def generated(model, inputs, new, use_cache=True, **keywords):
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("lengths", [(1,), (12,), (32,), (40, 33, 7), (5, 5)], ids=str)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3"])
+@pytest.mark.parametrize("name", GENERATING)
 def test_a_generation_is_one_pattern(family, name, lengths, use_cache):
+    if name == "minimax":  # its lightning attention lets padding decay the state: steps and one forward differ
+        lengths = (max(lengths),) * len(lengths)
     patterns, whole, _ = generated(family(name), prompts(*lengths), 36, use_cache)
     assert patterns.size == whole.size == max(lengths) + 35
     assert np.array_equal(patterns.head, whole.head)
-    assert np.abs(patterns.probabilities() - whole.probabilities()).max() <= 1e-5
+    limit = 1e-4 if name == "zamba2" else 1e-5  # whose logits differ by 4e-5 between steps and one forward
+    assert np.abs(patterns.probabilities() - whole.probabilities()).max() <= limit
     real = whole.log_patches.isfinite()
     assert torch.equal(patterns.log_patches.isfinite(), real)
     assert patterns.lengths == {row: length + 35 for row, length in enumerate(lengths)}
+
+
+def test_layers_that_share_keys_are_captured_whole_where_few_logits_are_kept(family):
+    """Gemma 4 reads only the tokens whose logits are asked for in its last layers."""
+    model, inputs = family("gemma4"), prompts(40, 33)
+    with torch.no_grad():
+        plain = model(**inputs, logits_to_keep=1).logits
+        with capture(model) as tap:
+            logits = model(**inputs, logits_to_keep=1).logits
+        with capture(model) as whole:
+            model(**inputs)
+        again = model(**inputs, logits_to_keep=1).logits
+    assert logits.shape == plain.shape
+    assert torch.allclose(logits, plain, atol=1e-5)
+    assert torch.equal(again, plain)
+    assert torch.equal(tap.patterns.log_patches, whole.patterns.log_patches)
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

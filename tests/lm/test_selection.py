@@ -21,7 +21,7 @@ def test_a_predicate_chooses_heads(family):
 
 
 def test_columns_follow_the_layers():
-    selection = Selection([(4, 1), (2, 0), (4, 3)], [0, 2, 4], 4, 0)
+    selection = Selection([(4, 1), (2, 0), (4, 3)], {0: 4, 2: 4, 4: 4}, 0)
     assert [selection.count(layer) for layer in (0, 2, 4)] == [0, 1, 2]
     assert [selection.columns(layer) for layer in (0, 2, 4)] == [slice(0, 0), slice(0, 1), slice(1, 3)]
     assert selection.heads(4, 0, 2).tolist() == [[1, 3], [1, 3]]

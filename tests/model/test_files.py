@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, of another format, shape or kind: each is refused in one line that says what to do."""
 
 import json
+import resource
 import shutil
 
 import pytest
@@ -148,6 +149,24 @@ def test_weights_that_float16_cannot_hold(tiny, tmp_path):
         model.mask_token[0] = 1e6
     model.save_pretrained(tmp_path, dtype=torch.float16)
     refused(tmp_path, "mask_token has 1 of 10 that are not; .*save in another dtype if these were float16")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("decoder_dim", 1_611_392, r"decoder_positions has shape \(1, .*\), not \(1, .*, 1611392\)"),
+        ("encoder_layers", 10**7, "its layers have at least .* numbers, all weights together"),
+        ("encoder_mlp_dim", 10**12, "its layers have at least"),
+        ("decoder_heads", 10**9, "its layers have at least"),
+        ("pattern_size", 2**40, "pattern_size: Input should be less than or equal to 65536"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_taken_for_them(saved, name, value, said):
+    values = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**values, name: value}))
+    started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(saved, said)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - started < 100_000, "kilobytes"
 
 
 # -- whatever a stranger writes ----------------------------------------------------------------------------------------

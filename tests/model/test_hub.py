@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from apmae.cli.hub import push
 from apmae.errors import ArtifactError, ConfigError, ModelError
 from apmae.model.mae import APMAE
+from apmae.schema import FORMAT
 
 TOKEN = "hf_aTokenOfThisTest"
 
@@ -261,8 +262,8 @@ def test_the_command_refuses_unfinished_folders(tiny, tmp_path):
     refused(tmp_path / "none", ModelError, "expected the folder of an AP-MAE, found no folder .*none; check the path")
     refused(tmp_path, ModelError, "it has no config.json; was its training finished")
     tiny().save_pretrained(tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps({"stage": "encode", "format": 3}))
-    refused(tmp_path, ArtifactError, "expected stage 'train' of format 3")
+    (tmp_path / "manifest.json").write_text(json.dumps({"stage": "encode", "format": FORMAT}))
+    refused(tmp_path, ArtifactError, f"expected stage 'train' of format {FORMAT} .*, found stage 'encode'")
 
 
 @pytest.mark.parametrize("license", ["", "mit\nx: y", "MIT License", "-", "mit "])

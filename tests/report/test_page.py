@@ -204,7 +204,7 @@ def test_a_tag_page(layers, heads):
     tokens = ["<fim_prefix>", "int x = ", "<fim_suffix>", ";\n", "<fim_middle>"]
     rows = tag_rows(layers, heads)
     said = {"title": "Main.java, line 3", "predicted": "\n", "expected": " 1"}
-    page = tag_page(tokens=tokens, rows=rows, layers=layers, heads=heads, **said).decode()
+    page = tag_page(tokens=tokens, rows=rows, heads_by_layer=[heads] * layers, **said).decode()
     text = check(page).text
     assert "Main.java, line 3" in text
     assert "columns on ';'" in text
@@ -220,7 +220,7 @@ def test_a_tag_page(layers, heads):
 
 def test_a_prompt_without_sentinels_is_completed_at_its_end():
     rows = tag_rows(2, 2)
-    page = tag_page(title="t", tokens=["a", "b"], rows=rows, layers=2, heads=2, predicted="c", expected="c")
+    page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2, 2], predicted="c", expected="c")
     assert re.search(r"<code>ab<mark[^>]*>c</mark></code>", page.decode())
 
 
@@ -242,7 +242,7 @@ def test_the_completion_position_is_found_in_every_arrangement(arranged):
 
 def test_a_hostile_tag_page():
     said = {"title": EVIL, "predicted": EVIL, "expected": EVIL}
-    page = tag_page(tokens=[EVIL, "\x00\ud800"], rows=tag_rows(2, 3, EVIL), layers=2, heads=3, **said).decode()
+    page = tag_page(tokens=[EVIL, "\x00\ud800"], rows=tag_rows(2, 3, EVIL), heads_by_layer=[3, 3], **said).decode()
     check(page)
     assert "<script" not in page
 

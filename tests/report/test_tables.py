@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from apmae.report import tables
-from apmae.report.tables import Table
+from apmae.report.tables import Table, describe_heads
 from apmae.study.reader import Study
 
 
@@ -148,3 +148,10 @@ def test_duckdb_reads_the_csv_with_its_types(report, db):
     source = f"""read_csv('{report.parent}/tables/clusters.csv', header=true, delim=',', quote='"', escape='"')"""
     found = db.execute(f"select sum(size), avg(share) from {source}").fetchone()
     assert found == pytest.approx(db.execute("select sum(size), avg(size) / 320 from clusters").fetchone())
+
+
+def test_how_many_heads_in_words():
+    assert describe_heads([8] * 6) == "6 \u00d7 8 heads"
+    assert describe_heads([0, 4, 0, 4]) == "8 heads in 2 of 4 layers"
+    assert describe_heads([4, 2]) == "6 heads in 2 layers"
+    assert describe_heads([0, 4, 2]) == "6 heads in 2 of 3 layers"

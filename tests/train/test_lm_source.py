@@ -232,26 +232,27 @@ def test_a_source_resumes_from_its_state(make, overlap, outcome):
 def drawn(bundled_lm):
     """Prompts drawn from source files, in short epochs."""
 
-    def made(per_task=30, **changes):
+    def made(redraw=True):
         files = parse_source("bundled").handles((".java",))
-        config = PromptsConfig(per_task=per_task, tasks=("random",), length=LENGTH, **changes)
-        return DrawnPrompts(files, config, tokenizer=bundled_lm.backend_tokenizer)
+        config = PromptsConfig(per_task=30, tasks=("random",), length=LENGTH)
+        return DrawnPrompts(files, config, tokenizer=bundled_lm.backend_tokenizer, redraw=redraw)
 
     return made
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_a_source_of_drawn_prompts_resumes_from_its_state(make, drawn, overlap, monkeypatch):
+@pytest.mark.parametrize("redraw", [False, True])
+def test_a_source_of_drawn_prompts_resumes_from_its_state(make, drawn, overlap, redraw, monkeypatch):
     """At steps throughout several epochs, also where an epoch begins or ends."""
     monkeypatch.setattr(forwards, "SORTED", 2)
-    source = make(prompts=drawn(), outcome="correct", batch=3)
+    source = make(prompts=drawn(redraw), outcome="correct", batch=3)
     states, batches, last = [source.state()], [], 20
     for step in range(last):
         batches.append(source.batch(step))
         states.append(source.state())
     assert source.counts()["epoch"] > 3
     for begin in range(0, last, 3):
-        with make(prompts=drawn(), outcome="correct", batch=3, overlap=overlap) as other:
+        with make(prompts=drawn(redraw), outcome="correct", batch=3, overlap=overlap) as other:
             other.restore(states[begin])
             for step in range(begin, min(begin + 2, last)):
                 assert equal(other.batch(step), batches[step])
@@ -274,6 +275,31 @@ def test_drawn_prompts_are_those_of_the_epochs_in_their_order(make, drawn, monke
         for begin in range(0, 30, 6):
             own = [prompt.id for prompts in seen[begin // 3 : begin // 3 + 2] for prompt in prompts]
             assert sorted(own) == sorted(expected[begin : begin + 6])
+
+
+@pytest.mark.parametrize("kind", ["listed", "drawn"])
+def test_what_was_answered_incorrectly_is_not_read_again(make, drawn, prompts, bundled_lm, kind):
+    """From the second epoch on every prompt is right, and all that were are there."""
+    source = make(prompts=drawn(redraw=False) if kind == "drawn" else prompts[:30], outcome="correct", batch_size=60)
+    for step in range(12):
+        source.batch(step)
+    row, number, epochs = source._forwards, 0, {}
+    while (stretch := row.seek(number)).epoch < 3:
+        epochs.setdefault(stretch.epoch, []).extend(row[number].prompts)
+        number += 1
+    right = {prompt.id for prompt in epochs[0] if prompt.id in right_ids(epochs[0], bundled_lm)}
+    assert len(epochs[0]) == 30 and 0 < len(right) < 30
+    for epoch in (1, 2):
+        assert sorted(prompt.id for prompt in epochs[epoch]) == sorted(right)
+    counts = source.counts()
+    assert counts["asked"] - counts["correct"] == 30 - len(right)
+
+
+def test_prompts_that_are_redrawn_are_not_remembered(make, drawn):
+    source = make(prompts=drawn(), outcome="correct", batch_size=60)
+    for step in range(4):
+        source.batch(step)
+    assert source.counts()["epoch"] > 1 and len(source.state()["left_out"]) == 0
 
 
 def test_a_resumed_source_draws_again_only_the_epochs_that_it_needs(make, drawn, monkeypatch, capsys):
@@ -407,7 +433,7 @@ def test_prompts_known_to_be_incorrect_are_not_even_asked(make, prompts):
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_model_that_never_answers_correctly_stops_with_the_count(make, prompts, overlap):
     hopeless = [replace(prompt, completion="\u6c38\u9060") for prompt in prompts[:20]]
-    said = r"got none among the last 40 \(0 of 40 in all\); draw some"
+    said = r"expected prompts that the language model answers correctly, got 0 of 20; draw some"
     with make(prompts=hopeless, outcome="correct", overlap=overlap) as source, pytest.raises(TrainingError, match=said):
         source.batch(0)
     assert len(make(prompts=hopeless).batch(0)) == 24, "with any outcome they are used"

@@ -178,7 +178,7 @@ def test_the_command_gives_each_process_its_own_files(tmp_path):
     assert ran.stdout.count("encoder in") == 1
     config = train_recipe("debug").model_copy(update={"outcome": "any", "steps": 4})
     lm = load_lm()
-    drawn = PromptsConfig(per_task=8, tasks=("random",), split="train")
+    drawn = PromptsConfig(per_task=64, tasks=("random",), split="train")
     files = parse_source("bundled").handles((".java",))
     own = [files_of(files, drawn, process=number, processes=2) for number in (0, 1)]
     assert all(own) and not {file.path for file in own[0]} & {file.path for file in own[1]}
@@ -187,7 +187,7 @@ def test_the_command_gives_each_process_its_own_files(tmp_path):
     sources = [
         LMSource(
             lm,
-            DrawnPrompts(part, drawn, tokenizer=lm.backend_tokenizer),
+            DrawnPrompts(part, drawn, tokenizer=lm.backend_tokenizer, redraw=False),
             some,
             seed=subseed(0, "process", number),
             **settings,

@@ -108,5 +108,5 @@ def parse(kind: type[C], values: dict[str, Any], where: str) -> C:
             field = ".".join(str(part) for part in item["loc"]) or kind.__name__
             # pydantic's message about a whole configuration names the values itself
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-            problems.append(f"{field}: {item['msg']}{got}"[:300])
+            problems.append(f"{field}: {item['msg'].removeprefix('Value error, ')}{got}"[:300])
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None

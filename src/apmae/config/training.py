@@ -13,7 +13,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class APMAEConfig(Config):
     """Architecture of an AP-MAE (paper Table 2)."""
 
-    pattern_size: int = Field(default=256, ge=2)
+    pattern_size: int = Field(default=256, ge=2, le=2**16)
     """Side of a pattern, in tokens."""
 
     patch_size: int = Field(default=32, ge=1)
@@ -116,6 +116,10 @@ class TrainConfig(Config):
 
     outcome: Literal["correct", "any"] = "correct"
     """Train on prompts that the language model answers correctly (the paper's way), or on all."""
+
+    redraw: bool = True
+    """Whether each epoch of a corpus draws other prompts. False reads the same ones again, without those that the model
+    answered incorrectly: fewer forwards, where the model is often wrong and steps are many for the prompts."""
 
     buffer: int = Field(default=16_384, ge=1)
     """Patterns kept in each process to draw batches from, so that a batch mixes many prompts, layers and heads. They

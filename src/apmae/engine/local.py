@@ -26,6 +26,7 @@ from apmae.config import AtlasConfig, Config, EncodeConfig, LMConfig
 from apmae.encode import encode_shard, reconstructions, unpack_exemplars
 from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
+from apmae.errors import ArtifactError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import window_length
 from apmae.model.mae import APMAE
@@ -94,6 +95,7 @@ def encode(
             "correct": _table(stage, "prompts", ["outcome"])["outcome"].to_pylist().count("correct"),
             "layers": lm.num_layers,
             "heads": lm.num_heads,
+            "heads_by_layer": list(lm.heads_by_layer),
             "dim": mae.config.encoder_dim,
             "pattern_size": mae.config.pattern_size,
             "context": length,
@@ -119,9 +121,16 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
 
     Returns:
         The manifest's counts.
+
+    Raises:
+        ArtifactError: if there are no such embeddings, they are damaged, or of another version.
     """
     manifest = read_manifest(embeddings, "encode")
     encoded, encoder = manifest.counts, manifest.inputs["encoder"]
+    if "heads_by_layer" not in encoded:
+        raise ArtifactError(
+            f"expected a count of heads_by_layer in the manifest of {embeddings}, found none; run encode again"
+        )
     inputs = {"encode": fingerprint(embeddings), "encoder": encoder}
     with Stage.open(out, "cluster", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
         if stage.finished:
@@ -138,7 +147,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 matrix(table["embedding"]),
                 where=(table["layer"].to_numpy(), table["head"].to_numpy()),
                 config=config,
-                num_heads=encoded["layers"] * encoded["heads"],
+                num_heads=sum(encoded["heads_by_layer"]),
                 measured=measured,
                 encoder=encoder,
             )
@@ -160,5 +169,6 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 "dropped": atlas.dropped,
                 "layers": encoded["layers"],
                 "heads": encoded["heads"],
+                "heads_by_layer": encoded["heads_by_layer"],
             }
         ).counts

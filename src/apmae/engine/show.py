@@ -13,6 +13,7 @@ from apmae.engine.checks import expect_options, heads_written
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
+from apmae.lm.selection import existing_heads
 from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
@@ -86,6 +87,8 @@ def show(
         lm.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False, **kept)
     order = None if isinstance(wanted, str) else wanted
     sheet = sheet_of(tap.patterns, model=lm.name, ids=ids, order=order)
+    if order is None:
+        sheet = sheet._replace(heads_by_layer=lm.heads_by_layer)
     if path.suffix.lower() == ".html":
         content, left_out = sheet_page(sheet, scale)
     else:
@@ -154,11 +157,8 @@ def parse_heads(texts: Sequence[str], lm: LM) -> list[tuple[int, int]]:
     """
     heads = heads_written(texts)
     for layer, head in heads:
-        if layer >= lm.num_layers or head >= lm.num_heads:
-            raise ConfigError(
-                f"expected LAYER.HEAD like 3.5 with layers 0-{lm.num_layers - 1} and heads 0-{lm.num_heads - 1}, "
-                f"got '{layer}.{head}'"
-            )
+        if head >= lm.heads.get(layer, 0):
+            raise ConfigError(f"expected LAYER.HEAD like 3.5 with {existing_heads(lm.heads)}, got '{layer}.{head}'")
     return heads
 
 

@@ -126,7 +126,6 @@ def tag_file(
     model = load(lm)
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
     rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.text
-    shape = {"layers": model.num_layers, "heads": model.num_heads}
     if json:
         # JSON knows no NaN, which a score is where the prompt has no row to measure it on.
         finite = [{key: None if value != value else value for key, value in row.items()} for row in rows]
@@ -140,14 +139,21 @@ def tag_file(
             "text_correct": answer.text_correct,
             "token_correct": answer.token_correct,
             "layers": model.num_layers,
-            "heads_per_layer": model.num_heads,
+            "heads_by_layer": list(model.heads_by_layer),
             "heads": finite,
         }
         write_json(json, record)
     if html:
         title = f"{lm.source}: {file.name}, line {line}"
         tokens = list(tagged.window.tokens)
-        page = tag_page(title=title, tokens=tokens, rows=rows, **shape, predicted=answer.predicted, expected=expected)
+        page = tag_page(
+            title=title,
+            tokens=tokens,
+            rows=rows,
+            heads_by_layer=model.heads_by_layer,
+            predicted=answer.predicted,
+            expected=expected,
+        )
         with replacing(html) as written:
             written.write(page)
-    print_tags(rows, **shape, predicted=answer.predicted, expected=expected, outcome=answer.outcome)
+    print_tags(rows, model.heads_by_layer, predicted=answer.predicted, expected=expected, outcome=answer.outcome)

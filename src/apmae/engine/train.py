@@ -159,7 +159,7 @@ def train_encoder(
         number, processes = accelerator.process_index, accelerator.num_processes
         with LMSource(
             lm,
-            _own_prompts(prompts, lm, number, processes),
+            _own_prompts(prompts, lm, config, number, processes),
             config.capture,
             size=config.model.pattern_size,
             batch_size=share_of(config, processes),
@@ -182,12 +182,14 @@ def train_encoder(
     return out
 
 
-def _own_prompts(prompts: Path | Corpus, lm: LM, number: int, processes: int) -> list[Prompt] | DrawnPrompts:
+def _own_prompts(
+    prompts: Path | Corpus, lm: LM, config: TrainConfig, number: int, processes: int
+) -> list[Prompt] | DrawnPrompts:
     """The prompts of one of several processes."""
     if not isinstance(prompts, Corpus):
         return own_files(load_prompts(prompts), number, processes)
     files = files_of(prompts.files, prompts.config, process=number, processes=processes)
-    return DrawnPrompts(files, prompts.config, tokenizer=lm.backend_tokenizer)
+    return DrawnPrompts(files, prompts.config, tokenizer=lm.backend_tokenizer, redraw=config.redraw)
 
 
 def train_on_patterns(

@@ -1,4 +1,4 @@
-"""A model's attention: finding its modules, refusing families without patterns, listening to those that have them.
+"""A model's attention: refusing families without patterns, listening to those that have them.
 
 Most families hand query, key and mask to a function of transformers' ``AttentionInterface`` (``lm.interface``); others
 attend by themselves, GPT-J, Falcon, BLOOM and MPT among them (``lm.own_attention``). Whoever listens sees what a layer
@@ -11,19 +11,19 @@ modules are seen.
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from apmae.errors import CaptureError
 from apmae.lm.interface import read_interface, wrapped_interface
+from apmae.lm.layers import calls_interface
 from apmae.lm.own_attention import read_own_attention
-from apmae.lm.rows import Listener
+from apmae.lm.rows import Attention, Listener
 
-_CROSS_ATTENTION = ("cross", "encoder_attn", "encdec")
-"""What modules are called that attend to another model's tokens."""
 _REFUSED = {
     **dict.fromkeys(
         ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"), "has no attention, only a state that it updates"
@@ -32,6 +32,8 @@ _REFUSED = {
     "reformer": "attends within chunks of tokens sorted by hash, not by rows over all keys",
     "fnet": "has no attention, it mixes tokens by Fourier transforms",
     "xlnet": "attends in two streams, to tokens in a permuted order",
+    "albert": "has one attention module for all of its layers, by which they cannot be told apart",
+    "deepseek_v4": "attends to compressed keys, each of many tokens: its rows have no probability for each token",
 }
 """By ``model_type``, what attention patterns cannot be read of."""
 
@@ -46,16 +48,14 @@ class Loaded(Protocol):
 
 
 def refusal(config: Any) -> str | None:
-    """Why a family has no attention patterns to read, by its config alone; None where it may have.
-
-    What fails later, by the modules found: models that mix attention with other kinds of layer.
-    """
+    """Why a family has no attention patterns to read, by its config alone; None where it may have."""
     if getattr(config, "is_encoder_decoder", False):
         reason = "is an encoder-decoder, whose attention crosses two texts"
-    elif config.model_type in _REFUSED:
-        reason = _REFUSED[config.model_type]
     else:
-        return None
+        families = (config.model_type, config.get_text_config().model_type)
+        reason = next((_REFUSED[family] for family in families if family in _REFUSED), None)
+        if reason is None:
+            return None
     return f"{reason}; docs/models.md lists the decoders and encoders that apmae reads"
 
 
@@ -74,32 +74,6 @@ def find_model(model: nn.Module | Loaded) -> PreTrainedModel:
     if reason := refusal(found.config):
         raise CaptureError(f"{type(found).__name__} {reason}")
     return found
-
-
-def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
-    """The self-attention module of each layer.
-
-    Raises:
-        CaptureError: if the model has none that can be read.
-    """
-    name, layers = type(model).__name__, model.config.get_text_config().num_hidden_layers
-    modules: dict[int, nn.Module] = {}
-    for path, module in model.named_modules():
-        layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
-        other = any(word in path.lower() for word in _CROSS_ATTENTION)
-        if isinstance(layer, int) and "attention" in type(module).__name__.lower() and not other:
-            modules[layer] = module
-    if not modules:
-        raise CaptureError(
-            f"{name} has no self-attention modules that know their layer (layer_idx), by which apmae finds them; "
-            "docs/models.md lists what it reads"
-        )
-    if len(modules) < layers:
-        raise CaptureError(
-            f"expected attention in all {layers} layers of {name}, {len(modules)} have it; apmae does not support "
-            "models that mix attention with other kinds of layer"
-        )
-    return dict(sorted(modules.items()))
 
 
 def attention_implementations(model: PreTrainedModel) -> list[tuple[PreTrainedModel, str]]:
@@ -140,17 +114,45 @@ def _without_second_alibi(_module: nn.Module, arguments: Any, keywords: dict[str
 @contextmanager
 def listening(model: PreTrainedModel, modules: dict[int, nn.Module], listener: Listener) -> Iterator[None]:
     """Call ``listener`` with every attention of these modules, in the order in which blocks were opened."""
+    once = _Once(model, listener)
     with ExitStack() as stack:
         flex = any("flex" in implementation for _, implementation in attention_implementations(model))
         if "torch._dynamo" in sys.modules and not flex:
             # A compiled forward cannot be seen from inside: it runs as written, and is left compiled as it was. Flex
             # attention is itself compiled, and would form whole score matrices if it were not.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if model._can_set_attn_implementation():
-            stack.enter_context(wrapped_interface())
-            for layer, module in modules.items():
-                stack.callback(read_interface(module, layer, listener))
-        else:
-            for layer, module in modules.items():
-                stack.callback(read_own_attention(module, layer, listener, model.dtype))
+        stack.enter_context(wrapped_interface())
+        stack.callback(model.register_forward_pre_hook(once.begin).remove)
+        stack.callback(model.register_forward_hook(once.end, always_call=True).remove)
+        for layer, module in modules.items():
+            if calls_interface(module):
+                stack.callback(read_interface(module, layer, once.listen))
+            else:
+                stack.callback(read_own_attention(module, layer, once.listen, model.dtype))
         yield
+
+
+class _Once:
+    """Passes attentions on, and refuses a layer that attends twice in one forward of the model."""
+
+    def __init__(self, model: PreTrainedModel, listener: Listener) -> None:
+        self._name = type(model).__name__
+        self._listener = listener
+        self._heard: dict[int, set[int]] = {}  # layers by thread, while the model's forward runs
+
+    def begin(self, _model: nn.Module, _inputs: Any) -> None:
+        self._heard[get_ident()] = set()
+
+    def end(self, _model: nn.Module, _inputs: Any, _output: Any) -> None:
+        self._heard.pop(get_ident(), None)
+
+    def listen(self, layer: int, attention: Attention, output: Tensor | None) -> Tensor | None:
+        heard = self._heard.get(get_ident())
+        if heard is not None:
+            if layer in heard:
+                raise CaptureError(
+                    f"expected each layer of {self._name} to attend once in a forward, layer {layer} attends again; "
+                    "apmae cannot tell which of the two is a head's pattern"
+                )
+            heard.add(layer)
+        return self._listener(layer, attention, output)

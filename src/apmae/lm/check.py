@@ -6,10 +6,13 @@ two differs.
 """
 
 import torch
+from torch import Tensor
 
 from apmae.errors import CaptureError, ModelError, first_line
-from apmae.lm.attention import eager_attention
+from apmae.lm.attention import eager_attention, listening
 from apmae.lm.language_model import LM
+from apmae.lm.layers import attention_modules, ranges
+from apmae.lm.rows import Attention
 from apmae.lm.tap import capture
 
 TOLERANCE = 1e-4
@@ -40,9 +43,22 @@ def check_capture(lm: LM) -> float:
     padding = size // 4
     mask[1, :padding] = 0
     ids, mask = ids.to(lm.device), mask.to(lm.device)
+    heard: set[int] = set()
+
+    def hear(layer: int, attention: Attention, _output: Tensor | None) -> None:
+        if attention.shape[2:] != (size, size):
+            queries, keys = attention.shape[2:]
+            raise CaptureError(
+                f"layer {layer} attends from {queries} queries to {keys} keys in prompts of {size} tokens, so that its "
+                "queries and keys are not the tokens; apmae does not support it"
+            )
+        heard.add(layer)
+
     try:
-        with capture(lm.model) as tap:
+        with listening(lm.model, attention_modules(lm.model), hear), capture(lm.model) as tap:
             lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        if silent := [layer for layer in lm.heads if layer not in heard]:
+            raise CaptureError(f"layers {ranges(silent)} attend in a way that apmae cannot see")
         captured = tap.patterns
         with eager_attention(lm.model):
             eager = lm.model(input_ids=ids, attention_mask=mask, use_cache=False, output_attentions=True).attentions
@@ -50,22 +66,26 @@ def check_capture(lm: LM) -> float:
         raise ModelError(f"cannot capture {name}: {error}") from error
     except RuntimeError as error:
         raise ModelError(f"cannot run {name}: {first_line(error)}; do its weights fit its config?") from error
-    ours = torch.from_numpy(captured.probabilities()).unflatten(0, (2, lm.num_layers, lm.num_heads))
-    if len(eager or ()) != lm.num_layers or any(layer is None or layer.shape[-1] != size for layer in eager):
+    if len(eager or ()) == lm.num_layers:  # others have a place for layers without attention too
+        eager = [eager[layer] for layer in lm.heads]
+    shapes = [(2, heads, size, size) for heads in lm.heads.values()]
+    if [tuple(getattr(layer, "shape", ())) for layer in eager or ()] != shapes:
         raise ModelError(f"{name} gives no eager attention to check capture against; apmae does not support it")
-    theirs = torch.stack(eager, dim=1).float().cpu()
+    probabilities = torch.from_numpy(captured.probabilities())
     real = mask.bool().cpu()
-    valid = real[:, None, None, :, None] & real[:, None, None, None, :]
-    theirs = theirs.masked_fill(~valid, 0.0)  # rows of padding may hold anything
-    theirs[1] = theirs[1].roll((-padding, -padding), (-2, -1))  # ours begin with the first token
-    if lm.causal and float(theirs.triu(1).amax()) > 1e-6:
-        raise ModelError(f"expected a causal model, {name} attends to later tokens; is its config a decoder's?")
-    differences = (ours - theirs).abs()  # prompt layer head query_pos key_pos
-    if lm.model.dtype in TOLERANCE_MOVED:
-        limit = TOLERANCE_MOVED[lm.model.dtype]
-        difference = float((differences.sum((0, 3, 4)) / 2 / real.sum()).amax())
-    else:
-        limit, difference = TOLERANCE, float(differences.amax())
+    valid = real[:, None, :, None] & real[:, None, None, :]
+    half = lm.model.dtype in TOLERANCE_MOVED
+    limit = TOLERANCE_MOVED.get(lm.model.dtype, TOLERANCE)
+    found = [torch.zeros(())]
+    for (layer, heads), theirs in zip(lm.heads.items(), eager, strict=True):
+        ours = probabilities[torch.from_numpy(captured.layer == layer)].unflatten(0, (2, heads))
+        theirs = theirs.float().cpu().masked_fill(~valid, 0.0)  # rows of padding may hold anything
+        theirs[1] = theirs[1].roll((-padding, -padding), (-2, -1))  # ours begin with the first token
+        if lm.causal and float(theirs.triu(1).amax()) > 1e-6:
+            raise ModelError(f"expected a causal model, {name} attends to later tokens; is its config a decoder's?")
+        differences = (ours - theirs).abs()  # prompt head query_pos key_pos
+        found.append((differences.sum((0, 2, 3)) / 2 / real.sum()).amax() if half else differences.amax())
+    difference = float(torch.stack(found).amax())
     if not difference <= limit:
         raise ModelError(
             f"expected captured patterns of {name} within {limit:g} of its eager attention, they differ by "

@@ -34,8 +34,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from apmae.errors import CaptureError
-from apmae.lm.attention import Loaded, attention_modules, find_model, listening
+from apmae.lm.attention import Loaded, find_model, listening
+from apmae.lm.layers import attention_modules, count_heads
 from apmae.lm.rows import Attention
+from apmae.lm.selection import expect_head
 
 Change = Callable[[Float[Tensor, "b q v"]], Float[Tensor, "b q v"]]
 """What takes the place of one head's output."""
@@ -49,9 +51,9 @@ _EXAMPLE = "for instance {(2, 3): 'zero'} for head 3 of layer 2"
 class _Edits:
     """The edits of one block, as a listener."""
 
-    def __init__(self, edits: dict[int, dict[int, Change]], heads: int) -> None:
+    def __init__(self, edits: dict[int, dict[int, Change]], counts: Mapping[int, int]) -> None:
         self._edits = edits  # by layer and head
-        self._heads = heads
+        self._counts = counts  # heads of each layer
         self._edited: set[tuple[int, int]] = set()  # thread and layer, while the layer's attention module runs
         self.open = True
 
@@ -59,10 +61,11 @@ class _Edits:
         """The heads' output with the edited heads in it; called in the recomputations of checkpointing too."""
         if output is None:
             return None  # the module is refused when it ends
-        if attention.shape[1] != self._heads or output.shape[2] != self._heads:
+        heads = self._counts[layer]
+        if attention.shape[1] != heads or output.shape[2] != heads:
             raise CaptureError(
-                f"expected the config's {self._heads} heads in layer {layer}, got {attention.shape[1]} that attend and "
-                f"{output.shape[2]} outputs; apmae cannot edit heads of this family"
+                f"expected the {heads} heads that the model says layer {layer} has, {attention.shape[1]} attend and "
+                f"{output.shape[2]} write; apmae cannot edit heads of this family"
             )
         edited = output.clone()
         for head, change in self._edits[layer].items():
@@ -129,13 +132,12 @@ def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Ite
             backward after the block, if gradient checkpointing would run layers again without the edit.
     """
     inner = find_model(model)
-    modules = attention_modules(inner)
-    heads = inner.config.get_text_config().num_attention_heads
-    wanted = _wanted(edits, list(modules), heads)
+    modules, counts = attention_modules(inner), count_heads(inner)
+    wanted = _wanted(edits, counts)
     chosen = {layer: modules[layer] for layer in wanted}
     for module in chosen.values():
         _refuse_mixing(module)
-    listener = _Edits(wanted, heads)
+    listener = _Edits(wanted, counts)
     with ExitStack() as stack:
         stack.enter_context(listening(inner, chosen, listener.listen))
         for layer, module in chosen.items():
@@ -148,7 +150,7 @@ def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Ite
         yield
 
 
-def _wanted(edits: Mapping[tuple[int, int], str], layers: list[int], heads: int) -> dict[int, dict[int, Change]]:
+def _wanted(edits: Mapping[tuple[int, int], str], counts: Mapping[int, int]) -> dict[int, dict[int, Change]]:
     if not isinstance(edits, Mapping):
         raise CaptureError(f"expected edits by (layer, head), {_EXAMPLE}, got {edits!r}")
     if not edits:
@@ -159,10 +161,7 @@ def _wanted(edits: Mapping[tuple[int, int], str], layers: list[int], heads: int)
             layer, head = map(index, place)
         except (TypeError, ValueError):
             raise CaptureError(f"expected edits by (layer, head), {_EXAMPLE}, got {place!r}") from None
-        if layer not in layers or not 0 <= head < heads:
-            raise CaptureError(
-                f"expected layers {layers[0]}-{layers[-1]} and heads 0-{heads - 1}, got ({layer}, {head})"
-            )
+        expect_head(counts, layer, head)
         if not isinstance(mode, str) or mode not in MODES:
             known = ", ".join(map(repr, MODES))
             raise CaptureError(f"expected an edit of head ({layer}, {head}) that is one of {known}, got {mode!r}")

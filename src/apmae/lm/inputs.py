@@ -1,4 +1,6 @@
-"""What a forward is given: token ids, for which the model has positions, and the generation that it belongs to."""
+"""What a forward is given: token ids, for which the model has positions and which all layers read, and the generation
+that it belongs to.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, GenerationMixin, PreTrainedModel
 
 from apmae.errors import CaptureError
+from apmae.lm.layers import text_model
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 
@@ -66,7 +69,7 @@ def _numbered(generate: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def watching_inputs(model: PreTrainedModel, see: Callable[[Tensor], None]) -> Iterator[None]:
     """Hand on the token ids of every forward. Refused are none at all, and more than the model has positions for."""
-    limit = _positions(model)
+    limit = _positions(text_model(model))
 
     def look(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         ids = keywords.get("input_ids", arguments[0] if arguments else None)
@@ -88,6 +91,28 @@ def watching_inputs(model: PreTrainedModel, see: Callable[[Tensor], None]) -> It
 
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     hooks = [part.register_forward_pre_hook(look, with_kwargs=True) for part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def reading_all_tokens(model: PreTrainedModel) -> Iterator[None]:
+    """Let the last layers of Gemma 4 read all tokens of a prompt.
+
+    They share the keys of earlier layers, so that transformers (5.23) runs them only for the tokens whose logits are
+    asked for (``logits_to_keep``), as ``generate`` does.
+    """
+
+    def ask_for_all(
+        _module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return arguments, {name: value for name, value in keywords.items() if name != "logits_to_keep"}
+
+    parts = [part for part in model.modules() if hasattr(part, "_maybe_slice_kv_shared_inputs")]
+    hooks = [part.register_forward_pre_hook(ask_for_all, with_kwargs=True) for part in parts]
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from apmae.errors import CaptureError
-from apmae.lm.rows import Attention, Listener
+from apmae.lm.rows import Attention, Listener, of_all_queries
 
 _UNREADABLE = {"cache": "a paged cache", "cu_seq_lens_q": "packed sequences without a mask"}
 _listeners: WeakKeyDictionary[nn.Module, list[tuple[Listener, int]]] = WeakKeyDictionary()
@@ -111,7 +111,7 @@ def _read(
     elif mask is not None and mask.ndim == 2:  # flash
         seen["padding"] = mask.bool()
     elif mask is not None:
-        seen["mask"] = mask.detach()[..., : key.shape[2]]
+        seen["mask"] = of_all_queries(mask.detach()[..., : key.shape[2]], query.shape[2])
     elif implementation == "eager" and query.shape[2] > 1:
         seen["causal"] = False  # without a mask, eager attention sees everything
     sliding = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)

@@ -15,6 +15,7 @@ from apmae.artifacts import fingerprint
 from apmae.config import LMConfig
 from apmae.errors import ModelError
 from apmae.lm.folder import path_of
+from apmae.lm.layers import count_heads, count_layers
 from apmae.prompts.sentinels import Sentinels
 
 
@@ -27,9 +28,6 @@ class LM:
     """Its transformers tokenizer; None where the folder has none."""
     config: LMConfig
     """How it was loaded."""
-    num_layers: int
-    num_heads: int
-    """Query heads a layer."""
     causal: bool
     """Whether it continues text: a decoder. Encoders have square patterns and no completions."""
     sentinels: Sentinels | None
@@ -46,6 +44,26 @@ class LM:
     def name(self) -> str:
         """What it is called."""
         return bundled.name_of(self.source)
+
+    @cached_property
+    def heads(self) -> dict[int, int]:
+        """Query heads of each layer that attends, by the model's number of the layer; other layers are absent."""
+        return count_heads(self.model)
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads of a layer; of the one with most where layers differ in it."""
+        return max(self.heads.values())
+
+    @cached_property
+    def num_layers(self) -> int:
+        """Layers, those without attention among them."""
+        return count_layers(self.model)
+
+    @property
+    def heads_by_layer(self) -> tuple[int, ...]:
+        """Query heads of each layer, 0 for one without attention."""
+        return tuple(self.heads.get(layer, 0) for layer in range(self.num_layers))
 
     @property
     def device(self) -> torch.device:

@@ -5,8 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
 from apmae.config import LMConfig, parse
@@ -15,6 +26,7 @@ from apmae.lm.attention import refusal
 from apmae.lm.check import check_capture
 from apmae.lm.folder import expect_model, path_of
 from apmae.lm.language_model import LM
+from apmae.lm.layers import other_layers, ranges
 from apmae.prompts.sentinels import Sentinels, find_sentinels
 
 _log = logging.getLogger(__name__)
@@ -76,6 +88,11 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
                 f"expected a device that this machine has, got {config.device!r} ({first_line(error)}); take "
                 "--device cpu"
             ) from error
+        if "custom code" in str(error):
+            raise ModelError(
+                f"expected a model of transformers, {config.source} brings code of its own, which apmae does not run; "
+                "load it with transformers (trust_remote_code=True) and give the model to apmae.capture"
+            ) from error
         raise ModelError(f"cannot load a language model from {config.source}: {first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -86,15 +103,30 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
         model=model,
         tokenizer=tokenizer,
         config=config,
-        num_layers=text.num_hidden_layers,
-        num_heads=text.num_attention_heads,
-        causal=factory is AutoModelForCausalLM,
+        causal=factory in (AutoModelForCausalLM, AutoModelForImageTextToText),
         sentinels=_sentinels(tokenizer, config.infill, text.vocab_size, path),
         bos=_bos(tokenizer),
     )
     if check:
         check_capture(lm)
+    _name_other_layers(lm)
     return lm
+
+
+def _name_other_layers(lm: LM) -> None:
+    """Say in one line which layers of a hybrid have no attention, and what they have in its place."""
+    others = other_layers(lm.model)
+    if others:
+        kinds = dict.fromkeys(others.values())
+        absent = (f"{ranges([i for i, other in others.items() if other == kind])} ({kind})" for kind in kinds)
+        _log.warning(
+            "%s attends in %d of its %d layers (%s); layers without attention: %s",
+            type(lm.model).__name__,
+            len(lm.heads),
+            lm.num_layers,
+            ranges(list(lm.heads)),
+            ", ".join(absent),
+        )
 
 
 def _read(config: LMConfig, path: str) -> tuple[Any, Any, dict[str, Any]]:
@@ -155,7 +187,7 @@ def _factory(config: Any) -> Any:
     fills_in = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
     if generates and (not fills_in or name.endswith(("ForCausalLM", "LMHeadModel"))):
         return AutoModelForCausalLM
-    return AutoModel
+    return AutoModelForImageTextToText if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else AutoModel
 
 
 def _load_tokenizer(path: str) -> Any:

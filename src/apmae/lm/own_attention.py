@@ -1,7 +1,8 @@
 """Families that attend by themselves: GPT-J, GPT-Neo, CodeGen, Falcon, BLOOM, MPT and others.
 
 They are read at the softmax or the ``scaled_dot_product_attention`` that their attention module calls; their heads'
-output, where it enters the module's output projection. One rule for all of them, none for each.
+output, where it enters the module's output projection, or leaves a module that has none. One rule for all of them, none
+for each.
 
 They form whole score matrices; the tap reads the rows that it wants. In float16 their masks are -65 504, which CodeGen
 divides by the root of the head width, so there everything below -3 000 counts as masked; no real score is near it.
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from apmae.errors import CaptureError
-from apmae.lm.rows import LOWEST, Attention, Listener
+from apmae.lm.rows import LOWEST, Attention, Listener, of_all_queries
 
 _LOWEST_HALF = -3e3
 """In float16 masks are filled with -65504, and CodeGen divides it by the root of its head width, at most 16."""
@@ -32,6 +33,10 @@ class _OwnAttention(TorchFunctionMode):
         super().__init__()
         self.lowest = _LOWEST_HALF if dtype == torch.float16 else LOWEST
         self.found: list[Attention] = []
+        self.before: set[nn.Module] = set()
+        """Children of the module that were called before it attended."""
+        self.after = False
+        """Whether one with weights was called since."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -44,7 +49,7 @@ class _OwnAttention(TorchFunctionMode):
                 Attention(
                     query=query.detach(),
                     key=key.detach(),
-                    mask=None if mask is None else mask.detach(),
+                    mask=None if mask is None else of_all_queries(mask.detach(), query.shape[2]),
                     causal=bool(kwargs.get("is_causal", False)) or query.shape[2] == 1,
                     scale=query.shape[-1] ** -0.5 if scale is None else scale,
                 )
@@ -70,6 +75,7 @@ def read_own_attention(module: nn.Module, layer: int, listener: Listener, dtype:
     """Let ``listener`` hear of a layer's attention; returns what ends it. ``dtype`` is the model's."""
     name = type(module).__name__
     running: dict[int, _OwnAttention] = {}  # by thread, as torch keeps its modes
+    weighted = {child for child in module.children() if next(child.parameters(), None) is not None}
 
     def enter(_module: nn.Module, _inputs: Any) -> None:
         leave_mode()
@@ -82,10 +88,14 @@ def read_own_attention(module: nn.Module, layer: int, listener: Listener, dtype:
             mode.__exit__(None, None, None)
         return mode
 
-    def project(_child: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def project(child: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         mode = running.get(get_ident())
-        if mode is None or not mode.found:
+        if mode is None:
             return None
+        if not mode.found:
+            mode.before.add(child)
+            return None
+        mode.after |= child in weighted
         attention = mode.attention(name)
         if not _is_merged(inputs, attention):
             return None
@@ -93,10 +103,20 @@ def read_own_attention(module: nn.Module, layer: int, listener: Listener, dtype:
         replaced = listener(layer, attention, inputs[0].unflatten(-1, (attention.shape[1], -1)))
         return None if replaced is None else (replaced.flatten(-2), *inputs[1:])
 
-    def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def leave(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         mode = leave_mode()
-        if mode is not None and output is not None:  # neither heard of at its projection, nor failed
-            listener(layer, mode.attention(name), None)
+        if mode is None or output is None:  # heard of at its projection, or failed
+            return None
+        attention = mode.attention(name)
+        heads, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+        if mode.after or not weighted <= mode.before or not _is_merged((heads,), attention):
+            listener(layer, attention, None)
+            return None
+        # All of its weights came before: the projection is another module's (DeBERTa), and this is the heads' output.
+        replaced = listener(layer, attention, heads.unflatten(-1, (attention.shape[1], -1)))
+        if replaced is None:
+            return None
+        return replaced.flatten(-2) if rest is None else (replaced.flatten(-2), *rest)
 
     hooks = [
         module.register_forward_pre_hook(enter),

@@ -168,6 +168,11 @@ def _visible(attention: Attention, prompts: Tensor, rows: slice, keys: slice) ->
     return seen
 
 
+def of_all_queries(mask: Tensor, queries: int) -> Tensor:
+    """A mask with its four axes, (b or 1, h or 1, q, t), where it has one row for all queries or fewer axes."""
+    return mask[(None,) * (4 - mask.ndim)].expand(-1, -1, queries, -1)
+
+
 def _allowed(mask: Tensor) -> Tensor:
     """A boolean or additive mask as a boolean one, True where a query attends."""
     return mask if mask.dtype == torch.bool else mask > max(torch.finfo(mask.dtype).min / 2, LOWEST)

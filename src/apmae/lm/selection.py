@@ -3,13 +3,14 @@
 The draw of a share of heads depends on the batch's first prompt, so that a resumed run draws the same heads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
 from apmae.errors import CaptureError
+from apmae.lm.layers import ranges
 from apmae.seeding import generator
 
 Heads = str | float | Sequence[tuple[int, int]] | Callable[[int, int], bool]
@@ -23,21 +24,21 @@ class Selection:
     """The heads wanted of a model.
 
     Attributes:
-        layers: numbers of its layers, ascending.
-        num_heads: heads of each.
+        layers: numbers of the layers that attend, ascending.
+        counts: heads of each of them.
     """
 
-    def __init__(self, heads: Heads, layers: Sequence[int], num_heads: int, seed: int) -> None:
-        self.layers = tuple(layers)
-        self.num_heads = num_heads
+    def __init__(self, heads: Heads, counts: Mapping[int, int], seed: int) -> None:
+        self.layers = tuple(counts)
+        self.counts = counts
         self._seed = seed
-        self._wanted = _wanted(heads, self.layers, num_heads)
+        self._wanted = _wanted(heads, counts)
 
     def count(self, layer: int) -> int:
         """Selected heads of a layer, the same for every prompt."""
         if isinstance(self._wanted, dict):
             return len(self._wanted.get(layer, ()))
-        return max(1, round(self._wanted * self.num_heads))
+        return share_of(self._wanted, self.counts[layer])
 
     def columns(self, layer: int) -> slice:
         """Where a layer's heads stand among the selected heads of all layers."""
@@ -54,12 +55,44 @@ class Selection:
         """
         if isinstance(self._wanted, dict):
             return np.tile(np.array(self._wanted.get(layer, ()), dtype=np.int64), (batch, 1))
-        draws = generator(self._seed, "heads", first_prompt, layer).random((batch, self.num_heads))
+        draws = generator(self._seed, "heads", first_prompt, layer).random((batch, self.counts[layer]))
         return np.sort(draws.argsort(axis=1)[:, : self.count(layer)], axis=1)
 
 
-def _wanted(heads: Heads, layers: tuple[int, ...], num_heads: int) -> float | dict[int, list[int]]:
-    everything = {layer: list(range(num_heads)) for layer in layers}
+def share_of(share: float, heads: int) -> int:
+    """How many of a layer's heads a share of them is, at least one."""
+    return max(1, round(share * heads))
+
+
+def expect_head(counts: Mapping[int, int], layer: int, head: int) -> None:
+    """Refuse a head that the model does not have.
+
+    Args:
+        counts: heads of each layer that attends.
+        layer: of the head asked for.
+        head: its number in the layer.
+
+    Raises:
+        CaptureError: naming the layers that attend and their heads.
+    """
+    if 0 <= head < counts.get(layer, 0):
+        return
+    why = f"; layer {layer} has no attention" if layer not in counts and 0 <= layer < max(counts) else ""
+    raise CaptureError(f"expected {existing_heads(counts)}, got ({layer}, {head}){why}")
+
+
+def existing_heads(counts: Mapping[int, int]) -> str:
+    """The layers and heads of a model, for a message: "layers 3, 7 and heads 0-3"."""
+    layers: dict[int, list[int]] = {}
+    for layer, heads in counts.items():
+        layers.setdefault(heads, []).append(layer)
+    return ", ".join(
+        f"layer{'s' * (len(own) > 1)} {ranges(own)} and heads 0-{heads - 1}" for heads, own in layers.items()
+    )
+
+
+def _wanted(heads: Heads, counts: Mapping[int, int]) -> float | dict[int, list[int]]:
+    everything = {layer: list(range(count)) for layer, count in counts.items()}
     if isinstance(heads, str):
         if heads != "all":
             raise CaptureError(f"{_EXPECTED}, got {heads!r}")
@@ -81,10 +114,7 @@ def _wanted(heads: Heads, layers: tuple[int, ...], num_heads: int) -> float | di
         raise CaptureError(f"{_EXPECTED}, got {heads!r}") from None
     wanted: dict[int, list[int]] = {}
     for layer, head in pairs:
-        if layer not in layers or not 0 <= head < num_heads:
-            raise CaptureError(
-                f"expected layers {layers[0]}-{layers[-1]} and heads 0-{num_heads - 1}, got ({layer}, {head})"
-            )
+        expect_head(counts, layer, head)
         wanted.setdefault(layer, []).append(head)
     if not wanted:
         raise CaptureError("expected at least one (layer, head) pair, got none; heads='all' takes every head")

@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from apmae.errors import CaptureError
-from apmae.lm.attention import Loaded, attention_modules, find_model, listening
+from apmae.lm.attention import Loaded, find_model, listening
 from apmae.lm.forward import Forward
-from apmae.lm.inputs import generation, watching_generations, watching_inputs
+from apmae.lm.inputs import generation, reading_all_tokens, watching_generations, watching_inputs
+from apmae.lm.layers import attention_modules, count_heads
 from apmae.lm.rows import Attention, Sight, log_rows, sight, write_pooled, write_whole
 from apmae.lm.selection import Heads, Selection
 from apmae.patterns.patterns import Patterns
@@ -116,10 +117,10 @@ class Tap:
     def _record(self, layer: int, attention: Attention) -> None:
         """Form the log patterns of one layer's selected heads."""
         _, heads, queries, keys = attention.shape
-        if heads != self._selection.num_heads:
+        if heads != self._selection.counts[layer]:
             raise CaptureError(
-                f"expected the config's {self._selection.num_heads} heads in layer {layer}, got {heads}; apmae does "
-                "not support models whose layers differ in it"
+                f"expected the {self._selection.counts[layer]} heads that the model says layer {layer} has, {heads} "
+                "attend; apmae does not support this family"
             )
         forward = self._here.forward
         if queries < keys:
@@ -264,7 +265,9 @@ def capture(
     """Capture the patterns of every forward in the block.
 
     The model computes what it computes without the block, bit for bit, by whichever attention it was loaded with; a
-    compiled one runs uncompiled inside. In train mode patterns are those before attention dropout.
+    compiled one runs uncompiled inside, and Gemma 4 reads all tokens in all layers, however few logits are kept. In
+    train mode patterns are those before attention dropout. Layers keep the model's own numbers; those without
+    attention have no patterns.
 
     Every forward that you call has prompts of its own, numbered on, even if it repeats an earlier text with more tokens
     after it. One call of ``generate`` has one prompt for each sequence, which grows with every step, with a cache or
@@ -301,7 +304,7 @@ def capture(
     inner = find_model(model)
     modules = attention_modules(inner)
     tap = Tap(
-        Selection(heads, list(modules), inner.config.get_text_config().num_attention_heads, seed),
+        Selection(heads, count_heads(inner), seed),
         dtype=dtype,
         first_prompt=first_prompt,
         limit=_Limit(pool, "pool") if pool is not None else _Limit(crop, "crop") if crop is not None else None,
@@ -311,5 +314,6 @@ def capture(
     with ExitStack() as stack:
         stack.enter_context(watching_generations())
         stack.enter_context(watching_inputs(inner, tap._see_ids))
+        stack.enter_context(reading_all_tokens(inner))
         stack.enter_context(listening(inner, modules, tap._listen))
         yield tap

@@ -79,5 +79,36 @@ def load(source: str | Path) -> Files:
                 "take an earlier checkpoint, or save in another dtype if these were float16"
             )
     if found.published:
-        weights = released.convert(found.config, weights)
+        weights = released.renamed(weights)
+    _expect_room(found.config, weights, found.folder)
+    if found.published:
+        weights = released.completed(found.config, weights)
     return Files(found.folder, found.config, weights, found.published)
+
+
+def _expect_room(c: APMAEConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse settings that ask for more numbers than the weights have, before memory is taken for them.
+
+    Raises:
+        ModelError: if they do, or the widths and the number of positions differ from those of the weights.
+    """
+    slots = 1 + (c.grid_size**2 if c.grid == "square" else c.num_patches)
+    for name, wanted in (
+        ("positions", (1, slots, c.encoder_dim)),
+        ("decoder_positions", (1, slots, c.decoder_dim)),
+        ("to_pixels.weight", (c.patch_size**2, c.decoder_dim)),
+    ):
+        found = tuple(weights[name].shape) if name in weights else None
+        if found != wanted:
+            raise ModelError(
+                f"expected weights that fit {folder / CONFIG}, they do not: {name} has shape {found}, not {wanted}"
+            )
+    # the published code has no projection after a single head as wide as the model
+    needed = c.encoder_layers * c.encoder_dim * (3 * c.encoder_heads * c.encoder_head_dim + 2 * c.encoder_mlp_dim)
+    needed += c.decoder_layers * c.decoder_dim * (3 * c.decoder_heads * c.decoder_head_dim + 2 * c.decoder_mlp_dim)
+    held = sum(tensor.numel() for tensor in weights.values())
+    if needed > held:
+        raise ModelError(
+            f"expected weights that fit {folder / CONFIG}, they do not: its layers have at least {needed} numbers, all "
+            f"weights together {held}"
+        )

@@ -30,20 +30,31 @@ _WEIGHTS = (
 )
 
 
-def convert(config: APMAEConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A published checkpoint's weights under our names; ``config`` is as :mod:`apmae.model.folder` reads it."""
-    renamed = {}
+def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published checkpoint's weights under our names."""
+    ours = {}
     for name, tensor in weights.items():
         new = name
         for pattern, replacement in _WEIGHTS:
             new, hits = re.subn(rf"^{pattern}(?=\.|$)", replacement, name)
             if hits:
                 break
-        renamed[new] = tensor
+        ours[new] = tensor
+    return ours
+
+
+def completed(config: APMAEConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under our names, with the layers that the published code leaves out where they would change nothing.
+
+    Args:
+        config: as :mod:`apmae.model.folder` reads it.
+        weights: of :func:`renamed`.
+    """
+    added = {}
     for name, width in _identities(config):
-        if not any(key.startswith(f"{name}.") for key in renamed):
-            renamed |= {f"{name}.weight": torch.eye(width), f"{name}.bias": torch.zeros(width)}
-    return renamed
+        if not any(key.startswith(f"{name}.") for key in weights):
+            added |= {f"{name}.weight": torch.eye(width), f"{name}.bias": torch.zeros(width)}
+    return weights | added
 
 
 def _identities(config: APMAEConfig) -> Iterator[tuple[str, int]]:

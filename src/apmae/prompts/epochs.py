@@ -34,8 +34,13 @@ class Epochs(Protocol):
     """What was left out of the first epoch so far, by reason."""
 
     @property
+    def repeats(self) -> bool:
+        """Whether every epoch has the same prompts."""
+        ...
+
+    @property
     def size(self) -> int | None:
-        """Prompts of every epoch; None where epochs differ."""
+        """Prompts of every epoch; None where that is not known."""
         ...
 
     def epoch(self, number: int) -> Generator[Prompt, None, None]:
@@ -73,6 +78,11 @@ class ListedPrompts:
         self.rejected: dict[str, int] = {}
 
     @property
+    def repeats(self) -> bool:
+        """They do."""
+        return True
+
+    @property
     def size(self) -> int:
         """How many there are."""
         return len(self._prompts)
@@ -90,19 +100,32 @@ class ListedPrompts:
 class DrawnPrompts:
     """Prompts drawn from source files as they are asked for; no model is asked.
 
-    An epoch draws until each task has ``per_task`` prompts or the files give no more. The next one draws files in
-    another order and other spans. Memory holds what :func:`apmae.prompts.sampling.candidates` does for one epoch: the
-    list of files, up to 8 MB of parsed text and 1.4 kB for each prompt drawn.
+    An epoch draws until each task has ``per_task`` prompts or the files give no more. Memory holds what
+    :func:`apmae.prompts.sampling.candidates` does for one epoch: the list of files, up to 8 MB of parsed text and
+    1.4 kB for each prompt drawn.
 
     Args:
         files: where spans are taken from (:func:`files_of`).
         config: how to draw; its seed is that of the first epoch.
         tokenizer: of whose tokens random spans are made.
+        redraw: whether the next epoch draws files in another order and other spans, instead of the same ones again.
     """
 
-    def __init__(self, files: Sequence[SourceHandle], config: PromptsConfig, *, tokenizer: "Tokenizer | None") -> None:
-        self._files, self._config, self._tokenizer = files, config, tokenizer
+    def __init__(
+        self,
+        files: Sequence[SourceHandle],
+        config: PromptsConfig,
+        *,
+        tokenizer: "Tokenizer | None",
+        redraw: bool = True,
+    ) -> None:
+        self._files, self._config, self._tokenizer, self._redraw = files, config, tokenizer, redraw
         self.rejected: dict[str, int] = {}
+
+    @property
+    def repeats(self) -> bool:
+        """Unless they are redrawn."""
+        return not self._redraw
 
     @property
     def size(self) -> None:
@@ -115,7 +138,8 @@ class DrawnPrompts:
         Raises:
             SourceError: if the files give no prompt, or a file that was named by itself cannot be used.
         """
-        seed = subseed(self._config.seed, "epoch", number) if number else self._config.seed
+        redrawn = number and self._redraw
+        seed = subseed(self._config.seed, "epoch", number) if redrawn else self._config.seed
         config = self._config.model_copy(update={"seed": seed})
         rejected: Counter[str] = Counter()
         quota, stopped = Quota(config), Event()

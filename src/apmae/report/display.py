@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apmae.patterns.tokens import token_kind
-from apmae.report.palette import cluster_color, ink_on
+from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.tables import Table
 from apmae.schema import NOISE
 
@@ -38,12 +38,26 @@ def grid_cell(cluster: int, name: str, title: str, heads: int, *, link: bool = F
     return {"text": text, "title": title, "color": color, "ink": ink_on(color), "link": href}
 
 
-def cells_in_a_grid(cells: Mapping[tuple[int, int], dict[str, Any]], layers: int, heads: int) -> dict[str, Any]:
-    """Cells by (layer, head) as rows of a grid; the missing ones are heads that were not captured."""
+def cells_in_a_grid(cells: Mapping[tuple[int, int], dict[str, Any]], heads_by_layer: Sequence[int]) -> dict[str, Any]:
+    """Cells by (layer, head) as rows of a grid; the missing ones are heads that were not captured, or that are none.
+
+    Args:
+        cells: of :func:`grid_cell`.
+        heads_by_layer: of the model, 0 for a layer without attention.
+    """
     empty = {"text": "", "title": "not captured", "color": None, "ink": None, "link": None}
-    rows = [[cells.get((layer, head), empty) for head in range(heads)] for layer in range(layers)]
+    heads = max(heads_by_layer)
+    rows = [
+        [cells.get((layer, head), empty) if head < count else _no_head(layer, count) for head in range(heads)]
+        for layer, count in enumerate(heads_by_layer)
+    ]
     style = "named" if heads <= _NAMED_CELLS else "numbered" if heads <= _DENSE else "dense"
-    return {"rows": rows, "heads": heads, "style": style}
+    return {"rows": rows, "heads": heads, "style": style, "gaps": min(heads_by_layer) < heads}
+
+
+def _no_head(layer: int, count: int) -> dict[str, Any]:
+    title = f"layer {layer} has {count} heads" if count else f"layer {layer} has no attention"
+    return {"text": "", "title": title, "color": NO_HEAD_COLOR, "ink": None, "link": None}
 
 
 def listing(table: Table, label: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from numpy import ndarray
 from apmae.analyze.locations import HeadGrid
 from apmae.artifacts import unpack_patches
 from apmae.report.examples import Example, attended
-from apmae.report.palette import NOISE_COLOR, NOT_CAPTURED, cluster_color, ink_on
+from apmae.report.palette import NO_HEAD, NO_HEAD_COLOR, NOISE_COLOR, NOT_CAPTURED, cluster_color, ink_on
 from apmae.report.tables import head_name
 from apmae.schema import NOISE
 from apmae.seeding import generator
@@ -180,7 +180,7 @@ def head_maps(prompt: int, single: Int[ndarray, "l h"], grid: HeadGrid, names: M
 
     Args:
         prompt: the number of the prompt in panel A.
-        single: clusters of its heads, from ``locations.prompt_grid``.
+        single: clusters of its heads, from ``locations.prompt_grid``; ``palette.NO_HEAD`` where the model has none.
         grid: over all prompts.
         names: of the clusters.
     """
@@ -196,8 +196,11 @@ def head_maps(prompt: int, single: Int[ndarray, "l h"], grid: HeadGrid, names: M
     share = b.imshow(grid.clustered, cmap=_COLORS, vmin=0, vmax=1, aspect="equal")
     b.set_title("B  share of patterns in any cluster")
     most = max(int(grid.distinct.max(initial=0)), 1)
-    number = c.imshow(grid.distinct, cmap=_COLORS, vmin=0, vmax=most, aspect="equal")
+    distinct = np.where(np.isnan(grid.clustered), np.nan, grid.distinct)  # a head that was not captured has no number
+    number = c.imshow(distinct, cmap=_COLORS, vmin=0, vmax=most, aspect="equal")
     c.set_title("C  distinct clusters")
+    for axis in (b, c):
+        _cover(axis, single == NO_HEAD)
     for axis in (a, b, c):
         axis.set(xlabel="head", ylabel="layer")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
@@ -218,7 +221,7 @@ def head_maps(prompt: int, single: Int[ndarray, "l h"], grid: HeadGrid, names: M
             grid.clustered,
             [["" if np.isnan(value) else f"{value:.0%}"[:-1] for value in row] for row in grid.clustered],
         )
-        _number(c, grid.distinct, [[str(value) for value in row] for row in grid.distinct.tolist()])
+        _number(c, distinct, [["" if np.isnan(value) else f"{value:.0f}" for value in row] for row in distinct])
     handles = [Patch(facecolor=color, label=text) for color, text in entries]
     under[0].legend(handles=handles, loc="upper center", ncols=2, frameon=False, handlelength=1, borderpad=0)
     for axis in under:
@@ -316,6 +319,14 @@ def _show(axis: Axes, pixels: Float[ndarray, "t t 4"]) -> None:
     axis.spines[:].set_visible(False)  # a line there would hide the first key's column
 
 
+def _cover(axis: Axes, absent: Bool[ndarray, "l h"]) -> None:
+    """Grey over the cells of an image where the model has no head."""
+    if absent.any():
+        colors = np.zeros((*absent.shape, 4))
+        colors[absent] = (*_rgb(NO_HEAD_COLOR), 1.0)
+        axis.imshow(colors, aspect="equal")
+
+
 def _number(axis: Axes, shown: ndarray, texts: Sequence[Sequence[str]]) -> None:
     """Write a number into each cell of the image ``shown``, black or white by the cell's colour."""
     pixels = axis.images[0].to_rgba(shown, bytes=True)[..., :3].tolist()
@@ -336,6 +347,8 @@ def _legend_entries(single: Int[ndarray, "l h"], names: Mapping[int, str]) -> li
         entries.append((NOISE_COLOR, "in no cluster"))
     if (single == NOT_CAPTURED).any():
         entries.append(("none", "white: not captured"))
+    if (single == NO_HEAD).any():
+        entries.append((NO_HEAD_COLOR, "the model has no head"))
     return entries
 
 

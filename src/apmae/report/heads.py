@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from apmae.report.figures import STYLE
+from apmae.report.palette import NO_HEAD_COLOR, ink_on
 from apmae.report.sheet import (
     DECADES,
     HeadPattern,
@@ -41,6 +42,9 @@ _NAMED_INCHES = 1.0
 """Width of a cell from which a contact sheet writes the names too."""
 _CELL_PIXELS = 160
 _FRAME = (204, 204, 204, 255)
+_ABSENT = (*(int(NO_HEAD_COLOR[place : place + 2], 16) for place in (1, 3, 5)), 255)
+_BAND = 0.2
+"""Height of a row of layers without attention, inches."""
 
 
 @rc_context(STYLE)
@@ -68,24 +72,37 @@ def head_figure(sheet: Sheet, scale: str = "log") -> Figure:
 
 @rc_context(STYLE)
 def sheet_figure(sheet: Sheet, scale: str = "log") -> Figure:
-    """A contact sheet: layers down, heads across, a small picture of each, with its number and name.
+    """A contact sheet: layers down, heads across, a small picture of each, with its number and name; grey where the
+    model has no head.
 
     Raises:
         ConfigError: if there is no such scale.
     """
     expect_scale(scale)
-    layers, heads = (sorted(set(numbers)) for numbers in zip(*(entry[:2] for entry in sheet.heads), strict=True))
+    heads = sheet.columns
     inches = float(np.clip(24 / len(heads), 0.45, 1.35))
     pixels = min(_CELL_PIXELS, round(inches * 120))
     named = inches >= _NAMED_INCHES and any(entry.name for entry in sheet.heads)
     gap, caption = round(0.07 / inches * pixels), round((2 if named else 1) * _CAPTION / inches * pixels)
-    canvas = np.zeros((len(layers) * (pixels + caption) + 1, len(heads) * (pixels + gap) + 2 - gap, 4), np.uint8)
+    tops, bands, height_used = {}, [], 0
+    for first, last in sheet.bands:
+        if sheet.attends(first):
+            tops[first] = height_used + caption
+            height_used += pixels + caption
+        else:
+            band = round(_BAND / inches * pixels)
+            bands.append((first, last, height_used + gap, band))
+            height_used += band + gap
+    canvas = np.zeros((height_used + 1, len(heads) * (pixels + gap) + 2 - gap, 4), np.uint8)
+    for _, _, top, band in bands:
+        canvas[top : top + band] = _ABSENT
+    for layer, top in tops.items():
+        for head in heads[sheet.heads_by_layer[layer] if sheet.heads_by_layer else len(heads) :]:
+            left = heads.index(head) * (pixels + gap) + 1
+            canvas[top : top + pixels, left : left + pixels] = _ABSENT
     places = []
     for entry in sheet.heads:
-        top, left = (
-            layers.index(entry.layer) * (pixels + caption) + caption,
-            heads.index(entry.head) * (pixels + gap) + 1,
-        )
+        top, left = tops[entry.layer], heads.index(entry.head) * (pixels + gap) + 1
         canvas[top - 1 : top + pixels + 1, left - 1 : left + pixels + 1] = _FRAME
         canvas[top : top + pixels, left : left + pixels] = _colors(_resized(shade(entry.probabilities, scale), pixels))
         places.append((entry, left, top))
@@ -97,9 +114,15 @@ def sheet_figure(sheet: Sheet, scale: str = "log") -> Figure:
     for entry, left, top in places:
         text = head_name(entry.layer, entry.head) + (f"\n{shortened(entry.name, 27)}" if named else "")
         axis.text(left, top - 1 - 0.03 * pixels, text, fontsize=5.6, va="bottom", linespacing=1.25, color="#333333")
+    for first, last, top, band in bands:
+        axis.text(gap, top + band / 2, _without(first, last), fontsize=5.6, va="center", color=ink_on(NO_HEAD_COLOR))
     _color_bar(figure, [axis], scale, shrink=min(1.0, 2.6 / height))
     _write_title(figure, axis, sheet, max(width, 4.5))
     return figure
+
+
+def _without(first: int, last: int) -> str:
+    return f"layer {first}: no attention" if first == last else f"layers {first}-{last}: no attention"
 
 
 def _draw_head(axis: Axes, sheet: Sheet, pattern: HeadPattern, scale: str, side: float) -> None:

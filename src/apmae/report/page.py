@@ -4,7 +4,7 @@ Tokens, paths and names come from files of strangers; autoescape and a content s
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from apmae.report.examples import one_per_cluster, typical_prompt
 from apmae.report.palette import cluster_color
 from apmae.report.pictures import Picture, pictures_of
 from apmae.report.summary import STEADY, Summary, summarize
-from apmae.report.tables import Table, head_name
+from apmae.report.tables import Table, describe_heads, head_name
 from apmae.report.thumbnails import thumbnail
 from apmae.schema import NOISE
 from apmae.study.layout import Layout
@@ -61,8 +61,7 @@ def tag_page(
     title: str,
     tokens: list[str],
     rows: list[dict[str, Any]],
-    layers: int,
-    heads: int,
+    heads_by_layer: Sequence[int],
     predicted: str,
     expected: str,
 ) -> bytes:
@@ -72,11 +71,11 @@ def tag_page(
         title: heading, for instance the source file and line.
         tokens: of the prompt, as the model read them.
         rows: ``schema.TAGS`` rows as dicts.
-        layers: of the language model.
-        heads: heads of one layer.
+        heads_by_layer: of the language model, 0 for a layer without attention.
         predicted: what the model puts at the completion position.
         expected: the completion.
     """
+    heads = max(heads_by_layer)
     ordered = sorted(rows, key=lambda row: (row["layer"], row["head"]))
     cells = {
         (row["layer"], row["head"]): grid_cell(
@@ -107,15 +106,14 @@ def tag_page(
     template = environment().get_template("tag.html.j2")
     page = template.render(
         title=title,
-        layers=layers,
-        heads=heads,
+        heads=describe_heads(heads_by_layer),
         predicted=predicted,
         expected=expected,
         known=sum(row["cluster"] != NOISE for row in rows),
         tagged=len(rows),
         count=len(tokens),
         pieces=prompt_pieces(tokens),
-        grid=cells_in_a_grid(cells, layers, heads),
+        grid=cells_in_a_grid(cells, heads_by_layer),
         names=listing(Table(name="names", header=("cluster", "name", "heads", "where"), rows=tuple(names)), "names"),
         listing=listing(Table(name="heads", header=header, rows=tuple(listed)), "heads"),
         version=package_version(),
@@ -166,7 +164,7 @@ def _facts(study: Study, made: dict[str, Table], summary: Summary) -> list[tuple
     clusters, _, total, percentage = made["clustering"].rows[0]
     return [
         ("prompts", f"{study.prompts.num_rows:,}"),
-        ("layers \u00d7 heads", f"{study.layers} \u00d7 {study.heads}"),
+        ("of the model", describe_heads(study.heads_by_layer)),
         ("patterns", f"{total:,}"),
         ("clusters", f"{clusters:,}"),
         ("in a cluster", f"{percentage:.1f}%"),
@@ -180,7 +178,7 @@ def _study_grid(study: Study, heads: Table) -> dict[str, Any]:
         does = f"{head_name(layer, head)}: {name} in {main:.0%} of {patterns:,} patterns"
         title = f"{does}; {share:.0%} in any of {distinct} cluster{'' if distinct == 1 else 's'}"
         cells[layer, head] = grid_cell(NOISE if cluster is None else cluster, name, title, study.heads, link=True)
-    return cells_in_a_grid(cells, study.layers, study.heads)
+    return cells_in_a_grid(cells, study.heads_by_layer)
 
 
 def _cluster_rows(study: Study, clusters: Table) -> dict[str, Any]:

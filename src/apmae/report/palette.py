@@ -4,8 +4,11 @@ from apmae.schema import NOISE
 
 NOT_CAPTURED = -2
 """What ``locations.prompt_grid`` writes where a head was not captured."""
+NO_HEAD = -3
+"""The same where the model has no head: a layer without attention, or with fewer heads than others."""
 NOISE_COLOR = "#dcdcdc"
 NOT_CAPTURED_COLOR = "#ffffff"
+NO_HEAD_COLOR = "#8f8f8f"
 
 _OKABE_ITO = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442")
 # Each round mixes the hues with black or white, so that the 21 largest clusters differ; later ones repeat.
@@ -13,9 +16,11 @@ _ROUNDS = ((0, 0.0), (0, 0.45), (255, 0.55))
 
 
 def cluster_color(cluster: int) -> str:
-    """``#rrggbb`` of a cluster; greys for noise and for a head that was not captured."""
+    """``#rrggbb`` of a cluster; greys for noise and where there is no head, white for one that was not captured."""
     if cluster == NOISE:
         return NOISE_COLOR
+    if cluster == NO_HEAD:
+        return NO_HEAD_COLOR
     if cluster < NOISE:
         return NOT_CAPTURED_COLOR
     target, share = _ROUNDS[cluster // len(_OKABE_ITO) % len(_ROUNDS)]

@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from apmae.analyze.locations import head_grid, prompt_grid
 from apmae.report import figures
 from apmae.report.examples import extremes_of_a_cluster, one_per_cluster, typical_prompt
+from apmae.report.palette import NO_HEAD
 from apmae.study.reader import SAMPLE_ROWS, Study
 
 _EXAMPLES = 12
@@ -29,6 +31,7 @@ def pictures_of(study: Study) -> list[Picture]:
     examples = one_per_cluster(study, _EXAMPLES)
     prompt = typical_prompt(study)
     single = prompt_grid(study.points, prompt, study.layers, study.heads)
+    single[np.arange(study.heads) >= np.array(study.heads_by_layer)[:, None]] = NO_HEAD
     grid = head_grid(study.points, study.layers, study.heads)
     of_all = "" if study.points.num_rows <= SAMPLE_ROWS else f" A seeded sample of {SAMPLE_ROWS:,} patterns."
     varied = f"cluster {members[0].cluster}, {members[0].name}" if members else "one cluster"

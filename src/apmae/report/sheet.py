@@ -46,6 +46,8 @@ class Sheet(NamedTuple):
     """How the rows stand for the prompt's tokens (``Patterns.reach``)."""
     length: int | None = None
     """Tokens of the prompt; None where the rows are all."""
+    heads_by_layer: tuple[int, ...] = ()
+    """Of the model, 0 for a layer without attention, where the sheet shows all of it; else nothing."""
 
     @property
     def size(self) -> str:
@@ -61,6 +63,30 @@ class Sheet(NamedTuple):
         """The rows as running text; blocks stand apart."""
         pooled = self.reach == "pool" and self.length not in (None, len(self.tokens))
         return tuple(printable(token) + " \u00b7 " * pooled for token in self.tokens)
+
+    @property
+    def bands(self) -> list[tuple[int, int]]:
+        """First and last of the layers that have a row together: one with heads alone, neighbours without attention as
+        one.
+        """
+        if not self.heads_by_layer:
+            return [(layer, layer) for layer in sorted({entry.layer for entry in self.heads})]
+        found: list[tuple[int, int]] = []
+        for layer, heads in enumerate(self.heads_by_layer):
+            if not heads and layer and not self.heads_by_layer[layer - 1]:
+                found[-1] = (found[-1][0], layer)
+            else:
+                found.append((layer, layer))
+        return found
+
+    def attends(self, layer: int) -> bool:
+        """Whether a layer of the sheet has heads."""
+        return not self.heads_by_layer or self.heads_by_layer[layer] > 0
+
+    @property
+    def columns(self) -> list[int]:
+        """Numbers of the heads of a contact sheet, ascending."""
+        return sorted({entry.head for entry in self.heads})
 
     @property
     def excerpt(self) -> str:

@@ -65,7 +65,7 @@ def sheet_page(sheet: Sheet, scale: str = "log", most: int = MOST_BYTES) -> tupl
     script = files("apmae.report").joinpath("templates/show.js").read_text(encoding="utf-8")
     digest = b64encode(sha256(script.encode()).digest()).decode()
     left_out = max(len(numbered) - room, 0)
-    layers, heads = (sorted(set(numbers)) for numbers in zip(*(entry[:2] for entry in numbered), strict=True))
+    heads = sheet.columns
     page = (
         environment()
         .get_template("show.html.j2")
@@ -75,8 +75,9 @@ def sheet_page(sheet: Sheet, scale: str = "log", most: int = MOST_BYTES) -> tupl
             policy=Markup(f"script-src 'sha256-{digest}'; "),  # noqa: S704
             scale=scale,
             named=any(entry.name for entry in numbered),
-            cells=_cells(numbered, layers, heads, scale) if len(numbered) > 1 else [],
+            rows=_rows(sheet, numbered, scale) if len(numbered) > 1 else [],
             columns=heads,
+            whole=bool(sheet.heads_by_layer),
             dense=len(heads) > _NAMED_HEADS,
             cell_width=52 if len(heads) > _NAMED_HEADS else 96,
             left_out=_left_out(numbered[room:]) if left_out else "",
@@ -103,17 +104,21 @@ def _seen(sheet: Sheet, entry: HeadPattern) -> Float[ndarray, " e"]:
     return entry.probabilities[np.tri(len(sheet.tokens), dtype=bool)] if sheet.causal else entry.probabilities.ravel()
 
 
-def _cells(
-    entries: list[HeadPattern], layers: list[int], heads: list[int], scale: str
-) -> list[tuple[int, list[dict[str, Any] | None]]]:
-    """Rows of the contact sheet; None where a head was not captured."""
+def _rows(sheet: Sheet, entries: list[HeadPattern], scale: str) -> list[tuple[str, list[dict[str, Any] | None]]]:
+    """Rows of the contact sheet by their layers; None where there is no head, and nothing where no layer attends."""
     cells = {}
     for i, entry in enumerate(entries):
         name = head_name(entry.layer, entry.head)
         title = f"{name}: {entry.name}" if entry.name else name
         small = data_uri(picture(shade(entry.probabilities, scale)))
         cells[entry[:2]] = {"number": i, "head": name, "name": entry.name, "title": title, "picture": small}
-    return [(layer, [cells.get((layer, head)) for head in heads]) for layer in layers]
+    return [
+        (
+            str(first) if first == last else f"{first}-{last}",
+            [cells.get((first, head)) for head in sheet.columns] if sheet.attends(first) else [],
+        )
+        for first, last in sheet.bands
+    ]
 
 
 def _left_out(entries: list[HeadPattern]) -> str:

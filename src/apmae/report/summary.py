@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from apmae.report.tables import Table, head_name, shares_of_names
+from apmae.report.tables import Table, describe_heads, head_name, shares_of_names
 from apmae.study.reader import Study
 
 STEADY = 0.9
@@ -51,8 +51,8 @@ def summarize(study: Study, tables: dict[str, Table]) -> Summary:
     clusters, clustered, total, percentage = tables["clustering"].rows[0]
     prompts = study.prompts.num_rows
     opening = (
-        f"{total:,} patterns of {_count(prompts, 'prompt')} over {study.layers} \u00d7 {study.heads} heads of "
-        f"{model_name(study)}."
+        f"{total:,} patterns of {_count(prompts, 'prompt')} over "
+        f"{describe_heads(study.heads_by_layer)} of {model_name(study)}."
     )
     if clusters:
         hold = "holds" if clusters == 1 else "hold"

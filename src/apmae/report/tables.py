@@ -3,6 +3,7 @@
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,19 @@ def shares_of_names(clusters: Table) -> list[tuple[str, int, float]]:
 def head_name(layer: int, head: int) -> str:
     """How a head is written in tables and titles: "3.5" is head 5 of layer 3, both counted from 0."""
     return f"{layer}.{head}"
+
+
+def describe_heads(heads_by_layer: Sequence[int]) -> str:
+    """How many heads a model has, in words: "6 \u00d7 8 heads" for layers \u00d7 heads, else where they are.
+
+    Args:
+        heads_by_layer: 0 for a layer without attention.
+    """
+    layers, attending = len(heads_by_layer), sum(heads > 0 for heads in heads_by_layer)
+    if len(set(heads_by_layer)) == 1:
+        return f"{layers} \u00d7 {heads_by_layer[0]} heads"
+    where = f"{layers} layers" if attending == layers else f"{attending} of {layers} layers"
+    return f"{sum(heads_by_layer)} heads in {where}"
 
 
 def _task_order(task: str) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import visible, with_place
-from apmae.report.palette import cluster_color, ink_on
+from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.summary import summarize
 from apmae.report.tables import (
     clustering_table,
@@ -58,21 +58,25 @@ def print_study(study: Study, page: Path) -> None:
         (layer, head): (NOISE if cluster is None else cluster)
         for layer, head, cluster in zip(*map(heads.column, ("layer", "head", "main cluster")), strict=True)
     }
-    _print_grid(console, cells, study.layers, study.heads, "main cluster of each head (. none)")
+    _print_grid(console, cells, study.heads_by_layer, "main cluster of each head (. none)")
     for line in summary.next:
         print_point(console, line)
     console.print(Text.assemble("\nReport: ", (str(page), "bold")), soft_wrap=True)
 
 
 def print_tags(
-    rows: Sequence[Mapping[str, Any]], layers: int, heads: int, *, predicted: str, expected: str, outcome: str
+    rows: Sequence[Mapping[str, Any]],
+    heads_by_layer: Sequence[int],
+    *,
+    predicted: str,
+    expected: str,
+    outcome: str,
 ) -> None:
     """Print what each head does on one prompt.
 
     Args:
         rows: ``schema.TAGS``.
-        layers: of the model.
-        heads: query heads a layer.
+        heads_by_layer: of the model, 0 for a layer without attention.
         predicted: the model's answer.
         expected: the completion.
         outcome: "correct" or "incorrect".
@@ -86,20 +90,19 @@ def print_tags(
     _print_grid(
         console,
         {(row["layer"], row["head"]): row["cluster"] for row in rows},
-        layers,
-        heads,
+        heads_by_layer,
         "cluster of each head (. unknown)",
     )
     unknown = [row for row in rows if row["cluster"] == NOISE]
     shown = [*known, *unknown][:_HEADS]
+    strengths = ["-" if row["cluster"] == NOISE else f"{row['strength']:.2f}" for row in shown]
+    clusters = ["." if row["cluster"] == NOISE else str(row["cluster"]) for row in shown]
     measured = [with_place(row["measured"], row["sinks"], row["sink_tokens"]) for row in shown]
     columns = (
         Column(header="head", cells=[head_name(row["layer"], row["head"]) for row in shown]),
-        Column(header="cluster", cells=["." if row in unknown else str(row["cluster"]) for row in shown], worth=1),
+        Column(header="cluster", cells=clusters, worth=1),
         Column(header="name", cells=[row["name"] for row in shown], least=20),
-        Column(
-            header="strength", cells=["-" if row in unknown else f"{row['strength']:.2f}" for row in shown], worth=2
-        ),
+        Column(header="strength", cells=strengths, worth=2),
         Column(header="measured", cells=measured, worth=3, least=20),
     )
     print_table(console, columns, "--json and --html have everything")
@@ -179,7 +182,10 @@ def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], tot
         console.print(f"  and {total - len(clusters)} more clusters in the report")
 
 
-def _print_grid(console: Console, cells: Mapping[tuple[int, int], int], layers: int, heads: int, title: str) -> None:
+def _print_grid(
+    console: Console, cells: Mapping[tuple[int, int], int], heads_by_layer: Sequence[int], title: str
+) -> None:
+    heads = max(heads_by_layer)
     longest = max((len(str(number)) for number in (heads - 1, *cells.values())), default=1)
     room = (console.width - _GRID_MARGIN) // max(heads, 1)
     width = min(_GRID_CELL, room)
@@ -190,9 +196,11 @@ def _print_grid(console: Console, cells: Mapping[tuple[int, int], int], layers: 
         return
     margin = " " * _GRID_MARGIN
     console.print(Text(margin + "".join(f"{head:>{width}}" for head in range(heads))))
-    for layer in range(layers):
+    for layer, own in enumerate(heads_by_layer):
         line = Text(f"  {layer:>3} ")
-        for head in range(heads):
+        if not own:
+            line.append("   no attention", style=NO_HEAD_COLOR)
+        for head in range(own):
             cluster = cells.get((layer, head), NOISE)
             color = cluster_color(cluster)
             style = "" if cluster == NOISE else f"{ink_on(color)} on {color}"

@@ -63,7 +63,8 @@ class Study:
 
     Attributes:
         folder: the study.
-        layers, heads: numbers of layers and of heads per layer of the language model.
+        layers, heads: of the language model; ``heads`` are those of the layer with most.
+        heads_by_layer: heads of each layer, 0 for a layer without attention.
         encoded, clustered: manifests of the two artifacts.
     """
 
@@ -90,6 +91,7 @@ class Study:
             )
         try:
             self.layers, self.heads = int(self.encoded.counts["layers"]), int(self.encoded.counts["heads"])
+            self.heads_by_layer: tuple[int, ...] = tuple(self.encoded.counts["heads_by_layer"])
         except KeyError as error:
             raise ArtifactError(
                 f"expected a count of {error} in the manifest of {self.embeddings_folder}, found none; run encode again"

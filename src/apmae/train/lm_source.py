@@ -24,6 +24,7 @@ from numpy import ndarray
 from apmae.config import CaptureConfig
 from apmae.errors import ConfigError, TrainingError
 from apmae.lm.language_model import LM
+from apmae.lm.selection import share_of
 from apmae.lm.stream import Captured, capture_batch, window_length
 from apmae.patterns.patterns import Patterns
 from apmae.progress import notice, progress
@@ -63,8 +64,8 @@ class LMSource:
         batch_size: patterns per step.
         seed: decides the order of prompts, the heads and the draws.
         buffer: the most patterns in the buffer.
-        outcome: "correct" leaves out prompts known to be incorrect, and patterns of prompts that the model now answers
-            incorrectly; "any" takes all.
+        outcome: "correct" leaves out prompts known to be incorrect, patterns of prompts that the model now answers
+            incorrectly, and, where epochs repeat, those prompts from the next epoch on; "any" takes all.
         overlap: run forwards in a thread; None does so unless they would compete for processor cores.
         watched: if filling the buffer takes long, say on stderr how far it is filled.
 
@@ -89,7 +90,7 @@ class LMSource:
     ) -> None:
         self.prompts = prompts if isinstance(prompts, Epochs) else ListedPrompts(prompts, seed=seed, outcome=outcome)
         share = 1.0 if config.heads == "all" else config.heads
-        per_prompt = lm.num_layers * max(1, round(share * lm.num_heads))
+        per_prompt = sum(share_of(share, heads) for heads in lm.heads.values())
         width = min(config.batch, (buffer - batch_size) // per_prompt)
         if width < 1:
             raise ConfigError(
@@ -137,7 +138,7 @@ class LMSource:
 
     def state(self) -> dict[str, ndarray]:
         """The cursor, the origins of the patterns in the buffer (to capture them again), where the epochs of their
-        forwards begin, and what was left out of the first epoch, as JSON.
+        forwards begin, the prompts that later epochs leave out, and what was never drawn, as JSON.
         """
         counts = [self._step, self._taken, self._asked, self._correct, self._silent, self._epoch]
         origins = self._buffer.origins
@@ -146,6 +147,7 @@ class LMSource:
             "cursor": np.array(counts, np.int64),
             "origins": origins,
             "epochs": self._forwards.epochs(min(oldest, self._taken), self._taken),
+            "left_out": self._forwards.left_out,
             "rejected": np.array(bytearray(json.dumps(self.rejected).encode()), np.uint8),
         }
 
@@ -158,7 +160,7 @@ class LMSource:
         self.rejected = json.loads(np.asarray(state["rejected"], np.uint8).tobytes())
         counts = np.asarray(state["cursor"]).tolist()
         self._step, self._taken, self._asked, self._correct, self._silent, self._epoch = counts
-        self._forwards.restore(epochs, self.rejected)
+        self._forwards.restore(epochs, np.asarray(state["left_out"]), self.rejected)
         forwards = np.unique(origins[:, 0]).tolist()
         if self.prompts.size is None and self._taken:  # drawing takes a while
             first = forwards[0] if forwards else self._taken
@@ -194,9 +196,12 @@ class LMSource:
         captured, self._epoch, self.rejected = (
             self._run(self._taken) if self._following is None else self._following.result()
         )
+        right = np.array([said.correct for said in captured.answers])
+        if self._outcome == "correct" and self.prompts.repeats:
+            wrong = [captured.prompts[place] for place in np.flatnonzero(~right).tolist()]
+            self._forwards.leave_out(wrong, self._epoch)  # before the next forward, which may begin an epoch
         if self._thread is not None:
             self._following = self._thread.submit(self._run, self._taken + 1)
-        right = np.array([said.correct for said in captured.answers])
         kept = right if self._outcome == "correct" else np.ones_like(right)
         self._silent = 0 if kept.any() else self._silent + len(right)
         self._asked += len(right)
@@ -205,7 +210,7 @@ class LMSource:
         rows = np.flatnonzero(kept[patterns.prompt - patterns.prompt[0]])
         self._buffer.add(patterns, self._taken, rows)
         self._taken += 1
-        # If one listed prompt is answered correctly, there are never two epochs of prompts without a correct answer.
+        # If one prompt of a list is answered correctly, there are never two epochs without a correct answer.
         if self._silent >= min(2 * (self.prompts.size or _PATIENCE), _PATIENCE):
             raise TrainingError(
                 f"expected prompts that the language model answers correctly, got none among the last {self._silent} "
