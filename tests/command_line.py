@@ -1,8 +1,7 @@
-"""The command line in processes of its own, without the seconds that imports take in each: forked from one that has
-them.
+"""Commands in separate processes, without the seconds that imports take in each: forked from one that has imported.
 
-A child is what ``python -m apmae.cli`` would be: its own arguments, folder, streams, limits and exit code; it can be
-killed. ``test_cli.py`` starts the interpreter itself where what is imported is the question.
+A child behaves like ``python -m apmae.cli``: it has its own arguments, folder, streams, limits and exit code, and can
+be killed. ``test_cli.py`` starts the interpreter itself where the question is what gets imported.
 """
 
 import json
@@ -19,7 +18,7 @@ import gc, json, os, resource, sys
 import apmae.cli, apmae.engine.evaluate, apmae.engine.push, apmae.engine.show, apmae.engine.study, apmae.engine.tag
 import hdbscan, umap
 
-gc.freeze()  # what is imported is shared with the children, not copied when they collect
+gc.freeze()  # children share what is imported; their garbage collection does not copy it
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:
@@ -51,19 +50,19 @@ for line in sys.stdin:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # without the second that taking the interpreter down costs
+    os._exit(code)  # skips the second that shutting the interpreter down takes
 """
 
 
 class Child:
-    """One command that runs."""
+    """One running command."""
 
     def __init__(self, line, number, arguments, folder):
         self._line, self.pid, self._arguments, self._folder = line, number, arguments, folder
         self.returncode = None
 
     def poll(self):
-        """Its exit code, negative where a signal ended it; None while it runs."""
+        """Its exit code, negative if a signal ended it; None while it runs."""
         return self._wait(block=False)
 
     def send_signal(self, number):
@@ -73,7 +72,7 @@ class Child:
         self.send_signal(signal.SIGKILL)
 
     def finish(self):
-        """Waits for it: what ``subprocess.run`` returns."""
+        """Waits for it; returns what ``subprocess.run`` would."""
         code = self._wait(block=True)
         said = [(self._folder / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
         return subprocess.CompletedProcess(self._arguments, code, *said)
@@ -101,10 +100,10 @@ class CommandLine:
         """Starts a command in the background.
 
         Args:
-            cwd: its folder.
-            input: what it reads.
-            room: bytes of the largest file that it may write, as on a full disk.
-            code: of a script that runs instead.
+            cwd: its working folder.
+            input: the text of its standard input.
+            room: bytes of the largest file that it may write, to imitate a full disk.
+            code: a script to run instead.
         """
         folder = Path(tempfile.mkdtemp(dir=self._home.name))
         (folder / "stdin").write_text(input, encoding="utf-8")
@@ -128,7 +127,7 @@ class CommandLine:
 
 
 def kill_once(child, seen):
-    """SIGKILL a child as soon as ``seen()``; it must not have finished by itself."""
+    """SIGKILL a child as soon as ``seen()``; it must not have finished before that."""
     deadline = time.monotonic() + 200
     while not seen():
         assert child.poll() is None, child.finish().stderr

@@ -88,7 +88,7 @@ def real_study(tmp_path_factory, command_line):
 
 
 @pytest.fixture(scope="session")
-def train_prompts(bundled_lm, tmp_path_factory):
+def train_prompts(tmp_path_factory):
     """A file of eight random spans of training files, made by the prompts stage; no model was asked about them."""
     from apmae.config import PromptsConfig
     from apmae.corpus.parse import parse_source
@@ -96,7 +96,7 @@ def train_prompts(bundled_lm, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("train_prompts") / "train-prompts.parquet"
     config = PromptsConfig(per_task=8, tasks=("random",), split="train")
-    make_prompts([parse_source("bundled")], path, config, lm=bundled_lm, ask=False)
+    make_prompts([parse_source("bundled")], path, config)
     return path
 
 

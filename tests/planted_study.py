@@ -1,6 +1,6 @@
-"""A real study on disk with planted clusters: what encode and cluster would leave, written with their schemas.
+"""A real study on disk with planted clusters: what encode and cluster would write, with their schemas.
 
-It is made once: tests that only read share it.
+It is made once; tests that only read it share it.
 """
 
 from pathlib import Path
@@ -59,8 +59,8 @@ def _write_study(
 ) -> Path:
     """Write ``embeddings/`` and ``atlas/``; equal arguments give equal bytes.
 
-    Head h of layer l shows cluster ``(l * heads + h) % len(names)`` on three prompts of four, else its neighbour or
-    noise; the last head of the last layer is always noise.
+    Head h of layer l shows cluster ``(l * heads + h) % len(names)`` on three of four prompts, otherwise the next
+    cluster or noise; the last head of the last layer is always noise.
     """
     rng = np.random.default_rng(0)
     tokens = tokens or ["<fim_prefix>", "int ", "x", " = ", "<fim_suffix>", ";\n", "}", "<fim_middle>"]
@@ -139,7 +139,7 @@ def _planted(kind: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarra
 
 
 def _pack(square: np.ndarray) -> bytes:
-    """Lower-triangle patches in row-major order, fp16: written out as loops, to check the reader's way."""
+    """Lower-triangle patches in row-major order, fp16; in plain loops, to check the reader against."""
     grid = SIZE // PATCH
     tiles = [
         square[row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH]
@@ -157,7 +157,7 @@ def _labels(rng, prompts, layers, heads, clusters, clustered):
     label[(where[:, 1] == layers - 1) & (where[:, 2] == heads - 1)] = -1
     if not clustered:
         label[:] = -1
-    # Numbers go by size, as the atlas gives them.
+    # Clusters are numbered by size, as in an atlas.
     sizes = np.bincount(label[label >= 0], minlength=clusters)
     rank = np.empty(clusters + 1, np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(clusters)
@@ -172,7 +172,7 @@ def _zeros(count):
 
 def _exemplar(rng, place, label):
     prompt, layer, head = place.tolist()
-    # +0.0 keeps -0 out of the bytes; the fill above the diagonal is -inf, as encode leaves it.
+    # + 0.0 turns -0 into 0; the fill above the diagonal is -inf, as encode writes it.
     packed = _pack(_planted(label, rng) + 0.0)
     return {"prompt": prompt, "layer": layer, "head": head, "size": SIZE, "patch": PATCH, "log_pattern": packed}
 

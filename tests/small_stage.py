@@ -1,4 +1,4 @@
-"""A stage of a few shards of random numbers, for the tests of artifacts."""
+"""A stage with a few shards of random numbers, for the tests of artifacts."""
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ def table(number, rows=50):
 
 
 def make(out, shards=3, config=CONFIG, inputs=INPUTS, *, overwrite=False, stop_after=None):
-    """A stage of a few shards; stops like a killed run after some of them. Returns the shards it wrote."""
+    """Run a stage with a few shards, or stop like a killed run after ``stop_after``. Returns the shards it wrote."""
     written = []
     with Stage.open(out, "encode", config, inputs, overwrite=overwrite) as stage:
         if stage.finished:

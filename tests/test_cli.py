@@ -206,10 +206,40 @@ def test_training_from_a_corpus_is_one_command(apmae_command, tmp_path):
     assert result.returncode == 0, result.stderr
     assert f"encoder in {out}: loss" in result.stdout
     manifest = read_manifest(out, "train")
-    assert manifest.counts["steps"] == 3 and manifest.counts["prompts"] == 8
+    counts = manifest.counts
+    assert counts["steps"] == 3 and counts["files"] > 30 and counts["asked"] > 20
+    said = f"{counts['asked']} prompts drawn from {counts['files']} files, {counts['correct']} answered correctly"
+    assert said in result.stdout
     assert (out / "panels" / "step-0000003.png").is_file()
     again = apmae_command(*arguments, "--steps", "3")
     assert again.returncode == 0 and "train:" not in again.stderr, "nothing is drawn or trained again"
+
+
+def test_a_damaged_shard_is_made_again_by_the_same_command(real_study, apmae_command, tmp_path):
+    shutil.copytree(real_study.folder, tmp_path / "study")
+    shard = tmp_path / "study" / "embeddings" / "embeddings-00001.parquet"
+    whole = contents(tmp_path / "study" / "embeddings")
+    os.truncate(shard, 1000)
+    command = ["encode", "--lm", "bundled", "--encoder", tmp_path / "study" / "encoder", *ENCODE]
+    command += ["--prompts", tmp_path / "study" / "prompts.parquet", "--out", tmp_path / "study" / "embeddings"]
+    result = apmae_command(*command)
+    assert result.returncode == 0, result.stderr
+    assert f"encode: making {shard} again: it has 1000 of {len(whole[shard.name])} bytes" in result.stderr
+    assert contents(tmp_path / "study" / "embeddings") == whole
+    report = apmae_command("report", tmp_path / "study")
+    assert report.returncode == 0, report.stderr
+
+
+def test_an_atlas_of_another_encoder_is_refused(real_study, apmae_command, tmp_path):
+    (tmp_path / "A.java").write_text("class A {\n    int x = 1;\n}\n")
+    tag = ("tag", "bundled", tmp_path / "A.java", "--line", "2")
+    for pair in (("--encoder", real_study.folder / "encoder"), ("--atlas", real_study.folder / "atlas")):
+        result = apmae_command(*tag, *pair)
+        assert result.returncode == 2
+        assert "expected the encoder that the atlas was fitted with" in result.stderr
+        assert f"{pair[0]} {pair[1]}" in result.stderr and result.stderr.count("\n") == 1
+    both = ("--encoder", real_study.folder / "encoder", "--atlas", real_study.folder / "atlas")
+    assert apmae_command(*tag, *both).returncode == 0
 
 
 def test_recipes_are_listed_and_printed_as_studies(apmae_command, tmp_path):
@@ -402,7 +432,7 @@ SAID = {
     "no attention": ("MambaForCausalLM",),
     "encoder": ("BertForMaskedLM is an encoder", "apmae show"),
     "pattern size": ("at most 512", "got 1024", "smaller pattern_size"),
-    "truncated shard": ("embeddings-00001.parquet", "expected", "bytes", "--overwrite"),
+    "truncated shard": ("embeddings-00001.parquet", "expected", "bytes", "run encode again as before"),
     "changed study": ("embeddings", "config.seed was 0, now 7", "--overwrite"),
     "full disk, encode": ("the disk is full", "embeddings", "run the same command again"),
     "full disk, train": ("the disk is full", "checkpoint.safetensors", "run the same command again"),

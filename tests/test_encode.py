@@ -46,7 +46,7 @@ def exemplars(real_study):
 
 @pytest.fixture(scope="module")
 def captured(bundled_lm, prompts):
-    """The study's patterns, captured again in one thread as the study's own process did, batch by batch."""
+    """The study's patterns, batch by batch, captured again in one thread as in the study."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield [
@@ -64,7 +64,7 @@ class Killed(Exception):
 
 
 def encode_to(out, lm, mae, prompts, stop_after=None, asked=False, **changes):
-    """Encodes prompts into a stage; stops like a killed run after some of its shards."""
+    """Encodes prompts in a stage; with ``stop_after`` it stops like a killed run after so many shards."""
     config = EncodeConfig(**{"batch": 2, "shard_prompts": 2, "exemplars_per_head": 1, **changes})
     with Stage.open(out, "encode", config.model_dump(mode="json"), {}) as stage:
 
@@ -103,7 +103,7 @@ def test_embeddings_are_the_encoders_in_half_precision(embeddings, captured, mae
     assert len(np.unique(stored, axis=0)) > len(stored) / 2
 
 
-def test_scores_are_each_patterns_over_its_own_tokens(embeddings, captured):
+def test_each_pattern_is_scored_over_its_own_tokens(embeddings, captured):
     row = 0
     for batch in captured:
         for number, window in enumerate(batch.windows):
@@ -145,30 +145,30 @@ def test_prompts_carry_what_the_model_saw_and_answered(real_study, prompts, capt
 ANSWER = [name for name in Answer._fields if name != "correct"]
 
 
-def test_answers_of_a_prompts_stage_that_asked_the_model_are_taken_over(real_study):
+def test_answers_of_a_prompts_stage_that_asked_the_model_are_kept(real_study):
     rows = read_tables(real_study.folder / "embeddings", "encode", "prompts").select(["id", "outcome", *ANSWER])
     assert rows.to_pylist() == read_table(real_study.folder / "prompts.parquet").select(rows.column_names).to_pylist()
     assert None not in rows["log_probability"].to_pylist()
     assert set(rows["exact"].to_pylist()) == {True, False}
 
 
-def test_other_answers_are_asked_for_anew(tmp_path, bundled_lm, mae, prompts):
-    """Whether a prompt's answer is kept is for the caller to know: here all say what no model would."""
+def test_other_answers_are_asked_for_again(tmp_path, bundled_lm, mae, prompts):
+    """The caller decides whether the prompts' answers are kept: here they are values that no model would give."""
     claimed = [replace(prompt, answer=prompt.answer._replace(margin=0.123)) for prompt in prompts[:3]]
     unasked = [replace(prompt, outcome=None, answer=None) for prompt in prompts[:3]]
     encode_to(tmp_path / "kept", bundled_lm, mae, claimed, asked=True)
-    encode_to(tmp_path / "anew", bundled_lm, mae, claimed)
+    encode_to(tmp_path / "again", bundled_lm, mae, claimed)
     encode_to(tmp_path / "none", bundled_lm, mae, unasked, asked=True)
-    kept, anew, none = (
-        read_tables(tmp_path / name, "encode", "prompts").to_pylist() for name in ("kept", "anew", "none")
+    kept, again, none = (
+        read_tables(tmp_path / name, "encode", "prompts").to_pylist() for name in ("kept", "again", "none")
     )
     assert [row["margin"] for row in kept] == pytest.approx([0.123] * 3)
-    assert anew == none
-    for row, prompt in zip(anew, prompts, strict=False):
+    assert again == none
+    for row, prompt in zip(again, prompts, strict=False):
         assert row["outcome"] == prompt.outcome
         for name in ANSWER:
-            said = getattr(prompt.answer, name)
-            assert row[name] == (said if isinstance(said, (str, bool)) else pytest.approx(said, abs=1e-4))
+            value = getattr(prompt.answer, name)
+            assert row[name] == (value if isinstance(value, (str, bool)) else pytest.approx(value, abs=1e-4))
 
 
 def test_outcomes_are_the_prompts_own(real_study):
@@ -194,7 +194,7 @@ def test_duckdb_reads_half_precision_embeddings(real_study, embeddings):
     assert total == pytest.approx(float(matrix(embeddings["embedding"]).astype(np.float64).sum()), rel=1e-3)
 
 
-def test_whole_patterns_are_kept_of_a_seeded_sample_only(exemplars, captured):
+def test_whole_patterns_are_kept_only_for_a_seeded_sample(exemplars, captured):
     assert exemplars.schema.equals(schema.EXEMPLARS)
     kept = set(zip(*(exemplars[name].to_pylist() for name in ("prompt", "layer", "head")), strict=True))
     share = 2 / 12
@@ -224,7 +224,7 @@ def test_unpacked_exemplars_are_patterns_again(exemplars, mae, embeddings):
     np.testing.assert_allclose(z, stored, atol=2e-3, rtol=2e-3)
 
 
-def test_nothing_quadratic_is_kept_but_the_sample(real_study, exemplars):
+def test_whole_patterns_are_kept_nowhere_but_in_the_sample(real_study, exemplars):
     folder = real_study.folder / "embeddings"
     names = {path.name.split("-")[0].split(".")[0] for path in folder.iterdir()}
     assert names == {"embeddings", "prompts", "exemplars", "reconstructions", "manifest"}
@@ -258,7 +258,7 @@ def test_a_shard_that_lost_one_of_its_files_is_made_again(tmp_path, bundled_lm, 
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
 
-def test_a_share_of_heads_is_drawn_anew_for_each_prompt(tmp_path, bundled_lm, mae, prompts):
+def test_a_share_of_heads_is_redrawn_for_each_prompt(tmp_path, bundled_lm, mae, prompts):
     encode_to(tmp_path / "out", bundled_lm, mae, prompts[:4], heads=0.25, exemplars_per_head=0)
     table = read_tables(tmp_path / "out", "encode", "embeddings")
     assert table.num_rows == 4 * LAYERS * 2
@@ -280,7 +280,7 @@ def test_no_exemplars_are_kept_if_none_are_wanted(tmp_path, bundled_lm, mae, pro
     assert read_tables(tmp_path / "all", "encode", "exemplars").num_rows == 2 * 48
 
 
-def test_reconstructions_hide_what_they_say_and_keep_the_rest(real_study, exemplars, mae):
+def test_reconstructions_change_only_the_masked_patches(real_study, exemplars, mae):
     table = read_table(real_study.folder / "embeddings" / "reconstructions.parquet")
     assert table.schema.equals(schema.RECONSTRUCTIONS)
     assert table.num_rows == 12
@@ -314,7 +314,7 @@ def test_an_encoder_longer_than_the_models_inputs_is_refused(bundled_lm):
 
 @pytest.mark.parametrize("long", ["pool", "crop"])
 def test_windows_longer_than_a_pattern(tmp_path, bundled_lm, mae, prompts, long):
-    """What is stored is what the encoder says of the model's patterns, pooled or cropped, of the long windows."""
+    """The stored embeddings are those of the pooled or cropped patterns of the long windows."""
     few = prompts[:3]
     encode_to(tmp_path, bundled_lm, mae, few, context=400, long=long)
     table = read_tables(tmp_path, "encode", "embeddings")
@@ -331,8 +331,8 @@ def test_windows_longer_than_a_pattern(tmp_path, bundled_lm, mae, prompts, long)
         assert np.isnan(table["score_induction"].to_numpy()).any() == (long == "pool")
 
 
-def test_the_study_stands_by_itself(real_study, tmp_path):
-    """Moved to another place, every table is still found by its manifest."""
+def test_a_study_can_be_moved(real_study, tmp_path):
+    """In another place, every table is still found by its manifest."""
     shutil.copytree(real_study.folder, tmp_path / "moved")
     assert read_tables(tmp_path / "moved" / "embeddings", "encode", "embeddings").num_rows == 576
     assert read_manifest(tmp_path / "moved" / "atlas", "cluster").counts["patterns"] == 576

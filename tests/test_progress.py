@@ -1,4 +1,4 @@
-"""Progress where nobody watches: few lines, each with what is waited for and how long it will take."""
+"""Progress without a terminal: few lines, which say what the stage is waiting for and how long it will take."""
 
 import os
 import pty
@@ -12,7 +12,7 @@ from apmae.progress import Advance, Log, duration, progress
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """Time that passes only when a test says so."""
 
     now = 1000.0
 
@@ -24,13 +24,13 @@ def lines(capsys):
     return capsys.readouterr().err.splitlines()
 
 
-def test_a_line_says_the_count_what_is_waited_for_and_how_long_it_takes(capsys):
+def test_a_line_says_the_count_the_note_and_the_time_left(capsys):
     clock = Clock()
     log = Log("encode", 200, 40, "prompts", clock=clock)
     assert lines(capsys) == ["encode: 40 of 200 prompts"]
     clock.now += 30
     log.advance(16, note="48 heads per prompt")
-    # 16 prompts took 30 s: the 144 that are left take 270 s, whatever an earlier run took for its 40
+    # 16 prompts took 30 s, so the remaining 144 take 270 s, however long an earlier run took for its 40
     assert lines(capsys) == ["encode: 56 of 200 prompts, 48 heads per prompt, about 4 min left"]
     clock.now += 270
     log.advance(144)
@@ -39,17 +39,17 @@ def test_a_line_says_the_count_what_is_waited_for_and_how_long_it_takes(capsys):
     assert lines(capsys) == []
 
 
-def test_a_note_alone_is_told_as_time_passes(capsys):
+def test_a_note_alone_is_printed_from_time_to_time(capsys):
     clock = Clock()
     log = Log("prompts", 1000, 0, "", clock=clock)
     for candidate in range(1, 101):
         clock.now += 1
         log.advance(0, note=f"{candidate} candidates asked")
-    told = [int(line.split()[4]) for line in lines(capsys)[1:]]
-    assert told == [10, 30, 70]
+    printed = [int(line.split()[4]) for line in lines(capsys)[1:]]
+    assert printed == [10, 30, 70]
 
 
-def test_an_hour_is_a_page_and_not_a_book(capsys):
+def test_an_hour_of_work_is_a_page_of_lines(capsys):
     clock = Clock()
     log = Log("train", None, 0, "steps", clock=clock)
     for _ in range(36_000):
@@ -68,7 +68,7 @@ def test_a_thousand_quick_steps_are_a_few_lines(capsys):
     assert lines(capsys) == ["train: 0 of 1000 steps", "train: 1000 of 1000 steps"]
 
 
-def test_each_of_a_few_steps_is_told(capsys):
+def test_each_of_a_few_steps_gets_a_line(capsys):
     log = Log("cluster", 3, 0, "", clock=Clock())
     log.advance(note="UMAP of 9600 patterns")
     log.advance(note="39 clusters")
@@ -92,7 +92,7 @@ def test_durations(seconds, said):
     assert duration(seconds) == said
 
 
-def test_a_log_that_is_closed_stops_no_work(monkeypatch):
+def test_without_stderr_work_is_done_all_the_same(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with progress("encode", 2) as advance:
         assert isinstance(advance, Advance)
@@ -128,7 +128,7 @@ def test_a_bar_stays_on_one_line(width, environment):
     try:
         while piece := os.read(ours, 65536):
             shown += piece
-    except OSError:  # Linux says so when the other end is closed
+    except OSError:  # Linux raises it when the other end is closed
         pass
     assert child.wait() == 0
     os.close(ours)

@@ -1,6 +1,6 @@
-"""The stream LM -> tap -> encoder -> Parquet: every pattern is encoded, scored and dropped; a seeded few are kept.
+"""The stream LM -> tap -> encoder -> Parquet: patterns are encoded, scored and dropped, except for a seeded sample.
 
-A shard is some prompts in a row and depends on nothing but them, so a killed run ends with the same bytes.
+A shard is some consecutive prompts and depends only on them, so a killed run ends with the same bytes.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from apmae.schema import ENCODED_PROMPTS, EXEMPLARS, RECONSTRUCTIONS, SCORES, em
 from apmae.seeding import generator, unit_hash
 
 _RECONSTRUCTIONS = 12
-"""Exemplars whose masked patches are predicted for the report (paper Figure 3)."""
+"""Exemplars that are masked and predicted for the report (paper Figure 3)."""
 
 
 def encode_shard(
@@ -44,15 +44,15 @@ def encode_shard(
         shard: which prompts; its files are those of ``schema.ENCODED``.
         lm: the language model.
         mae: the encoder; its ``pattern_size`` is the window's length unless ``config.capture.context`` says otherwise.
-        prompts: all of the stage's, in the order that numbers them.
-        config: what is captured, exemplars.
-        root: the artifact's folder.
-        asked: whether the prompts' answers are those of this very model to these very windows. Otherwise it is asked
-            again, which costs a second forward.
+        prompts: all prompts of the stage, in the order that numbers them.
+        config: settings of capture and exemplars.
+        root: the folder for the files.
+        asked: whether the answers in the prompts are those of this model for these windows. If not, the model is asked
+            again, which takes a second forward.
         advance: called with the prompts of each batch.
 
     Returns:
-        The files' records.
+        The records of the files.
 
     Raises:
         CaptureError: if the encoder's pattern size does not fit the model.
@@ -78,9 +78,9 @@ def reconstructions(mae: APMAE, patterns: Patterns, *, seed: int = 0) -> pa.Tabl
     """Mask a few patterns and predict what was hidden (paper Figure 3).
 
     Args:
-        mae: with its decoder.
-        patterns: any number; at most a dozen are taken, by a seeded draw.
-        seed: of the draw and of the masks.
+        mae: an encoder with its decoder.
+        patterns: any number; at most a dozen are used, by a seeded draw.
+        seed: decides the draw and the masks.
 
     Returns:
         ``schema.RECONSTRUCTIONS``.
@@ -132,7 +132,7 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
     if len(answers) < len(captured.prompts):
         answers = answer(lm, captured.windows, spans=True)
     tasks = [prompt.task for prompt in captured.prompts for _ in range(per_prompt)]
-    outcomes = [said.outcome for said in answers for _ in range(per_prompt)]
+    outcomes = [reply.outcome for reply in answers for _ in range(per_prompt)]
     schema = embeddings(z.shape[1])
     columns = {
         "prompt": pa.array(patterns.prompt.astype(np.int32)),
@@ -156,10 +156,10 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
             "split": prompt.split,
             "tokens": list(window.tokens),
             "expected": window.text,
-            "outcome": said.outcome,
-            **{name: value for name, value in said._asdict().items() if name != "correct"},
+            "outcome": reply.outcome,
+            **{name: value for name, value in reply._asdict().items() if name != "correct"},
         }
-        for i, (prompt, window, said) in enumerate(zip(captured.prompts, captured.windows, answers, strict=True))
+        for i, (prompt, window, reply) in enumerate(zip(captured.prompts, captured.windows, answers, strict=True))
     ]
     return [
         pa.table(columns, schema=schema),
@@ -169,17 +169,17 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
 
 
 def score_batch(captured: Captured) -> Scores:
-    """Hand-made scores of a batch, each prompt over its own tokens."""
+    """Hand-made scores of a batch; each prompt is scored over its own tokens."""
     windows = captured.windows
     return score(captured.patterns, [window.ids for window in windows], [window.tokens for window in windows])
 
 
 def _exemplars(patterns: Patterns, config: EncodeConfig, total: int) -> pa.Table:
-    """The patterns that the seed keeps: a draw for each by itself, so that shards do not depend on one another."""
+    """The patterns that the seed keeps: each is drawn separately, so that shards do not depend on one another."""
     share = config.exemplars_per_head / max(total, 1)
     where = list(zip(patterns.prompt.tolist(), patterns.layer.tolist(), patterns.head.tolist(), strict=True))
-    kept = np.array([unit_hash(config.seed, "exemplar", *place) < share for place in where])
-    chosen = patterns[kept]
+    drawn = np.array([unit_hash(config.seed, "exemplar", *place) < share for place in where])
+    chosen = patterns[drawn]
     logs = chosen.log_patches.half().cpu().numpy()
     rows = [
         {

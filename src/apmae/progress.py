@@ -1,4 +1,4 @@
-"""Progress on long work, on stderr: a bar in a terminal; elsewhere (nohup, logs, CI) plain lines, now and then."""
+"""Progress of long work, on stderr: a bar in a terminal; otherwise (nohup, logs, CI) a plain line now and then."""
 
 import sys
 import time
@@ -7,24 +7,24 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 _FIRST, _LONGEST = 10.0, 300.0
-"""Seconds between two lines of a log: at first, and at most; in between the wait doubles with each line."""
+"""Seconds between two lines of a log, at first and at most; the wait doubles with each line."""
 _SHORTEST = 1.0
-"""Seconds between two lines, even if the work is done a tenth at a time."""
+"""The fewest seconds between two lines, even if each is a tenth of the work."""
 _FEW = 10
-"""Steps that are told one by one; they are of different kinds, so that one says nothing about the next."""
+"""Up to this many steps get a line each and no estimate: they are of different kinds and may take different times."""
 
 
 @runtime_checkable
 class Advance(Protocol):
-    """What a stage calls as it proceeds."""
+    """What a stage calls to report progress."""
 
     def __call__(self, amount: int = 1, *, note: str = "", total: int | None = None) -> None:
-        """Count ``amount`` steps, 0 to change the note alone.
+        """Count ``amount`` steps; 0 changes only the note.
 
         Args:
-            amount: steps that are done.
-            note: what is being waited for, a few words; empty leaves the last one.
-            total: how many steps there are, once it is known; None leaves it.
+            amount: steps that were just done.
+            note: what the stage is waiting for, in a few words; empty keeps the last note.
+            total: the number of steps, once it is known; None keeps the last one.
         """
         ...
 
@@ -34,18 +34,18 @@ def progress(title: str, total: int | None, *, done: int = 0, unit: str = "") ->
     """Show a bar while the block runs; without a terminal, lines with the note and an estimate.
 
     Args:
-        title: what the stage does, a few words.
-        total: how many steps; None when it is not known.
-        done: steps that an earlier, interrupted run finished.
-        unit: what a step is, in the plural, for instance "prompts".
+        title: what the stage does, in a few words.
+        total: the number of steps; None if unknown.
+        done: steps that an interrupted run finished earlier.
+        unit: what is counted, in the plural, for instance "prompts".
 
     Yields:
-        A function ``advance(amount=1, note="", total=None)``, see :class:`Advance`.
+        A function ``advance(amount=1, note="", total=None)``; see :class:`Advance`.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
-    # Rich takes a variable such as FORCE_COLOR for a terminal; a log has no cursor to move.
+    # With a variable such as FORCE_COLOR, Rich would assume a terminal; a log has no cursor to move.
     if not (sys.stderr is not None and sys.stderr.isatty() and console.is_interactive):
         log = Log(title, total, done, unit)
         yield log.advance
@@ -61,7 +61,7 @@ def progress(title: str, total: int | None, *, done: int = 0, unit: str = "") ->
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TextColumn(unit, table_column=Column(no_wrap=True)),
         TimeRemainingColumn(table_column=Column(no_wrap=True)),
-        # The one that gives way where a terminal is narrow
+        # Shortened first if the terminal is narrow
         TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
     )
     with Progress(*columns, console=console, expand=True) as bar:
@@ -76,21 +76,21 @@ def progress(title: str, total: int | None, *, done: int = 0, unit: str = "") ->
 
 
 def notice(text: str) -> None:
-    """Say something that is no mistake, in a line on stderr."""
+    """Print a line on stderr that is not an error."""
     if sys.stderr is not None:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
 class Log:
-    """Progress as lines: at the start, at each tenth of the work, and as time passes; few, however long it takes.
+    """Progress as lines: at the start, at each tenth of the work, and from time to time; few, however long it takes.
 
     Args:
-        title: as for :func:`progress`, and so are the next three.
-        total: how many steps.
-        done: steps that were done before.
-        unit: what a step is.
-        clock: seconds, from anywhere.
+        title: as for :func:`progress`, like the next three.
+        total: the number of steps.
+        done: steps that were finished earlier.
+        unit: what is counted.
+        clock: the time in seconds, from any starting point.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class Log:
         self._print()
 
     def advance(self, amount: int = 1, *, note: str = "", total: int | None = None) -> None:
-        """Count, and print a line if one is due; see :class:`Advance`."""
+        """Count steps, and print a line if one is due; see :class:`Advance`."""
         self._done += amount
         self._total = self._total if total is None else total
         self._note = note or self._note
         few = self._total is not None and self._total <= _FEW
-        passed = self._clock() - self._printed
+        passed = self._clock() - self._printed_at
         if self._tenths() > self._tenth and (few or passed >= _SHORTEST):
             self._print()
         elif passed >= self._wait:
@@ -118,15 +118,15 @@ class Log:
             self._print()
 
     def close(self) -> None:
-        """Print the last count, unless it was printed."""
-        if self._said != self._done:
+        """Print the last count, unless it was printed already."""
+        if self._printed_done != self._done:
             self._print()
 
     def _tenths(self) -> int:
         return 10 * self._done // self._total if self._total else 0
 
     def _print(self) -> None:
-        self._printed, self._said, self._tenth = self._clock(), self._done, self._tenths()
+        self._printed_at, self._printed_done, self._tenth = self._clock(), self._done, self._tenths()
         of = f" of {self._total}" if self._total is not None else ""
         count = f"{self._done}{of} {self._unit}".rstrip()
         line = f"{self._title}: {', '.join(part for part in (count, self._note, self._estimate()) if part)}"
@@ -135,15 +135,15 @@ class Log:
             sys.stderr.flush()
 
     def _estimate(self) -> str:
-        here = self._done - self._first
-        if self._total is None or self._total <= _FEW or here <= 0 or self._done >= self._total:
+        done = self._done - self._first  # without an earlier run's steps
+        if self._total is None or self._total <= _FEW or done <= 0 or self._done >= self._total:
             return ""
-        seconds = (self._clock() - self._started) / here * (self._total - self._done)
+        seconds = (self._clock() - self._started) / done * (self._total - self._done)
         return f"about {duration(seconds)} left"
 
 
 def duration(seconds: float) -> str:
-    """A time to wait in words: "40 s", "12 min", "3 h 20 min"."""
+    """A duration in words, for instance "40 s", "12 min" or "3 h 20 min"."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     minutes = round(seconds / 60)

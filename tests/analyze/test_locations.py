@@ -82,7 +82,7 @@ def test_any_points_are_counted_as_sql_does_and_the_shares_add_up(rows):
         assert row.correct + row.incorrect + row.overlap == row.unique <= row.total
 
 
-def test_a_location_is_told_apart_by_cluster_layer_and_head():
+def test_a_location_is_a_cluster_layer_and_head():
     rows = [
         (0, 0, 1, "eol", "correct", 2),
         (1, 0, 1, "eol", "incorrect", 2),  # the same place: overlap
@@ -90,7 +90,7 @@ def test_a_location_is_told_apart_by_cluster_layer_and_head():
         (0, 0, 1, "eol", "incorrect", 1),  # another cluster
         (0, 2, 2, "eol", "correct", 3),
         (0, 2, 2, "random", "correct", 3),  # in two tasks: unique in neither
-        (0, 2, 3, "random", "correct", -1),  # noise is nowhere
+        (0, 2, 3, "random", "correct", -1),  # noise is not a location
     ]
     eol, random = task_locations(table(rows))
     assert eol == ("eol", 4, 3, 1, 1, 1)
@@ -135,7 +135,7 @@ def test_the_grid_of_heads_is_what_sql_counts(points, real_study):
         assert often[values == grid.main_cluster[layer, head]] == often.max()
 
 
-def test_a_head_that_was_never_captured_is_nowhere():
+def test_a_head_that_was_never_captured_has_no_values():
     grid = head_grid(table([(0, 1, 2, "eol", "correct", 3), (1, 1, 2, "eol", "correct", -1)]), LAYERS, HEADS)
     assert grid.clustered[1, 2] == 0.5
     assert (grid.distinct[1, 2], grid.distinct.sum()) == (1, 1)

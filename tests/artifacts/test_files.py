@@ -29,7 +29,7 @@ from apmae.errors import ArtifactError
 
 
 def limited(kilobytes):
-    """A full disk for the one process: writing any file beyond this size fails, as on a device without room."""
+    """A full disk for one process: writing a file beyond this size fails, as on a device without room."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -66,11 +66,11 @@ except ArtifactError as error:
     assert contents(tmp_path) == {"file.bin": b"earlier"}
 
 
-def test_a_file_is_whole_or_not_there(tmp_path):
+def test_a_file_is_whole_or_absent(tmp_path):
     path = tmp_path / "deep" / "file.txt"
-    with pytest.raises(ValueError, match="half-way"), replacing(path) as file:
+    with pytest.raises(ValueError, match="failed"), replacing(path) as file:
         file.write(b"half")
-        raise ValueError("half-way")
+        raise ValueError("failed")
     assert contents(tmp_path) == {}
     with replacing(path) as file:
         file.write(b"whole")
@@ -86,8 +86,8 @@ def test_a_file_is_whole_or_not_there(tmp_path):
         lambda path: write_through(path, lambda p: safetensors.torch.save_file({"w": torch.zeros(2)}, p)),
     ],
 )
-def test_a_path_that_cannot_be_written_is_said_so(tmp_path, write):
-    (tmp_path / "file").write_text("a file, no folder")
+def test_a_path_that_cannot_be_written_is_refused(tmp_path, write):
+    (tmp_path / "file").write_text("a file, not a folder")
     with pytest.raises(ArtifactError, match=r"cannot write \S*file/x: .*; check the folder"):
         write(tmp_path / "file" / "x")
     (tmp_path / "folder").mkdir()
@@ -119,13 +119,13 @@ def test_json_comes_back_and_equal_values_are_equal_bytes(value):
         assert path.read_bytes() == first
 
 
-def test_json_that_no_other_reader_would_take_is_not_written(tmp_path):
+def test_json_that_other_readers_would_refuse_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "value.json", {"score": float("nan")})
     assert contents(tmp_path) == {}
 
 
-def test_damaged_json_and_tables_are_said_so(tmp_path):
+def test_damaged_json_and_missing_tables_are_refused(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe not JSON")
     with pytest.raises(ArtifactError, match=r"expected JSON in \S*a.json, it is damaged"):
         read_json(tmp_path / "a.json")
@@ -152,7 +152,7 @@ def test_a_table_with_any_byte_changed_or_cut_is_refused_or_right(where):
             read = read_table(path)
         except ArtifactError as error:
             assert "\n" not in str(error)
-        else:  # a byte of the metadata that nobody reads
+        else:  # a byte of metadata that is not read
             assert read["x"].to_pylist() == table(3)["x"].to_pylist()
 
 
@@ -177,7 +177,7 @@ def test_nothing_is_unpickled():
         ("n" * 300, False, "cannot write .*n+: File name too long"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(tmp_path, path, folder, message):
+def test_a_path_that_cannot_be_written_is_refused_before_any_work_is_done(tmp_path, path, folder, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("a file")
     before = contents(tmp_path)
@@ -187,7 +187,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(tmp_path
 
 
 @pytest.mark.parametrize(("path", "folder"), [("x", False), ("new/deep/x", False), ("new", True), ("folder", True)])
-def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path, path, folder):
+def test_checking_a_path_that_can_be_written_leaves_nothing(tmp_path, path, folder):
     (tmp_path / "folder").mkdir()
     expect_place(tmp_path / path, folder=folder)
     assert [found.name for found in tmp_path.rglob("*")] == ["folder"]

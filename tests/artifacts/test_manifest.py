@@ -22,7 +22,7 @@ from apmae.schema import FORMAT
 SHARDS = 12
 
 
-def test_a_manifest_says_what_the_artifact_is_made_of(tmp_path):
+def test_a_manifest_says_what_the_artifact_was_made_from(tmp_path):
     make(tmp_path / "out")
     manifest = read_manifest(tmp_path / "out", "encode")
     assert (manifest.config, manifest.inputs, manifest.counts) == (CONFIG, INPUTS, {"shards": 3})
@@ -41,7 +41,7 @@ def test_equal_runs_leave_equal_bytes(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_until_it_is_finished_there_is_no_manifest(tmp_path):
+def test_an_unfinished_artifact_has_no_manifest(tmp_path):
     make(tmp_path / "out", stop_after=2)
     assert not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(ArtifactError, match="unfinished: run its command again"):
@@ -99,7 +99,7 @@ def test_tables_are_read_in_the_order_of_their_shards(tmp_path):
         read_tables(tmp_path / "out", "encode", "points")
 
 
-def test_a_fingerprint_is_of_the_content(tmp_path):
+def test_a_fingerprint_depends_on_the_content_alone(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "one.txt").write_text("1")
@@ -121,7 +121,7 @@ def test_a_fingerprint_is_of_the_content(tmp_path):
     assert len(seen) == 1 + len(changes)
 
 
-def test_an_artifacts_fingerprint_is_its_manifests_and_a_files_its_bytes(tmp_path):
+def test_an_artifacts_fingerprint_hashes_its_manifest_and_a_files_its_bytes(tmp_path):
     make(tmp_path / "out")
     assert fingerprint(tmp_path / "out") == sha256_file(tmp_path / "out" / "manifest.json")
     assert fingerprint(tmp_path / "out" / "rows-00000.parquet") == sha256_file(tmp_path / "out" / "rows-00000.parquet")

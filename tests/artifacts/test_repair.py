@@ -1,4 +1,4 @@
-"""Damaged files of a finished artifact are made again, and those alone; the manifest's hashes then hold."""
+"""Only the damaged files of a finished artifact are made again, and then the manifest's hashes hold."""
 
 import fcntl
 import hashlib
@@ -22,7 +22,7 @@ def cut_off(path):
 
 
 def flip(path):
-    """One bit, the size as it was."""
+    """Flip one bit; the size stays."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -73,7 +73,7 @@ def test_every_damaged_shard_is_made_again_and_each_is_named(tmp_path, capsys):
 
 
 def two_tables(out, asked):
-    """A stage whose shards have two files each; notes which shards are asked for."""
+    """A stage whose shards have two files each; ``asked`` gets the number of each shard that is made."""
     with Stage.open(out, "encode", CONFIG, INPUTS) as stage:
         if stage.finished:
             return
@@ -133,21 +133,21 @@ def test_other_work_is_refused_with_the_difference_and_the_damage(tmp_path, dama
         with pytest.raises(ArtifactError) as refused:
             make(out, config=config, inputs=inputs)
         assert said in str(refused.value)
-        named = "rows-00001.parquet is damaged: give what it was made from" in str(refused.value)
-        assert named == (damage is not flip), "nothing is read to refuse"
+        named = "rows-00001.parquet is damaged: give its original inputs" in str(refused.value)
+        assert named == (damage is not flip), "no file is read to refuse"
     assert contents(out) == before
 
 
 @EVERY
-def test_what_is_made_again_with_other_bytes_is_refused_and_nothing_changes(tmp_path, damage):
+def test_a_file_made_again_with_other_bytes_is_refused_and_nothing_changes(tmp_path, damage):
     out = tmp_path / "prompts.parquet"
     single(out)
     damage(out)
     before = contents(tmp_path)
     with pytest.raises(ArtifactError) as refused:
         single(out, content=1)
-    assert "prompts.parquet was made again, but not as the bytes that the manifest of" in str(refused.value)
-    assert "another machine, device or number of threads may be why" in str(refused.value)
+    assert "prompts.parquet was made again, but its bytes are not those that the manifest of" in str(refused.value)
+    assert "the machine, the device or the number of threads may differ" in str(refused.value)
     assert contents(tmp_path) == before
     manifest = tmp_path / "prompts.manifest.json"
     write_json(manifest, read_json(manifest) | {"versions": {"pyarrow": "1.0", "nothing": "2"}})
@@ -162,7 +162,7 @@ def test_a_file_that_the_stage_no_longer_makes_is_named(tmp_path):
     record["files"]["old.parquet"] = record["files"]["rows-00000.parquet"]
     write_json(out / "manifest.json", record)
     before = contents(out)
-    with pytest.raises(ArtifactError, match="expected old.parquet of .* to be made again, this version does not"):
+    with pytest.raises(ArtifactError, match="expected old.parquet of .* to be made again, this version makes no such"):
         make(out)
     assert contents(out) == before
 
@@ -190,7 +190,7 @@ def test_overwriting_makes_everything_again(tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
-def test_a_repair_that_was_stopped_goes_on(tmp_path, stop_after):
+def test_a_repair_that_was_stopped_resumes(tmp_path, stop_after):
     out = tmp_path / "out"
     make(out)
     whole = contents(out)
@@ -218,7 +218,7 @@ with Stage.open(Path(sys.argv[1]), "encode", CONFIG, INPUTS) as stage:
 """
 
 
-def test_a_repair_that_was_killed_goes_on_and_leaves_nothing(tmp_path):
+def test_a_repair_that_was_killed_resumes_and_leaves_nothing(tmp_path):
     out = tmp_path / "out"
     make(out)
     whole = contents(out)
@@ -232,7 +232,7 @@ def test_a_repair_that_was_killed_goes_on_and_leaves_nothing(tmp_path):
     assert contents(out) == whole
 
 
-def test_nobody_else_repairs_meanwhile(tmp_path):
+def test_only_one_process_repairs_at_a_time(tmp_path):
     out = tmp_path / "out"
     make(out)
     flip(out / "rows-00001.parquet")
@@ -276,11 +276,11 @@ def test_reading_checks_sizes_and_only_opening_the_stage_reads_everything(tmp_pa
     assert "rows-00000.parquet" not in hashed, "its size says enough"
 
 
-def test_a_large_artifact_is_checked_under_a_bar(tmp_path, monkeypatch, capsys):
+def test_checking_a_large_artifact_shows_progress(tmp_path, monkeypatch, capsys):
     make(tmp_path / "out")
     monkeypatch.setattr(repair_module, "_WATCHED", 1)
     make(tmp_path / "out")
-    assert "check out, MB: 3/3" in capsys.readouterr().err
+    assert "check out, MB: 3 of 3" in capsys.readouterr().err
 
 
 def test_the_lock_is_given_up_after_a_refused_repair(tmp_path):

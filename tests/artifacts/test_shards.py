@@ -1,4 +1,4 @@
-"""Shards are made by workers and journalled by the driver alone."""
+"""Shards are made by workers; only the driver writes the journal."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from apmae.artifacts import Shard, Stage, cut, missing, read_tables, run_shards,
 from apmae.errors import ArtifactError
 
 DRIVERS = {"here": run_shards}
-"""Each is held to what is said below."""
+"""Every driver must pass the tests below."""
 
 
 @pytest.fixture(params=DRIVERS.values(), ids=DRIVERS)
@@ -25,15 +25,15 @@ def open_stage(out):
 
 @dataclass(frozen=True)
 class Numbers:
-    """Writes the numbers of a shard's items into its files. It is plain data, so it can be sent to other processes."""
+    """Writes the numbers of a shard's items to its files. Plain data, so that it can be sent to other processes."""
 
     root: Path
     log: Path
-    """Gets a line for each shard that was made."""
+    """Gets one line per shard that was made."""
     failing: int | None = None
-    """The shard whose worker fails when its files are written."""
+    """The shard whose worker fails after writing its files."""
     other: bool = False
-    """Whether other files are made than the shard's."""
+    """Whether to write other files than the shard's."""
 
     def __call__(self, shard: Shard):
         items = pa.table({"x": list(range(shard.first, shard.stop))})
@@ -45,7 +45,7 @@ class Numbers:
         return records
 
     def made(self):
-        """The shards that were made since this was last asked, in order."""
+        """The shards made since the last call, in order."""
         numbers = self.log.read_text().split() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return sorted(map(int, numbers))
@@ -72,7 +72,7 @@ def test_every_shard_is_made_once_and_in_any_order(tmp_path, driver):
         assert read_tables(tmp_path / "out", "encode", name)["x"].to_pylist() == list(range(10))
 
 
-def test_here_shards_are_made_in_the_order_they_are_given(tmp_path):
+def test_run_shards_makes_them_in_the_order_given(tmp_path):
     made = []
     with open_stage(tmp_path / "out") as stage:
         work = Numbers(stage.root, tmp_path / "log")
@@ -81,7 +81,7 @@ def test_here_shards_are_made_in_the_order_they_are_given(tmp_path):
 
 
 def test_a_shard_whose_worker_failed_is_not_in_the_journal_and_is_made_again(tmp_path, driver):
-    """Its files may be there: of that the driver was told nothing. What is wrong is said as the worker said it."""
+    """Its files may be there, but the driver was not given their records. The worker's error comes out unchanged."""
     shards, work = cut(6, 2, ("a",)), Numbers(tmp_path / "out", tmp_path / "log")
     with pytest.raises(ArtifactError, match="no room"), open_stage(tmp_path / "out") as stage:
         driver(stage, shards, Numbers(stage.root, work.log, failing=1))
@@ -98,7 +98,7 @@ def test_a_shard_whose_worker_failed_is_not_in_the_journal_and_is_made_again(tmp
     assert read_tables(tmp_path / "out", "encode", "a")["x"].to_pylist() == list(range(6))
 
 
-def test_a_run_that_is_stopped_keeps_the_shards_before(tmp_path):
+def test_a_run_that_is_stopped_keeps_its_earlier_shards(tmp_path):
     shards, work = cut(6, 2, ("a",)), Numbers(tmp_path / "out", tmp_path / "log")
 
     def stopped(shard):
@@ -113,5 +113,5 @@ def test_a_run_that_is_stopped_keeps_the_shards_before(tmp_path):
 
 
 def test_a_worker_that_made_other_files_than_its_shards_is_a_bug(tmp_path, driver):
-    with pytest.raises(AssertionError, match="shard 0 is"), open_stage(tmp_path / "out") as stage:
+    with pytest.raises(AssertionError, match="shard 0 has"), open_stage(tmp_path / "out") as stage:
         driver(stage, cut(2, 2, ("a",)), Numbers(stage.root, tmp_path / "log", other=True))

@@ -50,7 +50,7 @@ except ApmaeError as error:
 
 
 def limited(kilobytes):
-    """A full disk for the one process: writing any file beyond this size fails, as on a device without room."""
+    """A full disk for one process: writing a file beyond this size fails, as on a device without room."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -78,7 +78,7 @@ def test_the_same_work_is_not_done_twice(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize("stop_after", [2, None], ids=["half-way", "finished"])
+@pytest.mark.parametrize("stop_after", [2, None], ids=["unfinished", "finished"])
 @pytest.mark.parametrize(
     ("config", "inputs", "said"),
     [
@@ -98,7 +98,7 @@ def test_other_work_is_refused_with_the_difference_and_nothing_is_lost(tmp_path,
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("stop_after", [2, None], ids=["half-way", "finished"])
+@pytest.mark.parametrize("stop_after", [2, None], ids=["unfinished", "finished"])
 def test_overwriting_leaves_nothing_of_the_other_work(tmp_path, stop_after):
     out = tmp_path / "out"
     make(out, shards=5, stop_after=stop_after)
@@ -119,7 +119,7 @@ def test_overwriting_makes_an_artifact_with_a_damaged_manifest_again(tmp_path):
     assert contents(out) == whole
 
 
-def test_an_interrupted_overwriting_goes_on_where_it_was(tmp_path):
+def test_an_interrupted_overwrite_resumes(tmp_path):
     out = tmp_path / "out"
     make(out, config={"seed": 1})
     assert make(out, overwrite=True, stop_after=2) == [0, 1]
@@ -147,7 +147,7 @@ def test_somebody_elses_journal_is_left_alone(tmp_path, foreign):
     assert (out / "journal.jsonl").read_text() == foreign
 
 
-def test_what_failed_before_it_wrote_anything_blocks_nobody(tmp_path):
+def test_a_stage_that_failed_before_it_wrote_anything_blocks_nobody(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="a bad line"), Stage.open(out, "encode", {"prompts": "bad"}, INPUTS):
         raise ValueError("a bad line")
@@ -161,7 +161,7 @@ def test_a_kill_before_the_first_shard_blocks_nobody(tmp_path):
     assert make(out) == [0, 1, 2]
 
 
-def test_a_failure_keeps_the_shards_and_whatever_else_was_begun(tmp_path):
+def test_a_failure_keeps_the_shards_and_other_files(tmp_path):
     with pytest.raises(ValueError, match="later"), Stage.open(tmp_path / "a", "encode", CONFIG, INPUTS) as stage:
         stage.write_tables({"rows-00000.parquet": table(0)})
         raise ValueError("later")
@@ -171,12 +171,12 @@ def test_a_failure_keeps_the_shards_and_whatever_else_was_begun(tmp_path):
         raise ValueError("later")
     with Stage.open(tmp_path / "b", "train", CONFIG, INPUTS) as stage:
         assert stage.resumed
-    with pytest.raises(ArtifactError, match="half-way"):
+    with pytest.raises(ArtifactError, match="was begun with another"):
         Stage.open(tmp_path / "b", "train", {"seed": 9}, INPUTS)
     assert read_json(tmp_path / "b" / "checkpoint.json") == 5
 
 
-def test_a_stage_knows_whether_it_goes_on(tmp_path):
+def test_a_stage_knows_whether_it_resumes(tmp_path):
     with Stage.open(tmp_path / "out", "encode", CONFIG, INPUTS) as stage:
         assert not stage.resumed
         stage.write_tables({"rows-00000.parquet": table(0, rows=4), "prompts-00000.parquet": table(0, rows=9)})
@@ -210,7 +210,7 @@ def test_a_stage_killed_again_and_again_ends_with_the_same_bytes(tmp_path, undis
     kills = written_last = 0
     while True:
         child = subprocess.Popen([sys.executable, "-c", CHILD, out, str(SHARDS)], stdout=subprocess.PIPE, text=True)
-        lines = [child.stdout.readline() for _ in range(2)]  # it is in the midst of its second shard
+        lines = [child.stdout.readline() for _ in range(2)]  # it is writing its second shard
         if lines[0]:
             assert int(lines[0]) >= written_last, "a whole shard was made again"
         if kills < 4 and lines[1]:
@@ -251,12 +251,12 @@ def test_any_cut_of_the_journal_and_any_damage_ends_with_the_same_bytes(cut, dam
 
 
 @pytest.mark.parametrize("left", [5, 100, -20])
-def test_what_follows_a_line_that_a_kill_cut_is_remembered(tmp_path, left):
+def test_lines_after_one_that_a_kill_cut_short_are_kept(tmp_path, left):
     out = tmp_path / "out"
     make(out, stop_after=1)
     journal = out / "journal.jsonl"
     os.truncate(journal, left if left > 0 else journal.stat().st_size + left)
-    assert make(out, stop_after=2) == [0, 1], "the shard of the cut line is made again"
+    assert make(out, stop_after=2) == [0, 1], "the shard of the line cut short is made again"
     assert make(out) == [2], "and the lines after it count"
 
 
@@ -277,7 +277,7 @@ def test_a_kill_between_manifest_and_journal_is_a_finished_artifact(tmp_path):
 def test_a_full_disk_is_one_message_and_keeps_what_was_written(tmp_path, undisturbed):
     out = tmp_path / "out"
     shutil.copytree(undisturbed, out)
-    # Half-way: the first shards whole, the journal in place, and no room for another shard.
+    # Unfinished: the first shards whole, the journal in place, and no room for another shard.
     whole = sorted(path.name for path in out.glob("rows-*"))
     for name in ["manifest.json", *whole[3:]]:
         (out / name).unlink()

@@ -13,7 +13,7 @@ def _planted(sizes=(70, 60, 50, 40, 30), spread=0.2, seed=0):
 
 @pytest.fixture(scope="session")
 def plant():
-    """Draws rows of 24 dimensions around centres: rows, which centre, the centres."""
+    """Draws rows of 24 dimensions around centres; gives the rows, the centre of each, and the centres."""
     return _planted
 
 

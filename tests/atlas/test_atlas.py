@@ -104,7 +104,7 @@ def test_few_rows_or_dimensions_fit_too(rows, dim):
     assert set(placed.cluster.tolist()) <= set(range(-1, len(found.clusters)))
 
 
-def test_where_all_is_noise_everything_is_unknown(tmp_path):
+def test_if_all_is_noise_everything_is_unknown(tmp_path):
     z = np.random.default_rng(0).normal(size=(4, DIM))
     noise = Atlas.fit(z, seed=0)
     assert (noise.labels_ == -1).all()
@@ -125,18 +125,18 @@ def test_where_all_is_noise_everything_is_unknown(tmp_path):
         (np.array([[0.0, 1], [1e5, 2]]), "within 65504, fp16's range, got 100000"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(z, said):
+def test_embeddings_that_cannot_be_fitted_are_refused(z, said):
     with pytest.raises(ConfigError, match=said):
         Atlas.fit(z, seed=0)
 
 
-def test_heads_are_taken_and_change_no_cluster(atlas, blobs):
+def test_heads_are_accepted_and_change_no_cluster(atlas, blobs):
     z = blobs[0]
     where = (np.arange(len(z), dtype=np.int16) % 6, np.arange(len(z), dtype=np.int16) % 8)
     found = Atlas.fit(z, seed=0, where=where)
     assert np.array_equal(found.labels_, atlas.labels_)
     assert np.array_equal(found.coordinates_, atlas.coordinates_)
-    with pytest.raises(ConfigError, match=r"one of each an embedding: 250; got head of shape \(249,\)"):
+    with pytest.raises(ConfigError, match=r"one of each per embedding \(250\), got head of shape \(249,\)"):
         Atlas.fit(z, seed=0, where=(where[0], where[1][1:]))
     with pytest.raises(ConfigError, match="got layer of float64"):
         Atlas.fit(z, seed=0, where=(where[0] / 2, where[1]))
@@ -179,7 +179,7 @@ def test_clusters_get_their_names_from_their_members_scores(blobs):
     assert found.names == {**{row["cluster"]: row["name"] for row in rows.values()}, -1: "unknown"}
 
 
-def test_copies_have_scores_of_their_own():
+def test_each_copy_counts_with_its_own_scores():
     z = np.concatenate([np.zeros((30, DIM)), np.ones((30, DIM))])
     truth = np.repeat([0, 1], 30)
     values = np.full((60, len(SCORES)), 0.01, np.float32)
@@ -255,7 +255,7 @@ def test_an_atlas_of_another_version_is_refused(atlas, tmp_path):
 def test_an_atlas_from_before_encoders_were_noted_is_made_again(atlas, tmp_path):
     atlas.save(tmp_path)
     record = read_json(tmp_path / "atlas.json")
-    assert record.pop("encoder") is None, "bare arrays: nobody said"
+    assert record.pop("encoder") is None, "bare arrays: the encoder was not given"
     write_json(tmp_path / "atlas.json", record)
     with pytest.raises(ArtifactError, match="an earlier version made this one; make it again .apmae cluster"):
         Atlas.load(tmp_path)

@@ -13,7 +13,7 @@ CLUSTERERS = {"global": lambda: GlobalClusterer(CONFIG, num_heads=40)}
 
 @pytest.fixture(scope="module")
 def rows(plant):
-    """Three blobs, two rows of them twice, and scattered ones; in turn of two heads, copies of the same head."""
+    """Three blobs, two of their rows twice, and scattered rows. Two heads alternate; copies are of the same head."""
     z = plant(sizes=(40, 30, 25))[0]
     far = np.random.default_rng(3).normal(size=(5, 24)) * 40
     z = stored(np.concatenate([z, z[3:5], far]).astype(np.float32))
@@ -40,7 +40,7 @@ def test_constructors_store_and_fit_computes(made, settings, given, rows):
     before = {name: np.copy(value) for name, value in vars(estimator).items() if isinstance(value, np.ndarray)}
     estimator.fit(*(values[name] for name in given))
     for name, value in before.items():
-        assert np.array_equal(value, getattr(estimator, name)), "fitted again, nothing of the first is left"
+        assert np.array_equal(value, getattr(estimator, name)), "fitting again leaves nothing of the first fit"
 
 
 @pytest.mark.parametrize("made", CLUSTERERS.values(), ids=CLUSTERERS)
@@ -51,20 +51,20 @@ def test_a_clusterer_keeps_the_contract(made, rows):
     number = len(found.persistence_)
     sizes = np.bincount(found.labels_ + 1, minlength=number + 1)[1:]
     assert number >= 3
-    assert found.labels_.shape == found.apart_.shape == (len(z),)
+    assert found.labels_.shape == found.nearest_distances_.shape == (len(z),)
     assert len(found.coordinates_) == len(z)
     assert len(found.mean_distances_) == number == len(sizes)
     assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
     assert sizes.min() > 0
     assert np.isfinite(found.coordinates_).all()
-    assert np.isfinite(found.apart_).all()
-    assert (found.apart_ >= 0).all()
+    assert np.isfinite(found.nearest_distances_).all()
+    assert (found.nearest_distances_ >= 0).all()
     assert ((found.persistence_ >= 0) & (found.persistence_ <= 1)).all()
     assert all(count >= 0 for count in found.dropped_.values())
     for one, other in ((3, 95), (4, 96)):
         assert found.labels_[one] == found.labels_[other]
         assert np.array_equal(found.coordinates_[one], found.coordinates_[other])
-        assert found.apart_[one] == found.apart_[other]
+        assert found.nearest_distances_[one] == found.nearest_distances_[other]
     for cluster in range(number):
         points = found.coordinates_[found.labels_ == cluster]
         by_hand = np.linalg.norm(points - points.mean(0), axis=1).mean()
@@ -74,12 +74,12 @@ def test_a_clusterer_keeps_the_contract(made, rows):
     assert np.array_equal(again.coordinates_, found.coordinates_)
 
 
-def test_apart_is_the_distance_to_the_nearest_other_row_of_the_cluster(rows):
+def test_nearest_distances_are_to_the_nearest_other_row_of_the_cluster(rows):
     z, _ = rows
     found = GlobalClusterer(CONFIG).fit(z)
     for row in range(95):
         others = (found.labels_ == found.labels_[row]) & (z != z[row]).any(1)
-        assert found.apart_[row] == pytest.approx(np.abs(z[others] - z[row]).sum(1).min(), rel=1e-4)
+        assert found.nearest_distances_[row] == pytest.approx(np.abs(z[others] - z[row]).sum(1).min(), rel=1e-4)
 
 
 def test_all_heads_are_clustered_together(rows):

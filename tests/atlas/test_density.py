@@ -46,7 +46,7 @@ def test_the_smallest_cluster_is_a_third_of_the_root_of_the_rows(rows, smallest)
 
 
 @pytest.mark.parametrize(("smallest", "samples"), [(12, 10), (7, 7)])
-def test_a_density_is_taken_over_as_many_rows_as_the_smallest_cluster_has_at_most_ten(smallest, samples):
+def test_density_is_over_as_many_rows_as_the_smallest_cluster_has_but_at_most_ten(smallest, samples):
     coordinates = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     coordinates[:150] += 3
 
@@ -82,14 +82,14 @@ def test_the_partition_is_scikit_learns(seed):
         copy=True,
     ).fit_predict(coordinates.astype(np.float64))
     assert len(ours.sizes_) > 2
-    # Edges of equal length may be taken in another order, which moves a row at the border of a cluster.
+    # Edges of equal length may be processed in another order, which moves rows at the border of a cluster.
     assert ((ours.labels_ == NOISE) != (theirs == NOISE)).sum() <= 2
     assert adjusted_rand_score(theirs, ours.labels_) > 0.99
 
 
 @pytest.mark.parametrize(("gap", "clusters"), [(0.15, 2), (0.4, 3)])
 def test_blobs_nearer_than_the_papers_separation_are_one(gap, clusters):
-    # In 4 dimensions the centres lie 2 * gap apart, their nearest points about 0.1 less.
+    # In 4 dimensions the centres are 2 * gap apart, their nearest points about 0.1 less.
     coordinates, truth = blobs(50, 50, spread=0.02, gap=gap)
     far, _ = blobs(50, spread=0.02)
     coordinates = np.concatenate([coordinates, far + 50]).astype(np.float32)
@@ -126,8 +126,8 @@ def test_a_wide_cluster_is_dropped_at_the_papers_limit():
         assert (found.labels_[:30] >= 0).all()
 
 
-def test_a_mass_that_is_too_wide_is_split_into_its_leaves_and_nothing_else_changes():
-    # Four blobs in a row, 2 apart: nearer than the separation of 3, so that they are one cluster, which is wide.
+def test_a_wide_cluster_is_split_into_its_leaves_and_nothing_else_changes():
+    # Four blobs in a row, 2 apart: closer than the separation of 3, so they are one cluster, which is wide.
     mass, truth = blobs(30, 30, 30, 30, gap=1.0)
     far, _ = blobs(25)
     coordinates = np.concatenate([mass, far + 100]).astype(np.float32)
@@ -142,9 +142,9 @@ def test_a_mass_that_is_too_wide_is_split_into_its_leaves_and_nothing_else_chang
 
 
 @pytest.mark.parametrize(("members", "side"), [(30, 1), (30, -1), (20, 1), (20, -1)])
-def test_what_is_not_wide_stays_whatever_is_split_beside_it(members, side):
-    """A mass of four blobs, and far from it two tight clusters near one another, on either side and larger or smaller:
-    HDBSCAN numbers clusters and leaves by their place in the tree."""
+def test_clusters_that_are_not_wide_stay_whatever_is_split(members, side):
+    """Four blobs that are one wide cluster, and far from them two tight clusters near one another, on either side and
+    larger or smaller: HDBSCAN numbers clusters and leaves by their place in the tree."""
     mass, truth = blobs(*[members] * 4, gap=1.0)
     tight, which = blobs(28, 25, gap=5.0, seed=1)
     coordinates = np.concatenate([mass, tight + 100 * side]).astype(np.float32)
@@ -198,7 +198,7 @@ def test_copies_count_as_members():
     assert sorted(found.sizes_.tolist()) == [50, 100]
 
 
-def test_one_row_with_many_copies_is_a_cluster_of_its_own():
+def test_one_row_with_many_copies_is_a_cluster():
     coordinates, _ = blobs(30, 30)
     coordinates = np.concatenate([coordinates, [[-50.0] * 4], [[500.0] * 4]]).astype(np.float32)
     counts = np.array([1] * 60 + [1000, 2])
@@ -208,10 +208,10 @@ def test_one_row_with_many_copies_is_a_cluster_of_its_own():
     assert found.labels_[61] == NOISE
 
 
-def test_copies_that_the_layout_draws_into_a_cluster_stay_apart_from_it():
+def test_copies_that_the_layout_draws_into_a_cluster_stay_separate():
     coordinates, _ = blobs(30, 30)
     nearest = np.random.default_rng(0).uniform(0.8, 1.2, size=60)
-    nearest[:2] = 50  # two rows that had lain far from everything
+    nearest[:2] = 50  # two rows that were far from everything before the reduction
     counts = ones(coordinates)
     counts[0] = counts[30] = 20
     found = cluster(coordinates, counts, PLAIN, None, nearest.astype(np.float32))
@@ -229,12 +229,12 @@ def test_copies_are_a_cluster_from_the_floor_on(copies, clusters):
     assert (found.labels_[60] == NOISE) == (clusters == 1)
 
 
-@pytest.mark.parametrize(("apart", "clusters"), [(3.9, 2), (4.1, 3)])
-def test_an_outlier_lies_twice_as_far_as_nineteen_of_twenty_members(apart, clusters):
+@pytest.mark.parametrize(("distance", "clusters"), [(3.9, 2), (4.1, 3)])
+def test_an_outlier_is_twice_as_far_away_as_nineteen_of_twenty_members(distance, clusters):
     coordinates, _ = blobs(30, 30)
     nearest = np.where(np.arange(60) % 5, 1.0, 2.0)  # a fifth of each cluster at 2
     counts = ones(coordinates)
-    nearest[7], counts[7] = apart, 20
+    nearest[7], counts[7] = distance, 20
     assert len(cluster(coordinates, counts, PLAIN, None, nearest.astype(np.float32)).sizes_) == clusters
 
 

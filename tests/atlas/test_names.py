@@ -51,8 +51,8 @@ def test_a_hand_made_pattern_gets_its_name(families, family, name):
     patterns, which = families
     own = patterns[which == list(FAMILIES).index(family)]
     names = named(own)
-    # Wide bands, long offsets, blocks that are few or many, and few columns that are sinks too are border cases; every
-    # other pattern must be right, and so must the family, as a cluster is named.
+    # Borderline cases are wide bands, long offsets, very few or many blocks, and few columns that are sinks too. Every
+    # other pattern must get the right name, and so must the family as a whole, like a cluster.
     assert names.count(name) >= {"local": 7, "offset": 10, "blocks": 9, "columns": 8}.get(family, 12), names
     values = score(own).values
     assert name_of(dict(zip(SCORES, values.mean(0).tolist(), strict=True))) == name
@@ -93,7 +93,7 @@ def test_a_kind_is_named_only_if_it_stands_out():
         assert kind_word({kind: 1.0}) == _KIND_WORDS[kind]
 
 
-def test_columns_say_what_they_stand_on():
+def test_columns_say_which_tokens_they_are_on():
     scores = {"columns": 0.9, "uniform": 0.3}
     assert name_of(scores) == "columns"
     assert name_of(scores, "';'") == "columns on ';'"
@@ -102,7 +102,7 @@ def test_columns_say_what_they_stand_on():
     )
 
 
-def test_a_sink_is_a_column_and_one_of_the_two_is_said():
+def test_either_sink_or_columns_is_named_not_both():
     scores = {"columns": 0.9, "uniform": 0.3}
     assert name_of({**scores, "later_sink": 0.85}) == "later sink"
     assert name_of({**scores, "later_sink": 0.61}, "newlines") == "later sink on newlines"
@@ -115,14 +115,14 @@ def test_a_sink_is_a_column_and_one_of_the_two_is_said():
 
 
 @pytest.mark.parametrize("position", [0, 60])
-def test_a_sink_is_named_by_where_it_stands(position):
+def test_a_sink_is_named_by_its_position(position):
     key = torch.arange(160)[None, :]
     noise = torch.from_numpy(np.random.default_rng(2).normal(size=(160, 160))).float()
     sink = softmax((noise + 8 * (key == position))[None])
     assert named(Patterns.from_probabilities(sink)) == ["later sink" if position else "first-token sink"]
 
 
-def test_a_behaviour_below_its_threshold_is_weak_and_far_below_nothing():
+def test_below_its_threshold_a_behaviour_is_weak_and_far_below_not_named():
     assert name_of({"self": 0.4, "uniform": 0.5}) == "self"
     assert name_of({"self": 0.3, "uniform": 0.5}) == name_of({"self": 0.18, "uniform": 0.5}) == "weak self"
     assert name_of({"self": 0.15, "uniform": 0.5}) == "mixed"
@@ -134,15 +134,15 @@ def test_over_few_tokens_a_behaviour_must_be_clearer():
     assert name_of({"previous": 0.55, "uniform": 0.8}) == "previous token"
 
 
-def test_distant_attention_is_named_where_nothing_says_more():
+def test_distant_attention_is_named_if_no_other_name_fits():
     assert name_of({"retrieval": 0.8, "uniform": 0.5}) == "retrieval"
     assert name_of({"retrieval": 0.8, "uniform": 0.5}, "keywords") == "retrieval of keywords"
     assert name_of({"retrieval": 0.8, "induction": 0.7, "uniform": 0.5}) == "induction"
     assert name_of({"retrieval": 0.7, "uniform": 0.8}) == "diffuse"
-    assert name_of({"retrieval": 0.8}) == "mixed", "where evenness is not known, distance alone says little"
+    assert name_of({"retrieval": 0.8}) == "mixed", "if evenness is unknown, distance alone says little"
 
 
-def test_what_shows_no_behaviour_is_named_by_what_it_looks_at_or_how_even_it_is():
+def test_without_a_behaviour_a_pattern_is_named_by_what_it_looks_at_or_how_even_it_is():
     assert name_of({"uniform": 0.5}, "keywords") == "looks at keywords"
     assert name_of({"uniform": 0.95}) == "uniform"
     assert name_of({"uniform": 0.8}) == "diffuse"
@@ -174,7 +174,7 @@ def test_a_complete_behaviour_is_always_in_the_name(scores, behaviour):
 
 
 def rows_of(*scores):
-    """One row of scores for each mapping; 0 where it says nothing."""
+    """One row of scores per mapping; 0 for scores that it does not have."""
     return np.array([[row.get(name, 0.0) for name in SCORES] for row in scores], np.float32)
 
 
@@ -198,7 +198,7 @@ def test_clusters_are_named_by_the_means_of_their_members():
     first, second = table.to_pylist()
     assert (first["name"], first["looks_at"], first["looks_from"]) == ("self", "", ""), "0.1 of words is not enough"
     assert (second["name"], second["looks_at"], second["looks_from"]) == ("previous token", "", "newlines")
-    assert first["score_self"] == pytest.approx(0.7), "over the rows that it could be measured on"
+    assert first["score_self"] == pytest.approx(0.7), "over the rows on which it was measured"
     assert (first["score_local"], second["score_local"]) == (0.0, 0.0)
     for name, shares in (("size", [3, 1]), ("mean_distance", [0.1, 0.2]), ("persistence", [0.3, 0.4])):
         assert table[name].to_pylist() == pytest.approx(shares)

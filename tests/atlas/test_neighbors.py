@@ -18,8 +18,8 @@ def test_neighbours_are_the_nearest_rows(metric):
     np.testing.assert_allclose(np.take_along_axis(by_hand, found.indices, 1), found.distances, atol=1e-3)
 
 
-@pytest.mark.slow  # the approximate search compiles itself for twenty seconds
-def test_many_rows_are_searched_approximately_and_rightly():
+@pytest.mark.slow  # compiling the approximate search takes twenty seconds
+def test_many_rows_are_searched_approximately_with_high_recall():
     draw = np.random.default_rng(1)
     z = (draw.normal(size=(40, 6))[draw.integers(40, size=4200)] * 3 + draw.normal(size=(4200, 6))).astype(np.float32)
     assert len(z) > _EXACT
@@ -33,19 +33,19 @@ def test_many_rows_are_searched_approximately_and_rightly():
     assert np.array_equal(distances, again[1])
 
 
-def test_the_nearest_other_is_not_the_row_itself_wherever_it_stands():
+def test_the_nearest_other_row_is_never_the_row_itself():
     found = Neighbors(
         np.array([[0, 1, 2], [0, 1, 3], [2, -1, -1]]), np.array([[0, 2, 5], [2, 3, 4], [0, 0, 0]], np.float32)
     )
     assert found.nearest().tolist() == [2, 2, np.inf], "the third row has no other"
 
 
-def test_apart_is_the_nearest_of_the_same_label_or_the_best_that_is_known():
+def test_nearest_of_label_is_the_distance_or_the_best_bound():
     indices = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0], [3, 0, 1], [4, 1, -1]])
     distances = np.array([[0, 1, 4], [0, 1, 3], [0, 3, 4], [0, 7, 8], [0, 6, 9]], np.float32)
     labels = np.array([0, 1, 0, 2, 3])
     found = Neighbors(indices, distances)
-    # rows 0 and 2 have each other; 1, 3 and 4 nobody: 3 has copies, the others their furthest neighbour
-    assert found.apart(labels, np.array([1, 1, 1, 5, 1])).tolist() == [4, 3, 4, 0, 6]
-    assert found.apart(labels, np.array([9, 1, 1, 1, 2])).tolist() == [4, 3, 4, 8, 0]
-    assert found.apart(0 * labels - 1, np.ones(5, int)).tolist() == [1, 1, 3, 7, 6], "noise is a label too"
+    # Rows 0 and 2 share a label. Rows 1, 3 and 4 are alone: 3 has copies, the others get their furthest neighbour.
+    assert found.nearest_of_label(labels, np.array([1, 1, 1, 5, 1])).tolist() == [4, 3, 4, 0, 6]
+    assert found.nearest_of_label(labels, np.array([9, 1, 1, 1, 2])).tolist() == [4, 3, 4, 8, 0]
+    assert found.nearest_of_label(0 * labels - 1, np.ones(5, int)).tolist() == [1, 1, 3, 7, 6], "noise is a label too"

@@ -64,7 +64,7 @@ def test_nothing_to_place_is_placed_nowhere(atlas):
         (np.zeros(DIM), r"expected embeddings of shape \(n, dim\)"),
     ],
 )
-def test_what_cannot_be_placed_is_refused(atlas, z, said):
+def test_embeddings_that_cannot_be_placed_are_refused(atlas, z, said):
     with pytest.raises(ConfigError, match=said):
         atlas.place(z)
 
@@ -95,7 +95,7 @@ def test_a_study_larger_than_the_reference_places_its_members_too(plant, metric)
 
 
 def test_a_sparse_reference_still_knows_the_members_it_leaves_out():
-    # Two sheets: of 16 points of a sheet one is kept, and the next one kept is four times as far as the next one.
+    # Two sheets. One in 16 points is kept, so the nearest kept point is four times as far away as the nearest point.
     draw = np.random.default_rng(0)
     axes = np.linalg.qr(draw.normal(size=(DIM, 2)))[0].T
     sheet = draw.uniform(-1, 1, size=(1600, 2)) @ axes
@@ -107,7 +107,7 @@ def test_a_sparse_reference_still_knows_the_members_it_leaves_out():
     assert (found.place(sheet + 5).cluster == -1).all()
 
 
-def test_what_no_cluster_wins_is_unknown_however_near(blobs):
+def test_a_pattern_is_unknown_if_no_cluster_wins_however_near(blobs):
     z = blobs[0]
     found = Atlas.fit(z, seed=0)
     place = np.full(DIM, -40.0)
@@ -120,7 +120,7 @@ def test_what_no_cluster_wins_is_unknown_however_near(blobs):
     assert found.place(place[None]).cluster.tolist() == [2]
 
 
-def test_an_extended_atlas_knows_the_variants_and_places_the_rest_as_before(blobs, tmp_path):
+def test_an_extended_atlas_knows_the_variants_and_places_all_others_as_before(blobs, tmp_path):
     z, truth, _ = blobs
     found = Atlas.fit(z, seed=0)
     shift = np.zeros(DIM)
@@ -158,19 +158,19 @@ def test_an_extension_that_does_not_fit_is_refused(blobs, rows, labels, said):
     assert (found.place(blobs[0]).cluster == found.labels_).all()
 
 
-def test_heads_are_taken_and_change_no_place(atlas, blobs):
+def test_heads_are_accepted_and_change_no_place(atlas, blobs):
     z = blobs[0]
     where = (np.arange(len(z)) % 6, np.arange(len(z)) % 8)
     for ours, theirs in zip(atlas.place(z, where=where), atlas.place(z), strict=True):
         assert np.array_equal(ours, theirs)
     assert atlas.place(np.zeros((0, DIM)), where=([], [])).cluster.shape == (0,)
-    with pytest.raises(ConfigError, match=r"one of each an embedding: 3; got layer of shape \(2,\)"):
+    with pytest.raises(ConfigError, match=r"one of each per embedding \(3\), got layer of shape \(2,\)"):
         atlas.place(z[:3], where=([0, 1], [0, 1]))
     with pytest.raises(ConfigError, match="got head of float64"):
         atlas.place(z[:2], where=([0, 1], [0.0, 1.0]))
 
 
-def test_copies_are_known_within_half_of_what_is_usual_elsewhere(blobs):
+def test_copies_are_known_within_half_the_usual_distance(blobs):
     z, _, _ = blobs
     found = Atlas.fit(np.concatenate([z, np.tile(np.full(DIM, 30.0), (1000, 1))]), seed=0)
     step = np.zeros((1, DIM))
@@ -179,7 +179,7 @@ def test_copies_are_known_within_half_of_what_is_usual_elsewhere(blobs):
         assert found.place(30 + step).cluster.tolist() == [cluster]
 
 
-def test_an_added_point_of_its_own_is_known_within_the_usual_distance(blobs):
+def test_a_lone_added_point_is_known_within_the_usual_distance(blobs):
     found = Atlas.fit(blobs[0], seed=0)
     found.extend(np.full((1, DIM), -90.0), np.array([3]), np.zeros((1, 4)))
     step = np.zeros((1, DIM))

@@ -43,20 +43,20 @@ def test_members_are_the_rows_of_each_label(labels, count):
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int64, np.uint8, list, torch.tensor])
-def test_heads_come_as_any_integers_of_the_rows_number(kind):
+def test_heads_may_be_any_kind_of_integers(kind):
     made = [kind(part) if kind in (list, torch.tensor) else np.array(part, kind) for part in ([3, 1, 2], [4, 0, 5])]
     for where in (tuple(made), made):
         layer, head = heads_of_rows(where, 3)
         assert layer.dtype == head.dtype == np.int64
         assert (layer.tolist(), head.tolist()) == ([3, 1, 2], [4, 0, 5])
     assert heads_of_rows(None, 3) is None
-    assert [part.tolist() for part in heads_of_rows(([], []), 0)] == [[], []], "of no rows, whatever the kind"
+    assert [part.tolist() for part in heads_of_rows(([], []), 0)] == [[], []], "without rows any kind will do"
 
 
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        (([0, 1], [0, 1, 2]), r"one of each an embedding: 3; got layer of shape \(2,\)"),
+        (([0, 1], [0, 1, 2]), r"one of each per embedding \(3\), got layer of shape \(2,\)"),
         (([0, 1, 2], [0, 1, 2, 3]), r"got head of shape \(4,\)"),
         (([[0], [1], [2]], [0, 1, 2]), r"got layer of shape \(3, 1\)"),
         ((0, 1), r"got layer of shape \(\)"),

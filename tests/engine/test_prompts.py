@@ -166,7 +166,7 @@ def test_an_interrupted_run_keeps_its_answers_and_another_is_refused(tmp_path, b
         prompts.make_prompts(BUNDLED, out, config, lm=bundled_lm)
     handle.remove()
     other = config.model_copy(update={"seed": 1})
-    with pytest.raises(ArtifactError, match="half-way through another configuration .*config.seed was 0, now 1"):
+    with pytest.raises(ArtifactError, match="was begun with another configuration .*config.seed was 0, now 1"):
         prompts.make_prompts(BUNDLED, out, other, lm=bundled_lm)
     forwards.clear()
     prompts.make_prompts(BUNDLED, out, config, lm=bundled_lm)

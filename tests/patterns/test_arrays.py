@@ -18,7 +18,7 @@ def dense(count, size, seed=0):
 
 @pytest.fixture
 def patterns():
-    """Prompts 4 (five tokens of seven rows) and 9; the heads not in order."""
+    """Prompts 4 (five tokens in seven rows) and 9; the heads are not in order."""
     array = dense(6, 7)
     array[:3, 5:] = 0
     layers, heads = zip(*HEADS, strict=True)

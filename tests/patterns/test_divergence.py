@@ -1,4 +1,4 @@
-"""Divergence against float64 loops, scipy's rel_entr, and what must hold of any."""
+"""Divergence against float64 loops, scipy's rel_entr, and properties that must always hold."""
 
 import math
 
@@ -32,7 +32,7 @@ def case(size, spread, seed):
     predicted = logs + draw.normal(0, 1, logs.shape) * np.isfinite(logs)
     grid = geometry.grid_size(size, PATCH)
     hidden = np.tril(draw.random((grid, grid)) < 0.6)
-    hidden[0, 0] = True  # the first token's whole attention: never nothing
+    hidden[0, 0] = True  # the first token's whole attention, so that the hidden mass is never 0
     return logs, predicted, hidden
 
 
@@ -59,7 +59,7 @@ def by_loops(logs, predicted, hidden):
         mass = sum(truth)
         for p, q in zip(truth, guess, strict=True):
             total -= p * math.log(q / sum(guess))  # the surprise ...
-            total += p * math.log(p / mass) if p else 0  # ... less the entropy
+            total += p * math.log(p / mass) if p else 0  # ... minus the entropy
         weight += mass
     return total / weight
 
@@ -71,7 +71,7 @@ def test_it_is_surprise_less_entropy_over_hidden_keys(case):
 
 @given(case=cases)
 def test_of_a_whole_row_it_is_that_of_the_hidden_part(case):
-    """With visible entries known, the row's prediction is a distribution, whose divergence scipy knows."""
+    """With visible entries known, the row's prediction is a distribution, and scipy can compute its divergence."""
     logs, predicted, hidden = case
     total = weight = 0.0
     for query in range(len(logs)):
@@ -91,12 +91,12 @@ def test_of_a_whole_row_it_is_that_of_the_hidden_part(case):
 def test_it_is_never_negative_and_zero_for_the_truth(case):
     logs, predicted, hidden = case
     assert measured(logs, predicted, hidden) >= 0
-    assert 0 <= measured(logs, logs, hidden) <= len(logs) * SMALLEST  # what the floor adds to a row
+    assert 0 <= measured(logs, logs, hidden) <= len(logs) * SMALLEST  # the most that the floor adds to a row
 
 
 @given(case=cases, seed=st.integers(0, 100))
 def test_a_rows_level_does_not_matter(case, seed):
-    """As long as nothing leaves the range that predictions are cut to."""
+    """As long as nothing leaves the range to which predictions are clamped."""
     logs, predicted, hidden = case
     inside = np.where(np.isfinite(predicted), np.clip(predicted, -6.0, 0.0) - 4.0, predicted)
     moved = inside + np.random.default_rng(seed).uniform(-3, 3, (len(logs), 1))
@@ -112,7 +112,7 @@ def test_visible_predictions_and_those_above_the_diagonal_do_not_matter(case, se
 
 
 def test_log_patches_may_hold_anything_above_the_diagonal():
-    """What a capture leaves there is nobody's attention (``scaled_patches`` masks it too)."""
+    """What a capture leaves there is not attention (``scaled_patches`` masks it too)."""
     logs, predicted, hidden = case(10, 1.0, 2)
     left = np.where(np.triu(np.ones(logs.shape, bool), 1), -0.5, logs)
     assert measured(left, predicted, hidden) == measured(logs, predicted, hidden)
@@ -143,8 +143,8 @@ def test_a_sharper_wrong_guess_is_worse_and_a_floor_bounds_it():
     assert found[3] == found[4] == pytest.approx(-0.5 * math.log(4 * SMALLEST) / 2, abs=1e-5)
 
 
-def test_keys_out_of_reach_are_not_asked_for():
-    """A sliding window of two: what is predicted outside it costs nothing."""
+def test_keys_out_of_reach_do_not_count():
+    """With a sliding window of two, predictions outside it cost nothing."""
     size = 8
     logs = np.full((size, size), -np.inf)
     for query in range(size):
@@ -153,7 +153,7 @@ def test_keys_out_of_reach_are_not_asked_for():
     assert measured(logs, np.zeros((size, size)), np.tril(np.ones((2, 2), bool))) == pytest.approx(0, abs=1e-12)
 
 
-def test_without_hidden_mass_there_is_none():
+def test_without_hidden_mass_it_is_nan():
     logs, predicted, hidden = case(9, 1.0, 0)
     empty = packed(np.full_like(logs, -np.inf))
     both = torch.cat([packed(logs), empty])

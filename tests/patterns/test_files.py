@@ -1,4 +1,4 @@
-"""Files: what is saved comes back exactly; what other tools saved is read; what is damaged is refused in one line."""
+"""Saved patterns come back exactly, other tools' files are read, damaged files are refused with one line."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ def dense(*shape, causal=True, seed=0):
 
 
 def same(first, second):
-    """Whether two are equal in everything that they know."""
+    """Whether two are equal in everything."""
     arrays = all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("prompt", "layer", "head"))
     names = ("size", "causal", "reach", "tokens", "lengths", "rows")
     return (
@@ -51,7 +51,7 @@ TEXTS = st.lists(st.text(st.characters(), max_size=3), max_size=36)
     lengths=st.none() | st.dictionaries(st.sampled_from([2, 3]), st.integers(0, 36)),
 )
 def test_what_is_saved_comes_back_exactly(causal, size, patch, more, prompts, dtype, reach, tokens, lengths):
-    """Of every dtype and reach, causal and square, with and without texts (surrogates too)."""
+    """For every dtype and reach, causal and square, with and without texts (with surrogates too)."""
     made = Patterns.from_probabilities(dense(len(prompts), size, size, causal=causal), patch=patch, causal=causal)
     if reach == "whole":
         tokens = tokens and {prompt: texts[:size] for prompt, texts in tokens.items()}
@@ -83,7 +83,7 @@ def test_a_slice_saves_only_its_own_patterns(tmp_path):
     assert Patterns.load(tmp_path / "one.safetensors").tokens == {2: ("x",) * 32}
 
 
-def test_our_file_is_what_any_reader_of_safetensors_sees(tmp_path):
+def test_any_reader_of_safetensors_reads_our_files(tmp_path):
     patterns = Patterns.from_probabilities(dense(2, 5, 5), patch=4, layer=[3, 4], tokens={0: list("hello")})
     patterns.save(tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", framework="np") as file:
@@ -140,7 +140,7 @@ def test_of_several_arrays_the_named_one_is_read(tmp_path, suffix, name):
     assert len(Patterns.load(path)) == 2
 
 
-def test_the_caller_may_say_what_the_patterns_are(tmp_path):
+def test_the_caller_may_say_whether_patterns_are_causal(tmp_path):
     np.save(tmp_path / "causal.npy", dense(1, 4, 4))
     np.save(tmp_path / "square.npy", dense(1, 4, 4, causal=False))
     assert not Patterns.load(tmp_path / "causal.npy", causal=False).causal
@@ -169,7 +169,7 @@ def changed(array, value):
     ],
 )
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_arrays_that_are_no_probabilities_are_refused(tmp_path, suffix, arrays, message):
+def test_arrays_that_are_not_probabilities_are_refused(tmp_path, suffix, arrays, message):
     path = tmp_path / f"a{suffix}"
     write(path, arrays)
     with pytest.raises(CaptureError, match=message) as caught:
@@ -209,7 +209,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
 
 
 def ours(path, about=None, **tensors):
-    """One of our files with something else in it."""
+    """One of our files with some of its content replaced."""
     Patterns.from_probabilities(dense(2, 5, 5), patch=4).save(path)
     with safe_open(path, framework="pt") as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -240,7 +240,7 @@ def ours(path, about=None, **tensors):
         ({}, {"texts": torch.frombuffer(bytearray(b"{"), dtype=torch.uint8)}, "cannot be read"),
     ],
 )
-def test_files_of_ours_that_do_not_fit_together_are_refused(tmp_path, about, tensors, message):
+def test_files_of_ours_with_contradictory_content_are_refused(tmp_path, about, tensors, message):
     path = tmp_path / "a.safetensors"
     ours(path, about, **tensors)
     with pytest.raises(CaptureError, match=message):
@@ -249,7 +249,7 @@ def test_files_of_ours_that_do_not_fit_together_are_refused(tmp_path, about, ten
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """A file of each kind, as bytes."""
+    """A file of each kind, as its name and bytes."""
     folder = tmp_path_factory.mktemp("examples")
     array = dense(2, 6, 6)
     write(folder / "a.npy", {"a": array})

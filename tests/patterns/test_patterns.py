@@ -1,4 +1,4 @@
-"""Patterns as a container, and the door for patterns captured elsewhere."""
+"""Patterns as a container, and patterns captured elsewhere."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_probabilities_come_back_as_they_went_in(count, size, patch, seed):
 
 
 @pytest.mark.parametrize("kind", ["list", "numpy", "torch", "grad", "integer"])
-def test_any_array_is_taken(kind):
+def test_any_kind_of_array_is_accepted(kind):
     dense = np.array([[[1.0, 0.0], [0.0, 1.0]]])
     array = {
         "list": dense.tolist(),
@@ -57,7 +57,7 @@ def test_any_array_is_taken(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_attention_that_a_model_rounded_is_taken(dtype):
+def test_attention_that_a_model_rounded_is_accepted(dtype):
     """A softmax in half precision has rows that are off by the rounding of each entry."""
     dense = torch.from_numpy(causal(200, 24, spread=1.0)).to(dtype)
     back = Patterns.from_probabilities(dense).probabilities()
@@ -65,12 +65,12 @@ def test_attention_that_a_model_rounded_is_taken(dtype):
 
 
 @pytest.mark.parametrize(("entry", "expected"), [(-1e-7, 0.0), (1.0005, 1.0)])
-def test_what_rounding_put_out_of_range_is_brought_back(entry, expected):
+def test_values_that_rounding_put_out_of_range_are_clamped(entry, expected):
     back = Patterns.from_probabilities([[[1.0, 0.0], [entry, 1.0 if entry < 0 else 0.0]]]).probabilities()
     assert back[0, 1, 0] == expected
 
 
-def test_the_callers_array_is_left_alone():
+def test_the_callers_array_does_not_change():
     dense = causal(1, 10)
     before = dense.copy()
     patterns = Patterns.from_probabilities(dense)
@@ -82,7 +82,7 @@ def test_where_patterns_came_from():
     patterns = Patterns.from_probabilities(causal(3, 4))
     assert patterns.prompt.tolist() == [0, 1, 2]
     assert patterns.layer.tolist() == patterns.head.tolist() == [0, 0, 0]
-    with pytest.raises(CaptureError, match="expected 3 of prompt, layer and head"):
+    with pytest.raises(CaptureError, match="expected 3 values of prompt, layer and head"):
         Patterns.from_probabilities(causal(3, 4), layer=[1, 2])
 
 
@@ -103,7 +103,7 @@ def wrong(index, value):
         (wrong((0, 3, 1), np.inf), "finite probabilities"),
         (wrong((1, 3, 1), -0.2), r"probabilities in \[0, 1\]"),
         (wrong((1, 0, 0), 1.2), r"probabilities in \[0, 1\]"),
-        (wrong((0, 2, 4), 0.3), "0.3 above the diagonal; causal=False reads encoders' patterns"),
+        (wrong((0, 2, 4), 0.3), "0.3 above the diagonal; for patterns of encoders say causal=False"),
         (wrong((0, 5), [0.1, 0.1, 0.1, 0.1, 0.1, 0.1]), "off by 0.4"),
         (wrong((0, 5), [0.5, 0.1, 0.1, 0.1, 0.1, 0.095]), "off by 0.005"),  # more than bfloat16 rounds
         (np.log(causal(1, 4) + 1e-30), "after its softmax"),
@@ -112,11 +112,11 @@ def wrong(index, value):
         (torch.ones(1, 1, 1, dtype=torch.complex64), "an array of torch.complex64"),
         ([[[1.0], [0.5, 0.5]]], "got no array"),
         (np.concatenate([causal(40, 4), wrong((1, 3, 1), np.nan)[:, :4, :4]]), "finite probabilities"),
-        (np.zeros((1, 5, 5)), "in every pattern, all of pattern 0 are 0"),
-        (np.concatenate([causal(40, 4), np.zeros((2, 4, 4))]), "all of pattern 40 are 0, .* leave out prompts"),
+        (np.zeros((1, 5, 5)), "in every pattern, all rows of pattern 0 are 0"),
+        (np.concatenate([causal(40, 4), np.zeros((2, 4, 4))]), "all rows of pattern 40 are 0, .* leave out prompts"),
     ],
 )
-def test_what_is_no_causal_attention_is_refused(array, message):
+def test_arrays_that_are_not_causal_attention_are_refused(array, message):
     with pytest.raises(CaptureError, match=message):
         Patterns.from_probabilities(array)
 
@@ -164,7 +164,7 @@ def test_a_single_reversed_pattern(patterns):
     assert np.array_equal(patterns[:1][::-1].probabilities(), patterns[0].probabilities())
 
 
-def test_patterns_can_be_walked_over(patterns):
+def test_patterns_can_be_iterated(patterns):
     assert [int(one.head[0]) for one in patterns] == patterns.head.tolist()
     with pytest.raises(IndexError):
         patterns[6]
@@ -183,11 +183,11 @@ def test_joining_gives_all_the_longest_size(sizes, patch):
         assert not own[:, size:].any()
 
 
-def test_one_alone_is_joined_without_a_copy(patterns):
+def test_a_single_part_is_not_copied(patterns):
     assert Patterns.concatenate([patterns]).log_patches.data_ptr() == patterns.log_patches.data_ptr()
 
 
-def test_joining_what_does_not_fit_is_refused(patterns):
+def test_joining_parts_that_do_not_fit_is_refused(patterns):
     with pytest.raises(CaptureError, match="at least one forward"):
         Patterns.concatenate([])
     with pytest.raises(CaptureError, match="causal or square patterns, got both"):
@@ -222,7 +222,7 @@ def test_cropped_patterns_are_those_of_shorter_prompts(size, patch, data):
         assert not rows[length:].any()
 
 
-def test_half_precision_keeps_73_728_bytes_a_pattern():
+def test_half_precision_takes_73_728_bytes_per_pattern():
     patterns = Patterns.from_probabilities(causal(3, 256))
     patterns.log_patches = patterns.log_patches.half()
     assert patterns.log_patches.nbytes == 3 * 73_728
@@ -273,7 +273,7 @@ def test_square_attention_is_checked_too():
 
 
 def test_probabilities_of_bfloat16_kept_as_float32():
-    """NumPy has no bfloat16: whoever saves such attention as .npy saves its rounded entries."""
+    """NumPy has no bfloat16: attention of that type, saved as .npy, has its rounded entries as float32."""
     scores = torch.randn(64, 40, 40, generator=torch.Generator().manual_seed(0)) * 3
     scores = scores.masked_fill(~torch.ones(40, 40).tril().bool(), -torch.inf)
     rounded = scores.softmax(-1).bfloat16().float().numpy()

@@ -1,4 +1,4 @@
-"""Planted patterns: what is promised of each family."""
+"""Planted patterns: what each family promises."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_a_familys_draws_do_not_depend_on_how_many_are_made():
         ("beginning", lambda q, k: k < 48 // 5),
     ],
 )
-def test_the_bare_behaviour_falls_where_it_should(family, where):
+def test_without_noise_attention_is_where_it_should_be(family, where):
     patterns, labels = planted(4, size=48, noise=0.0)
     dense = patterns.probabilities()[labels == list(FAMILIES).index(family)]
     query, key = np.indices((48, 48))
@@ -51,7 +51,7 @@ def test_the_bare_behaviour_falls_where_it_should(family, where):
     assert inside.min() > 0.7  # a bonus of 5 against 46 other keys leaves e^5 / (e^5 + 46)
 
 
-def test_blocks_put_their_weight_on_the_querys_own_block():
+def test_blocks_attend_to_the_querys_own_block():
     patterns, labels = planted(1, size=48, noise=0.0)
     p = patterns.probabilities()[labels == list(FAMILIES).index("blocks")][0]
     for q in range(48):
@@ -76,7 +76,7 @@ def test_stripes_are_equally_far_apart():
         strong = np.flatnonzero(p[-1] > p[-1].max() * 0.99)
         assert len(strong) >= 2
         assert len(np.unique(np.diff(strong))) == 1
-        for q in range(strong[0], 48):  # and the same for every query that has one
+        for q in range(strong[0], 48):  # and likewise for every query that sees one
             assert np.flatnonzero(p[q] > p[q].max() * 0.99).tolist() == strong[strong <= q].tolist()
 
 
@@ -89,7 +89,7 @@ def test_repeats_are_diagonals_equally_far_apart():
             assert set(q - np.flatnonzero(p[q] > p[q].max() * 0.99)) == set(back[back <= q])
 
 
-def test_decay_falls_by_one_factor_a_token():
+def test_decay_falls_by_the_same_factor_per_token():
     for p in bare("decay"):
         steps = np.log(p[-1, 1:] / p[-1, :-1])
         assert np.ptp(steps) < 1e-3
@@ -105,11 +105,11 @@ def test_a_block_looks_at_its_first_token():
 
 
 @pytest.mark.parametrize(("family", "fewest", "most"), [("columns", 4, 8), ("blocks", 4, 9)])
-def test_how_many_differs_by_pattern(family, fewest, most):
+def test_the_number_of_columns_and_blocks_varies(family, fewest, most):
     last = bare(family, count=12, size=64)
     if family == "columns":
         found = [int((p[-1] > p[-1].max() * 0.99).sum()) for p in last]
-    else:  # a block begins where the query before it is not looked at
+    else:  # a block begins where a query does not look at the one before it
         found = [1 + sum(p[q, q - 1] < p[q, q] / 10 for q in range(1, 64)) for p in last]
     assert fewest <= min(found) < max(found) <= most
 
@@ -133,7 +133,7 @@ def test_prompts_may_be_shorter_than_the_window():
         assert not row[length:].any()
 
 
-def test_families_alone_are_as_among_all():
+def test_a_family_is_the_same_alone_as_among_all():
     alone, labels = planted(2, size=32, families=("blocks", "self"))
     everything, numbers = planted(2, size=32)
     assert labels.tolist() == [0, 0, 1, 1]

@@ -1,4 +1,4 @@
-"""What rows stand for and what they are called, through everything that is done to patterns."""
+"""Which tokens rows represent and what they are called, through all that can be done to patterns."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def words(length):
 
 
 def make(prompts, size, **known):
-    """Patterns without attention: what is tested here are their rows' names."""
+    """Patterns without attention: these tests are about the names of rows."""
     count = len(prompts)
     patches = torch.full((count, geometry.num_patches(size, PATCH), PATCH, PATCH), -torch.inf)
     where = {"prompt": np.array(prompts, np.int64), "layer": np.zeros(count, np.int64), "head": np.arange(count)}
@@ -55,7 +55,7 @@ def test_a_whole_prompt_is_labelled_by_its_tokens():
         ("whole", {}, ["0", "1", "2", "3"]),
     ],
 )
-def test_rows_are_labelled_by_what_they_stand_for(reach, known, expected):
+def test_rows_are_labelled_by_the_tokens_they_represent(reach, known, expected):
     patterns = make([0], 4, reach=reach, **known)
     assert patterns.labels(0) == expected
     assert patterns.resized(9).labels(0) == (expected if known else [str(i) for i in range(9)])
@@ -63,7 +63,7 @@ def test_rows_are_labelled_by_what_they_stand_for(reach, known, expected):
 
 @pytest.mark.parametrize("reach", REACHES)
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_prompt_that_fits_has_one_row_a_token(reach, causal):
+def test_a_prompt_that_fits_has_one_row_per_token(reach, causal):
     patterns = make_square([1], 8) if not causal else make([1], 8)
     patterns = Patterns(
         patterns.log_patches,
@@ -79,7 +79,7 @@ def test_a_prompt_that_fits_has_one_row_a_token(reach, causal):
     assert patterns.resized(20).labels(1) == list(words(5))
 
 
-def test_rows_are_kept_only_of_prompts_that_were_longer():
+def test_row_counts_are_kept_only_for_prompts_that_were_longer():
     patterns = make([0, 1, 2], 8, reach="pool", lengths={0: 7, 1: 8, 2: 9})
     assert patterns.resized(10).rows == {2: 8}
 
@@ -123,7 +123,7 @@ def test_what_is_done_to_patterns_leaves_the_labels_alone(lengths, size, reach, 
     assert set(one.tokens) == {numbers[0]} & set(texts)
 
 
-def test_joining_merges_what_is_known_of_prompts():
+def test_joining_merges_tokens_and_lengths():
     joined = Patterns.concatenate([make([0], 4, tokens={0: words(4)}), make([1], 6), make([2], 3, lengths={2: 3})])
     assert joined.tokens == {0: words(4)}
     assert joined.lengths == {0: 4, 2: 3}
@@ -133,7 +133,7 @@ def test_joining_merges_what_is_known_of_prompts():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_short_prompts_join_long_ones(order):
-    """A prompt that fits is whole, whichever way the long ones of a capture were taken."""
+    """A prompt that fits is whole, whether the long ones of a capture are pooled or cropped."""
     long = make([0], 4, tokens={0: words(10)}, reach="pool")
     joined = Patterns.concatenate([long, make([1], 3, tokens={1: words(3)})][::order])
     assert (joined.reach, joined.size) == ("pool", 4)
@@ -153,7 +153,7 @@ def test_short_prompts_join_long_ones(order):
         ([make([0], 4, reach="pool"), make([1], 4, reach="crop")], r"one reach, got \['crop', 'pool'\]"),
     ],
 )
-def test_joining_what_disagrees_is_refused(parts, message):
+def test_joining_contradictory_parts_is_refused(parts, message):
     with pytest.raises(CaptureError, match=message):
         Patterns.concatenate(parts)
 
@@ -162,12 +162,12 @@ def test_joining_what_disagrees_is_refused(parts, message):
     ("known", "message"),
     [
         ({"reach": "mean"}, "a reach of whole, pool, crop, got 'mean'"),
-        ({"lengths": {0: 5}}, "at most 4 tokens, one a row, got one of 5"),
-        ({"tokens": {0: words(5)}}, "at most 4 tokens, one a row, got one of 5"),
+        ({"lengths": {0: 5}}, "at most 4 tokens, one per row, got one of 5"),
+        ({"tokens": {0: words(5)}}, "at most 4 tokens, one per row, got one of 5"),
         ({"lengths": {0: 4}, "tokens": {0: words(3)}}, "expected 4 tokens of prompt 0, got 3"),
     ],
 )
-def test_what_cannot_be_is_refused(known, message):
+def test_impossible_patterns_are_refused(known, message):
     with pytest.raises(CaptureError, match=message):
         make([0], 4, **known)
 

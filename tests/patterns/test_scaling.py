@@ -31,7 +31,7 @@ def log_pattern(size, spread, seed):
 
 
 def from_logs(logs, patch=8):
-    """As the tap makes them: the logs themselves, which float32 probabilities could not hold."""
+    """Patterns from logs, as the tap makes them; float32 probabilities would lose small ones."""
     zeros = np.zeros(len(logs), np.int64)
     packed = geometry.pack(torch.from_numpy(logs).float(), patch, -torch.inf)
     return Patterns(packed, logs.shape[1], prompt=np.arange(len(logs)), layer=zeros, head=zeros)
@@ -70,7 +70,7 @@ def test_scalings_are_the_loops_over_entries(scaling, logs):
 @pytest.mark.parametrize("scaling", SCALINGS)
 @given(logs=patterns_of)
 def test_an_inverse_gives_the_log_probabilities_back(scaling, logs):
-    """As far as float32 holds them: of raw, probabilities over 1e-37; of log_normalize, to 1e-6 of the smallest log."""
+    """As far as float32 allows: for raw, probabilities over 1e-37; for log_normalize, to 1e-6 of the smallest log."""
     assert set(INVERSES) == set(SCALINGS)
     patterns = from_logs(logs)
     truth = patterns.log_patches
@@ -81,7 +81,7 @@ def test_an_inverse_gives_the_log_probabilities_back(scaling, logs):
     assert error <= 1e-6 * max(1.0, -smallest_finite(truth).item())
 
 
-def test_predictions_of_no_probability_have_no_log():
+def test_predictions_of_zero_or_less_have_no_finite_log():
     raw = torch.tensor([-0.1, 0.0, 0.5, 2.0]).reshape(1, 1, 2, 2)
     back = INVERSES["raw"](raw, torch.zeros(1, 1, 1, 1)).flatten().tolist()
     assert back == [-math.inf, -math.inf, pytest.approx(math.log(0.5)), pytest.approx(math.log(2))]
@@ -93,7 +93,7 @@ def test_log_normalize_is_min_max_scaling_with_certainty_as_the_top(logs):
     lower = np.tril(np.ones((size, size), bool))
     values = logs[0][lower]
     if values.min() > -1e-3:
-        return  # a pattern of certainties has no scale of its own
+        return  # a pattern of certainties cannot be scaled
     expected = MinMaxScaler().fit(np.append(values, 0.0)[:, None]).transform(values[:, None])[:, 0]
     assert np.abs(from_logs(logs).scaled()[0][lower] - expected).max() <= 1e-5
 

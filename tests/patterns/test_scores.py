@@ -26,7 +26,7 @@ def softmax(scores, causal=True):
 
 
 def drawn(count, size, draw, spread=2.0, causal=True):
-    """float64 (count, size, size): noise, on which every second pattern has blocks, and the others a few sinks."""
+    """float64 (count, size, size): noise, with blocks in every second pattern and a few sinks in the others."""
     scores = draw.normal(0, spread, (count, size, size))
     block = np.cumsum(draw.random(size) < 0.08)
     scores[::2] += 6 * (block[:, None] == block)
@@ -35,7 +35,7 @@ def drawn(count, size, draw, spread=2.0, causal=True):
 
 
 def mean_mass(p, keys_of):
-    """Mean over the rows that have keys of the mass on them; NaN without such a row."""
+    """Mean mass on ``keys_of(q)`` over the rows q that have such keys; NaN without such a row."""
     masses = [sum(p[q, k] for k in keys) for q in range(len(p)) if (keys := list(keys_of(q)))]
     return float(np.mean(masses)) if masses else math.nan
 
@@ -192,7 +192,7 @@ def test_a_padded_batch_scores_as_the_loops_over_each_prompts_rows(
     assert max(np.abs(found.key_kinds).max(), np.abs(found.query_kinds).max()) <= 1 + 1e-5
 
 
-def test_a_long_pattern_scores_as_the_loops():
+def test_a_long_pattern_scores_like_the_loops():
     draw = np.random.default_rng(5)
     ids, kinds = draw.integers(0, 40, 256), draw.integers(0, len(KINDS), 256)
     p = drawn(2, 256, draw)
@@ -204,7 +204,7 @@ def test_a_long_pattern_scores_as_the_loops():
 
 @pytest.fixture(scope="module")
 def batch():
-    """Three prompts of four heads each, other heads for each, and their tokens."""
+    """Three prompts with four heads each, not the same ones, and their tokens."""
     draw = np.random.default_rng(0)
     patterns = Patterns.from_probabilities(
         drawn(12, 70, draw),
@@ -228,7 +228,7 @@ def some(found, rows):
     return type(found)(*(getattr(found, name)[rows] for name in fields), sinks)
 
 
-def test_a_batch_scores_as_prompt_by_prompt_in_any_order(batch, monkeypatch):
+def test_a_batch_scores_like_its_prompts_alone_in_any_order(batch, monkeypatch):
     patterns, ids, tokens = batch
     together = score(patterns, ids, tokens)
     for number, prompt in enumerate((4, 5, 9)):
@@ -251,7 +251,7 @@ def test_half_precision_and_empty_rows_at_the_end_change_little(batch):
     np.testing.assert_allclose(found.values, wanted.values, atol=5e-3)
 
 
-def test_the_first_rows_of_a_pattern_score_as_a_shorter_prompt(batch):
+def test_the_first_rows_of_a_pattern_score_like_a_shorter_prompt(batch):
     patterns, ids, _ = batch
     lengths = np.random.default_rng(2).integers(1, 70, 12)
     found = score(patterns.cropped(lengths), ids)
@@ -334,7 +334,7 @@ def test_rows_that_are_blocks_of_tokens_have_no_token_scores(batch):
     assert np.array_equal(found["blocks"], wanted["blocks"])
 
 
-def test_of_a_cropped_prompt_the_last_tokens_count(batch):
+def test_a_cropped_prompt_is_scored_over_its_last_tokens(batch):
     patterns, ids, tokens = batch
     longer = [[*range(30), *ids[0]], ids[1], ids[2]]
     found = score(reaching(patterns, "crop", 100), longer, [["word"] * 30 + tokens[0], *tokens[1:]])
@@ -345,9 +345,9 @@ def test_tokens_that_do_not_fit_are_refused(batch):
     patterns, ids, tokens = batch
     with pytest.raises(CaptureError, match="one row of token_ids for each of 3 prompts, got 2"):
         score(patterns, ids[:2])
-    with pytest.raises(CaptureError, match="expected 70 tokens of a prompt of as many rows, got 69"):
+    with pytest.raises(CaptureError, match="expected 70 tokens for a prompt of as many rows, got 69"):
         score(patterns, ids[:, 1:])
-    with pytest.raises(CaptureError, match="expected 70 tokens of a prompt of as many rows, got 1"):
+    with pytest.raises(CaptureError, match="expected 70 tokens for a prompt of as many rows, got 1"):
         score(patterns, ids, [[";"]] * 3)
     with pytest.raises(CaptureError, match=r"shape \(prompts, tokens\), got a row of shape \(1, 70\)"):
         score(patterns, ids[:, None])
@@ -362,7 +362,7 @@ def test_tokens_that_do_not_fit_are_refused(batch):
 
 @pytest.fixture(scope="module")
 def families():
-    # Up to sink_and_previous: of the others several do what two scores measure, such as stripes, which are columns too.
+    # Up to sink_and_previous: some other families are measured by two scores, such as stripes, which are columns.
     simple = tuple(FAMILIES)[:9]
     patterns, which = planted(6, size=256, noise=0.5, families=simple, seed=2)
     found = score(patterns)

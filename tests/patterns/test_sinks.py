@@ -1,4 +1,4 @@
-"""Which keys are sinks, on heads whose behaviour is known; ``test_scores.py`` holds them against loops too."""
+"""Which keys are sinks, on heads with known behaviour; ``test_scores.py`` also compares them with plain loops."""
 
 import numpy as np
 import pytest
@@ -34,8 +34,8 @@ def test_a_sink_at_the_first_token_is_no_later_one():
 
 
 @pytest.mark.parametrize("position", [1, 40, 140])
-def test_a_sink_begins_where_its_token_stands(position):
-    """Rows before it cannot see it, and count neither for nor against it."""
+def test_rows_before_a_sink_do_not_count(position):
+    """They cannot see it."""
     p = attention(8.0 * ((key == position) | (query < position) & (back == 1)))
     sinks, later = sinks_of(p)
     assert sinks == (position,)
@@ -52,7 +52,7 @@ def test_several_sinks_count_together_and_the_strongest_comes_first():
     assert later > 0.6
 
 
-def test_rows_that_attend_elsewhere_now_and_then_leave_it_a_sink():
+def test_a_sink_may_be_ignored_by_a_few_rows():
     elsewhere = query % 12 == 0
     assert sinks_of(attention(8.0 * np.where(elsewhere, back == 0, key == 50)))[0] == (50,)
     often = query % 6 == 0
@@ -76,7 +76,7 @@ def test_even_attention_has_no_sink(size, spread):
 
 
 def test_the_start_of_the_last_line_is_no_sink():
-    """A head that looks at the latest line break: every row after the last one attends to it."""
+    """For a head that looks at the latest line break, every row after the last one attends to that."""
     breaks = np.array([0, 30, 75, 120, 165])
     latest = breaks[np.searchsorted(breaks, np.arange(SIZE), side="right") - 1]
     assert sinks_of(attention(8.0 * (key == latest[:, None]))) == ((), 0.0)
@@ -108,13 +108,13 @@ def test_packed_texts_have_a_sink_each():
     assert sinks_of(attention(bonus, spread=0))[1] > 0.99
 
 
-def test_a_window_hides_a_sink_from_rows_that_it_has_left():
+def test_a_window_hides_a_sink_from_later_rows():
     window = np.where(back < 60, 8.0 * (key == 100), -np.inf)
     assert sinks_of(attention(window)) == ((100,), pytest.approx(1.0, abs=0.1))
 
 
 def test_attention_too_small_for_a_float_is_not_out_of_sight():
-    """A head so sharp that all but the latest line break is at 1e-60 sees the others all the same."""
+    """A head so sharp that all but the latest line break get 1e-60 still sees the others."""
     breaks = np.arange(0, SIZE, 25)
     latest = breaks[np.searchsorted(breaks, np.arange(SIZE), side="right") - 1]
     logs = np.where(key == latest[:, None], 0.0, -138.0)
@@ -131,7 +131,7 @@ def test_the_last_token_of_an_encoder_can_be_its_sink():
     assert later == pytest.approx(p[:-1, -1].mean(), abs=1e-5)
 
 
-def test_short_prompts_have_no_row_to_judge_a_sink_by():
+def test_short_prompts_have_too_few_rows_to_judge_a_sink():
     p = attention(8.0 * (key == 1))
     assert sinks_of(p[:18, :18])[0] == (1,)
     sinks, later = sinks_of(p[:17, :17])

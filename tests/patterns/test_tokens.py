@@ -60,5 +60,5 @@ def test_any_text_has_a_kind(tokens):
 
 
 @pytest.mark.parametrize("text", ["<T>", "a<b", "< s>", "<>", "<a b>", " <div>"])
-def test_what_only_looks_like_a_sentinel(text):
+def test_texts_that_only_look_like_sentinels(text):
     assert token_kind(text) != "sentinel"

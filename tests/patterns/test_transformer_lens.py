@@ -18,7 +18,7 @@ CASES = [(name, detector) for name in FIXTURE["inputs"] for detector in OURS]
 
 @pytest.fixture(scope="module", params=FIXTURE["inputs"])
 def run(request, bundled_lm):
-    """An input's token ids, our patterns of it, and what TransformerLens says of it."""
+    """An input's token ids, our patterns of it, and TransformerLens' scores."""
     found = FIXTURE["inputs"][request.param]
     with capture(bundled_lm.model) as tap, torch.no_grad():
         bundled_lm.model(torch.tensor([found["ids"]]), use_cache=False)
@@ -26,7 +26,7 @@ def run(request, bundled_lm):
 
 
 def detected(ids, detector):
-    """Where a detector looks, as its documentation says: 1 at each (query, key) that the behaviour attends to."""
+    """Where a detector looks, by its documentation: 1 at each (query, key) that the behaviour attends to."""
     where = np.zeros((len(ids), len(ids)))
     for query in range(len(ids)):
         for key in range(query + 1):
@@ -39,7 +39,7 @@ def detected(ids, detector):
 
 
 @pytest.mark.parametrize("detector", OURS)
-def test_their_measures_of_our_patterns_are_theirs(run, detector):
+def test_our_patterns_give_their_scores(run, detector):
     ids, patterns, theirs = run
     p, where = patterns.probabilities().astype(np.float64), detected(ids, detector)
     mul = (p * where).sum((1, 2)) / p.sum((1, 2))
@@ -50,11 +50,11 @@ def test_their_measures_of_our_patterns_are_theirs(run, detector):
 
 
 @pytest.mark.parametrize(("detector", "name"), OURS.items())
-def test_our_scores_are_theirs_over_the_rows_that_can_show_it(run, detector, name):
-    """ "mul" spreads over all rows what we spread over the rows that have a key to look at."""
+def test_our_scores_are_theirs_over_fewer_rows(run, detector, name):
+    """ "mul" is a mean over all rows, our score over the rows that have a key to look at."""
     ids, patterns, theirs = run
     ours, mul = score(patterns, [ids])[name], np.ravel(theirs[detector]["mul"])
-    where = detected(ids, detector) * (1 - np.eye(len(ids)))  # theirs lets a token look at itself after its double
+    where = detected(ids, detector) * (1 - np.eye(len(ids)))  # theirs counts a token itself if the one before is equal
     rows = where.any(1).sum()
     itself = patterns.probabilities().astype(np.float64) * (detected(ids, detector) - where)
     np.testing.assert_allclose(ours * rows / len(ids) + itself.sum((1, 2)) / len(ids), mul, atol=2e-6)

@@ -126,7 +126,7 @@ def test_every_file_of_the_split_is_one_processs(files, processes):
 
 def test_too_few_files_are_refused(files, tmp_path):
     own = files_of(files, CONFIG)
-    with pytest.raises(ConfigError, match=f"at least {len(own) + 1} files, one a process, got {len(own)}; give more"):
+    with pytest.raises(ConfigError, match=f"at least {len(own) + 1} files, one per process, got {len(own)}; give more"):
         files_of(files, CONFIG, process=0, processes=len(own) + 1)
     few = small(tmp_path)
     other = next(split for split in ("train", "atlas", "held_out") if split != split_of(few[0].path))

@@ -2,7 +2,7 @@ from apmae.artifacts import manifest_path
 from apmae.study.layout import Layout
 
 
-def test_a_study_that_was_run_is_laid_out_so(real_study):
+def test_a_study_that_was_run_has_this_layout(real_study):
     layout = Layout(real_study.folder)
     assert layout.settings.is_file()
     for artifact in (

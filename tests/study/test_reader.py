@@ -1,4 +1,4 @@
-"""What the report reads off the disk is what was written there, and a broken study is refused by name."""
+"""The report reads from disk what was written there, and a broken study is refused with its name."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_scaling_by_hand():
     assert np.allclose(scaled(log_pattern.astype(np.float32)), expected, atol=1e-6)
 
 
-def test_a_pattern_with_one_key_a_row_scales_to_one():
+def test_a_pattern_with_one_key_per_row_scales_to_one():
     log_pattern = np.where(np.eye(4, dtype=bool), 0.0, -np.inf).astype(np.float32)
     assert np.array_equal(scaled(log_pattern), np.eye(4))
 
@@ -97,7 +97,7 @@ def test_tokens_of_a_prompt_in_a_later_shard(study):
     assert study.tokens(400) == []
 
 
-def test_no_study_and_half_a_study(tmp_path, folder, write_study):
+def test_a_missing_or_unfinished_study_is_refused(tmp_path, folder, write_study):
     with pytest.raises(ArtifactError, match="finished encode artifact"):
         Study(tmp_path)
     other = write_study(tmp_path / "half", prompts=8)
@@ -135,7 +135,7 @@ def test_damaged_points_are_refused(tmp_path, write_study):
         _ = Study(study).exemplars
 
 
-def test_points_that_are_too_few_are_refused(tmp_path, write_study):
+def test_too_few_points_are_refused(tmp_path, write_study):
     study = write_study(tmp_path, prompts=8)
     path = study / "atlas" / "points.parquet"
     write_table(path, read_table(path).slice(0, 10))

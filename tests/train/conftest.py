@@ -13,7 +13,7 @@ for _part in ("encoder", "decoder"):
 
 @pytest.fixture(scope="session")
 def tiny_train():
-    """A configuration that trains in milliseconds a step; keywords change fields, ``model`` those of the model."""
+    """A configuration that takes milliseconds per step; keywords change its fields, ``model`` those of the model."""
 
     def make(model=None, **fields):
         values = {"steps": 12, "batch_size": 10, "base_lr": 2e-3, "checkpoint_every": 5, "log_every": 1, "seed": 3}
@@ -24,6 +24,6 @@ def tiny_train():
 
 @pytest.fixture(scope="session")
 def small_patterns():
-    """Planted patterns of 32 tokens in patches of 8, float32, numbered by prompt; do not write."""
+    """Planted patterns of 32 tokens in patches of 8, float32, numbered by prompt; tests must not change them."""
     patterns, _ = planted(4, size=32)
     return patterns.repacked(8)

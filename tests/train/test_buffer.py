@@ -1,4 +1,4 @@
-"""The mixing buffer: nothing is lost, doubled or changed, and draws are even."""
+"""The mixing buffer: no pattern is lost, doubled or changed, and all are equally likely to be drawn."""
 
 import numpy as np
 import torch
@@ -10,15 +10,15 @@ from apmae.train.buffer import MixingBuffer
 
 
 def numbered(first, count, size=64):
-    """Patterns that say in every pixel which they are."""
+    """Patterns with their number in every pixel."""
     numbers = np.arange(first, first + count)
     patches = {32: 1, 64: 3}[size]
     logs = -torch.from_numpy(numbers).float()[:, None, None, None].expand(-1, patches, 32, 32)
     return Patterns(logs.contiguous(), size, prompt=numbers, layer=numbers % 7, head=numbers % 5)
 
 
-def told(patterns):
-    """What the pixels say, checked against prompt, layer and head."""
+def numbers_of(patterns):
+    """The numbers in the pixels, checked against prompt, layer and head."""
     numbers = -patterns.log_patches[:, 0, 0, 0].long().numpy()
     assert (patterns.log_patches[:, 0] == -torch.from_numpy(numbers)[:, None, None]).all()
     assert patterns.prompt.tolist() == numbers.tolist()
@@ -36,11 +36,11 @@ def test_what_goes_in_comes_out_once(turns, seed):
         buffer.add(numbered(first, 10), forward, np.arange(added))
         inside |= set(range(first, first + added))
         first += 10
-        found = told(buffer.draw(drawn, np.random.default_rng([seed, forward])))
+        found = numbers_of(buffer.draw(drawn, np.random.default_rng([seed, forward])))
         assert len(set(found)) == drawn and set(found) <= inside
         inside -= set(found)
         assert len(buffer) == len(inside)
-    assert set(told(buffer.draw(len(inside), np.random.default_rng(seed)))) == inside
+    assert set(numbers_of(buffer.draw(len(inside), np.random.default_rng(seed)))) == inside
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=8), st.integers(0, 99))
@@ -59,11 +59,11 @@ def test_a_buffer_that_is_filled_again_draws_the_same(counts, seed):
         assert other.origins.tolist() == buffer.origins.tolist()
         one, two = (each.draw(len(each), np.random.default_rng(seed)) for each in (buffer, other))
         assert torch.equal(one.log_patches, two.log_patches)
-        assert told(one) == told(two)
+        assert numbers_of(one) == numbers_of(two)
 
 
 def test_draws_are_even():
-    """Over 2 000 draws of 5 of 20 every pattern comes 500 times, within five standard deviations."""
+    """In 2 000 draws of 5 from 20, every pattern is drawn 500 times, within five standard deviations."""
     seen = np.zeros(20)
     for number in range(2000):
         buffer = MixingBuffer(20, 32, reach="whole", device="cpu")
@@ -71,30 +71,30 @@ def test_draws_are_even():
         buffer.draw(7, np.random.default_rng([number, 0]))
         if number == 0:
             assert len(buffer) == 13
-        seen[told(buffer.draw(5, np.random.default_rng([number, 1])))] += 1
+        seen[numbers_of(buffer.draw(5, np.random.default_rng([number, 1])))] += 1
     assert np.abs(seen - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)
 
 
-def test_shorter_patterns_have_empty_rows_whatever_lay_there():
+def test_shorter_patterns_have_empty_rows_whatever_was_there():
     buffer = MixingBuffer(3, 64, reach="pool", device="cpu")
     buffer.add(numbered(1, 3), 0, np.arange(3))
     buffer.draw(3, np.random.default_rng(0))
     buffer.add(numbered(5, 2, size=32), 1, np.arange(2))
     drawn = buffer.draw(2, np.random.default_rng(0))
     assert (drawn.size, drawn.reach) == (64, "pool")
-    assert sorted(told(drawn)) == [5, 6]
+    assert sorted(numbers_of(drawn)) == [5, 6]
     assert drawn.log_patches[:, 1:].isneginf().all()
 
 
-def test_a_drawn_batch_is_its_own():
+def test_a_drawn_batch_shares_no_memory_with_the_buffer():
     buffer = MixingBuffer(4, 32, reach="whole", device="cpu")
     buffer.add(numbered(1, 4, 32), 0, np.arange(4))
     batch = buffer.draw(2, np.random.default_rng(0))
-    before = told(batch)
+    before = numbers_of(batch)
     buffer.add(numbered(50, 2, 32), 1, np.arange(2))
-    assert told(batch) == before
+    assert numbers_of(batch) == before
 
 
-def test_it_costs_what_the_documents_say():
+def test_it_takes_the_memory_that_the_documents_say():
     buffer = MixingBuffer(10, 256, reach="whole", device="cpu")
     assert buffer.nbytes == 10 * 73_728

@@ -1,4 +1,4 @@
-"""Checkpoints hold a run exactly, and only that run."""
+"""A checkpoint restores a run exactly, and only that run."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def train(state, first, last):
             state.average.update_parameters(state.model)
 
 
-def test_a_restored_run_goes_on_bit_for_bit(tmp_path):
+def test_a_restored_run_resumes_bit_for_bit(tmp_path):
     straight = made()
     train(straight, 0, 12)
 
@@ -68,7 +68,7 @@ def test_the_states_of_all_sources_come_back(tmp_path):
             np.testing.assert_array_equal(after[name], array, strict=True)
 
 
-def test_an_average_of_the_weights_comes_back_and_goes_on(tmp_path):
+def test_an_average_of_the_weights_comes_back_and_continues(tmp_path):
     straight, first, second = made(averaged=True), made(averaged=True), made(seed=1, averaged=True)
     train(straight, 0, 9)
     train(first, 0, 4)
@@ -84,7 +84,7 @@ def test_an_average_of_the_weights_comes_back_and_goes_on(tmp_path):
         checkpoint.load(tmp_path, made(averaged=True), RUN)
 
 
-def test_a_full_disk_leaves_the_one_before(small_disk):
+def test_a_full_disk_leaves_the_previous_checkpoint(small_disk):
     disk = small_disk("64k")
     run = made()
     train(run, 0, 2)
@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_the_one_before(small_disk):
     assert checkpoint.load(disk, made(), RUN) == (2, [])
 
 
-def test_equal_runs_are_equal_bytes(tmp_path):
+def test_equal_runs_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         run = made()
         train(run, 0, 3)
@@ -144,14 +144,14 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
     file = tmp_path / checkpoint.NAME
     whole = file.read_bytes()
     if damage == "foreign":
-        save_file(load_file(file), file)  # without what this run wrote beside the numbers
+        save_file(load_file(file), file)  # without the metadata that this run wrote
     else:
         file.write_bytes({"cut": whole[: len(whole) // 2], "noise": b"\xff" * 300, "empty": b""}[damage])
     with pytest.raises(ArtifactError, match="delete it to train from the start"):
         checkpoint.load(tmp_path, made(), RUN)
 
 
-def test_what_a_kill_left_while_writing_does_not_matter(tmp_path):
+def test_a_temporary_file_that_a_kill_left_does_not_matter(tmp_path):
     run = made()
     train(run, 0, 2)
     checkpoint.save(tmp_path, 2, run, RUN)

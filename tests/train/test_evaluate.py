@@ -23,7 +23,7 @@ def mae(tiny_train):
 
 
 def by_hand(mae, patterns, number, masking):
-    """The two losses of one pattern, pixel by pixel of the square picture."""
+    """The two losses of one pattern, pixel by pixel of its square picture."""
     picture = patterns.scaled(mae.config.scaling)[number].astype(np.float64)
     with torch.no_grad():
         predicted = mae(mae.scale(patterns), masking).predicted[number].double().numpy()
@@ -54,7 +54,7 @@ def test_losses_are_mean_squared_errors_over_hidden_pixels(mae, small_patterns, 
 
 
 def divergence_by_hand(mae, patterns, number, masking, uniform=False):
-    """Row by row of the square picture: sum of p log(p / q) over hidden keys, over the mass hidden altogether."""
+    """Row by row of the square picture: the sum of p log(p / q) over hidden keys, divided by all hidden mass."""
     probabilities = patterns.probabilities()[number].astype(np.float64)
     smallest = math.log(probabilities[probabilities > 0].min())
     with torch.no_grad():
@@ -72,7 +72,7 @@ def divergence_by_hand(mae, patterns, number, masking, uniform=False):
                     guess = math.exp(pixel)
                 else:
                     guess = math.exp((1 - pixel) * smallest)
-                if probabilities[query, key] > 0:  # keys that cannot be attended to are not asked for
+                if probabilities[query, key] > 0:  # keys that cannot be attended to do not count
                     hidden.setdefault(query, {})[key] = 1.0 if uniform else min(max(guess, 1e-6), 1.0)
     total = weight = 0.0
     for query, guesses in hidden.items():
@@ -86,7 +86,7 @@ def divergence_by_hand(mae, patterns, number, masking, uniform=False):
 
 @pytest.mark.parametrize("model", [{}, {"scaling": "log"}, {"scaling": "raw"}, {"grid": "square"}])
 def test_divergences_are_sums_over_hidden_keys(mae, small_patterns, model):
-    """Also of short prompts, and of a smaller pattern than the encoder's in other patches."""
+    """Also for short prompts, and for smaller patterns than the encoder's in other patches."""
     encoder = mae(**model)
     for patterns in (
         small_patterns,
@@ -116,7 +116,7 @@ def nothing_hidden(patterns, number, masking):
 
 
 def test_without_hidden_attention_there_is_no_divergence(mae, small_patterns):
-    """Three rows lie in the first patch alone: it is visible in half of the patterns."""
+    """Three rows are all in the first patch, which is visible in half of the patterns."""
     short = small_patterns.cropped(np.full(len(small_patterns), 3))
     found, masking = pattern_losses(mae(), short), hidden(short, PATCHES, 5, 0)
     seen = [0 in visible for visible in masking.visible.tolist()]
@@ -127,7 +127,7 @@ def test_without_hidden_attention_there_is_no_divergence(mae, small_patterns):
 
 
 def test_losses_are_the_ones_that_training_minimises(mae, small_patterns):
-    """Training's is the mean over all hidden real pixels of a batch: patterns weighted by how many they have."""
+    """Training's loss is the mean over all hidden real pixels of a batch: patterns count by how many they have."""
     encoder = mae()
     masking = hidden(small_patterns, PATCHES, 5, 0)
     with torch.no_grad():
@@ -151,12 +151,12 @@ def test_a_loss_does_not_depend_on_what_else_is_measured(mae, small_patterns):
         pattern_losses(encoder, many).loss.reshape(-1, len(small_patterns)),
         every.loss[None].repeat(len(many) // len(small_patterns), 0),
         rtol=1e-5,
-    )  # more than are seen at once
+    )  # more than the encoder sees at a time
     assert not np.allclose(pattern_losses(encoder, small_patterns, seed=1).loss, every.loss)
     assert len(pattern_losses(encoder, small_patterns[:0]).loss) == 0
 
 
-def test_masks_are_the_patterns_own_and_grow_with_the_ratio(small_patterns):
+def test_masks_depend_on_the_pattern_alone_and_grow_with_the_ratio(small_patterns):
     few, many = (hidden(small_patterns, PATCHES, masked, 7) for masked in (3, 6))
     alone = hidden(small_patterns[5], PATCHES, 3, 7)
     assert torch.equal(alone.masked[0], few.masked[5])

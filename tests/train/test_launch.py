@@ -1,4 +1,4 @@
-"""What a run is started with."""
+"""How a run is started."""
 
 import pytest
 from accelerate.utils import LoggerType
@@ -11,12 +11,12 @@ def test_the_trackers_are_those_of_accelerate():
     assert set(TRACKERS) == set(LoggerType.list()) - {"all"}
 
 
-def test_a_tracker_that_is_here():
+def test_a_tracker_that_is_installed():
     expect_tracker(None)
     expect_tracker("tensorboard")  # by tensorboardX, which is installed for the tests
 
 
-def test_one_that_is_none():
+def test_a_tracker_that_does_not_exist():
     with pytest.raises(ConfigError, match="one of aim, .*, wandb, got 'paper'"):
         expect_tracker("paper")
 

@@ -1,4 +1,4 @@
-"""Patterns of the bundled language model as they come: mixed, each its own prompt's, the same after any restart."""
+"""Patterns of the bundled language model during training: mixed, each from its prompt, the same after any restart."""
 
 import gc
 import json
@@ -80,7 +80,7 @@ def by_number(source, forwards):
 
 
 def test_a_batch_holds_patterns_of_many_prompts_and_all_layers(make, bundled_lm):
-    """Filled one prompt after another, as the published loop does, batches of 48 would hold 4 or 5 prompts."""
+    """If batches were filled prompt by prompt, as in the published loop, 48 patterns would be of 4 or 5 prompts."""
     source = make(batch_size=48)
     for step in range(12):
         batch = source.batch(step)
@@ -91,7 +91,7 @@ def test_a_batch_holds_patterns_of_many_prompts_and_all_layers(make, bundled_lm)
 
 
 def test_each_pattern_is_that_of_its_prompt_and_head(make, bundled_lm):
-    """Held against transformers' own eager attention, one prompt at a time."""
+    """Compared with transformers' eager attention, one prompt at a time."""
     source = make()
     batches = Patterns.concatenate([source.batch(step) for step in range(6)])
     assert batches.log_patches.dtype == torch.float16
@@ -127,7 +127,7 @@ def test_no_pattern_comes_twice_and_none_is_lost(make, bundled_lm):
     assert len(by_layer) == asked * bundled_lm.num_layers
 
 
-def test_heads_are_drawn_anew_for_every_prompt_and_epoch(make):
+def test_heads_are_redrawn_for_every_prompt_and_epoch(make):
     source = make(count=4, buffer=480)
     source.batch(0)
     drawn = {}
@@ -153,7 +153,7 @@ def test_windows_longer_than_a_pattern_are_pooled_or_cropped(make, prompts):
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 8), (7, 3), (60, 8), (60, 1), (41, 2)])
-def test_every_prompt_comes_once_an_epoch_in_a_new_order(make, prompts, count, width, monkeypatch):
+def test_every_prompt_comes_once_per_epoch_in_a_new_order(make, prompts, count, width, monkeypatch):
     monkeypatch.setattr(forwards, "SORTED", 4)
     source = make(count=count, batch=width)
     row, orders, number = source._forwards, [], 0
@@ -180,7 +180,7 @@ def test_prompts_of_a_forward_are_about_equally_long(make, bundled_lm, prompts):
     windows = [window_of(bundled_lm, prompt, LENGTH).ids for prompt in prompts]
     as_drawn = run([windows[start : start + 8] for start in range(0, len(windows), 8)])
     row = make()._forwards
-    ours = run([[window.ids for window in row[i].windows] for i in range(8)])  # 60 prompts, 8 a forward
+    ours = run([[window.ids for window in row[i].windows] for i in range(8)])  # 60 prompts, 8 per forward
     assert as_drawn > 1.3 and ours < 1.06
 
 
@@ -208,7 +208,7 @@ def test_a_thread_changes_nothing(make):
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("outcome", ["any", "correct"])
-def test_a_source_goes_on_from_its_state(make, overlap, outcome):
+def test_a_source_resumes_from_its_state(make, overlap, outcome):
     source = make(outcome=outcome)
     assert isinstance(source, ResumableSource)
     states, batches = [source.state()], []
@@ -220,7 +220,7 @@ def test_a_source_goes_on_from_its_state(make, overlap, outcome):
     for begin in (0, 17, last):
         with make(outcome=outcome, overlap=overlap) as other:
             if begin == 17:
-                other.batch(0)  # and a forward of its own is under way
+                other.batch(0)  # so that another forward is running
             other.restore(states[begin])
             for step in range(begin, min(begin + 3, last + 1)):
                 assert equal(other.batch(step), batches[step])
@@ -242,8 +242,8 @@ def drawn(bundled_lm):
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("redraw", [False, True])
-def test_a_source_of_drawn_prompts_goes_on_from_its_state(make, drawn, overlap, redraw, monkeypatch):
-    """At every step of several epochs, those included that begin or end there."""
+def test_a_source_of_drawn_prompts_resumes_from_its_state(make, drawn, overlap, redraw, monkeypatch):
+    """At steps throughout several epochs, also where an epoch begins or ends."""
     monkeypatch.setattr(forwards, "SORTED", 2)
     source = make(prompts=drawn(redraw), outcome="correct", batch=3)
     states, batches, last = [source.state()], [], 20
@@ -261,7 +261,7 @@ def test_a_source_of_drawn_prompts_goes_on_from_its_state(make, drawn, overlap, 
 
 
 def test_drawn_prompts_are_those_of_the_epochs_in_their_order(make, drawn, monkeypatch):
-    """A stretch holds the prompts as they come; within it they are sorted by length."""
+    """Stretches hold the prompts in their order; within a stretch they are sorted by length."""
     monkeypatch.setattr(forwards, "SORTED", 2)
     source = make(prompts=drawn(), batch=3)
     row, number = source._forwards, 0
@@ -344,7 +344,7 @@ def wrong(run):
     return ran
 
 
-def test_how_far_the_buffer_is_filled_is_said_where_it_takes_long(make, monkeypatch, capsys):
+def test_if_filling_the_buffer_takes_long_its_progress_is_shown(make, monkeypatch, capsys):
     monkeypatch.setattr(lm_source, "_QUIET", 0.0)
     make(watched=True, outcome="correct").batch(0)
     lines = capsys.readouterr().err.splitlines()
@@ -361,7 +361,7 @@ def test_the_state_is_small(make):
     assert sum(array.nbytes for array in state.values()) < source._buffer.nbytes / 100
 
 
-def test_steps_are_asked_for_in_order(make):
+def test_steps_must_be_asked_for_in_order(make):
     source = make()
     source.batch(0)
     for step in (0, 2):
@@ -373,7 +373,7 @@ def test_steps_are_asked_for_in_order(make):
 
 
 def test_patterns_are_held_in_the_buffer_and_nowhere_else(make):
-    """Patterns are all float16 tensors here: those of the buffer, one forward, and the batch that was asked for."""
+    """All float16 tensors here are patterns: those of the buffer, of one forward, and of the batch asked for."""
     before = held()
     source = make(overlap=True)
     forward, batch = 8 * PER_PROMPT, 24
@@ -392,7 +392,7 @@ def held():
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def test_a_small_buffer_takes_fewer_prompts_a_forward(make):
+def test_a_small_buffer_takes_fewer_prompts_per_forward(make):
     source = make(buffer=24 + 3 * PER_PROMPT)
     source.batch(0)
     assert max(len(source._forwards[i].prompts) for i in range(3)) == 3
@@ -405,7 +405,7 @@ def test_a_small_buffer_takes_fewer_prompts_a_forward(make):
 # -- correct prompts only ----------------------------------------------------------------------------------------------
 
 
-def test_only_patterns_of_correct_prompts_come(make, bundled_lm):
+def test_only_patterns_of_correct_prompts_are_drawn(make, bundled_lm):
     source = make(outcome="correct")
     seen = {prompt for step in range(12) for prompt in source.batch(step).prompt.tolist()}
     right = set()
@@ -436,7 +436,7 @@ def test_a_model_that_never_answers_correctly_stops_with_the_count(make, prompts
     said = r"expected prompts that the language model answers correctly, got 0 of 20; draw some"
     with make(prompts=hopeless, outcome="correct", overlap=overlap) as source, pytest.raises(TrainingError, match=said):
         source.batch(0)
-    assert len(make(prompts=hopeless).batch(0)) == 24, "any outcome: they will do"
+    assert len(make(prompts=hopeless).batch(0)) == 24, "with any outcome they are used"
 
 
 def test_one_correct_prompt_is_enough(make, prompts, bundled_lm):

@@ -1,4 +1,4 @@
-"""The loop: the optimizer by hand, what stops it, and kills that leave no trace in the weights."""
+"""The loop: the optimizer by hand, what stops training, and kills that leave no trace in the weights."""
 
 import json
 import math
@@ -94,12 +94,12 @@ def test_the_optimizer_is_adamw_by_hand(tiny_train, small_patterns, clip_norm):
             value -= rate * first[name] / (1 - 0.9 ** (step + 1)) / (np.sqrt(corrected) + 1e-8)
     for name, parameter in trained.named_parameters():
         moved = np.abs(parameter.detach().numpy() - expected[name])
-        # where a gradient is next to nothing, Adam makes a step of float32's rounding of it
+        # where a gradient is almost zero, Adam turns the rounding of float32 into a step
         assert np.quantile(moved, 0.95) < 2e-5, name
     assert not trained.training
 
 
-def test_masks_are_drawn_anew_every_step_and_from_the_seed(tiny_train):
+def test_masks_are_redrawn_every_step_from_the_seed(tiny_train):
     config = tiny_train()
     a, b = (step_masking(config, 10, step) for step in (0, 1))
     assert not torch.equal(a.masked, b.masked)
@@ -191,7 +191,7 @@ for name, compiled in (("plain", False), ("compiled", True)):
         Path(sys.argv[1]) / name
     )
 """
-"""In a process of its own: types are checked in this one, which a compiler cannot see through."""
+"""Runs in a separate process: this one checks types at run time, and the compiler cannot trace that."""
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def test_a_compiled_model_learns_the_same_and_keeps_its_names(tmp_path):
 
 
 def test_the_average_of_the_weights_is_what_comes_out(tiny_train, small_patterns):
-    """By hand: the first step's weights, then a tenth of each later one's."""
+    """By hand: the weights after the first step, then nine tenths of that and a tenth of the new ones at each step."""
     config = tiny_train(steps=4)
     source = ArraySource(small_patterns, 10, config.seed)
     average = fit(config.model_copy(update={"ema": 0.9}), source)
@@ -280,7 +280,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_patterns(tiny_tra
     kept = APMAE(config.model, seed=0)
     assert checkpoint.load(tmp_path, checkpoint.State(kept, loop._optimizer(kept, config)), run_of(config))[0] == 5
     assert all(torch.isfinite(tensor).all() for tensor in kept.state_dict().values())
-    fit(config, Breaking(small_patterns, -1, 0), folder=tmp_path)  # mended, the run goes on
+    fit(config, Breaking(small_patterns, -1, 0), folder=tmp_path)  # with good patterns the run resumes
     steps = [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()]
     assert steps == list(range(12))
 
@@ -303,7 +303,7 @@ def test_a_line_of_the_log_that_a_kill_cut_short_is_written_again(tiny_train, sm
     assert steps == list(range(12))
 
 
-def test_a_rate_that_is_too_high_is_told_from_bad_patterns(tiny_train, small_patterns):
+def test_a_rate_that_is_too_high_is_distinguished_from_bad_patterns(tiny_train, small_patterns):
     config = tiny_train(base_lr=1e30, steps=30)
     with pytest.raises(TrainingError, match=r"not finite at step \d+ .*all finite: lower base_lr from 1e\+30"):
         fit(config, ArraySource(small_patterns, 10, 0))
@@ -315,7 +315,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny_train, sma
     calls = []
 
     def overflow(module, grad_input, grad_output):
-        calls.append(module)  # two of them a step, but none in the first: the hooks come while it runs
+        calls.append(module)  # two per step, but none in the first, during which the hooks are added
         return tuple(gradient * float("inf") for gradient in grad_input) if len(calls) == 4 else None
 
     def watch(module, inputs):
@@ -348,7 +348,7 @@ def test_train_takes_patterns_or_a_stream(small_patterns, tiny_train):
         apmae.train([small_patterns[:15]], config)
 
 
-def test_a_configurations_own_seed_and_steps_count(small_patterns, tiny_train):
+def test_by_default_the_configurations_seed_and_steps_are_used(small_patterns, tiny_train):
     config = tiny_train(steps=3, seed=8)
     own = weights(apmae.train(small_patterns, config))
     assert same(own, weights(apmae.train(small_patterns, tiny_train(steps=9, seed=0), steps=3, seed=8)))
@@ -373,7 +373,7 @@ def test_patterns_too_long_for_the_model(tiny_train):
 
 
 @pytest.mark.parametrize(("size", "patch"), [(32, 4), (100, 13), (1, 1), (250, 32), (256, 32)])
-def test_short_patterns_get_a_model_of_their_own_size(size, patch):
+def test_short_patterns_get_a_model_of_their_size(size, patch):
     dense = np.tril(np.ones((4, size, size))) / np.arange(1, size + 1)[:, None]
     mae = apmae.train(Patterns.from_probabilities(dense), "debug", steps=1)
     assert (mae.config.patch_size, mae.config.pattern_size) == (patch, 8 * patch)
@@ -423,7 +423,7 @@ def test_interrupted_runs_end_with_the_same_bytes(tiny_train, small_patterns, tm
 @pytest.mark.parametrize("decoder_input", ["visible", "cls"])
 @pytest.mark.parametrize("grid", ["triangle", "square"])
 def test_several_threads_sum_in_a_fixed_order(decoder_input, grid):
-    """Without that no run on more than one core could be repeated, let alone resumed."""
+    """Otherwise no run on more than one core could be repeated, let alone resumed."""
     config = train_recipe("debug")
     model = config.model.model_copy(update={"decoder_input": decoder_input, "grid": grid})
     config = config.model_copy(update={"steps": 3, "model": model})
@@ -446,7 +446,7 @@ def test_a_finished_run_is_not_trained_again(tiny_train, small_patterns, tmp_pat
     assert (tmp_path / checkpoint.NAME).stat().st_mtime_ns == before
 
 
-def test_keeping_checkpoints_changes_nothing(tiny_train, small_patterns, tmp_path):
+def test_keeping_checkpoints_changes_no_weights(tiny_train, small_patterns, tmp_path):
     source = ArraySource(small_patterns, 10, 3)
     without = fit(tiny_train(), source)
     often = fit(tiny_train(checkpoint_every=1, log_every=3), source, folder=tmp_path)
@@ -531,7 +531,7 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     assert killed.wait() == -signal.SIGKILL
     killed.stderr.close()
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / METRICS).read_text().splitlines()]
-    assert steps == list(range(13)), "it was killed after the checkpoint of step 10, and logged as it went on"
+    assert steps == list(range(13)), "it was killed after the checkpoint of step 10, and logged every step"
     finish(undisturbed)
     finish(start(tmp_path, "killed", -1))
     for name in ("encoder/model.safetensors", "encoder/config.json", METRICS, checkpoint.NAME):

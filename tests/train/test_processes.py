@@ -1,4 +1,4 @@
-"""Several processes train as one would on the whole batch. Real processes over gloo, started by torchrun."""
+"""Several processes train like one with the whole batch. They are real processes over gloo, started by torchrun."""
 
 import json
 import os
@@ -58,7 +58,7 @@ accelerator = start("cpu")
 number = accelerator.process_index
 patterns = planted(3, seed=0)[0]
 source = Hanging(patterns, config.batch_size, config.seed, process=number, processes=accelerator.num_processes)
-if wrong == ["apart"]:
+if wrong == ["folders"]:
     folder = folder / str(number)
 inputs = f"other {number}" if wrong == ["differs"] else "same"
 mae = fit(config, source, folder=folder, accelerator=accelerator, inputs=inputs)
@@ -101,7 +101,7 @@ def together(program, config, tmp_path_factory):
 
 
 def test_two_processes_are_one_with_twice_the_batch(program, config, together, tmp_path):
-    """Masks, crops, the mean over masked pixels, the averaged weights: all as one process would have them."""
+    """Masks, crops, the mean over masked pixels and the averaged weights are those of one process."""
     whole = config.model_copy(update={"accumulate": 1})
     ran = run([sys.executable], [program, tmp_path, whole.model_dump_json()])
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -121,9 +121,9 @@ def test_two_processes_that_were_killed_end_with_the_same_bytes(program, config,
     started = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not (tmp_path / METRICS).is_file() or len(metrics(tmp_path)) < 5:
-        assert started.poll() is None and time.monotonic() < deadline, "step 4 never came"
+        assert started.poll() is None and time.monotonic() < deadline, "step 4 was never reached"
         time.sleep(0.05)
-    # torchrun gives its processes sessions of their own: killing it alone would leave them at work.
+    # torchrun puts its processes into separate sessions: if only it is killed, they keep running.
     children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
     assert len(children) == 2
     for process in (started.pid, *map(int, children)):
@@ -136,17 +136,17 @@ def test_two_processes_that_were_killed_end_with_the_same_bytes(program, config,
         assert (tmp_path / name).read_bytes() == (together / name).read_bytes()
 
 
-def test_a_checkpoint_of_two_processes_is_not_one_processs(program, config, together):
+def test_one_process_cannot_resume_a_checkpoint_of_two(program, config, together):
     ran = run([sys.executable], [program, together, config.model_dump_json()])
     assert ran.returncode == 1
     assert "another run (processes: 2, now 1)" in ran.stderr
 
 
 def test_processes_that_see_different_folders_stop_and_say_so(program, config, together, tmp_path):
-    """One finds a checkpoint, the other none: they would train on from different steps."""
+    """One finds a checkpoint and the other does not, so they would resume from different steps."""
     (tmp_path / "0").mkdir()
     shutil.copy(together / "checkpoint.safetensors", tmp_path / "0")
-    ran = run(TORCHRUN, [program, tmp_path, config.model_dump_json(), "apart"])
+    ran = run(TORCHRUN, [program, tmp_path, config.model_dump_json(), "folders"])
     assert ran.returncode != 0
     assert "process 1 has steps done 0 where process 0 has 6" in ran.stderr
     assert "a folder that all of them see" in ran.stderr
@@ -160,7 +160,7 @@ def test_processes_with_different_data_stop_and_say_so(program, config, tmp_path
 
 
 class _Both:
-    """The sources of two processes, one after the other in every batch."""
+    """The sources of two processes; every batch is that of the first, then that of the second."""
 
     def __init__(self, sources):
         self._sources = sources
@@ -170,7 +170,7 @@ class _Both:
 
 
 def test_the_command_gives_each_process_its_own_files(tmp_path):
-    """Held against one process that reads both processes' files by itself."""
+    """Compared with one process that reads the files of both."""
     out = tmp_path / "encoder"
     arguments = ["train", "--corpus", "bundled", "--recipe", "debug", "--set", "outcome=any", "--steps", 4]
     ran = run([*TORCHRUN, "-m", "apmae"], [*arguments, "--out", out])
@@ -201,7 +201,7 @@ def test_the_command_gives_each_process_its_own_files(tmp_path):
     assert two[-1]["asked"] == sum(source.counts()["asked"] for source in sources)
 
 
-def test_every_prompt_is_one_processs_and_files_stay_together():
+def test_every_prompt_goes_to_one_process_and_files_stay_together():
     drawn = PromptsConfig(per_task=40, tasks=("random", "identifier"))
     prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), drawn)
     assert own_files(prompts, 0, 1) == prompts
@@ -212,14 +212,14 @@ def test_every_prompt_is_one_processs_and_files_stay_together():
         assert sum(map(len, paths)) == len(set().union(*paths))
         assert max(map(len, paths)) - min(map(len, paths)) <= 1
     files = len({prompt.path for prompt in prompts})
-    with pytest.raises(ConfigError, match=f"at least {files + 1} files, one a process, got {files}"):
+    with pytest.raises(ConfigError, match=f"at least {files + 1} files, one per process, got {files}"):
         own_files(prompts, 0, files + 1)
 
 
-def test_a_batch_that_cannot_be_divided_says_which_could():
+def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
     config = train_recipe("debug").model_copy(update={"batch_size": 50, "accumulate": 4})
     assert share_of(config.model_copy(update={"batch_size": 48}), 3) == 16
-    with pytest.raises(ConfigError, match="3 processes and accumulate 4 divide, got 50; take 48"):
+    with pytest.raises(ConfigError, match="divisible by 3 processes times accumulate 4, got 50; take 48"):
         share_of(config, 3)
     with pytest.raises(ConfigError, match="take 240"):
         share_of(config, 60)
@@ -238,10 +238,10 @@ def test_a_tracker_gets_what_the_log_gets_and_the_rate(tmp_path):
     (events,) = (tmp_path / "tracked" / "apmae").glob("events.*")
     written = events.read_bytes()
     assert all(name in written for name in (b"loss", b"grad_norm", b"patterns_per_second", b"epoch"))
-    assert "patterns_per_second" not in metrics(tmp_path)[0], "equal runs are equal bytes"
+    assert "patterns_per_second" not in metrics(tmp_path)[0], "equal runs give equal bytes"
 
 
-def test_a_tracker_that_is_not_there_is_refused():
+def test_a_tracker_that_does_not_exist_or_is_not_installed_is_refused():
     with pytest.raises(ConfigError, match=r"one of aim, .*wandb, got 'paper'"):
         start(track="paper")
     with pytest.raises(ConfigError, match="expected the tracker 'wandb' to be installed, it is not: pip install wandb"):

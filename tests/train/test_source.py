@@ -1,4 +1,4 @@
-"""Sources answer by step: patterns in memory at any step, after any restart; streams once."""
+"""Sources give patterns by step: those in memory at any step, after any restart; streams only once."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_a_stream_is_cut_into_batches_in_order(small_patterns, sizes, batch_size
         source.batch(total // batch_size)
 
 
-def test_captures_that_number_their_prompts_alike_can_be_streamed(small_patterns):
+def test_captures_with_the_same_prompt_numbers_can_be_streamed(small_patterns):
     size = small_patterns.size
 
     def capture(text):
@@ -91,7 +91,7 @@ def test_captures_that_number_their_prompts_alike_can_be_streamed(small_patterns
     assert len(source.batch(0)) == len(source.batch(1)) == 6
 
 
-def test_a_stream_cannot_go_back_or_on(small_patterns):
+def test_a_stream_cannot_repeat_or_skip_a_step(small_patterns):
     source = StreamSource([small_patterns], 4)
     source.batch(0)
     for step in (0, 2):

@@ -1,1 +1,1 @@
-"""Analyses over an atlas: where patterns occur, in which tasks and outcomes. Torch-free."""
+"""Analyses over an atlas: where patterns occur, and in which tasks and outcomes. Torch-free."""

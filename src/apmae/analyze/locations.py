@@ -1,6 +1,6 @@
-"""Pattern locations: (cluster, layer, head), how often each occurs, in which tasks and outcomes (paper section 6.2).
+"""Pattern locations (cluster, layer, head): which occur in which tasks and outcomes (paper section 6.2).
 
-Works on ``schema.POINTS``. Axes: l layers, h heads of a layer.
+Everything is computed from ``schema.POINTS``. Axes: l layers, h heads per layer.
 """
 
 from typing import NamedTuple
@@ -35,24 +35,24 @@ class TaskLocations(NamedTuple):
     total: int
     """Locations that occur in the task."""
     unique: int
-    """Those that occur in no other task."""
+    """Locations that occur in no other task."""
     correct: int
-    """Unique ones that occur in correct prompts only."""
+    """Unique locations that occur in correct prompts only."""
     incorrect: int
-    """Unique ones that occur in incorrect prompts only."""
+    """Unique locations that occur in incorrect prompts only."""
     overlap: int
-    """Unique ones that occur in both."""
+    """Unique locations that occur in both."""
 
 
 class HeadGrid(NamedTuple):
-    """What each head does over all prompts (paper Figure 10 B and C); NaN and 0 where a head was never captured."""
+    """What each head does over all prompts (paper Figure 10 B and C); NaN, 0 and -1 if it was never captured."""
 
     clustered: Float[ndarray, "l h"]
     """Share of the head's patterns that belong to any cluster, in [0, 1]."""
     distinct: Int[ndarray, "l h"]
-    """Different clusters that its patterns belong to."""
+    """How many different clusters its patterns belong to."""
     main_cluster: Int[ndarray, "l h"]
-    """The cluster of most of its patterns; -1 where that is noise or nothing."""
+    """The cluster of most of its patterns; -1 if most are noise."""
 
 
 def clustering(points: pa.Table) -> Clustering:
@@ -62,7 +62,7 @@ def clustering(points: pa.Table) -> Clustering:
 
 
 def task_locations(points: pa.Table) -> list[TaskLocations]:
-    """Locations by task and outcome (Table 5), tasks in the order they occur."""
+    """Locations by task and outcome (Table 5), tasks in the order in which they occur."""
     labels = points["cluster"].to_numpy()
     known = labels != NOISE
     layer, head = points["layer"].to_numpy()[known].astype(np.int64), points["head"].to_numpy()[known].astype(np.int64)
@@ -82,7 +82,7 @@ def task_locations(points: pa.Table) -> list[TaskLocations]:
 
 
 def _codes(column: pa.ChunkedArray, kept: ndarray, equals: str | None = None) -> ndarray:
-    """Numbers of a text column's values in order of occurrence, or where it equals one value."""
+    """A text column's values as numbers, in order of first occurrence; with ``equals``, whether each is that value."""
     encoded = column.combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False)[kept]
     if equals is None:
@@ -96,8 +96,8 @@ def head_grid(points: pa.Table, layers: int, heads: int) -> HeadGrid:
 
     Args:
         points: ``schema.POINTS``.
-        layers: of the language model.
-        heads: query heads a layer.
+        layers: layers of the language model.
+        heads: query heads per layer.
     """
     labels = points["cluster"].to_numpy().astype(np.int64)
     place = points["layer"].to_numpy().astype(np.int64) * heads + points["head"].to_numpy()
@@ -112,7 +112,7 @@ def head_grid(points: pa.Table, layers: int, heads: int) -> HeadGrid:
 
 
 def prompt_grid(points: pa.Table, prompt: int, layers: int, heads: int) -> Int[ndarray, "l h"]:
-    """The cluster of every head on one prompt (Figure 10 A); -1 noise, -2 not captured."""
+    """The cluster of every head on one prompt (Figure 10 A); -1 for noise, -2 if not captured."""
     grid = np.full((layers, heads), -2, dtype=np.int64)
     own = points["prompt"].to_numpy() == prompt
     grid[points["layer"].to_numpy()[own], points["head"].to_numpy()[own]] = points["cluster"].to_numpy()[own]

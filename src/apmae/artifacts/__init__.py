@@ -1,4 +1,4 @@
-"""Artifacts: what a stage leaves on disk. Shards first, ``manifest.json`` last and atomically; reused by hash."""
+"""Artifacts: what a stage writes to disk. Shards come first, ``manifest.json`` last and atomically; reused by hash."""
 
 from apmae.artifacts.columns import fixed_list, matrix, pack_patches, unpack_patches
 from apmae.artifacts.files import (

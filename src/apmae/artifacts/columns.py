@@ -14,12 +14,12 @@ _FP16 = np.dtype("<f2")
 
 
 def fixed_list(values: Shaped[ndarray, "n d"]) -> pa.FixedSizeListArray:
-    """An array as a column of lists of d values each."""
+    """An array as a column of lists with d values each."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
 
 
 def matrix(column: pa.ChunkedArray | pa.Array) -> Shaped[ndarray, "n d"]:
-    """A column of lists, all of one length, as an array; of no rows it is (0, 0)."""
+    """A column of lists, all of the same length, as an array; (0, 0) if it has no rows."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     values = array.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(array), -1 if len(array) else 0)
@@ -34,12 +34,12 @@ def unpack_patches(packed: bytes, size: int, patch: int) -> Float[ndarray, "k p 
     """The inverse of :func:`pack_patches`; fp16, read-only.
 
     Args:
-        packed: of a causal pattern.
+        packed: the patches of a causal pattern.
         size: tokens along its side.
-        patch: side of a patch, tokens.
+        patch: side of a patch, in tokens.
 
     Raises:
-        ArtifactError: if there are more or fewer bytes than that takes.
+        ArtifactError: if the number of bytes is not that of such a pattern.
     """
     grid = -(-size // patch)
     expected = _FP16.itemsize * grid * (grid + 1) // 2 * patch * patch

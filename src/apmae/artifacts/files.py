@@ -1,4 +1,4 @@
-"""Files of an artifact: whole or not there, whatever happens meanwhile. Nothing here knows what a table means."""
+"""Files of an artifact: whole or absent, whatever happens during the write. Nothing here knows what a table means."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from apmae.errors import ArtifactError
 
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
-"""What a file is called while it is written; a killed run leaves it behind."""
+"""The name of a file while it is being written; a killed run leaves it on disk."""
 _STREAMS = ("/dev/stdout", "/dev/stderr")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -30,10 +30,10 @@ def sha256_file(path: Path) -> str:
 
 
 def expect_place(path: Path, *, folder: bool = False) -> None:
-    """Check that a file, or with ``folder`` a folder of files, can be written at a path, before anything is made.
+    """Check that a file, or a folder of files with ``folder``, can be written at a path, before any work is done.
 
     Raises:
-        ArtifactError: if something else is in the way, or the folder that it would be in cannot be written.
+        ArtifactError: if something else is in the way, or its parent folder cannot be written.
     """
     _expect_kind(path, folder=folder)
     if _is_special(path):
@@ -41,10 +41,10 @@ def expect_place(path: Path, *, folder: bool = False) -> None:
     above = path if folder else path.parent
     try:
         with suppress(FileNotFoundError, NotADirectoryError):
-            path.lstat()  # says whether the name itself is possible
+            path.lstat()  # raises if the name itself is impossible
         while not above.exists():
             above = above.parent
-        with TemporaryFile(dir=above):  # only an attempt knows of disks that are read-only or full
+        with TemporaryFile(dir=above):  # only an attempt shows whether the disk is read-only or full
             pass
     except NotADirectoryError:
         raise ArtifactError(f"cannot write {path}: {above} is a file; check the folder") from None
@@ -60,7 +60,7 @@ def _expect_kind(path: Path, *, folder: bool = False) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path names a pipe or a device, such as /dev/stdout: written to, not replaced."""
+    """Whether a path names a pipe or a device, such as /dev/stdout, which is written to and not replaced."""
     if not os.path.exists(path) or os.path.isdir(path):
         return False
     return not os.path.isfile(path) or str(path) in _STREAMS or path.is_relative_to("/dev/fd")
@@ -68,7 +68,7 @@ def _is_special(path: Path) -> bool:
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of ``path`` to write; synced and renamed to it at the end, or else removed."""
+    """A temporary file beside ``path`` to write; synced and renamed to it at the end, removed if anything fails."""
     _expect_kind(path)
     if _is_special(path):
         yield path
@@ -82,7 +82,7 @@ def _renamed(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise write_error(path, error) from error
-    except SafetensorError as error:  # which has no errno, but says it
+    except SafetensorError as error:  # it has no errno, but its message does
         number = re.search(r"os error (\d+)", str(error))
         cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
         raise write_error(path, cause) from error
@@ -93,7 +93,7 @@ def _renamed(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file so that it is either whole or not there: a temporary neighbour, synced, then renamed.
+    """Write a file so that it is either whole or absent: a temporary file beside it, synced, then renamed.
 
     Raises:
         ArtifactError: if the disk is full or the folder cannot be written; an earlier file at ``path`` is untouched.
@@ -103,30 +103,30 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_through(path: Path, write: Callable[[Path], None]) -> None:
-    """For libraries that write to a path by themselves: let them write a neighbour, then rename it.
+    """For libraries that write to a path themselves: let them write a temporary file beside it, then rename that.
 
     Raises:
-        ArtifactError: as :func:`replacing`.
+        ArtifactError: as for :func:`replacing`.
     """
     with _renamed(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)
-        temporary.chmod(mode)  # safetensors lets nobody but the owner read, whatever the umask says
+        temporary.chmod(mode)  # safetensors makes files readable by their owner only, whatever the umask
 
 
 def write_error(path: Path, error: OSError) -> ArtifactError:
-    """What to tell of a file that could not be written."""
+    """The error for a file that could not be written."""
     if error.errno in _FULL:
         return ArtifactError(
-            f"expected room to write {path}, the disk is full ({os.strerror(error.errno or 0)}); what was finished is "
-            "kept: free some space and run the same command again"
+            f"expected room to write {path}, the disk is full ({os.strerror(error.errno or 0)}); finished work "
+            "is kept: free some space and run the same command again"
         )
     return ArtifactError(f"cannot write {path}: {error.strerror or error}; check the folder and its permissions")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys sorted, so that equal values are equal bytes."""
+    """Write JSON atomically, with sorted keys, so that equal values give equal bytes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing(path) as file:
         file.write(text.encode())
@@ -147,7 +147,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file atomically, zstd, with page checksums."""
+    """Write a Parquet file atomically, compressed with zstd, with page checksums."""
     with replacing(path) as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 

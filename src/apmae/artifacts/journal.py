@@ -1,4 +1,4 @@
-"""The journal of an unfinished artifact, read back; and what is said where an artifact is of another run."""
+"""Reading the journal of an unfinished artifact, and the error for an artifact that belongs to another run."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,11 @@ from apmae.errors import ArtifactError
 
 
 def read_journal(journal: Path, lock: FileIO) -> list[dict[str, Any]]:
-    """The journal's whole lines; a line that a kill cut short is cut off, and its shard is made again."""
+    """The journal's whole lines. A line that a kill cut short is removed, and its shard is made again."""
     lock.seek(0)
     content = lock.readall()
     lines, end = whole_lines(content)
-    begins = b'{"format": '  # as ours do, and the first line is whole unless a kill cut it
+    begins = b'{"format": '  # every journal of ours begins so, even if a kill cut its first line short
     if content and not lines and (b"\n" in content or content[: len(begins)] != begins[: len(content)]):
         raise ArtifactError(f"expected no file or a journal of apmae at {journal}, found another; choose another --out")
     lock.truncate(end)
@@ -22,7 +22,7 @@ def read_journal(journal: Path, lock: FileIO) -> list[dict[str, Any]]:
 
 
 def whole_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The lines of a journal that are whole, and where they end."""
+    """The lines of a journal that are whole, and the number of bytes up to the end of the last."""
     lines: list[dict[str, Any]] = []
     end = 0
     for text in content.splitlines(keepends=True):
@@ -41,22 +41,22 @@ def whole_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
 def refuse(
     out: Path, what: str, found: dict[str, Any], wanted: dict[str, Any], *, damaged: Sequence[str] = ()
 ) -> NoReturn:
-    """Refuse an artifact of another configuration or other inputs, with what differs.
+    """Refuse an artifact that was made with another configuration or other inputs, and say what differs.
 
     Args:
         out: the artifact.
-        what: what it did with that configuration.
+        what: the verb of the message, "was made" or "was begun".
         found: the first line of its journal, or its manifest.
-        wanted: the same of this run.
-        damaged: its files that are damaged, which this run cannot make again.
+        wanted: the same for this run.
+        damaged: its damaged files, which this run cannot make again.
 
     Raises:
         ArtifactError: always.
     """
-    broken = f"; {damaged[0]} is damaged: give what it was made from to make that again" if damaged else ""
+    broken = f"; {damaged[0]} is damaged: give its original inputs and settings to make it again" if damaged else ""
     differences = list(_differences(found, wanted))
     raise ArtifactError(
-        f"{out} {what} another configuration ({'; '.join(differences[:4])}"
+        f"{out} {what} with another configuration ({'; '.join(differences[:4])}"
         f"{'; ...' if len(differences) > 4 else ''}){broken}; choose another --out, or pass --overwrite to replace it"
     )
 

@@ -1,7 +1,7 @@
-"""Manifests: what an artifact is made of, written last, so that an artifact with one is finished.
+"""Manifests: what an artifact was made from and which files it has. Written last: an artifact with one is finished.
 
-There are no time stamps, so equal inputs give equal bytes. Files' sizes are checked whenever an artifact is opened,
-hashes when a run resumes; within Parquet, pages carry checksums.
+There are no time stamps, so equal inputs give equal bytes. File sizes are checked whenever an artifact is opened,
+hashes when a run resumes; Parquet pages carry checksums.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from apmae.errors import ArtifactError
 from apmae.schema import FORMAT
 
 FileRecord = dict[str, Any]
-"""``{"bytes": int, "sha256": str, "rows": int | None}`` of one file that was written whole."""
+"""``{"bytes": int, "sha256": str, "rows": int | None}`` for one file that was written whole."""
 Records = dict[str, FileRecord]
-"""Of several files, by name."""
+"""The records of several files, by name."""
 _LIBRARIES = (
     "apmae",
     "torch",
@@ -37,16 +37,16 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What an artifact is made of."""
+    """What an artifact was made from, and its files."""
 
     stage: str
     config: dict[str, Any]
     inputs: dict[str, str]
     """SHA-256 of each input, by its role."""
     files: dict[str, FileRecord]
-    """By name, in the artifact's folder."""
+    """The record of each file, by its name in the artifact's folder."""
     counts: dict[str, Any] = field(default_factory=dict)
-    """What the stage counted, reasons of drops included."""
+    """What the stage counted, including the reasons for what it dropped."""
 
     def shards(self, table: str) -> dict[str, FileRecord]:
         """The files of one table that was written in shards, in order."""
@@ -54,7 +54,7 @@ class Manifest:
 
 
 def manifest_path(out: Path) -> Path:
-    """Where an artifact's manifest is: inside its folder, or beside its one file."""
+    """Where an artifact's manifest is: in its folder, or beside it if it is a single file."""
     return out.with_suffix(".manifest.json") if out.suffix == ".parquet" else out / "manifest.json"
 
 
@@ -67,16 +67,16 @@ def read_manifest(out: Path, stage: str) -> Manifest:
     """Read an artifact's manifest and check that every file is there at its full size.
 
     Args:
-        out: the artifact: a folder, or one Parquet file.
+        out: the artifact: a folder, or a single Parquet file.
         stage: the stage that should have made it.
 
     Raises:
-        ArtifactError: if it is missing, unfinished, of another stage or format, or a file is missing or cut short.
+        ArtifactError: if it is missing, unfinished or of another stage or format, or a file is missing or cut short.
     """
     path = manifest_path(out)
     if not path.is_file():
         unfinished = journal_path(out).is_file()
-        state = "it is unfinished: run its command again to go on" if unfinished else f"found none; run {stage} first"
+        state = "it is unfinished: run its command again to resume" if unfinished else f"found none; run {stage} first"
         raise ArtifactError(f"expected a finished {stage} artifact at {out}, {state}")
     record = read_json(path)
     found = record if isinstance(record, dict) else {}
@@ -98,7 +98,7 @@ def read_manifest(out: Path, stage: str) -> Manifest:
 
 
 def shard_file(table: str, number: int) -> str:
-    """What the file of one shard of a table is called, for instance ``embeddings-00003.parquet``."""
+    """The file name of one shard of a table, for instance ``embeddings-00003.parquet``."""
     return f"{table}-{number:05d}.parquet"
 
 
@@ -116,16 +116,16 @@ def read_tables(out: Path, stage: str, table: str, columns: list[str] | None = N
 
 
 def record_of(path: Path, rows: int | None = None) -> FileRecord:
-    """What a manifest says of one whole file."""
+    """The record of one whole file, as manifests hold it."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path), "rows": rows}
 
 
 def write_tables(root: Path, tables: Mapping[str, pa.Table]) -> Records:
-    """Write Parquet files, each atomically, and say what was written.
+    """Write Parquet files, each atomically, and return their records.
 
     Args:
         root: the artifact's folder.
-        tables: by file name.
+        tables: the tables, by file name.
     """
     for name, table in tables.items():
         write_table(root / name, table)
@@ -133,7 +133,7 @@ def write_tables(root: Path, tables: Mapping[str, pa.Table]) -> Records:
 
 
 def fingerprint(path: Path) -> str:
-    """What an input is, by content: an artifact by its manifest, a folder by all its files, a file by its bytes.
+    """A hash of an input's content: of an artifact's manifest, of all files in a folder, of a file's bytes.
 
     Raises:
         ArtifactError: if there is nothing at ``path``.
@@ -152,7 +152,7 @@ def fingerprint(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that an artifact depends on, those that are installed."""
+    """Versions of the libraries that decide an artifact's bytes; those that are not installed are left out."""
     found = {}
     for name in _LIBRARIES:
         try:

@@ -1,7 +1,7 @@
-"""Damaged files of a finished artifact: found by hash, made again beside it, moved in if they are the same bytes.
+"""Damaged files of a finished artifact: found by hash, made again in a staging folder, moved in if the bytes agree.
 
-The manifest stays as it is, so whatever was made from the artifact still fits it. A kill in the middle leaves files
-that are whole and files that are still damaged, which the next run finds again.
+The manifest stays as it is, so whatever was made from the artifact still fits it. A kill in the middle leaves some
+files whole and some still damaged; the next run finds these again.
 """
 
 import shutil
@@ -16,24 +16,24 @@ from apmae.progress import progress
 
 _MEGABYTE = 1_000_000
 _WATCHED = 1000
-"""Megabytes from which on checking an artifact shows a bar; about half a second."""
+"""Checking this many megabytes or more shows a progress bar; that takes about half a second."""
 
 
 def damage_of(path: Path, file: FileRecord) -> str | None:
-    """What is wrong with a file, by its size and then by its hash; None if it is whole."""
-    if (cut := _cut(path, file)) is not None:
-        return cut
+    """What is wrong with a file, judged by its size and then by its hash; None if it is whole."""
+    if (damage := _size_damage(path, file)) is not None:
+        return damage
     return None if sha256_file(path) == file["sha256"] else "its content has changed"
 
 
-def cut_files(out: Path, files: Records) -> list[str]:
-    """The files of an artifact that are missing or of another size, by name; nothing is read."""
+def files_of_wrong_size(out: Path, files: Records) -> list[str]:
+    """Names of an artifact's files that are missing or have another size; no file is read."""
     root = manifest_path(out).parent
-    return [name for name, file in files.items() if _cut(root / name, file)]
+    return [name for name, file in files.items() if _size_damage(root / name, file)]
 
 
 def damaged_files(out: Path, files: Records) -> dict[str, str]:
-    """What is wrong with each damaged file of an artifact, by name. Reads every file: about 2 GB/s."""
+    """What is wrong with each damaged file of an artifact, by name. Reads every file, at about 2 GB/s."""
     root, found = manifest_path(out).parent, {}
     sizes = {name: -(-file["bytes"] // _MEGABYTE) for name, file in files.items()}
     total = sum(sizes.values())
@@ -47,7 +47,7 @@ def damaged_files(out: Path, files: Records) -> dict[str, str]:
     return found
 
 
-def _cut(path: Path, file: FileRecord) -> str | None:
+def _size_damage(path: Path, file: FileRecord) -> str | None:
     if not path.is_file():
         return "it is missing"
     size, expected = path.stat().st_size, file.get("bytes")
@@ -55,7 +55,7 @@ def _cut(path: Path, file: FileRecord) -> str | None:
 
 
 def staging_of(out: Path) -> Path:
-    """Where the files of an artifact are made again."""
+    """The folder in which damaged files of an artifact are made again."""
     return out.with_name(f".{out.stem}.repair") if out.suffix == ".parquet" else out / ".repair"
 
 
@@ -64,8 +64,8 @@ class Repair:
 
     Args:
         out: the artifact.
-        files: what its manifest says of all its files.
-        damaged: what is wrong, by name.
+        files: the records of all its files, from its manifest.
+        damaged: what is wrong with each damaged file, by name.
         made_with: versions of the libraries that made it.
     """
 
@@ -77,20 +77,20 @@ class Repair:
         self._files, self._left, self._made_with = files, set(damaged), made_with or {}
 
     def put(self, made: Records) -> Records:
-        """Move files that were made again in the staging folder to their places; those that were whole stay.
+        """Move damaged files that were made again from the staging folder to their places; whole files stay.
 
         Returns:
-            What the manifest says of the files that are whole now.
+            The manifest's records of the files that are whole again.
 
         Raises:
-            ArtifactError: if they are not the bytes that the manifest names, or cannot be moved.
+            ArtifactError: if their bytes are not those that the manifest names, or they cannot be moved.
         """
         wanted = {name: self._files[name] for name in made if name in self._left}
         for name, file in wanted.items():
             if {**made[name], "rows": None} != {**file, "rows": None}:
                 raise ArtifactError(
-                    f"{name} was made again, but not as the bytes that the manifest of {self.out} names "
-                    f"({self._reason()}), so it does not belong to the other files; pass --overwrite to make all again"
+                    f"{name} was made again, but its bytes are not those that the manifest of {self.out} names "
+                    f"({self._reason()}): it does not fit the other files; pass --overwrite to make all of them again"
                 )
         for name in made:
             source, target = self.staging / name, manifest_path(self.out).parent / name
@@ -109,12 +109,12 @@ class Repair:
         """Check that every damaged file was made again.
 
         Raises:
-            ArtifactError: if the stage does not make one of them any more.
+            ArtifactError: if the stage no longer makes one of them.
         """
         if self._left:
             raise ArtifactError(
-                f"expected {', '.join(sorted(self._left)[:3])} of {self.out} to be made again, this version does not; "
-                "pass --overwrite to make all again"
+                f"expected {', '.join(sorted(self._left)[:3])} of {self.out} to be made again, this version makes no "
+                "such file; pass --overwrite to make the whole artifact again"
             )
 
     def close(self) -> None:
@@ -125,4 +125,4 @@ class Repair:
         now = versions()
         pairs = ((name, was, now.get(name)) for name, was in self._made_with.items())
         changed = [f"{name} was {was}, now {found}" for name, was, found in pairs if found != was]
-        return "; ".join(changed[:3]) or "another machine, device or number of threads may be why"
+        return "; ".join(changed[:3]) or "the machine, the device or the number of threads may differ"

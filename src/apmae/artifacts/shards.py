@@ -1,7 +1,7 @@
-"""Shards: the parts of a stage that are made, lost and resumed whole.
+"""Shards: the parts of a stage, each made as a whole or not at all.
 
-A shard is a pure function of its description. A worker writes its files and returns their records; the driver alone
-writes the journal. So workers may run anywhere that sees the folder, and in any order.
+A shard is a pure function of its description. A worker writes its files and returns their records; only the driver
+writes the journal. So workers may run anywhere that sees the folder, in any order.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +12,15 @@ from apmae.artifacts.stage import Stage
 
 
 class Shard(NamedTuple):
-    """Some of a stage's items in a row, for instance prompts, and the files that are made of them."""
+    """Some consecutive items of a stage, for instance prompts, and the files made from them."""
 
     number: int
     first: int
     """Number of its first item."""
     stop: int
-    """Number behind its last item."""
+    """Number after that of its last item."""
     files: tuple[str, ...]
-    """Names, one for each table that the stage writes."""
+    """File names, one per table that the stage writes."""
 
     def __len__(self) -> int:
         """How many items it has."""
@@ -28,7 +28,7 @@ class Shard(NamedTuple):
 
 
 Work = Callable[[Shard], Records]
-"""Writes the files of one shard and returns what a manifest says of them (:func:`apmae.artifacts.write_tables`)."""
+"""Writes the files of one shard and returns their records (:func:`apmae.artifacts.write_tables`)."""
 
 
 def cut(items: int, size: int, tables: Sequence[str]) -> list[Shard]:
@@ -36,8 +36,8 @@ def cut(items: int, size: int, tables: Sequence[str]) -> list[Shard]:
 
     Args:
         items: how many there are.
-        size: of a shard, at most.
-        tables: that the stage writes, each in a file of its own.
+        size: the most items in a shard.
+        tables: the tables that the stage writes, each in a separate file.
     """
     firsts = range(0, items, size)
     return [
@@ -55,21 +55,21 @@ def add_shard(stage: Stage, shard: Shard, records: Records) -> None:
     """Note in the journal that a shard was made whole. Drivers call it as records come back, in any order.
 
     Args:
-        stage: whose shard.
-        shard: which one.
+        stage: the shard's stage.
+        shard: the shard.
         records: what its worker returned.
     """
-    assert records.keys() == set(shard.files), f"shard {shard.number} is {shard.files}, made {sorted(records)}"
+    assert records.keys() == set(shard.files), f"shard {shard.number} has {shard.files}, got {sorted(records)}"
     stage.add(records)
 
 
 def run_shards(stage: Stage, shards: Iterable[Shard], work: Work) -> None:
-    """Make the missing shards of a stage, one after another, here.
+    """Make the missing shards of a stage one after another, in this process.
 
     Args:
-        stage: where their records go.
-        shards: all of the stage's, in any order.
-        work: makes one.
+        stage: the stage that gets their records.
+        shards: all shards of the stage, in any order.
+        work: makes one shard.
     """
     for shard in missing(stage, shards):
         add_shard(stage, shard, work(shard))

@@ -1,7 +1,7 @@
-"""Stages: one artifact is started, resumed, reused or refused, by hash.
+"""Stages: an artifact is started, resumed, reused or refused, by comparing hashes.
 
-A stage that was killed finds its journal and resumes after the last whole shard. A finished one whose files are damaged
-makes those again, and those alone.
+A stage that was killed finds its journal and resumes after the last whole shard. If a finished artifact has damaged
+files, only those are made again.
 """
 
 import fcntl
@@ -30,21 +30,21 @@ from apmae.artifacts.manifest import (
     versions,
     write_tables,
 )
-from apmae.artifacts.repair import Repair, cut_files, damage_of, damaged_files, staging_of
+from apmae.artifacts.repair import Repair, damage_of, damaged_files, files_of_wrong_size, staging_of
 from apmae.errors import ArtifactError
 from apmae.progress import notice
 from apmae.schema import FORMAT
 
 
 class Stage:
-    """One stage writing one artifact.
+    """A stage that writes one artifact.
 
     Use as a context manager: ``with Stage.open(...) as stage: if not stage.finished: ...; stage.finish(...)``.
 
     Attributes:
         root: the artifact's folder.
-        staging: where files are written: the artifact's folder, or one in it while damaged files are made again.
-        resumed: whether an interrupted run of the same configuration is continued.
+        staging: where files are written: the artifact's folder, or a separate one while damaged files are made again.
+        resumed: whether this continues an interrupted run with the same configuration.
     """
 
     def __init__(
@@ -79,20 +79,20 @@ class Stage:
         overwrite: bool = False,
         repairs: bool = True,
     ) -> Self:
-        """Start, continue, reuse or repair an artifact. One that is finished is checked by the hashes of its files.
+        """Start, resume, reuse or repair an artifact. A finished one is checked by the hashes of its files.
 
         Args:
-            out: the artifact's folder, or its one ``.parquet`` file.
+            out: the artifact's folder, or its ``.parquet`` file if it is a single file.
             stage: the stage's name.
             config: everything that decides the bytes, JSON-serialisable.
-            inputs: SHA-256 of each input by role (:func:`fingerprint`).
-            overwrite: replace an artifact that was made from something else, instead of refusing.
-            repairs: make damaged files of a finished artifact again. False refuses, for a stage that would have to do
-                all its work again.
+            inputs: SHA-256 of each input, by its role (:func:`fingerprint`).
+            overwrite: replace an artifact that was made with other settings or inputs, instead of refusing.
+            repairs: make damaged files of a finished artifact again. False refuses instead, for stages that would have
+                to repeat all their work.
 
         Raises:
-            ArtifactError: if the folder holds an artifact of another configuration or inputs, or another process
-                writes here.
+            ArtifactError: if the folder holds an artifact with another configuration or other inputs, or another
+                process is writing here.
         """
         head = {"format": FORMAT, "stage": stage, "config": json.loads(json.dumps(config)), "inputs": dict(inputs)}
         manifest, journal = manifest_path(out), journal_path(out)
@@ -110,7 +110,7 @@ class Stage:
                 f"another apmae process is writing {out}; wait for it or choose another --out"
             ) from None
         try:
-            shutil.rmtree(staging_of(out), ignore_errors=True)  # of a killed run: nobody else writes here
+            shutil.rmtree(staging_of(out), ignore_errors=True)  # left by a killed run: nobody else writes here
             return cls._resume(out, head, manifest, journal, lock, overwrite=overwrite, repairs=repairs)
         except BaseException:
             _leave(out, lock)
@@ -140,14 +140,14 @@ class Stage:
                 lock.close()
                 return cls(out, head, record["files"], None)
             if not overwrite:
-                refuse(out, "was made from", record, head, damaged=cut_files(out, record.get("files", {})))
+                refuse(out, "was made", record, head, damaged=files_of_wrong_size(out, record.get("files", {})))
             manifest.unlink()
             _remove(root, record.get("files", {}))
         lines = read_journal(journal, lock)
         if lines and any(lines[0].get(key) != head[key] for key in head):
             written = [name for line in lines[1:] for name in line.get("files", {})]
-            if (len(lines) > 1 or _others(out)) and not overwrite:  # else the other run left nothing that could be lost
-                refuse(out, "is half-way through", lines[0], head)
+            if (len(lines) > 1 or _other_files(out)) and not overwrite:  # otherwise there is nothing to lose
+                refuse(out, "was begun", lines[0], head)
             _remove(root, written)
             lock.truncate(0)
             lines = []
@@ -155,9 +155,9 @@ class Stage:
         notes: dict[str, Any] = {}
         for line in lines[1:]:
             notes |= line.get("notes", {})
-            found = line.get("files", {})
-            if not any(damage_of(root / name, file) for name, file in found.items()):
-                files |= found
+            shard = line.get("files", {})
+            if not any(damage_of(root / name, file) for name, file in shard.items()):
+                files |= shard
         _remove_temporary(out)
         stage = cls(out, head, files, lock, resumed=bool(lines), notes=notes)
         if not lines:
@@ -175,12 +175,12 @@ class Stage:
         *,
         repairs: bool,
     ) -> Self:
-        """A finished artifact of which some files are to be made again."""
+        """A finished artifact in which some files have to be made again."""
         if not repairs:
-            said = [f"{name}: {why}" for name, why in damaged.items()][:3]
+            reasons = [f"{name}: {why}" for name, why in damaged.items()][:3]
             raise ArtifactError(
-                f"expected the files of {out} as {head['stage']} left them, {'; '.join(said)}; put back a copy, or "
-                f"pass --overwrite to do the whole {head['stage']} again"
+                f"expected the files of {out} as {head['stage']} left them, {'; '.join(reasons)}; put back a copy, or "
+                f"pass --overwrite to run all of {head['stage']} again"
             )
         for name, why in damaged.items():
             notice(f"{head['stage']}: making {manifest_path(out).parent / name} again: {why}")
@@ -190,12 +190,12 @@ class Stage:
 
     @property
     def finished(self) -> bool:
-        """Whether the artifact was already complete: there is nothing to do."""
+        """Whether the artifact was already complete, so that there is nothing to do."""
         return self._lock is None
 
     @property
     def files(self) -> list[str]:
-        """Files written whole so far, by this run or an interrupted one."""
+        """Names of the files written whole so far, by this run or an interrupted one."""
         return sorted(self._files)
 
     def has(self, *names: str) -> bool:
@@ -203,14 +203,14 @@ class Stage:
         return all(name in self._files for name in names)
 
     def rows(self, table: str) -> int:
-        """Rows of all shards of one table."""
+        """Number of rows in all shards of one table."""
         return sum(file["rows"] for name, file in self._files.items() if is_shard(name, table))
 
     def add(self, records: Mapping[str, FileRecord]) -> None:
-        """Note in the journal that files were written whole, all of them or none; of a repair, move them in.
+        """Note in the journal that files were written whole, all of them or none; in a repair, move them in.
 
         Raises:
-            ArtifactError: if a damaged file was made again and is not the same bytes.
+            ArtifactError: if a damaged file was made again with other bytes.
         """
         if self._repair is not None:
             self._files |= self._repair.put(dict(records))
@@ -220,14 +220,14 @@ class Stage:
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What was noted so far, by this run or an interrupted one."""
+        """The values noted so far, by this run or an interrupted one."""
         return self._notes
 
     def note(self, key: str, value: Any) -> None:
         """Keep a value in the journal for a run that resumes this one; :meth:`finish` drops it. A repair keeps none.
 
         Args:
-            key: what it is found by.
+            key: its name among the notes.
             value: JSON-serialisable.
         """
         if self._repair is None:
@@ -242,7 +242,7 @@ class Stage:
         """Write files that belong together, then note that they are whole.
 
         Args:
-            files: content by path in the artifact's folder.
+            files: the content of each file, by its path in the artifact's folder.
         """
         for name, content in files.items():
             with replacing(self.staging / name) as file:
@@ -250,11 +250,11 @@ class Stage:
         self.add_files(files)
 
     def add_files(self, names: Iterable[str]) -> None:
-        """Note files that were written whole to :attr:`staging` by other means (weights, pictures)."""
+        """Note files that were written whole to :attr:`staging` in another way (weights, pictures)."""
         self.add({name: record_of(self.staging / name) for name in names})
 
     def finish(self, counts: Mapping[str, Any] | None = None) -> Manifest:
-        """Write the manifest, last; drop the journal. After a repair it is there already, and stays as it is."""
+        """Write the manifest, last, and drop the journal. After a repair the manifest stays as it was."""
         if self._repair is not None:
             self._repair.expect_nothing_left()
             journal_path(self.out).unlink(missing_ok=True)
@@ -287,8 +287,8 @@ class Stage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._lock is not None and kind is not None and not (self._files or self._notes) and not _others(self.out):
-            self._lock.truncate(0)  # what could not start is not half-way
+        if self._lock is not None and kind is not None and not (self._files or self._notes or _other_files(self.out)):
+            self._lock.truncate(0)  # nothing was begun
         if self._repair is not None:
             self._repair.close()
         if self._lock is not None:
@@ -296,16 +296,16 @@ class Stage:
 
 
 def expect_stage(out: Path, stage: str, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Refuse what :meth:`Stage.open` would refuse, as far as it can be told before inputs are read and models loaded.
+    """Refuse what :meth:`Stage.open` would refuse, as far as that is known before inputs are read and models loaded.
 
     Args:
         out: as for :meth:`Stage.open`.
         stage: the stage's name.
-        config: some of what decides the bytes; keys that are left out are not compared.
+        config: part of what decides the bytes; keys that are left out are not compared.
         overwrite: as for :meth:`Stage.open`.
 
     Raises:
-        ArtifactError: if something is in the way at ``out``, or it holds an artifact of another configuration.
+        ArtifactError: if something is in the way at ``out``, or there is an artifact with another configuration.
     """
     expect_place(out, folder=out.suffix != ".parquet")
     if overwrite:
@@ -313,11 +313,11 @@ def expect_stage(out: Path, stage: str, config: Mapping[str, Any], *, overwrite:
     known = {"format": FORMAT, "stage": stage}, json.loads(json.dumps(config))
     manifest, journal = manifest_path(out), journal_path(out)
     if manifest.is_file():
-        _expect_same(out, "was made from", _record(manifest, damaged_too=False), *known)
+        _expect_same(out, "was made", _record(manifest, damaged_too=False), *known)
     elif journal.is_file():
         lines, _ = whole_lines(journal.read_bytes())
-        if len(lines) > 1 or (lines and _others(out)):
-            _expect_same(out, "is half-way through", lines[0], *known)
+        if len(lines) > 1 or (lines and _other_files(out)):
+            _expect_same(out, "was begun", lines[0], *known)
 
 
 def _expect_same(out: Path, what: str, found: dict[str, Any], head: dict[str, Any], config: dict[str, Any]) -> None:
@@ -328,7 +328,7 @@ def _expect_same(out: Path, what: str, found: dict[str, Any], head: dict[str, An
 
 
 def _leave(out: Path, lock: FileIO) -> None:
-    """Give the lock up, and leave nothing behind where nothing was begun."""
+    """Release the lock, and remove the journal and the empty folder if nothing was begun."""
     journal = journal_path(out)
     if os.fstat(lock.fileno()).st_size == 0:
         journal.unlink(missing_ok=True)
@@ -338,8 +338,8 @@ def _leave(out: Path, lock: FileIO) -> None:
     lock.close()
 
 
-def _others(out: Path) -> list[Path]:
-    """What an artifact's folder holds beside journal and leftovers, for instance a checkpoint."""
+def _other_files(out: Path) -> list[Path]:
+    """Files in an artifact's folder other than the journal and temporary files, for instance a checkpoint."""
     if out.suffix == ".parquet":
         return []
     ours = journal_path(out)
@@ -357,7 +357,7 @@ def _record(manifest: Path, *, damaged_too: bool) -> dict[str, Any]:
 
 
 def _remove_temporary(out: Path) -> None:
-    """Remove what a killed run left half-written: nobody else writes here."""
+    """Remove the temporary files that a killed run left: nobody else writes here."""
     root = manifest_path(out).parent
     for leftover in root.glob(f".{out.stem}.*" if out.suffix == ".parquet" else ".*"):
         if TEMPORARY.fullmatch(leftover.name):
@@ -366,5 +366,5 @@ def _remove_temporary(out: Path) -> None:
 
 def _remove(root: Path, files: Iterable[str]) -> None:
     for name in files:
-        if not PurePath(name).is_absolute() and ".." not in PurePath(name).parts:  # a manifest may be a stranger's
+        if not PurePath(name).is_absolute() and ".." not in PurePath(name).parts:  # a manifest may come from a stranger
             (root / name).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""The atlas: reduced embeddings, clusters, names, and the placing of new patterns. Torch-free."""
+"""The atlas: reduced embeddings, clusters, their names, and placing new patterns among them. Torch-free."""

@@ -1,4 +1,4 @@
-"""``Atlas``: clusters fitted over embeddings, named; new patterns are placed among them. Saved without pickle."""
+"""``Atlas``: named clusters, fitted over embeddings, among which new patterns are placed. Saved without pickle."""
 
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,16 +25,16 @@ _REFERENCE = "reference.safetensors"
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What made embeddings; an ``APMAE`` is one."""
+    """A model that makes embeddings, such as an ``APMAE``."""
 
     @property
     def fingerprint(self) -> str:
-        """What it is, by content."""
+        """A hash of its content."""
         ...
 
 
 def fingerprint_of(encoder: Encoder | str) -> str:
-    """The fingerprint of an encoder, or the fingerprint itself."""
+    """The fingerprint of an encoder; a fingerprint is returned as it is."""
     return encoder if isinstance(encoder, str) else encoder.fingerprint
 
 
@@ -42,11 +42,11 @@ class Atlas:
     """Clusters over embeddings.
 
     Attributes:
-        labels_: (n,) cluster of each fitted row, -1 noise.
+        labels_: (n,) cluster of each fitted row, -1 for noise.
         coordinates_: (n, r) reduced coordinates of each fitted row.
-        clusters: a pyarrow table, ``schema.CLUSTERS``, one row a cluster, largest first.
-        dropped: clusters that the filters left out, by reason.
-        encoder: fingerprint of the encoder that made the fitted embeddings; None if nobody said.
+        clusters: a pyarrow table, ``schema.CLUSTERS``, one row per cluster, largest first.
+        dropped: how many clusters the filters left out, by reason.
+        encoder: fingerprint of the encoder that made the fitted embeddings; None if it was not given.
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class Atlas:
 
         Args:
             z: (n, d) embeddings, array or CPU tensor.
-            seed: of UMAP and of the choice of reference points; None takes the configuration's.
-            where: ``(layer, head)``, two int arrays (n,): the head that each row is of. Clusterers that work per head
-                need it; the one there is does not, and gives the same clusters with it and without.
+            seed: for UMAP and the choice of reference points; None takes the configuration's.
+            where: ``(layer, head)``, two int arrays (n,): the head of each row. Clusterers that work per head need it;
+                the only one so far does not, and gives the same clusters with or without it.
             config: settings; the paper's by default.
-            num_heads: heads of the whole language model, which scale the smallest cluster; None takes 5 members.
+            num_heads: heads of the whole language model, which scale the smallest cluster; None: 5 members.
             measured: scores of the same rows; without them clusters are called "cluster 0", "cluster 1", ...
-            encoder: who made the embeddings: an ``APMAE``, or its fingerprint, which the manifest of embeddings has
-                among its inputs. The atlas then refuses another's. None takes the array as it is: later ones are held
-                to its width alone.
+            encoder: the encoder that made the embeddings: an ``APMAE``, or its fingerprint, which is among the inputs
+                in the manifest of embeddings. The atlas then refuses embeddings of other encoders. None takes the array
+                as it is; then only the width of later embeddings is checked.
 
         Raises:
-            ConfigError: if there are fewer than two rows, some are not finite or beyond fp16's range, or ``where`` is
-                not of as many integers.
+            ConfigError: if there are fewer than two rows, some are not finite or beyond fp16's range, or ``where`` does
+                not hold as many integers.
         """
         config = config or AtlasConfig()
         if seed is not None:
@@ -96,19 +96,19 @@ class Atlas:
         z = finite_embeddings(z)
         if np.abs(z).max(initial=0) > FP16_MAX:
             raise ConfigError(
-                f"expected embeddings within {FP16_MAX:g}, fp16's range, got {np.abs(z).max():g}; scale them"
+                f"expected embeddings within {FP16_MAX:g}, fp16's range, got {np.abs(z).max():g}; scale them down"
             )
         if len(z) < 2:
             raise ConfigError(f"expected at least 2 embeddings to fit an atlas, got {len(z)}; encode more prompts")
         z, heads = stored(z), heads_of_rows(where, len(z))
         clusterer: Clusterer = GlobalClusterer(config, num_heads)
-        found = clusterer.fit(z, heads)
-        table = named_clusters(found.labels_, found.mean_distances_, found.persistence_, measured)
-        reference = Reference.of(z, found.labels_, found.coordinates_, found.apart_, config)
+        fitted = clusterer.fit(z, heads)
+        table = named_clusters(fitted.labels_, fitted.mean_distances_, fitted.persistence_, measured)
+        reference = Reference.of(z, fitted.labels_, fitted.coordinates_, fitted.nearest_distances_, config)
         atlas = cls(config, table, reference, encoder=None if encoder is None else fingerprint_of(encoder))
-        atlas.labels_ = found.labels_
-        atlas.coordinates_ = found.coordinates_
-        atlas.dropped = found.dropped_
+        atlas.labels_ = fitted.labels_
+        atlas.coordinates_ = fitted.coordinates_
+        atlas.dropped = fitted.dropped_
         return atlas
 
     @property
@@ -117,13 +117,13 @@ class Atlas:
         return cluster_names(self.clusters)
 
     def expect_encoder(self, encoder: Encoder | str) -> None:
-        """Check that an encoder's embeddings belong here. An atlas that does not know its encoder takes any.
+        """Check that an encoder is the atlas's own. An atlas that does not know its encoder accepts any.
 
         Args:
             encoder: an ``APMAE``, or its fingerprint.
 
         Raises:
-            ConfigError: if the atlas was fitted with another one.
+            ConfigError: if the atlas was fitted with another encoder.
         """
         found = fingerprint_of(encoder)
         if self.encoder is not None and found != self.encoder:
@@ -135,18 +135,18 @@ class Atlas:
     def place(self, z: Any, *, where: Any = None, encoder: Encoder | str | None = None) -> Placement:
         """Place new patterns by their nearest fitted points in embedding space.
 
-        A pattern is unknown (-1) if noise or no single cluster wins half of the vote, or if it lies further from the
-        winner's nearest member than that cluster's own members do from one another.
+        A pattern is unknown (-1) if noise wins the vote, if no cluster wins half of it, or if the pattern is further
+        from the winner's nearest member than members of that cluster are from one another.
 
         Args:
-            z: (n, d) embeddings of the same encoder.
-            where: ``(layer, head)``, two int arrays (n,), as in :meth:`fit`: needed by an atlas of single heads; one
-                that was fitted over all heads places by the embedding alone.
-            encoder: who made the embeddings, as in :meth:`fit`; None takes the array as it is.
+            z: (n, d) embeddings from the same encoder.
+            where: ``(layer, head)``, two int arrays (n,), as in :meth:`fit`. An atlas per head needs it; one that was
+                fitted over all heads places by the embedding alone.
+            encoder: the encoder that made the embeddings, as in :meth:`fit`; None takes the array as it is.
 
         Raises:
-            ConfigError: if d differs from the fitted rows', ``where`` is not of as many integers as there are rows, or
-                the encoder is not that of the atlas.
+            ConfigError: if d differs from that of the fitted rows, ``where`` does not hold as many integers as there
+                are rows, or the encoder is not the atlas's own.
         """
         if encoder is not None:
             self.expect_encoder(encoder)
@@ -154,18 +154,18 @@ class Atlas:
         return self._reference.place(z, self.config.metric, heads_of_rows(where, len(z)))
 
     def extend(self, z: Any, labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]) -> None:
-        """Add points whose cluster is known to those by which patterns are placed; clusters stay as they were fitted.
+        """Add points with known clusters to those among which patterns are placed; the fitted clusters do not change.
 
-        For variants of fitted patterns that the encoder puts elsewhere: the first rows of a pattern are the pattern of
-        a shorter prompt, and belong to the same cluster.
+        This is for variants of fitted patterns that the encoder puts elsewhere: the first rows of a pattern are the
+        pattern of a shorter prompt, and belong to the same cluster.
 
         Args:
-            z: (n, d) embeddings of the same encoder.
-            labels: (n,) their clusters; -1 noise.
-            coordinates: (n, r) where they count as lying.
+            z: (n, d) embeddings from the same encoder.
+            labels: (n,) their clusters; -1 for noise.
+            coordinates: (n, r) their reduced coordinates.
 
         Raises:
-            ConfigError: if the rows differ in number, or a label is not of this atlas.
+            ConfigError: if the numbers of rows differ, or a label is not one of this atlas.
         """
         z = stored(finite_embeddings(z))
         if not len(z) == len(labels) == len(coordinates):
@@ -189,18 +189,18 @@ class Atlas:
 
     @classmethod
     def load(cls, folder: str | Path = "bundled") -> "Atlas":
-        """Read a saved atlas; ``labels_`` and ``coordinates_`` of the fitted rows are not kept in it.
+        """Read a saved atlas, which does not contain ``labels_`` and ``coordinates_`` of the fitted rows.
 
         Args:
             folder: where it was saved, or "bundled".
 
         Raises:
-            ArtifactError: if it is missing, damaged, or of a version that did not note the encoder.
+            ArtifactError: if it is missing, damaged, or from a version that did not note the encoder.
         """
         folder = bundled.atlas() if str(folder) == "bundled" else Path(folder)
         record = read_json(folder / ATLAS_FILE)
         if not isinstance(record, dict) or not {"config", "dropped"} <= record.keys():
-            raise ArtifactError(f"expected an atlas in {folder}, its {ATLAS_FILE} is of something else; fit it again")
+            raise ArtifactError(f"expected an atlas in {folder}, its {ATLAS_FILE} does not belong to one; fit it again")
         if "encoder" not in record:
             raise ArtifactError(
                 f"expected an atlas that names its encoder in {folder}, an earlier version made this one; make it "
@@ -215,7 +215,7 @@ class Atlas:
         reference = Reference.from_tensors(tensors)
         if reference is None:
             raise ArtifactError(
-                f"expected an atlas of this version in {folder}, its points differ in number; fit it again"
+                f"expected an atlas of this version in {folder}, its arrays do not fit together; fit it again"
             )
         atlas = cls(config, clusters, reference, encoder=record["encoder"])
         atlas.dropped = record["dropped"]

@@ -1,10 +1,10 @@
 """Clusters of reduced embeddings with HDBSCAN, and the paper's two filters (section 5.2).
 
-The smallest cluster grows with the study, by a third of the root of its rows (5 to 50, never under the paper's floor):
-with a fixed one the number of clusters grows with the number of patterns. Mean distance is to the centre, because
-distances between pairs are quadratic. A row that alone reaches the floor is a cluster of its own: 1 000 equal patterns
-are one point to HDBSCAN and would be noise. hdbscan rather than scikit-learn's HDBSCAN, which grows quadratically;
-fast_hdbscan compiles for minutes at first use.
+The smallest cluster grows with the study: a third of the square root of its rows, at most 50 and never below the
+paper's floor. With a fixed size, the number of clusters would grow with the number of patterns. Mean distance is to the
+centre, because there are quadratically many pairs. A row that alone reaches the floor is a separate cluster: to
+HDBSCAN, 1 000 equal patterns are one point, and would be noise. We use hdbscan because scikit-learn's HDBSCAN takes
+quadratic time, and fast_hdbscan compiles for minutes at first use.
 """
 
 import warnings
@@ -27,31 +27,31 @@ def floor_of(config: AtlasConfig, num_heads: int | None) -> int:
 
     Args:
         config: ``floor_per_head``.
-        num_heads: heads of the whole model (layers x heads); None where unknown.
+        num_heads: heads of the whole model (layers x heads); None if unknown.
     """
     return max(5, round(config.floor_per_head * (num_heads or 0)))
 
 
 def smallest_cluster(config: AtlasConfig, num_heads: int | None, rows: int) -> int:
-    """HDBSCAN's smallest cluster. The paper names none; a fixed one finds ever more clusters as the study grows.
+    """HDBSCAN's smallest cluster. The paper does not state it; a fixed size gives more clusters the larger the study.
 
     Args:
         config: ``min_cluster_size``, if it is set.
         num_heads: heads of the model: clusters below their floor would be dropped.
-        rows: distinct rows; a third of their square root, at most 50, keeps a small study from splitting into crumbs.
+        rows: distinct rows; a third of their square root, at most 50, keeps a small study in a few clusters.
     """
     return config.min_cluster_size or max(floor_of(config, num_heads), min(50, int(rows**0.5 / 3)))
 
 
 class FilteredHDBSCAN:
-    """HDBSCAN, its wide clusters split, what is still wide dropped, and the small ones; in scikit-learn's manner.
+    """HDBSCAN that splits wide clusters, then drops those that are still wide and small ones. A scikit-learn estimator.
 
     Attributes:
-        labels_: (n,) cluster of each row, -1 noise; the largest cluster is 0.
+        labels_: (n,) cluster of each row, -1 for noise; the largest cluster is 0.
         sizes_: (c,) members of each cluster, copies counted.
-        mean_distances_: (c,) mean distance of a member to its cluster's centre, reduced coordinates.
-        persistence_: (c,) HDBSCAN's, in [0, 1]: how long the cluster outlives its density level.
-        dropped_: clusters left out, by reason: "wide" and "small".
+        mean_distances_: (c,) mean distance of a member to its cluster's centre, in reduced coordinates.
+        persistence_: (c,) HDBSCAN's, in [0, 1]: over how large a range of densities the cluster exists.
+        dropped_: how many clusters were left out, by reason: "wide" and "small".
     """
 
     labels_: Int[ndarray, " n"]
@@ -65,7 +65,7 @@ class FilteredHDBSCAN:
 
         Args:
             config: HDBSCAN's settings and the filters.
-            num_heads: heads of the whole language model, for the floor; None where unknown.
+            num_heads: heads of the whole language model, for the floor; None if unknown.
         """
         self.config = config
         self.num_heads = num_heads
@@ -76,14 +76,14 @@ class FilteredHDBSCAN:
         counts: Int[ndarray, " n"],
         nearest: Float[ndarray, " n"] | None = None,
     ) -> "FilteredHDBSCAN":
-        """Find clusters, split the wide ones, drop what is still wide, and the small ones.
+        """Find clusters, split the wide ones, then drop those that are still wide and the small ones.
 
         Args:
             coordinates: reduced embeddings of distinct rows.
-            counts: how often each row occurs; a row that alone reaches the floor and lies apart is a cluster of its
-                own.
-            nearest: distance of each row to its nearest other before the reduction, which draws an outlier to its
-                neighbours; None where all that lie apart are noise.
+            counts: how often each row occurs. A row that alone reaches the floor, and is noise or an outlier, becomes
+                a separate cluster.
+            nearest: distance of each row to its nearest other row before the reduction, which draws outliers towards
+                their neighbours; None counts only noise.
         """
         config = self.config
         smallest = smallest_cluster(config, self.num_heads, len(coordinates))
@@ -92,10 +92,10 @@ class FilteredHDBSCAN:
             labels, persistence = _split_wide(coordinates, counts, smallest, labels, persistence, config)
         floor = floor_of(config, self.num_heads)
         many = counts >= floor
-        apart = labels == NOISE
+        isolated = labels == NOISE
         if nearest is not None:
-            apart |= _outlying(labels, nearest, many, len(persistence))
-        lone = np.flatnonzero(apart & many)
+            isolated |= _outlying(labels, nearest, many, len(persistence))
+        lone = np.flatnonzero(isolated & many)
         start = len(persistence)
         labels[lone] = np.arange(start, start + len(lone))
         persistence = np.concatenate([persistence, np.ones(len(lone))])
@@ -125,8 +125,9 @@ def _split_wide(
     """Replace each cluster that the width filter would drop by the leaves of its part of the cluster tree.
 
     The paper's separation of 0.5 is an absolute distance in a layout of 19.2 million patterns. In a layout of a few
-    thousand, one mass joins nearly everything (9 600 patterns: 2 clusters, both too wide). Leaves closer than the
-    layout's own scale, the median distance to a tenth neighbour, stay joined (``docs/studies/planted.md``).
+    thousand it joins nearly everything into one cluster (9 600 patterns: 2 clusters, both too wide). Leaves that are
+    closer than the layout's scale, the median distance to the tenth neighbour, stay joined
+    (``docs/studies/planted.md``).
     """
     members = members_of(labels, len(persistence))
     wide = [
@@ -140,9 +141,9 @@ def _split_wide(
     )
     inside = np.isin(labels, wide)
     split = np.where(inside, np.where(leaves == NOISE, NOISE, leaves + len(persistence)), labels)
-    found, renumbered = np.unique(split[split != NOISE], return_inverse=True)
+    numbers, renumbered = np.unique(split[split != NOISE], return_inverse=True)
     split[split != NOISE] = renumbered
-    return split, np.concatenate([persistence, leaf_persistence])[found]
+    return split, np.concatenate([persistence, leaf_persistence])[numbers]
 
 
 def _hdbscan(
@@ -163,7 +164,7 @@ def _hdbscan(
             min_samples=min(config.min_samples or min(smallest, 10), len(coordinates) - 1),
             cluster_selection_method=selection,
             cluster_selection_epsilon=epsilon,
-            approx_min_span_tree=False,  # the approximate one is not faster, and mislabels a few rows in a hundred
+            approx_min_span_tree=False,  # the approximate tree is no faster and mislabels a few percent of the rows
             core_dist_n_jobs=1,
         ).fit(coordinates.astype(np.float64))
     return model.labels_.astype(np.int64), np.asarray(model.cluster_persistence_, dtype=np.float64)
@@ -172,9 +173,9 @@ def _hdbscan(
 def _outlying(
     labels: Int[ndarray, " n"], nearest: Float[ndarray, " n"], many: Bool[ndarray, " n"], count: int
 ) -> Bool[ndarray, " n"]:
-    """Rows further from all others than twice what is usual in their cluster, the measure by which places are refused.
+    """Rows more than twice as far from all others as is usual in their cluster, the limit that placing uses too.
 
-    What is usual is said by the rows that do not occur ``many`` times.
+    What is usual follows from the rows that do not occur ``many`` times.
     """
     outlying = np.zeros(len(labels), dtype=bool)
     for own in members_of(labels, count):
@@ -184,6 +185,6 @@ def _outlying(
 
 
 def _mean_distance(points: Float[ndarray, "m r"], weights: Int[ndarray, " m"]) -> float:
-    """To the centre, not between pairs: the paper says average intra-cluster distance, and pairs are quadratic."""
+    """Mean distance to the centre. The paper says intra-cluster distance, but there are quadratically many pairs."""
     centre = np.average(points, axis=0, weights=weights)
     return float(np.average(np.linalg.norm(points - centre, axis=1), weights=weights))

@@ -1,6 +1,6 @@
 """Names of clusters, from the measured scores of their members. The same rules name a single pattern.
 
-A behaviour that is not clear is called weak rather than left out. The thresholds are judgement, not measurement.
+A behaviour that is not clear is called weak rather than left out. The thresholds were chosen by judgement.
 
 Axes: n patterns, c clusters, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``).
 """
@@ -18,8 +18,8 @@ from apmae.atlas.rows import members_of
 from apmae.schema import CLUSTERS, KINDS, NOISE, SCORES
 
 _BEHAVIOURS = (
-    # score, the name it gives, what a uniform causal pattern of 256 tokens scores, and the share of what the score
-    # could show above that from which it names a pattern: a band wider than the score's window cannot show it all
+    # Score, the name it gives, the score of a uniform causal pattern of 256 tokens, and the threshold for naming, as a
+    # share of the range above that. It is lower for bands: those wider than the score's window cannot reach 1.
     ("first_token", "first-token sink", 0.02, 0.35),
     ("previous", "previous token", 0.02, 0.35),
     ("self", "self", 0.02, 0.35),
@@ -31,19 +31,19 @@ _BEHAVIOURS = (
     ("later_sink", "later sink", 0.0, 0.35),
 )
 _ON_KINDS = ("columns", "later sink")
-"""Names that say which kind of token they stand on."""
+"""Names that also say which kind of token the keys are."""
 _SINK_OF_COLUMNS = 2 / 3
-"""Share of what columns draw from which they are called a later sink, and below which they are called columns."""
+"""Columns are called a later sink if sinks draw at least this share of their attention."""
 _CLEAR_IF_EVEN = 0.5
-"""The same for diffuse patterns: over few tokens, even attention alone scores high."""
+"""The threshold for diffuse patterns: with few tokens, even attention alone scores high."""
 _SECOND = 0.25
 _WEAK = 0.15
-"""Share from which a behaviour that is not clear is still named, as weak."""
+"""From this share on, a behaviour that is not clear is still named, as weak."""
 _KIND = 0.12
-"""Attention beyond chance from which a token kind is named."""
+"""Attention beyond chance that a token kind needs to be named."""
 _RETRIEVAL = 0.6
-"""Mass on distant keys from which a pattern is named by it, if it is not diffuse and nothing says more: of a uniform
-causal pattern of 256 tokens 0.7 is distant, and so is what columns and induction attend to."""
+"""Mass on distant keys that a pattern needs to be named by it, if it is not diffuse and no other name fits: a uniform
+causal pattern of 256 tokens has 0.7 there, and columns and induction attend to distant keys too."""
 _UNIFORM = 0.88
 _DIFFUSE = 0.75
 _KIND_WORDS = {
@@ -64,18 +64,18 @@ _KIND_WORDS = {
 
 
 class Measured(NamedTuple):
-    """Hand-made scores of the fitted patterns, from which clusters get names; rows as the embeddings'."""
+    """Hand-made scores of the fitted patterns, which give clusters their names; rows in the order of the embeddings."""
 
     values: Float[ndarray, "n s"]
-    """In the order of ``schema.SCORES``; NaN where not measured."""
+    """Scores in the order of ``schema.SCORES``; NaN where not measured."""
     key_kinds: Float[ndarray, "n k"]
-    """Attention beyond chance to each of ``schema.KINDS``."""
+    """Attention beyond chance to keys of each of ``schema.KINDS``."""
     query_kinds: Float[ndarray, "n k"]
-    """The same from each of them."""
+    """Attention beyond chance from queries of each of ``schema.KINDS``."""
 
 
 def kind_word(excess: Mapping[str, float]) -> str:
-    """The token kind that stands out most, in words; "" if none does.
+    """The name of the token kind that stands out most; "" if none does.
 
     Args:
         excess: attention beyond chance by kind (``Scores.key_kinds`` or ``query_kinds``).
@@ -88,13 +88,13 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
     """The name that scores give, for instance "previous token" or "first-token sink + columns on ';'".
 
     Args:
-        scores: by the names of ``schema.SCORES``; NaN or missing where not measured.
+        scores: by the names in ``schema.SCORES``; NaN or missing where not measured.
         looks_at: the token kind that stands out among the keys, from :func:`kind_word`.
     """
     uniform = scores.get("uniform", float("nan"))
     columns = scores.get("columns", float("nan"))
     sink = scores.get("later_sink", float("nan")) >= _SINK_OF_COLUMNS * (0.0 if isnan(columns) else columns)
-    hidden = "columns" if sink else "later sink"  # a sink is a column: one of the two says it
+    hidden = "columns" if sink else "later sink"  # a sink is a column too: only one of the two is named
     shown = []
     for score, name, chance, clear in _BEHAVIOURS:
         value = scores.get(score, float("nan"))
@@ -119,7 +119,7 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
 
 
 def measured_names(values: Float[ndarray, "n s"], key_kinds: Float[ndarray, "n k"]) -> list[str]:
-    """The name that each pattern's own scores give.
+    """The name that its own scores give each pattern.
 
     Args:
         values: in the order of ``schema.SCORES``; NaN where not measured.
@@ -143,9 +143,9 @@ def named_clusters(
     """The table of clusters, ``schema.CLUSTERS``.
 
     Args:
-        labels: cluster of each row, -1 noise.
-        mean_distances: by cluster, as ``Clusterer`` leaves them.
-        persistence: the same.
+        labels: cluster of each row, -1 for noise.
+        mean_distances: of each cluster, from ``Clusterer``.
+        persistence: of each cluster, from ``Clusterer``.
         measured: scores of the same rows; without them clusters are called "cluster 0", "cluster 1", ...
     """
     rows = []
@@ -173,7 +173,7 @@ def named_clusters(
 
 
 def _means(values: Float[ndarray, "m s"]) -> list[float]:
-    """Of the rows on which each score could be measured; NaN if on none."""
+    """The mean of each score over the rows on which it was measured; NaN if on none."""
     measurable = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return (np.where(measurable, values, 0).sum(0) / measurable.sum(0)).tolist()

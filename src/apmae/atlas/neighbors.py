@@ -1,4 +1,4 @@
-"""Nearest neighbours of embeddings, and how far apart rows lie.
+"""Nearest neighbours of embeddings, and distances between rows.
 
 Axes: n rows, d embedding, k neighbours.
 """
@@ -11,52 +11,52 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 _EXACT = 4096
-"""Fewer rows than this have their neighbours searched exactly, as UMAP itself would."""
+"""With fewer rows than this the search is exact, as in UMAP itself."""
 
 
 class Neighbors(NamedTuple):
-    """The nearest rows of each row."""
+    """The rows nearest to each row."""
 
     indices: Int[ndarray, "n k"]
     """The row itself is among them; -1 where the search found no more."""
     distances: Float[ndarray, "n k"]
 
     def nearest(self) -> Float[ndarray, " n"]:
-        """Distance of each row to its nearest other."""
-        return np.where(self._others(), self.distances, np.inf).min(1)
+        """Distance of each row to its nearest other row."""
+        return np.where(self._is_other_row(), self.distances, np.inf).min(1)
 
-    def apart(self, labels: Int[ndarray, " n"], counts: Int[ndarray, " n"]) -> Float[ndarray, " n"]:
-        """Distance of each row to its nearest other of the same label.
+    def nearest_of_label(self, labels: Int[ndarray, " n"], counts: Int[ndarray, " n"]) -> Float[ndarray, " n"]:
+        """Distance of each row to its nearest other row of the same label.
 
-        Where none is among the neighbours, a row that occurs several times has its own copies, at 0; another's is
-        further than all its neighbours, the furthest of which is taken.
+        If there is none among the neighbours, it is 0 for a row with copies. For any other row it is at least the
+        distance of the furthest neighbour, which is returned.
 
         Args:
             labels: cluster of each row.
             counts: how often each row occurs.
         """
-        others = self._others()
-        same = others & (labels[self.indices] == labels[:, None])
-        apart = np.where(same, self.distances, np.inf).min(1)
-        furthest = np.where(others, self.distances, 0).max(1)
-        return np.where(np.isfinite(apart), apart, np.where(counts > 1, 0, furthest))
+        other = self._is_other_row()
+        same = other & (labels[self.indices] == labels[:, None])
+        nearest = np.where(same, self.distances, np.inf).min(1)
+        furthest = np.where(other, self.distances, 0).max(1)
+        return np.where(np.isfinite(nearest), nearest, np.where(counts > 1, 0, furthest))
 
-    def _others(self) -> Bool[ndarray, "n k"]:
-        """Which of the neighbours are other rows."""
+    def _is_other_row(self) -> Bool[ndarray, "n k"]:
+        """True for neighbours that are other rows, not the row itself or missing."""
         return (self.indices >= 0) & (self.indices != np.arange(len(self.indices))[:, None])
 
 
 def find_neighbors(z: Float[ndarray, "n d"], k: int, metric: str, seed: int) -> Neighbors:
-    """The k nearest rows of each row, by an approximate search where there are many rows.
+    """The k rows nearest to each row; the search is approximate if there are many rows.
 
     Args:
         z: distinct rows, at least ``k``.
-        k: neighbours, the row itself among them.
-        metric: distance between rows, by scikit-learn's and UMAP's name.
-        seed: of the approximate search.
+        k: number of neighbours, including the row itself.
+        metric: distance between rows, a name that scikit-learn and UMAP both know.
+        seed: for the approximate search.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # umap and numba warn of their own internals on import and on small data
+        warnings.simplefilter("ignore")  # umap and numba warn about their internals on import and on small data
         if len(z) < _EXACT:
             from sklearn.neighbors import NearestNeighbors
 

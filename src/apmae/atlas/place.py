@@ -1,7 +1,7 @@
-"""Placing of new patterns among fitted ones, by their nearest in embedding space.
+"""Placing new patterns among fitted ones, by their nearest neighbours in embedding space.
 
-Neighbours are found by brute force among at most 20 000 fitted points: exact, no compilation, linear in what is placed.
-The radius of a cluster is twice the 95th percentile of its members' nearest distances.
+Neighbours are found by brute force among at most 20 000 fitted points: exact, without compilation, and linear in the
+number of new patterns. The radius of a cluster is twice the 95th percentile of its members' nearest distances.
 
 Axes: n rows, d embedding, r reduced dimensions, k neighbours, m members of a cluster, p points of the reference.
 """
@@ -19,41 +19,41 @@ from apmae.schema import NOISE
 from apmae.seeding import generator
 
 VOTERS = 15
-"""Fitted points that vote on where a new pattern belongs."""
+"""Fitted points that vote for the cluster of a new pattern."""
 _MIN_STRENGTH = 0.5
 _PROBES = 200
-"""Members of a cluster outside the reference whose distance to it is measured."""
+"""For the radius of a cluster, the distance to the reference is measured for at most this many other members."""
 _NO_RADIUS = -1.0
 _BLOCK = 4096
-"""Rows placed at once."""
+"""Rows placed at a time."""
 
 
 class Placement(NamedTuple):
-    """Where new patterns fall in an atlas."""
+    """Where new patterns belong in an atlas."""
 
     cluster: Int[ndarray, " n"]
     """-1 where the atlas does not know the pattern."""
     strength: Float[ndarray, " n"]
-    """Share of the nearest fitted points, weighted by nearness, that belong to the cluster; in [0, 1]. Points that were
-    merged vote each for itself."""
+    """Share of the nearest fitted points, weighted by nearness, that belong to the cluster; in [0, 1]. Merged points
+    have one vote each."""
     coordinates: Float[ndarray, "n r"]
     """Weighted mean of those points' reduced coordinates."""
 
 
 class Reference(NamedTuple):
-    """What placing needs: a seeded sample of the fitted rows, and how far apart the members of each cluster lie."""
+    """What placing needs: a seeded sample of the fitted rows, and how far members of a cluster are from one another."""
 
     embeddings: Float[ndarray, "p d"]
     """float16."""
     labels: Int[ndarray, " p"]
-    """Cluster of each point, -1 noise."""
+    """Cluster of each point, -1 for noise."""
     counts: Int[ndarray, " p"]
-    """How often each occurred among the fitted rows."""
+    """How often each point occurred among the fitted rows."""
     coordinates: Float[ndarray, "p r"]
     radii: Float[ndarray, " p"]
-    """How far from each point a new pattern of its cluster may lie; below 0 for noise."""
+    """How far from each point a new pattern of its cluster may be; below 0 for noise."""
     scale: Float[ndarray, " 1"]
-    """Median distance of a member to the next: what counts as near."""
+    """Median distance of a member to its nearest other member: what counts as near."""
 
     @classmethod
     def of(
@@ -61,39 +61,39 @@ class Reference(NamedTuple):
         z: Float[ndarray, "n d"],
         labels: Int[ndarray, " n"],
         coordinates: Float[ndarray, "n r"],
-        apart: Float[ndarray, " n"],
+        nearest: Float[ndarray, " n"],
         config: AtlasConfig,
     ) -> "Reference":
-        """Choose the points, equal rows as one, and measure how far apart members lie.
+        """Choose the points, merging equal rows, and measure how far members are from one another.
 
         Args:
             z: fitted embeddings, rounded to fp16.
-            labels: as ``Clusterer`` leaves them.
-            coordinates: the same.
-            apart: the same.
-            config: how many points, metric, seed.
+            labels: from ``Clusterer``, as are the next two.
+            coordinates: reduced coordinates.
+            nearest: distance of each row to the nearest other row of its label.
+            config: number of points, metric, seed.
         """
         first, _, counts = merge_duplicates(z)
-        z, labels, coordinates, apart = z[first], labels[first], coordinates[first], apart[first]
+        z, labels, coordinates, nearest = z[first], labels[first], coordinates[first], nearest[first]
         members = members_of(labels, int(labels.max()) + 1)
-        kept = _kept(labels, members, config)
+        points = _sample(labels, members, config)
         chosen = np.zeros(len(z), dtype=bool)
-        chosen[kept] = True
-        within = [_within(z, own, chosen[own], apart, config) for own in members]
-        scale = float(np.median(np.concatenate(within) if within else apart)) or 1.0
-        radii = np.array([_radius(distances, scale) for distances in within] + [_NO_RADIUS])  # last: noise, label -1
+        chosen[points] = True
+        spread = [_member_distances(z, own, chosen[own], nearest, config) for own in members]
+        scale = float(np.median(np.concatenate(spread) if spread else nearest)) or 1.0
+        radii = np.array([_radius(distances, scale) for distances in spread] + [_NO_RADIUS])  # last: noise, label -1
         return cls(
-            embeddings=z[kept].astype(np.float16),
-            labels=labels[kept].astype(np.int32),
-            counts=counts[kept].astype(np.int64),
-            coordinates=coordinates[kept].astype(np.float32),
-            radii=radii[labels[kept]].astype(np.float32),
+            embeddings=z[points].astype(np.float16),
+            labels=labels[points].astype(np.int32),
+            counts=counts[points].astype(np.int64),
+            coordinates=coordinates[points].astype(np.float32),
+            radii=radii[labels[points]].astype(np.float32),
             scale=np.array([scale], np.float32),
         )
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Shaped[ndarray, "..."]]) -> "Reference | None":
-        """From the arrays by name, as ``_asdict`` gives them; None if one is missing or they differ in number."""
+        """From arrays by name, as ``_asdict`` returns them; None if one is missing or their lengths differ."""
         if not set(cls._fields) <= tensors.keys():
             return None
         found = cls(**{name: tensors[name] for name in cls._fields})
@@ -105,10 +105,10 @@ class Reference(NamedTuple):
         Args:
             z: embeddings, rounded to fp16.
             metric: distance between embeddings.
-            where: layer and head of each row; not used by points that are of all heads.
+            where: layer and head of each row; not used if the points are of all heads.
 
         Raises:
-            ConfigError: if d differs from the points'.
+            ConfigError: if d differs from that of the points.
         """
         from sklearn.neighbors import NearestNeighbors
 
@@ -147,12 +147,12 @@ class Reference(NamedTuple):
     def extended(
         self, z: Float[ndarray, "n d"], labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"], metric: str
     ) -> "Reference":
-        """With further points of the same clusters.
+        """A reference with more points of the same clusters.
 
         Args:
             z: embeddings, rounded to fp16.
-            labels: their clusters, -1 noise.
-            coordinates: where they count as lying.
+            labels: their clusters, -1 for noise.
+            coordinates: their reduced coordinates.
             metric: distance between embeddings.
         """
         from sklearn.neighbors import NearestNeighbors
@@ -176,33 +176,33 @@ class Reference(NamedTuple):
 
 
 def _radius(distances: Float[ndarray, " p"], scale: float) -> float:
-    """How far from a member a new one may lie, given how far apart members lie."""
+    """How far from a member a new pattern may be, given the distances between members."""
     return max(2 * float(np.quantile(distances, 0.95)), scale / 2)
 
 
-def _kept(labels: Int[ndarray, " n"], members: list[Int[ndarray, " _"]], config: AtlasConfig) -> Int[ndarray, " k"]:
-    """A seeded sample, the same share of each cluster, but enough of a small one to win a vote."""
+def _sample(labels: Int[ndarray, " n"], members: list[Int[ndarray, " _"]], config: AtlasConfig) -> Int[ndarray, " k"]:
+    """Numbers of a seeded sample: the same share of each cluster, but enough of a small one to win a vote."""
     if len(labels) <= config.reference_points:
         return np.arange(len(labels))
     share = config.reference_points / len(labels)
-    kept = []
+    chosen = []
     for number, own in enumerate([*members, np.flatnonzero(labels == NOISE)]):
         wanted = max(round(share * len(own)), min(2 * VOTERS, len(own)))
-        kept.append(generator(config.seed, "reference", number).permutation(own)[:wanted])
-    return np.sort(np.concatenate(kept))
+        chosen.append(generator(config.seed, "reference", number).permutation(own)[:wanted])
+    return np.sort(np.concatenate(chosen))
 
 
-def _within(
+def _member_distances(
     z: Float[ndarray, "n d"],
     own: Int[ndarray, " m"],
     inside: Bool[ndarray, " m"],
-    apart: Float[ndarray, " n"],
+    nearest: Float[ndarray, " n"],
     config: AtlasConfig,
 ) -> Float[ndarray, " p"]:
-    """How far members of one cluster lie from its nearest point of the reference."""
+    """Distances of members of one cluster to the nearest point of the reference that is in it."""
     outside = own[~inside][:_PROBES]
     if not len(outside):
-        return apart[own]
+        return nearest[own]
     from sklearn.metrics import pairwise_distances_argmin_min
 
     return pairwise_distances_argmin_min(z[outside], z[own[inside]], metric=config.metric)[1]

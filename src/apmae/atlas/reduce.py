@@ -1,6 +1,6 @@
 """Reduction of embeddings with UMAP (paper section 5.1).
 
-UMAP starts from PCA, not the spectral layout: PCA is linear and does not break on many components.
+UMAP starts from PCA, not from the spectral layout: PCA takes linear time and copes with many connected components.
 
 Axes: n rows, d embedding, r reduced dimensions.
 """
@@ -17,14 +17,14 @@ from apmae.seeding import subseed
 
 
 class Reducer:
-    """UMAP, in scikit-learn's manner.
+    """UMAP, with the interface of a scikit-learn estimator.
 
-    Seeded, and therefore on one thread: the same rows give the same coordinates within a process. Another process may
-    differ in the last bits (its linear algebra's threads), and the layout with them: compare partitions then.
+    It is seeded and therefore runs on one thread: within a process the same rows give the same coordinates. In another
+    process the last bits may differ (linear algebra uses threads), and then the layout does too: compare partitions.
 
     Attributes:
         coordinates_: (n, r) reduced rows.
-        neighbors_: in embedding space, from which the coordinates were made.
+        neighbors_: neighbours in embedding space, from which the coordinates were made.
     """
 
     coordinates_: Float[ndarray, "n r"]
@@ -47,11 +47,11 @@ class Reducer:
         config, seed = self.config, subseed(self.config.seed, "umap") % 2**31
         k = min(config.neighbors, len(z))
         self.neighbors_ = find_neighbors(z, k, config.metric, seed)
-        if len(z) <= config.dimensions + 2:  # too few rows for a layout: their own principal axes
+        if len(z) <= config.dimensions + 2:  # too few rows for a layout: use their principal axes
             self.coordinates_ = _principal(z, config.dimensions)
             return self
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # umap and numba warn of their own internals on import and on small data
+            warnings.simplefilter("ignore")  # umap and numba warn about their internals on import and on small data
             from umap import UMAP
 
             model = UMAP(

@@ -1,4 +1,4 @@
-"""What an atlas is given: embeddings as they come back from disk, the heads they are of, equal rows, rows of a label.
+"""The rows that an atlas is fitted on: embeddings as stored on disk, their heads, equal rows, the rows of a label.
 
 Axes: n rows, d embedding, u distinct rows.
 """
@@ -17,13 +17,13 @@ FP16_MAX = float(np.finfo(np.float16).max)
 
 
 def finite_embeddings(z: Any) -> Float[ndarray, "n d"]:
-    """Rows as float32.
+    """Embeddings as a float32 array, checked.
 
     Args:
         z: (n, d) embeddings, array or CPU tensor.
 
     Raises:
-        ConfigError: if it has another number of axes, or some rows are not finite.
+        ConfigError: if it does not have two axes, or some rows are not finite.
     """
     array = np.ascontiguousarray(np.asarray(z), dtype=np.float32)
     if array.ndim != 2:
@@ -35,7 +35,7 @@ def finite_embeddings(z: Any) -> Float[ndarray, "n d"]:
 
 
 def stored(z: Float[ndarray, "n d"]) -> Float[ndarray, "n d"]:
-    """As they come back from disk: rounded to fp16."""
+    """Embeddings as they come back from disk: rounded to fp16."""
     return np.clip(z, -FP16_MAX, FP16_MAX).astype(np.float16).astype(np.float32)
 
 
@@ -43,11 +43,11 @@ def heads_of_rows(where: Any, rows: int) -> Where | None:
     """Layer and head of each row, checked.
 
     Args:
-        where: ``(layer, head)``, two int arrays of ``rows``; None where not known.
-        rows: how many embeddings there are.
+        where: ``(layer, head)``, two int arrays of length ``rows``; None if unknown.
+        rows: number of embeddings.
 
     Raises:
-        ConfigError: if it is no pair, one of the two has another length, or their values are not integers.
+        ConfigError: if it is not a pair, an array has another length, or the values are not integers.
     """
     if where is None:
         return None
@@ -57,7 +57,7 @@ def heads_of_rows(where: Any, rows: int) -> Where | None:
     for name, part in (("layer", layer), ("head", head)):
         if part.shape != (rows,):
             raise ConfigError(
-                f"expected where=(layer, head), one of each an embedding: {rows}; got {name} of shape {part.shape}"
+                f"expected where=(layer, head), one of each per embedding ({rows}), got {name} of shape {part.shape}"
             )
         if rows and part.dtype.kind not in "iu":
             raise ConfigError(f"expected where=(layer, head) of integers, got {name} of {part.dtype}; cast it to int64")
@@ -65,7 +65,7 @@ def heads_of_rows(where: Any, rows: int) -> Where | None:
 
 
 def merge_duplicates(z: Float[ndarray, "n d"]) -> tuple[Int[ndarray, " u"], Int[ndarray, " n"], Int[ndarray, " u"]]:
-    """Rows that are equal in fp16, the precision they are stored in.
+    """Groups of rows that are equal in fp16, the precision they are stored in.
 
     Returns:
         The first row of each group, the group of each row, and the size of each group. Groups are in the order of
@@ -81,6 +81,6 @@ def merge_duplicates(z: Float[ndarray, "n d"]) -> tuple[Int[ndarray, " u"], Int[
 
 
 def members_of(labels: Int[ndarray, " n"], count: int) -> list[Int[ndarray, " _"]]:
-    """Rows of each of the labels 0 .. count - 1, ascending, in one pass whatever their number."""
+    """The rows of each label from 0 to count - 1, ascending; one pass, however many labels there are."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(count + 1)))[1:-1]

@@ -32,7 +32,6 @@ def make_prompts(
     config: PromptsConfig,
     *,
     lm: "LM | LMConfig | None" = None,
-    ask: bool = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """The prompts stage: source files to one Parquet file.
@@ -42,7 +41,6 @@ def make_prompts(
         out: a ``.parquet`` file.
         config: tasks, numbers, outcomes.
         lm: decides outcomes; without a model they stay unknown.
-        ask: False does not ask the model: spans are of its tokens, but outcomes stay unknown.
         overwrite: replace an artifact made from something else.
 
     Returns:
@@ -52,11 +50,10 @@ def make_prompts(
     lm = opened(lm) if lm else None
     inputs = {f"source-{number}": source.fingerprint() for number, source in enumerate(sources)}
     inputs |= {"lm": lm.fingerprint} if lm else {}
-    settings = decisive(config, lm) | ({} if ask else {"asked": False})
-    with Stage.open(out, "prompts", settings, inputs, overwrite=overwrite) as stage:
+    with Stage.open(out, "prompts", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
-        prompts, counts = _draw(sources, config, lm, ask=ask, journal=stage)
+        prompts, counts = _draw(sources, config, lm, journal=stage)
         counts = {**counts, "short": shortfalls(prompts, config)}
         stage.write_tables({out.name: to_table(prompts)})
         return stage.finish(counts).counts
@@ -168,12 +165,11 @@ def _draw(
     config: PromptsConfig,
     lm: "LM | None",
     *,
-    ask: bool = True,
     journal: Journal | None = None,
 ) -> tuple[list[Prompt], dict[str, Any]]:
     files = list_sources(sources, suffixes=language_of(config.language).suffixes)
-    if lm is None or not ask:
-        return build_prompts(files, config, tokenizer=lm.backend_tokenizer if lm else None)
+    if lm is None:
+        return build_prompts(files, config)
     with _asking(lm, journal) as (asked, advance):
         return draw_prompts(asked, files, config, rejected=Counter(), advance=advance)
 

@@ -33,7 +33,7 @@ from apmae.train.launch import share_of
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS, fit
 from apmae.train.metrics import summed
-from apmae.train.processes import device_of, gathered, start, told, waited_for
+from apmae.train.processes import device_of, from_first_process, gathered, run_on_first_process, start
 from apmae.train.source import ArraySource, PatternSource
 
 _PANELS = "panels"
@@ -147,7 +147,7 @@ def train_encoder(
     if isinstance(prompts, Corpus):
         sources = prompts.sources
         # Every byte of the corpus is read for this: once, while the other processes wait.
-        hashes = waited_for(accelerator, lambda: [source.fingerprint() for source in sources])
+        hashes = run_on_first_process(accelerator, lambda: [source.fingerprint() for source in sources])
         inputs = {"lm": lm.fingerprint} | {f"source-{number}": content for number, content in enumerate(hashes)}
         settings |= {"corpus": prompts.config.model_dump(mode="json")}
         listing = prompts.listing
@@ -242,7 +242,7 @@ def _stage(
             if not stage.finished and not stage.resumed:  # an earlier checkpoint is another run's
                 for stale in ((out / checkpoint.NAME), *(out / _PANELS).glob("*.png")):
                     stale.unlink(missing_ok=True)
-        finished = told(accelerator, stage.finished if stage else None)
+        finished = from_first_process(accelerator, stage.finished if stage else None)
         yield finished, stage
 
 

@@ -1,1 +1,1 @@
-"""Patterns as arrays: geometry, scaling, hand-made scores. Knows nothing of language models."""
+"""Patterns as arrays: geometry, scaling, hand-made scores. Nothing here knows about language models."""

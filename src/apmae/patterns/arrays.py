@@ -1,8 +1,8 @@
-"""Named arrays: all captured heads of one prompt, by layer, head, query_pos and key_pos. ``Patterns`` hands them over.
+"""Arrays with named axes: all captured heads of one prompt, by layer, head, query_pos and key_pos. For ``Patterns``.
 
-A head that occurs twice in a prompt is refused: there is one place for it.
+A head that occurs twice in a prompt is refused, because the array has one place per head.
 
-Axes: n patterns, each of another head; r rows.
+Axes: n patterns, each of a different head; r rows.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from apmae.errors import CaptureError, DependencyError
 def by_head(
     probabilities: Float[ndarray, "n r r"], layer: Int[ndarray, " n"], head: Int[ndarray, " n"]
 ) -> Float[ndarray, "layers heads r r"]:
-    """The layers and heads that occur, ascending, on axes of their own; NaN where one does not occur."""
+    """Separate axes for the layers and heads that occur, ascending; NaN where a layer does not have a head."""
     (layers, row), (heads, column) = (np.unique(numbers, return_inverse=True) for numbers in (layer, head))
     array = np.full((len(layers), len(heads), *probabilities.shape[1:]), np.nan, np.float32)
     array[row, column] = probabilities
@@ -36,10 +36,10 @@ def named(
 
     Args:
         array: probabilities.
-        layer: which layer made each pattern.
-        head: which head of the layer.
-        labels: (r,) what the rows are called.
-        dims: what the axes are called.
+        layer: the layer of each pattern.
+        head: the head within the layer.
+        labels: (r,) names of the rows.
+        dims: names of the axes.
 
     Raises:
         DependencyError: if xarray is not installed.
@@ -66,12 +66,12 @@ def check_heads(layer: Int[ndarray, " n"], head: Int[ndarray, " n"], prompt: int
     """Refuse a head that occurs twice.
 
     Raises:
-        CaptureError: naming it.
+        CaptureError: with its name.
     """
     places, counts = np.unique(np.stack([layer, head]), axis=1, return_counts=True)
     if counts.max() > 1:
         layer, head = places[:, counts.argmax()]
         raise CaptureError(
             f"expected each head once, got {layer}.{head} of prompt {prompt} {counts.max()} times; "
-            "choose among them by slicing"
+            "choose one of them by slicing"
         )

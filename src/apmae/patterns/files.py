@@ -1,12 +1,12 @@
-"""Pattern files: our own (safetensors), and those in which other tools keep probabilities. Nothing is ever unpickled.
+"""Pattern files: our own (safetensors), and those of other tools that hold probabilities. Nothing is ever unpickled.
 
 Our file holds ``log_patches`` in its dtype, ``prompt``, ``layer`` and ``head`` as int64, and ``texts``, the bytes of a
 JSON object with tokens, lengths and rows by prompt number. Its metadata has one entry, ``apmae``: a JSON object with
-the artifact's kind and format, size, causal and reach. In memory, what a file holds are the arguments of ``Patterns``.
+the artifact's kind and format, size, causal and reach. Reading a file gives the arguments of ``Patterns``.
 
 Texts are a tensor and not metadata because safetensors refuses a header over 100 MB, which the tokens of long prompts
-reach. In a foreign array of three axes each pattern is its own prompt, as in ``from_probabilities``; layers and heads
-are read from four or five axes only, and whether it is causal is found from the data.
+can reach. In another tool's array of three axes each pattern is its own prompt, as in ``from_probabilities``; layers
+and heads are read from arrays of four or five axes only. Whether they are causal is found from the data.
 """
 
 import json
@@ -30,15 +30,15 @@ from apmae.patterns import probabilities
 from apmae.patterns.stored import SUFFIXES, expect_patterns
 
 FORMAT = 1
-"""Of our own files; raised when an older version cannot read the new ones."""
+"""Version of our own files, raised when older code cannot read the new ones."""
 NAMES = ("attention", "attentions", "patterns", "probabilities")
-"""What the array of probabilities may be called in a file that holds several."""
+"""Names that the array of probabilities may have in a file with several arrays."""
 _SUFFIX = ".safetensors"
 _PLACES, _TEXTS, _ABOUT = ("prompt", "layer", "head"), ("tokens", "lengths", "rows"), ("size", "causal", "reach")
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, SafetensorError)
-"""What the readers raise over files that are cut short, damaged, pickled or of another kind."""
+"""What the readers raise for files that are cut short, damaged, pickled or of another kind."""
 _SLACK = 1e-2
-"""What a log probability may be above 0 by rounding."""
+"""How far rounding may put a log probability above 0."""
 
 
 def save(path: str | Path, fields: Mapping[str, Any]) -> None:
@@ -63,23 +63,23 @@ def load(path: str | Path, *, patch: int, causal: bool | None) -> dict[str, Any]
     """The arguments of ``Patterns``, read from a file; use it within :func:`naming`.
 
     Args:
-        path: of a file as :meth:`Patterns.load` takes it.
-        patch: side of the patches that foreign probabilities are cut into.
-        causal: whether those are causal; None finds it out.
+        path: a file that :meth:`Patterns.load` takes.
+        patch: side of the patches that another tool's probabilities are cut into.
+        causal: whether those are causal; None finds out.
 
     Raises:
-        CaptureError: as :meth:`Patterns.load`.
+        CaptureError: as for :meth:`Patterns.load`.
     """
-    found = _READERS[Path(path).suffix.lower()](Path(path))
-    return found if isinstance(found, dict) else _of_probabilities(found, patch, causal)
+    content = _READERS[Path(path).suffix.lower()](Path(path))
+    return content if isinstance(content, dict) else _of_probabilities(content, patch, causal)
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Errors over what a file holds name the file; damage is told in one line.
+    """Turn every error about a file's content into one line that names the file.
 
     Raises:
-        CaptureError: for every one of them, and if there is no such file or its name says another kind.
+        CaptureError: for each of them, and if there is no such file or its name says it is of another kind.
     """
     path = Path(path)
     expect_patterns(path)
@@ -106,7 +106,7 @@ def _of_probabilities(array: ndarray | Tensor, patch: int, causal: bool | None) 
     flat = array.reshape(-1, *shape[-2:])
     if causal is None:
         causal = probabilities.is_causal(flat)
-    # Alone, the first axis counts prompts; of two axes, the prompt is one.
+    # One leading axis counts prompts; two are layers and heads of a single prompt.
     axes = (shape[0], 1, 1) if len(shape) == 3 else (1, *shape[:-2])[-3:]
     places = zip(_PLACES, (axis.reshape(-1) for axis in np.indices(axes)), strict=True)
     logs = probabilities.log_patches(flat, patch, causal)
@@ -118,7 +118,7 @@ def _read_npy(path: Path) -> ndarray:
 
 
 def _read_npz(path: Path) -> ndarray:
-    # Opened here: np.load leaves a file that is cut short to the garbage collector.
+    # Opened here: np.load would leave closing a file that is cut short to the garbage collector.
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         return file[_chosen(file.files)]
 
@@ -144,7 +144,7 @@ def _fields(about: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]
     places = {name: tensors[name].numpy().astype(np.int64) for name in _PLACES}
     if logs.ndim != 4 or not logs.is_floating_point() or any(place.shape != (count,) for place in places.values()):
         raise CaptureError(f"expected n log patches and the prompt, layer and head of each, got {tuple(logs.shape)}")
-    if count and not float(logs.amax()) < _SLACK:  # a NaN is not less either
+    if count and not float(logs.amax()) < _SLACK:  # false for NaN too
         raise CaptureError("expected log probabilities, at most 0, got others; the file was written by something else")
     texts = json.loads(tensors["texts"].numpy().tobytes())
     known = {
@@ -155,7 +155,7 @@ def _fields(about: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]
 
 
 def _chosen(names: list[str]) -> str:
-    """Which array of a file holds the probabilities."""
+    """The name of the array that holds the probabilities."""
     if len(names) == 1:
         return names[0]
     fitting = [name for name in names if name in NAMES]

@@ -1,7 +1,7 @@
 """Which pixels of a pattern exist, and how they are packed into patches.
 
-A pattern of ``size`` tokens is cut into ``patch x patch`` tiles, kept in row-major order. Of a causal pattern only the
-tiles on or below the diagonal exist, so the patches of a shorter pattern are a prefix of a longer one's. A square
+A pattern of ``size`` tokens is cut into ``patch x patch`` tiles, in row-major order. A causal pattern has only the
+tiles on or below the diagonal, so the patches of a shorter pattern are a prefix of a longer one's. A square
 pattern (``causal=False``, as encoders make) has the whole grid.
 
 Axes: n patterns, t tokens (query_pos, key_pos), k patches, p pixels along a patch.
@@ -20,7 +20,7 @@ def grid_size(size: int, patch: int) -> int:
 
 
 def num_patches(size: int, patch: int, causal: bool = True) -> int:
-    """Patches that exist: of 256 tokens and patches of 32, 36 causal ones (paper section 4) and 64 square ones."""
+    """Patches that exist: with 256 tokens and patches of 32, 36 if causal (paper section 4) and 64 if square."""
     grid = grid_size(size, patch)
     return grid * (grid + 1) // 2 if causal else grid * grid
 
@@ -34,7 +34,7 @@ def tiles(grid: int, causal: bool = True) -> tuple[Int[Tensor, " k"], Int[Tensor
 
 @lru_cache
 def real_pixels(grid: int, patch: int, causal: bool = True) -> Bool[Tensor, "k p p"]:
-    """True where a pixel can be attended to: all of a lower patch, the lower half of a diagonal one; all if square."""
+    """True where attention is possible: in the lower half of diagonal patches, and everywhere in all others."""
     rows, columns = tiles(grid, causal)
     pixels = torch.ones(len(rows), patch, patch, dtype=torch.bool)
     if causal:
@@ -47,7 +47,7 @@ def pack(dense: Float[Tensor, "n t t"], patch: int, fill: float, causal: bool = 
 
     Args:
         dense: patterns, any values.
-        patch: side of a patch.
+        patch: side of a patch, in tokens.
         fill: value of pixels beyond the pattern's last token.
         causal: keep the lower triangle only.
     """
@@ -61,7 +61,7 @@ def pack(dense: Float[Tensor, "n t t"], patch: int, fill: float, causal: bool = 
 
 
 def unpack(patches: Float[Tensor, "n k p p"], size: int, fill: float, causal: bool = True) -> Float[Tensor, "n t t"]:
-    """The inverse of :func:`pack`; of a causal pattern everything above the diagonal becomes ``fill``."""
+    """The inverse of :func:`pack`; in a causal pattern everything above the diagonal becomes ``fill``."""
     patch = patches.shape[-1]
     grid = grid_size(size, patch)
     rows, columns = tiles(grid, causal)

@@ -1,4 +1,4 @@
-"""``Patterns``: attention patterns in memory, packed as log probabilities of the patches that exist."""
+"""``Patterns``: attention patterns in memory, as log probabilities of the patches that exist."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -19,27 +19,28 @@ from apmae.patterns.reach import check_reach, known_lengths, known_of, merged, o
 from apmae.patterns.scaling import SCALINGS
 
 PATCH = 32
-"""Side of a patch, tokens (paper Table 2)."""
+"""Side of a patch, in tokens (paper Table 2)."""
 
 
 class Patterns:
-    """Patterns of heads, with where each came from.
+    """Attention patterns, with the prompt and head that each came from.
 
     Attributes:
-        log_patches: (n, k, p, p) log probabilities, float32 or float16; -inf where nothing can be attended to.
+        log_patches: (n, k, p, p) log probabilities, float32 or float16; -inf where attention is impossible.
         size: rows along a side.
         prompt, layer, head: (n,) int64 arrays, the prompt's number and the head that made the pattern.
-        causal: whether nothing above the diagonal exists; False for the square patterns of encoders.
-        tokens: the token strings of prompts by number, the prompt's whole text without padding; None if unknown.
-        reach: how rows stand for tokens, one of ``REACHES``. "whole": one row a token. "pool": row i of a longer prompt
-            stands for the block of tokens ``i * length // rows`` to ``(i + 1) * length // rows - 1``. "crop": the rows
-            stand for the last tokens.
-        lengths: tokens of prompts by number, before pooling or cropping; None if unknown, else those of ``tokens`` too.
-        rows: rows of prompts by number that stand for their tokens, where not ``min(size, length)``.
+        causal: True if a pattern has nothing above the diagonal; False for the square patterns of encoders.
+        tokens: token strings of the whole prompt without padding, by prompt number; None if unknown.
+        reach: which tokens the rows represent, one of ``REACHES``. "whole": one row per token. "pool": row i of a
+            longer prompt represents the block of tokens ``i * length // rows`` to ``(i + 1) * length // rows - 1``.
+            "crop": the rows represent the last tokens.
+        lengths: number of tokens before pooling or cropping, by prompt number, including the prompts of ``tokens``;
+            None if unknown.
+        rows: number of rows that represent tokens, by prompt number, where it is not ``min(size, length)``.
     """
 
     dims: ClassVar[tuple[str, ...]] = ("layer", "head", "query_pos", "key_pos")
-    """What the axes of :meth:`to_numpy` are called."""
+    """Names of the axes of :meth:`to_numpy`."""
 
     def __init__(
         self,
@@ -85,21 +86,21 @@ class Patterns:
         causal: bool = True,
         tokens: Mapping[int, Sequence[str]] | None = None,
     ) -> "Patterns":
-        """Patterns that another tool captured.
+        """Make patterns from probabilities that another tool captured.
 
         Args:
-            array: (n, length, length) probabilities, array or tensor; rows sum to 1 (or to 0 for padding, but not all
-                of a pattern), and if ``causal`` nothing lies above the diagonal.
-            patch: side of a patch, tokens.
-            prompt: (n,) which prompt each is of; by default pattern i is prompt i.
-            layer: (n,) which layer made it; by default 0.
-            head: (n,) which head of the layer; by default 0.
+            array: (n, length, length) probabilities, array or tensor. Rows sum to 1, or to 0 for padding, but no
+                pattern is all zero; if ``causal``, there is nothing above the diagonal.
+            patch: side of a patch, in tokens.
+            prompt: (n,) the prompt of each pattern; by default pattern i is prompt i.
+            layer: (n,) the layer; by default 0.
+            head: (n,) the head within the layer; by default 0.
             causal: False for patterns of encoders, which attend to later tokens too.
-            tokens: the token strings of prompts by number, at most ``length`` of each.
+            tokens: token strings by prompt number, at most ``length`` per prompt.
 
         Raises:
-            CaptureError: if the array is of another shape, is not finite, holds no (causal) probabilities, or a pattern
-                of it is all zero.
+            CaptureError: if the array has another shape, is not finite or does not hold (causal) probabilities, or one
+                of its patterns is all zero.
         """
         array = given.as_array(array)
         logs = given.log_patches(array, patch, causal)
@@ -113,7 +114,8 @@ class Patterns:
             )
         ]
         if any(len(values) != count for values in where):
-            raise CaptureError(f"expected {count} of prompt, layer and head, got {[len(values) for values in where]}")
+            lengths = [len(values) for values in where]
+            raise CaptureError(f"expected {count} values of prompt, layer and head, got {lengths}")
         prompt, layer, head = where
         return cls(logs, array.shape[-1], prompt=prompt, layer=layer, head=head, causal=causal, tokens=tokens)
 
@@ -131,20 +133,20 @@ class Patterns:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Patterns"]) -> "Patterns":
-        """Join patterns; shorter ones get empty rows, so that all have the longest's size. One alone is not copied.
+        """Join patterns. Shorter ones get empty rows, so that all have the size of the longest. One part is not copied.
 
         Raises:
-            CaptureError: if there is nothing to join, the parts differ in patch, reach or being causal, or two of them
-                number different prompts alike.
+            CaptureError: if there is nothing to join, the parts differ in patch, reach or ``causal``, or two of them
+                use the same number for different prompts.
         """
         if not parts:
             raise CaptureError("expected at least one forward inside the capture, got none; call the model first")
         patches = sorted({part.patch for part in parts})
         if len(patches) > 1:
-            raise CaptureError(f"expected patches of one size, got {patches}; bring the patterns to one by repacked()")
+            raise CaptureError(f"expected patches of one size, got {patches}; call repacked() first")
         if len({part.causal for part in parts}) > 1:
-            raise CaptureError("expected causal or square patterns, got both; join the patterns of each kind by itself")
-        # Prompts short enough are whole whichever way the longer ones were taken.
+            raise CaptureError("expected causal or square patterns, got both; join each kind separately")
+        # Prompts that fit are whole, whether the longer ones were pooled or cropped.
         reaches = sorted({part.reach for part in parts} - {"whole"}) or ["whole"]
         if len(reaches) > 1:
             raise CaptureError(f"expected patterns of one reach, got {reaches}; capture all prompts the same way")
@@ -155,7 +157,7 @@ class Patterns:
         shape = (sum(map(len, parts)), count, *parts[0].log_patches.shape[2:])
         logs = parts[0].log_patches.new_empty(shape, dtype=dtype)
         first = 0
-        for part in parts:  # one after the other: resized copies of all of them would be a third of the memory
+        for part in parts:  # one at a time: resized copies of all parts would take a third of the memory
             own = logs[first : first + len(part)]
             fitted = part.log_patches if part.causal else part.resized(size).log_patches
             own[:, : fitted.shape[1]] = fitted
@@ -176,7 +178,7 @@ class Patterns:
 
     @property
     def patch(self) -> int:
-        """Side of a patch, tokens."""
+        """Side of a patch, in tokens."""
         return self.log_patches.shape[-1]
 
     def __len__(self) -> int:
@@ -187,7 +189,7 @@ class Patterns:
         return f"Patterns({len(self)} of {self.size}x{self.size}, {len(np.unique(self.prompt))} prompts{kind})"
 
     def __getitem__(self, key: int | np.integer | slice | Sequence[int] | ndarray) -> "Patterns":
-        """Some of the patterns, by slice, numbers or a boolean mask; an integer gives one pattern, as n = 1."""
+        """Some of the patterns, by slice, numbers or boolean mask; an integer gives a single pattern, with n = 1."""
         numbers = np.array(np.arange(len(self))[key], ndmin=1, order="C")
         prompts = np.unique(self.prompt[numbers]).tolist()
         return type(self)(
@@ -204,7 +206,7 @@ class Patterns:
         )
 
     def labels(self, prompt: int) -> list[str]:
-        """What each row of a prompt is called: its token, its block's first and last token, or else its position.
+        """Names of a prompt's rows: the token, the first and last token of a block, or the position if unknown.
 
         Raises:
             CaptureError: if there is no such prompt.
@@ -213,7 +215,7 @@ class Patterns:
         return row_labels((self.lengths or {}).get(prompt, rows), rows, self.reach, (self.tokens or {}).get(prompt))
 
     def num_rows(self, prompt: int) -> int:
-        """Rows that stand for the prompt's tokens; those after them are empty.
+        """Number of rows that represent the prompt's tokens; the rows after them are empty.
 
         Raises:
             CaptureError: if there is no such prompt.
@@ -224,7 +226,7 @@ class Patterns:
         return min(self.size, (self.lengths or {}).get(prompt, self.size))
 
     def resized(self, size: int) -> "Patterns":
-        """The same patterns with empty rows after their last one, up to ``size``.
+        """The same patterns with empty rows added at the end, up to ``size``.
 
         Raises:
             CaptureError: if the patterns are longer than ``size``.
@@ -246,19 +248,19 @@ class Patterns:
         return self._with(geometry.pack(dense, self.patch, -torch.inf, causal=False), size, rows)
 
     def _rows_at(self, size: int) -> dict[int, int] | None:
-        """Rows of prompts once patterns have ``size``: of a pooled or cropped prompt they no longer follow from it."""
+        """``rows`` once patterns have ``size``: those of a pooled or cropped prompt no longer follow from the size."""
         if size == self.size:
             return self.rows
         longer = {prompt: self.size for prompt, length in (self.lengths or {}).items() if length > self.size}
         return {**longer, **(self.rows or {})} or None
 
     def cropped(self, lengths: Int[ndarray, " n"]) -> "Patterns":
-        """The patterns of the first ``lengths`` rows of each pattern: later rows become empty.
+        """The first ``lengths`` rows of each pattern; later rows become empty.
 
-        In a causal model the first t rows are exactly the pattern that the first t tokens alone would make.
+        In a causal model the first t rows are exactly the pattern of a prompt of the first t tokens.
 
         Raises:
-            CaptureError: if the patterns are square: there each row depends on all tokens.
+            CaptureError: if the patterns are square, because there each row depends on all tokens.
         """
         if not self.causal:
             raise CaptureError("expected causal patterns to crop, got square ones; run the model on shorter prompts")
@@ -269,13 +271,13 @@ class Patterns:
         return self._with(logs, self.size, self.rows)
 
     def repacked(self, patch: int) -> "Patterns":
-        """The same patterns in patches of another side."""
+        """The same patterns in patches with another side."""
         if patch == self.patch:
             return self
         return self._with(geometry.pack(self._dense(), patch, -torch.inf, self.causal), self.size, self.rows)
 
     def probabilities(self) -> Float[ndarray, "n t t"]:
-        """float32 (n, size, size): rows sum to 1 (0 for padding tokens); if causal, exactly 0 above the diagonal."""
+        """float32 (n, size, size): rows sum to 1 (0 for padding); exactly 0 above the diagonal if causal."""
         return geometry.unpack(self.log_patches.float().exp(), self.size, 0.0, self.causal).cpu().numpy()
 
     def scaled(self, scaling: str = "log_normalize") -> Float[ndarray, "n t t"]:
@@ -283,7 +285,7 @@ class Patterns:
         return geometry.unpack(self.scaled_patches(scaling), self.size, 0.0, self.causal).cpu().numpy()
 
     def scaled_patches(self, scaling: str = "log_normalize") -> Float[Tensor, "n k p p"]:
-        """float32 (n, k, p, p): the scaled patches that exist, 0 above the diagonal of causal ones."""
+        """float32 (n, k, p, p): the scaled patches that exist, 0 above the diagonal if causal."""
         scaled = SCALINGS[scaling](self.log_patches.float())
         return scaled.masked_fill_(~_real(self.size, self.patch, self.causal).to(scaled.device), 0.0)
 
@@ -293,22 +295,22 @@ class Patterns:
         The first two axes are the layers and heads that occur, ascending; heads that were not captured are NaN.
 
         Args:
-            prompt: its number; None takes the only one.
+            prompt: its number; None if there is only one.
 
         Raises:
-            CaptureError: if there is no such prompt, several and none is named, or a head occurs twice.
+            CaptureError: if there is no such prompt, there are several and ``prompt`` is None, or a head occurs twice.
         """
         own = self._of_prompt(prompt)
         rows = own.num_rows(int(own.prompt[0]))
         return arrays.by_head(own.probabilities()[:, :rows, :rows], own.layer, own.head)
 
     def to_xarray(self, prompt: int | None = None) -> Any:
-        """As :meth:`to_numpy`, as an ``xarray.DataArray`` with coordinates.
+        """What :meth:`to_numpy` returns, as an ``xarray.DataArray`` with coordinates.
 
-        Coordinates are layer, head, query_pos and key_pos (numbers), query_token and key_token (:meth:`labels`).
+        The coordinates are layer, head, query_pos and key_pos (numbers), query_token and key_token (:meth:`labels`).
 
         Raises:
-            CaptureError: as :meth:`to_numpy`.
+            CaptureError: as for :meth:`to_numpy`.
             DependencyError: if xarray is not installed.
         """
         own = self._of_prompt(prompt)
@@ -328,25 +330,25 @@ class Patterns:
         """Read what :meth:`save` wrote, or probabilities that another tool saved as .npy, .npz or .safetensors.
 
         Args:
-            path: of a foreign file, the array has shape (n, L, L), (layers, heads, L, L) or
-                (prompts, layers, heads, L, L), and is the only one or called attention, attentions, patterns or
-                probabilities.
-            causal: whether foreign probabilities are causal; None finds it out: square if anything is above the
-                diagonal.
+            path: the file. Another tool's array has shape (n, L, L), (layers, heads, L, L) or
+                (prompts, layers, heads, L, L). It is the only array in the file, or it is named attention, attentions,
+                patterns or probabilities.
+            causal: whether another tool's probabilities are causal; None finds out: they are square if anything is
+                above the diagonal.
 
         Raises:
-            CaptureError: if there is no such file, it is damaged or of another kind, or holds no probabilities.
+            CaptureError: if there is no such file, it is damaged or of another kind, or it holds no probabilities.
         """
         with files.naming(path):
             return Patterns(**files.load(path, patch=PATCH, causal=causal))
 
     def _fields(self) -> dict[str, Any]:
-        """The arguments that make the same patterns."""
+        """The arguments from which ``Patterns`` makes the same patterns."""
         names = ("log_patches", "size", "prompt", "layer", "head", "causal", "tokens", "reach", "lengths", "rows")
         return {name: getattr(self, name) for name in names}
 
     def _of_prompt(self, prompt: int | None) -> "Patterns":
-        """The patterns of one prompt, each head once; raises as :meth:`to_numpy`."""
+        """The patterns of one prompt, each head once; raises what :meth:`to_numpy` raises."""
         wanted = one_prompt(self.prompt, prompt)
         own = self[self.prompt == wanted]
         arrays.check_heads(own.layer, own.head, wanted)
@@ -356,7 +358,7 @@ class Patterns:
         return geometry.unpack(self.log_patches, self.size, -torch.inf, self.causal)
 
     def _with(self, log_patches: Tensor, size: int, rows: Mapping[int, int] | None) -> "Patterns":
-        """Other pixels of the same heads and prompts."""
+        """Patterns with other pixels, of the same heads and prompts."""
         return type(self)(**{**self._fields(), "log_patches": log_patches, "size": size, "rows": rows})
 
 

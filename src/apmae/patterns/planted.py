@@ -1,7 +1,7 @@
-"""Planted patterns: made from scores with a known behaviour, so that clusters can be held against the truth.
+"""Planted patterns: made from scores with a known behaviour, so that clusters can be compared with the truth.
 
-Each family places a bonus where its behaviour attends, on noisy scores; parameters that a real head would vary
-(strength, width, distance, which columns, how many blocks) are drawn per pattern, and so are noise and length if asked.
+Each family adds a bonus to noisy scores where its behaviour attends. Parameters that vary in real heads (strength,
+width, distance, which columns, how many blocks) are drawn per pattern; noise and length are too if that is asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ def _sink_and_recent(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
 
 
 def _repeats(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
-    # A text that repeats itself, looked at by an induction or a duplicate-token head: a diagonal for each earlier copy.
+    # An induction or duplicate-token head on a text that repeats itself: one diagonal per earlier copy.
     distance = draw.integers(max(len(back) // 12, 2), max(len(back) // 4, 3))
     return (back > 0) & ((back + draw.integers(0, 2)) % distance == 0)
 
@@ -76,7 +76,7 @@ def _stripes(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
 
 
 def _decay(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
-    return -back / draw.uniform(32, 128)  # as ALiBi: at strength 5 to 8 the weight falls by e in 4 to 26 tokens
+    return -back / draw.uniform(32, 128)  # like ALiBi: at strength 5 to 8 weights fall by a factor e in 4 to 26 tokens
 
 
 def _beginning(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
@@ -106,7 +106,7 @@ FAMILIES: dict[str, Callable[[ndarray, ndarray, Draw], ndarray]] = {
     "beginning": _beginning,
     "block_start": _block_start,
 }
-"""By name: where (query_pos, key_pos) a family's bonus falls, in units of its strength."""
+"""Each family's bonus over (query_pos, key_pos), in units of its strength, by the family's name."""
 
 
 def planted(
@@ -121,20 +121,20 @@ def planted(
     """Patterns of every family.
 
     Args:
-        count: patterns a family.
-        size: tokens.
-        noise: standard deviation of the scores, or between which two one is drawn for each pattern; 0 leaves the bare
-            behaviour.
-        shortest: tokens of the shortest prompt, at least 16; lengths are drawn from there to ``size``, and the rows
-            behind a prompt are empty. None: all are of ``size``.
-        families: keys of :data:`FAMILIES`; a family's patterns do not depend on which others are made.
-        seed: of all draws.
+        count: patterns per family.
+        size: tokens per pattern.
+        noise: standard deviation of the scores, or a range from which it is drawn for each pattern; 0 leaves the
+            behaviour alone.
+        shortest: tokens of the shortest prompt, at least 16. Lengths are drawn from there to ``size``, and the rows
+            after a prompt are empty. None: all prompts have ``size`` tokens.
+        families: keys of :data:`FAMILIES`; a family's patterns do not depend on which other families are made.
+        seed: decides all draws.
 
     Returns:
-        The patterns, family after family, and the number of each one's family in ``families``.
+        The patterns, family by family, and for each the index of its family in ``families``.
 
     Raises:
-        ConfigError: if there is no such family, or ``shortest`` does not lie between 16 and ``size``.
+        ConfigError: if there is no such family, or ``shortest`` is not between 16 and ``size``.
     """
     unknown = [name for name in families if name not in FAMILIES]
     if unknown:

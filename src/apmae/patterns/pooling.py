@@ -1,15 +1,15 @@
-"""Long contexts: a pattern of any length as at most ``size`` blocks of tokens a side, by preserving mass.
+"""Long contexts: a pattern of any length, pooled to at most ``size`` blocks of tokens per side; mass is preserved.
 
 Block i of n tokens is ``[i * n // size, (i + 1) * n // size)``. A pooled entry is the attention that the mean query of
-block i pays to all keys of block j together: a sum over keys and a mean over queries, formed in log space, so that rows
-still sum to 1 and nothing underflows. With n = size each block is one token and pooling changes nothing.
+block i pays to all keys of block j together: a sum over keys and a mean over queries. It is formed in log space, so
+that rows still sum to 1 and nothing underflows. With n = size each block is one token and pooling changes nothing.
 
-What cannot be told any more: anything finer than n / size tokens. ``previous token``, ``self`` and a narrow band all
-become the diagonal, and a key that draws much attention alone looks like one of many that draw a little each. Spreading
-a pooled entry evenly over its block is the best inverse there is; it is exact for patterns constant within blocks.
+Anything finer than n / size tokens is lost. ``previous token``, ``self`` and a narrow band all become the diagonal, and
+one key that draws much attention looks like many keys that draw a little each. The best inverse spreads a pooled entry
+evenly over its block, which is exact for patterns that are constant within blocks.
 
-Blocks differ by at most one token and are single tokens where the prompt fits, so short prompts need no rule of their
-own.
+Block lengths differ by at most one token. If the prompt fits, blocks are single tokens, so short prompts need no
+separate rule.
 
 Axes: r query rows, k keys, c blocks.
 """
@@ -25,7 +25,7 @@ from apmae.patterns.reach import block_edges
 
 @lru_cache(maxsize=64)
 def edges(length: int, size: int) -> Int[Tensor, " edges"]:
-    """Where the blocks of ``length`` tokens begin, and where the last ends: ``min(size, length) + 1`` positions."""
+    """Where the blocks of ``length`` tokens begin, and where the last one ends: ``min(size, length) + 1`` positions."""
     return torch.from_numpy(block_edges(length, max(min(size, length), 1)))
 
 
@@ -33,8 +33,8 @@ def pool_keys(scores: Float[Tensor, "*s r k"], bounds: Int[Tensor, " edges"]) ->
     """Sum over the keys of each block, in log space.
 
     Args:
-        scores: any log weights; -inf where nothing is attended to.
-        bounds: edges of the blocks; the last is k.
+        scores: any log weights; -inf where there is no attention.
+        bounds: edges of the blocks; the last one is k.
     """
     widths = bounds.diff()
     widest = int(widths.max())
@@ -51,7 +51,7 @@ def pool_queries(rows: Float[Tensor, "*s r c"], bounds: Int[Tensor, " edges"]) -
 
     Args:
         rows: log probabilities.
-        bounds: edges of the blocks; the last is r.
+        bounds: edges of the blocks; the last one is r.
     """
     real = torch.where(rows.isneginf().all(-1), -torch.inf, 0.0)  # *s r
     count = pool_keys(real[..., None, :], bounds).squeeze(-2)
@@ -60,6 +60,6 @@ def pool_queries(rows: Float[Tensor, "*s r c"], bounds: Int[Tensor, " edges"]) -
 
 
 def pool(logs: Float[Tensor, "*s t t"], size: int) -> Float[Tensor, "*s c c"]:
-    """A whole log pattern of t tokens as ``min(size, t)`` blocks a side."""
+    """A whole log pattern of t tokens, pooled to ``min(size, t)`` blocks per side."""
     bounds = edges(logs.shape[-1], size)
     return pool_queries(pool_keys(logs, bounds), bounds)

@@ -1,6 +1,6 @@
-"""Probabilities that another tool captured: checked, and packed as log patches a few patterns at a time.
+"""Probabilities that another tool captured: checked, and packed as log patches.
 
-They are checked and packed 32 at a time in float64, so that a large file costs its packed size.
+This is done in float64 for 32 patterns at a time, so that a large file takes no more memory than its packed size.
 """
 
 from typing import Any
@@ -15,18 +15,18 @@ from apmae.errors import CaptureError
 from apmae.patterns import geometry
 
 _ROW_TOLERANCE = 2**-8
-"""What a row's sum may be off by: bfloat16 rounds by half of it, and NumPy has to keep bfloat16 as float32."""
+"""How far a row's sum may be off. bfloat16 rounds by half of that, and NumPy has to keep bfloat16 as float32."""
 _NOTHING = 1e-6
-"""What still counts as no probability."""
+"""The largest value that still counts as zero."""
 _CHUNK = 32
-"""Patterns that are held in float64 at once."""
+"""Patterns held in float64 at a time."""
 
 
 def as_array(array: Any) -> ndarray | Tensor:
-    """A list, array or tensor as an array or tensor of real numbers, not copied where it is one already.
+    """A list, array or tensor as an array or tensor of real numbers; not copied if it is one already.
 
     Raises:
-        CaptureError: if it is ragged or holds other things than real numbers.
+        CaptureError: if it is ragged or holds anything but real numbers.
     """
     if isinstance(array, Tensor):
         if not array.is_complex():
@@ -45,8 +45,8 @@ def log_patches(array: ndarray | Tensor, patch: int, causal: bool) -> Float[Tens
     """float32 log patches of (n, length, length) probabilities.
 
     Raises:
-        CaptureError: if the array is of another shape, is not finite, or holds no (causal) probabilities, or a pattern
-            is all zero.
+        CaptureError: if the array has another shape, is not finite or does not hold (causal) probabilities, or one of
+            its patterns is all zero.
     """
     if array.ndim != 3 or array.shape[1] != array.shape[2] or not array.shape[1]:
         raise CaptureError(f"expected probabilities of shape (n, length, length), got {tuple(array.shape)}")
@@ -62,13 +62,13 @@ def log_patches(array: ndarray | Tensor, patch: int, causal: bool) -> Float[Tens
 
 
 def is_causal(array: ndarray | Tensor) -> bool:
-    """Whether (n, length, length) probabilities hold nothing above the diagonal."""
+    """Whether (n, length, length) probabilities are all zero above the diagonal."""
     chunks = (_float64(array[first : first + _CHUNK]) for first in range(0, len(array), _CHUNK))
     return all(not (chunk.triu(1).abs() > _NOTHING).any() for chunk in chunks)
 
 
 def _float64(array: ndarray | Tensor) -> Float[Tensor, "n t t"]:
-    """On the CPU; may share the caller's memory."""
+    """Probabilities on the CPU; they may share the caller's memory."""
     if isinstance(array, Tensor):
         return array.to("cpu", torch.float64)
     return torch.from_numpy(np.array(array, dtype=np.float64))
@@ -80,18 +80,18 @@ def _check(dense: Float[Tensor, "n t t"], causal: bool, first: int) -> None:
     above = float(dense.triu(1).abs().amax()) if causal else 0.0
     if above > _NOTHING:
         raise CaptureError(
-            f"expected causal patterns, got {above:.3g} above the diagonal; causal=False reads encoders' patterns"
+            f"expected causal patterns, got {above:.3g} above the diagonal; for patterns of encoders say causal=False"
         )
     sums = dense.sum(-1)
     worst = float(torch.minimum((sums - 1).abs(), sums.abs()).amax())
     if worst > _ROW_TOLERANCE:
         raise CaptureError(
-            f"expected rows that sum to 1, one is off by {worst:.3g}; normalise them over key_pos, or keep what a "
-            "model with attention sinks makes by Patterns.save"
+            f"expected rows that sum to 1, one is off by {worst:.3g}; normalise them over key_pos; for a model with "
+            "attention sinks use apmae.capture and Patterns.save"
         )
     empty = (sums < 0.5).all(1).nonzero().flatten()
     if len(empty):
         raise CaptureError(
-            f"expected at least one row that sums to 1 in every pattern, all of pattern {first + int(empty[0])} are 0, "
-            "as padding is; leave out prompts without a token and heads that were not captured"
+            f"expected at least one row that sums to 1 in every pattern, all rows of pattern {first + int(empty[0])} "
+            "are 0, like padding; leave out prompts without tokens and heads that were not captured"
         )

@@ -1,11 +1,11 @@
-"""Reach: how the rows of a pattern stand for the tokens of its prompt, and what the rows are called.
+"""Reach: which tokens of a prompt the rows of its patterns represent, and the names of the rows.
 
-A prompt that is longer than the patterns are wide is pooled or cropped; a shorter one always has one row a token.
+A prompt with more tokens than a pattern has rows is pooled or cropped; any other has one row per token.
 
-Rows are counted by prompt, not by pattern, and kept only where they no longer follow from size and length: for a pooled
-prompt that was resized. Two parts that know different things about one prompt number are refused, not merged, because
-labels would be another prompt's. A training stream drops the texts first: captures that each count from 0 are common.
-Its crop empties rows of single patterns and leaves labels alone.
+Row counts are kept per prompt, not per pattern, and only if they do not follow from size and length: for pooled or
+cropped prompts that were resized. If two parts say different things about a prompt number, joining them is refused,
+because labels could be those of another prompt. Training streams drop the texts first, because several captures that
+each count from 0 are common there. Their random crops empty rows of single patterns and do not change labels.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,23 +18,23 @@ from numpy import ndarray
 from apmae.errors import CaptureError
 
 REACHES = ("whole", "pool", "crop")
-"""whole: one row a token; pool: each row stands for a block of tokens; crop: the last tokens only, renormalised."""
+"""whole: one row per token; pool: one row per block of tokens; crop: rows for the last tokens only, renormalised."""
 
 
 def block_edges(length: int, rows: int) -> Int[ndarray, " e"]:
-    """(rows + 1,) int64: row i of a pooled pattern stands for tokens ``edges[i]`` to ``edges[i + 1] - 1``.
+    """(rows + 1,) int64: row i of a pooled pattern represents tokens ``edges[i]`` to ``edges[i + 1] - 1``.
 
-    Blocks differ by at most one token; with ``length == rows`` each is one token.
+    Block lengths differ by at most one token; with ``length == rows`` each block is one token.
     """
     return np.arange(rows + 1, dtype=np.int64) * length // rows
 
 
 def row_labels(length: int, rows: int, reach: str, tokens: Sequence[str] | None) -> list[str]:
-    """(rows,) what each row of a prompt is called: its token or block of tokens, by position where no text is known.
+    """(rows,) names of a prompt's rows: the token or block of tokens, or its position if the text is unknown.
 
     Args:
         length: tokens of the prompt, at least ``rows``.
-        rows: rows that stand for them.
+        rows: rows that represent them.
         reach: one of ``REACHES``.
         tokens: (length,) the prompt's tokens.
     """
@@ -49,10 +49,10 @@ def row_labels(length: int, rows: int, reach: str, tokens: Sequence[str] | None)
 
 
 def one_prompt(prompts: Int[ndarray, " n"], wanted: int | None) -> int:
-    """The number of the prompt that is meant; None means the only one.
+    """The number of the wanted prompt; None means the only one.
 
     Raises:
-        CaptureError: if there is no such prompt, or several and none is named.
+        CaptureError: if there is no such prompt, or there are several and ``wanted`` is None.
     """
     found = np.unique(prompts)
     if wanted is None and len(found) == 1:
@@ -66,10 +66,10 @@ def one_prompt(prompts: Int[ndarray, " n"], wanted: int | None) -> int:
 def known_lengths(
     tokens: Mapping[int, Sequence[str]] | None, lengths: Mapping[int, int] | None
 ) -> dict[int, int] | None:
-    """Tokens of prompts by number, from their texts and lengths; None where neither is known.
+    """Numbers of tokens by prompt, from the texts and the lengths; None if both are unknown.
 
     Raises:
-        CaptureError: if a prompt's text has another number of tokens than its length.
+        CaptureError: if a prompt's text does not have as many tokens as its length says.
     """
     if tokens is None and lengths is None:
         return None
@@ -83,7 +83,7 @@ def known_lengths(
 
 
 def check_reach(reach: str, size: int, lengths: Mapping[int, int] | None) -> None:
-    """Refuse what cannot be true of patterns of ``size`` rows.
+    """Refuse a reach or lengths that are impossible with ``size`` rows.
 
     Raises:
         CaptureError: if the reach is unknown, or a whole prompt has more tokens than there are rows.
@@ -93,28 +93,28 @@ def check_reach(reach: str, size: int, lengths: Mapping[int, int] | None) -> Non
     longest = max((lengths or {}).values(), default=0)
     if reach == "whole" and longest > size:
         raise CaptureError(
-            f"expected prompts of at most {size} tokens, one a row, got one of {longest}; leave padding out, or say "
-            "reach='pool' or 'crop' if the patterns were made so"
+            f"expected prompts of at most {size} tokens, one per row, got one of {longest}; leave padding out, or say "
+            "reach='pool' or 'crop' if the patterns were made that way"
         )
 
 
 def known_of(values: Mapping[int, Any] | None, prompts: Iterable[int]) -> dict[int, Any] | None:
-    """What is known of some prompts."""
+    """The values of some prompts, where they are known."""
     return None if values is None else {prompt: values[prompt] for prompt in prompts if prompt in values}
 
 
 def merged(name: str, parts: Sequence[Mapping[int, Any] | None]) -> dict[int, Any] | None:
-    """What is known of prompts over all parts; None where nothing is.
+    """The values of all parts together, by prompt number; None if no part has any.
 
     Raises:
-        CaptureError: if two parts know different things of one prompt.
+        CaptureError: if two parts have different values for a prompt number.
     """
     known: dict[int, Any] = {}
     for part in parts:
         for prompt, value in (part or {}).items():
             if known.setdefault(prompt, value) != value:
                 raise CaptureError(
-                    f"expected one prompt for each number, got different {name} of prompt {prompt}; number the prompts "
-                    "of later captures on (first_prompt=)"
+                    f"expected a different number for each prompt, got different {name} of prompt {prompt}; continue "
+                    "the numbers in later captures (first_prompt=)"
                 )
     return None if all(part is None for part in parts) else known

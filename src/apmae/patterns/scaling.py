@@ -1,6 +1,6 @@
 """Scalings: from log probabilities to what the encoder sees, and back.
 
-Entries that cannot be attended to are -inf, and become 0. A registry of three; the default is the published code's
+Entries where attention is impossible are -inf. There are three scalings; the default is that of the published code
 (DESIGN section 4).
 """
 
@@ -13,21 +13,21 @@ Patches = Float[Tensor, "n k p p"]
 
 
 def smallest_finite(log_patches: Patches) -> Float[Tensor, "n 1 1 1"]:
-    """The smallest finite log probability of each pattern, at most 0; 0 when nothing is finite."""
+    """The smallest finite log probability of each pattern, at most 0; 0 if none is finite."""
     return log_patches.masked_fill(log_patches.isneginf(), 0.0).amin(dim=(1, 2, 3), keepdim=True)
 
 
 def log_normalize(log_patches: Patches) -> Patches:
-    """``(log p - m) / (-m)`` with m the pattern's smallest finite log: in [0, 1], 1 means p = 1 (published scaler).
+    """``(log p - m) / (-m)`` with m the pattern's smallest finite log: in [0, 1], 1 means p = 1 (as published).
 
-    A pattern with m = 0 (every row on one key) has no scale of its own: its attended entries are 1.
+    A pattern with m = 0 (every row on one key) cannot be scaled: its attended entries become 1.
     """
     smallest = smallest_finite(log_patches)
     return (1 - log_patches / smallest.masked_fill(smallest == 0, -1.0)).clamp(min=0.0)
 
 
 def log(log_patches: Patches) -> Patches:
-    """``log p``, unscaled (at most 0); entries that cannot be attended to take the pattern's smallest finite log."""
+    """``log p``, unscaled (at most 0); where attention is impossible, the pattern's smallest finite log."""
     return log_patches.maximum(smallest_finite(log_patches))
 
 
@@ -37,24 +37,25 @@ def raw(log_patches: Patches) -> Patches:
 
 
 SCALINGS: dict[str, Callable[[Patches], Patches]] = {"log_normalize": log_normalize, "log": log, "raw": raw}
-"""By the name that ``APMAEConfig.scaling`` uses."""
+"""Scalings by the names that ``APMAEConfig.scaling`` takes."""
 
 
 def from_log_normalize(scaled: Patches, smallest: Float[Tensor, "n 1 1 1"]) -> Patches:
-    """``(1 - scaled) m``; only with the pattern's own smallest finite log m, which the scaled pixels do not hold.
+    """``(1 - scaled) m``; needs the pattern's smallest finite log m, which the scaled pixels do not contain.
 
-    A reconstruction has it of the true pattern: without m a prediction says which entries are larger, not by how much.
+    A reconstruction takes m from the true pattern. Without m, a prediction says which entries are larger, but not by
+    how much.
     """
     return (1 - scaled) * smallest
 
 
 def from_log(scaled: Patches, smallest: Float[Tensor, "n 1 1 1"]) -> Patches:
-    """The pixels themselves; m is not needed."""
+    """The pixels themselves; ``smallest`` is not needed."""
     return scaled
 
 
 def from_raw(scaled: Patches, smallest: Float[Tensor, "n 1 1 1"]) -> Patches:
-    """``log p``, -inf for predictions that are 0 or less; m is not needed."""
+    """``log p``, -inf for predictions of 0 or less; ``smallest`` is not needed."""
     return scaled.clamp(min=0.0).log()
 
 
@@ -63,7 +64,7 @@ INVERSES: dict[str, Callable[[Patches, Float[Tensor, "n 1 1 1"]], Patches]] = {
     "log": from_log,
     "raw": from_raw,
 }
-"""Scaled pixels, true or predicted, back to log probabilities, given :func:`smallest_finite` of the true pattern.
+"""From scaled pixels, true or predicted, back to log probabilities, given :func:`smallest_finite` of the true pattern.
 
-What predictions make may lie outside the range of log probabilities, above 0 or under m: nothing is cut here.
+Predictions may give values outside the range of log probabilities, above 0 or below m; they are not clamped here.
 """

@@ -1,32 +1,32 @@
 """Hand-made scores of patterns: how much of each known behaviour a head shows on a prompt.
 
-Each is a mean over the prompt's own query rows; masses and shares are in [0, 1], where a head that does nothing else
-scores 1, or near it where the table says so. ``docs/scores.md`` has the formulas.
+Each score is a mean over the prompt's query rows. Masses and shares are in [0, 1]; a head that does nothing else
+scores 1 or nearly 1. ``docs/scores.md`` has the formulas.
 
 =============  ===========  ============================================================================================
 first_token    mass         on key 0, rows 1.. ("attention sink", Xiao et al. 2023, arXiv 2309.17453)
 previous       mass         on key q-1, rows 1.. (previous-token head, Elhage et al. 2021)
 self           mass         on key q, rows 1..
-local          mass         on keys q-8 .. q-2, rows 8.. (a band beside the two above)
+local          mass         on keys q-8 .. q-2, rows 8.. (a band without the two above)
 duplicate      mass         on earlier copies of the query's token, rows that have one (Wang et al. 2023,
                             arXiv 2211.00593)
 induction      mass         on the token after an earlier copy of the query's token, rows that have one (Olsson et al.
                             2022, arXiv 2209.11895)
-retrieval      mass         on keys at least 32 tokens back and not key 0, rows 33.. (what is lost with a head that
-                            keeps only sink and recent tokens, Xiao et al. 2024, arXiv 2410.10819; retrieval heads, Wu
-                            et al. 2024, arXiv 2404.15574)
+retrieval      mass         on keys at least 32 tokens back other than key 0, rows 33.. (what a cache of only sink and
+                            recent tokens loses, Xiao et al. 2024, arXiv 2410.10819; retrieval heads, Wu et al. 2024,
+                            arXiv 2404.15574)
 columns        mass         that the four strongest keys other than key 0 draw from rows at least 8 later
-blocks         share        in [0, 1): how far the pattern falls into blocks along the diagonal (``patterns/blocks.py``)
-uniform        share        entropy of a row over log(its keys), rows 1..
+blocks         share        in [0, 1): how far the pattern splits into blocks on the diagonal (``patterns/blocks.py``)
+uniform        share        entropy of a row / log(number of its keys), rows 1..
 entropy        nats         entropy of a row, rows 1..; from 0 to log(t)
-local_width    tokens       fewest tokens w such that keys q-w .. q draw half of the mass off key 0, over all rows; from
-                            0 to t-1; not measured where less than 1 % of the mass is off key 0
-later_sink     mass         on sinks other than key 0, rows that see one: keys to which nearly all rows that see them
-                            attend (``patterns/sinks.py``); 0 without any
+local_width    tokens       smallest w such that keys q-w .. q draw half of the mass off key 0, over all rows; from 0 to
+                            t-1; not measured if less than 1 % of the mass is off key 0
+later_sink     mass         on sinks other than key 0, rows that see one; sinks are keys that nearly all rows that see
+                            them attend to (``patterns/sinks.py``); 0 if there are none
 =============  ===========  ============================================================================================
 
-In square patterns (encoders) a row has keys on both sides: local, retrieval, columns and local_width count distance
-either way and duplicate any other copy; induction and blocks, which need an order, are not measured.
+In square patterns (encoders) a row has keys on both sides: local, retrieval, columns and local_width count distance in
+both directions, and duplicate counts later copies too. induction and blocks need an order and are not measured.
 
 Axes: n patterns, t tokens, b prompts, s scores, c token kinds, k patches, p pixels along a patch.
 """
@@ -51,34 +51,34 @@ from apmae.patterns.tokens import token_kinds
 from apmae.schema import KINDS, SCORES
 
 LOCAL = 8
-"""Width of the local band, tokens."""
+"""Width of the local band, in tokens."""
 DISTANT = 32
-"""Least tokens back to a distant key."""
+"""Smallest distance, in tokens, at which a key counts as distant."""
 _TOP_COLUMNS = 4
 _MIN_COLUMN_ROWS = 16
 _MIN_AWAY = 0.01
 _PIXELS = 1 << 21
-"""Pixels scored at once: a few arrays of 8 MB, about what a cache holds."""
+"""Pixels scored at a time: a few arrays of 8 MB, about what a processor's cache holds."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What patterns score; rows are in the patterns' order."""
+    """The scores of some patterns; rows are in the patterns' order."""
 
     prompt: Int[ndarray, " n"]
     layer: Int[ndarray, " n"]
     head: Int[ndarray, " n"]
     values: Float[ndarray, "n s"]
-    """One column a score, in the order of ``schema.SCORES``; NaN where the prompt has no row to measure it on."""
+    """One column per score, in the order of ``schema.SCORES``; NaN where the prompt has no row to measure it on."""
     key_kinds: Float[ndarray, "n c"]
-    """Mass on keys of each kind (key 0 apart) beyond what even attention would put there, in [-1, 1]."""
+    """Mass on keys of each kind, except key 0, minus what even attention would put there; in [-1, 1]."""
     query_kinds: Float[ndarray, "n c"]
-    """Mass that queries of each kind put elsewhere than on key 0, beyond the mean query's, in [-1, 1]."""
+    """Mass off key 0 of queries of each kind, minus that of the mean query; in [-1, 1]."""
     sinks: tuple[tuple[int, ...], ...]
-    """(n) The rows of each pattern's sinks, the strongest first: of key 0 too, from the prompt's first token on."""
+    """(n) Positions of each pattern's sinks, key 0 too, counted from the first token; the strongest first."""
 
     def __getitem__(self, name: str) -> Float[ndarray, " n"]:
-        """One score of all patterns, by its name in ``schema.SCORES``."""
+        """One score for all patterns, by its name in ``schema.SCORES``."""
         return self.values[:, SCORES.index(name)]
 
     @property
@@ -96,18 +96,18 @@ def score(
 ) -> Scores:
     """Score every pattern of a batch of prompts.
 
-    Padding, which has empty rows, counts for nothing, on the right or on the left; key 0 is the first real token.
+    Padding (empty rows, on the left or on the right) is ignored; key 0 is the first real token.
 
     Args:
         patterns: of any number of prompts, with any heads of each.
-        token_ids: one row of token ids a prompt, in the order of the prompts' numbers: the model's input, or each
-            prompt's own tokens. None leaves duplicate and induction unmeasured (NaN), and so does a prompt that was
-            pooled, whose rows are no tokens.
-        tokens: the same as texts, for the token kinds; by default those that the patterns carry. Without any the kinds
+        token_ids: one row of token ids per prompt, in the order of the prompts' numbers: the model's input, or each
+            prompt's tokens without padding. duplicate and induction are not measured (NaN) if it is None, or for
+            pooled prompts, because their rows are not tokens.
+        tokens: the same as texts, for the token kinds; by default those of the patterns. If there are none, the kinds
             are 0.
 
     Raises:
-        CaptureError: if there are not as many rows of tokens as prompts, or too few tokens in one.
+        CaptureError: if there are not as many rows of tokens as prompts, or a row has too few tokens.
     """
     numbers, index = np.unique(patterns.prompt, return_inverse=True)
     if tokens is None and patterns.tokens is not None and set(numbers.tolist()) <= set(patterns.tokens):
@@ -122,8 +122,8 @@ def score(
     for begin in range(0, len(patterns), step):
         chosen = order[begin : begin + step]
         batch = batch_of(patterns, chosen, index[chosen])
-        found, positions = _scores(batch, ids)
-        for name, value in found.items():
+        scores, positions = _scores(batch, ids)
+        for name, value in scores.items():
             values[chosen, SCORES.index(name)] = value.cpu().numpy()
         for place, keys in zip(chosen.tolist(), positions, strict=True):
             sinks[place] = keys
@@ -135,7 +135,7 @@ def score(
 def _scores(
     batch: Batch, ids: list[Int[ndarray, " _"] | None] | None
 ) -> tuple[dict[str, Float[Tensor, " n"]], list[tuple[int, ...]]]:
-    """Every score that can be measured, by its name; and each pattern's sinks."""
+    """Every score that can be measured, by name, and the positions of each pattern's sinks."""
     where, real, sink = batch.where, batch.real, batch.sink
     position = torch.arange(where.size, device=sink.device)
     later = real & (position > 0)
@@ -149,9 +149,9 @@ def _scores(
         local = local + near(batch.patches, range(-LOCAL, -1), where)[:, LOCAL:].sum((1, 2))
         distant = distant | (position + DISTANT < length)
     back, ahead = by_distance(batch.patches, where)
-    off_back = (back - sink).clamp(min=0)  # key 0 is q tokens back from row q
+    off_back = (back - sink).clamp(min=0)  # for row q, key 0 is q tokens back
     sinks = find_sinks(batch.patches, nearest[:, :, 0], batch.visible, real, where)
-    found = {
+    scores = {
         "first_token": _mean(sink[:, 1:].sum(1), count),
         "previous": _mean(nearest[:, :, 1].sum(1), count),
         "self": _mean(nearest[:, 1:, 0].sum(1), count),
@@ -166,18 +166,18 @@ def _scores(
     if where.causal:
         away = ((batch.mass - sink) * later).clamp(min=0)
         blocks = block_structure(batch.patches, nearest, away, off_back, real, where)
-        found["blocks"] = blocks.masked_fill(count == 0, torch.nan)
-    return found | (_token_scores(batch, ids) if ids is not None else {}), sinks.positions()
+        scores["blocks"] = blocks.masked_fill(count == 0, torch.nan)
+    return scores | (_token_scores(batch, ids) if ids is not None else {}), sinks.positions()
 
 
 def _mean(total: Float[Tensor, "*n"], rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Over rows; NaN without any."""
+    """A mean over rows; NaN if there are none."""
     return torch.where(rows > 0, total / rows, torch.nan)
 
 
 def _local_width(distance: Float[Tensor, "n t"], rows: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     total = distance.sum(1, keepdim=True)
-    # The margin: rounding must not decide where a distance completes the half exactly.
+    # The margin keeps rounding from deciding where the sum is exactly half.
     width = (distance.cumsum(1) < (0.5 - 1e-5) * total).sum(1).float()
     return width.masked_fill(total[:, 0] < _MIN_AWAY * rows.clamp(min=1), torch.nan)
 
@@ -198,20 +198,20 @@ def _columns(batch: Batch) -> Float[Tensor, " n"]:
 def _token_scores(batch: Batch, ids: list[Int[ndarray, " _"] | None]) -> dict[str, Float[Tensor, " n"]]:
     where, patches = batch.where, batch.patches
     names = ["duplicate", "induction"] if where.causal else ["duplicate"]
-    found = patches.new_full((len(patches), len(names)), torch.nan)
+    values = patches.new_full((len(patches), len(names)), torch.nan)
     other = where.back > 0 if where.causal else where.back != 0
     for number, own in batch.by_prompt():
         row = ids[number]
         if row is None:
             continue
         text = own_tokens(row, batch, own)
-        before = torch.nn.functional.pad(text[:-1], (1, 0), value=-2)  # the token before each
+        previous = torch.nn.functional.pad(text[:-1], (1, 0), value=-2)  # the token before each token
         query = text[where.query][:, :, None]
-        targets = [(query == of[where.key][:, None, :]) & other for of in (text, before)[: len(names)]]
+        targets = [(query == of[where.key][:, None, :]) & other for of in (text, previous)[: len(names)]]
         mass = patches[own].flatten(1) @ torch.stack(targets).flatten(1).to(patches.dtype).T
-        having = torch.cat([by_query(target.any(-1)[None].float(), where) for target in targets]) > 0
-        found[own] = _mean(mass, (batch.real[own].float() @ having.float().T).long())
-    return {name: found[:, i] for i, name in enumerate(names)}
+        with_target = torch.cat([by_query(target.any(-1)[None].float(), where) for target in targets]) > 0
+        values[own] = _mean(mass, (batch.real[own].float() @ with_target.float().T).long())
+    return {name: values[:, i] for i, name in enumerate(names)}
 
 
 def _kinds(batch: Batch, kinds: list[Int[ndarray, " _"] | None]) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
@@ -228,8 +228,8 @@ def _kinds(batch: Batch, kinds: list[Int[ndarray, " _"] | None]) -> tuple[Float[
             continue
         codes = own_tokens(row, batch, own)
         kind = (codes[:, None] == torch.arange(len(KINDS), device=codes.device)).float()
-        kind[0] = 0  # key 0 is the sink's, whatever its text
-        even = kind.cumsum(0) / (position + 1)[:, None]  # mass of a uniform pattern
+        kind[0] = 0  # key 0 counts as the sink, whatever its text
+        even = kind.cumsum(0) / (position + 1)[:, None]  # its mass in a uniform pattern
         if not where.causal:
             even = (kind.sum(0) / (codes >= 0).sum()).expand_as(kind)
         by_key_kind[own] = (drawn[own] @ kind - later[own] @ even) / count[own]

@@ -1,4 +1,4 @@
-"""Sinks: keys that draw attention from nearly every row that can see them, wherever in the text they stand.
+"""Sinks: keys that draw attention from nearly every row that can see them, wherever they are in the text.
 
 Axes: n patterns, k patches, p pixels along a patch, t tokens, c candidates.
 """
@@ -12,28 +12,28 @@ from torch import Tensor
 from apmae.patterns.marginals import Layout, by_key
 
 _MIN_ROWS = 16
-"""Rows that must see a key for it to be judged."""
-_STRENGTH = 0.2
-"""Least mean attention from them."""
-_GIVEN = 0.05
-"""What a row gives to a key that it attends to."""
+"""A key is judged only if this many rows see it."""
+_MIN_STRENGTH = 0.2
+"""Smallest mean attention that a sink draws from them."""
+_MIN_ATTENTION = 0.05
+"""A row attends to a key if it gives it at least this."""
 _NEARLY_ALL = 0.9
-"""Least share of the rows that attend to it."""
-_SHARE = 0.25
-"""Least share of a prompt's rows that sinks other than key 0 are seen by: a head that looks at the latest line break
-has its last one as a sink of the few rows that are left."""
+"""Smallest share of the rows that attend to a sink."""
+_MIN_SHARE = 0.25
+"""Smallest share of a prompt's rows that see a sink other than key 0. Otherwise, if a head looks at the latest line
+break, the last one in the text would be a sink of the few rows after it."""
 
 
 class Sinks(NamedTuple):
     """The sinks of some patterns."""
 
     strength: Float[Tensor, "n t"]
-    """What a sink draws, a mean over the rows that see it; 0 for keys that are none."""
+    """The mean attention that a sink draws from the rows that see it; 0 for keys that are not sinks."""
     later: Float[Tensor, " n"]
-    """Mass on sinks other than key 0, a mean over the rows that see one; 0 without any, NaN where no key is judged."""
+    """Mean mass on sinks other than key 0, over the rows that see one; 0 if there are none, NaN if no key is judged."""
 
     def positions(self) -> list[tuple[int, ...]]:
-        """Of each pattern the sinks' keys, the strongest first. Waits for the device."""
+        """The keys of each pattern's sinks, the strongest first. Waits for the device."""
         found: list[list[int]] = [[] for _ in self.strength]
         ordered = self.strength.sort(dim=1, descending=True, stable=True)
         pattern, place = (ordered.values > 0).nonzero(as_tuple=True)
@@ -43,7 +43,7 @@ class Sinks(NamedTuple):
 
 
 def visible_from(logs: Float[Tensor, "n k p p"], real: Bool[Tensor, "n t"], where: Layout) -> Int[Tensor, "n t"]:
-    """The first key that each row can see: packing and sliding windows hide those before. 0 for rows of padding."""
+    """The first key that each row can see: packing and sliding windows hide earlier ones. 0 for rows of padding."""
     query = torch.arange(where.size, device=logs.device)
     first = torch.zeros(len(logs), where.size, dtype=torch.long, device=logs.device)
     hidden = logs.flatten(1)[:, where.slot(query, torch.zeros_like(query))].isneginf()
@@ -64,16 +64,16 @@ def find_sinks(
     real: Bool[Tensor, "n t"],
     where: Layout,
 ) -> Sinks:
-    """A key is a sink if 16 rows or more see it, give it 0.2 or more on average, and nine in ten of them 0.05 or more.
+    """A key is a sink if at least 16 rows see it, give it 0.2 or more on average, and nine in ten of them 0.05 or more.
 
-    Rows see the keys from the first that they can see up to themselves; in square patterns, up to the last token. What
-    a token gives to itself does not count. Sinks other than key 0 count if a quarter of the rows see one.
+    A row sees the keys from ``first`` up to itself, or up to the last token in square patterns. What a token gives to
+    itself does not count. Sinks other than key 0 count only if a quarter of the rows see one.
 
     Args:
         patches: probabilities.
         itself: what each row gives to its own key.
-        first: as :func:`visible_from`.
-        real: rows that are no padding.
+        first: from :func:`visible_from`.
+        real: which rows are not padding.
         where: the patches' layout.
     """
     position = torch.arange(where.size, device=patches.device)
@@ -82,18 +82,18 @@ def find_sinks(
     seen = _rows_that_see(first, last, real)
     strength = (by_key(patches.sum(2), where) - itself) / seen.clamp(min=1)
     judged = real & (seen >= _MIN_ROWS)
-    pattern, key = (judged & (strength >= _STRENGTH)).nonzero(as_tuple=True)
+    pattern, key = (judged & (strength >= _MIN_STRENGTH)).nonzero(as_tuple=True)
 
     sees = (first[pattern] <= key[:, None]) & (key[:, None] <= last[pattern]) & real[pattern]
     sees &= position != key[:, None]  # c t: rows that see the candidate
-    query = torch.where(sees, position, key[:, None])  # the others may have no such pixel
+    query = torch.where(sees, position, key[:, None])  # other rows may have no such pixel
     given = patches.flatten(1)[pattern[:, None], where.slot(query, key[:, None])]
-    steady = ((given >= _GIVEN) & sees).sum(1) >= _NEARLY_ALL * seen[pattern, key]
+    steady = ((given >= _MIN_ATTENTION) & sees).sum(1) >= _NEARLY_ALL * seen[pattern, key]
 
     later = steady & (key > 0)
     any_seen = torch.zeros_like(strength).index_add_(0, pattern[later], sees[later].to(strength.dtype)) > 0
     rows = any_seen.sum(1)
-    wide = rows >= _SHARE * real[:, 1:].sum(1)
+    wide = rows >= _MIN_SHARE * real[:, 1:].sum(1)
     keep = steady & (wide[pattern] | (key == 0))
     sinks = torch.zeros_like(strength)
     sinks[pattern[keep], key[keep]] = strength[pattern[keep], key[keep]].clamp(max=1)
@@ -104,7 +104,7 @@ def find_sinks(
 def _rows_that_see(
     first: Int[Tensor, "n t"], last: Int[Tensor, "n t"], real: Bool[Tensor, "n t"]
 ) -> Int[Tensor, "n t"]:
-    """Of each key, the rows other than its own."""
+    """How many rows see each key, its own row left out."""
     size = first.shape[1]
     borders = torch.zeros(len(first), size + 1, dtype=torch.long, device=first.device)
     weight = real.long()

@@ -1,4 +1,4 @@
-"""Which files hold patterns: told by their names, before torch is imported."""
+"""Which files hold patterns, judged by their names before torch is imported."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ SUFFIXES: tuple[str, ...] = (".npy", ".npz", ".safetensors")
 
 
 def expect_patterns(path: Path) -> None:
-    """Refuse what cannot be a file of patterns.
+    """Refuse a path that cannot be a file of patterns.
 
     Raises:
-        CaptureError: if there is no such file, or its name says another kind.
+        CaptureError: if there is no such file, or its name says it is of another kind.
     """
     if not path.is_file():
         raise CaptureError(f"expected a file of patterns at {path}, found none; check the path")

@@ -1,4 +1,4 @@
-"""Token kinds: a coarse class of each token's text, by which scores say what a head looks at. Any language of code."""
+"""Token kinds: coarse classes of tokens by their text, in any programming language, to say what a head looks at."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _KEYWORDS = frozenset(
 
 
 def token_kind(token: str) -> str:
-    """The kind of one token, from its text as decoded (spaces and newlines kept)."""
+    """The kind of one token, from its decoded text with spaces and newlines."""
     if _SENTINEL.fullmatch(token):
         return "sentinel"
     text = token.strip(" \t\r\n\u2581\u0120")

@@ -221,7 +221,7 @@ def files_of(
 
 def _expect_enough(files: int, processes: int) -> None:
     if files < processes:
-        raise ConfigError(f"expected prompts of at least {processes} files, one a process, got {files}; give more")
+        raise ConfigError(f"expected prompts of at least {processes} files, one per process, got {files}; give more")
 
 
 def _chunk(prompts: Iterator[Prompt]) -> list[Prompt]:

@@ -1,1 +1,1 @@
-"""A study's folder: where things are in it, and reading a finished one. Torch-free."""
+"""A study's folder: its layout, and reading a finished study. Torch-free."""

@@ -1,4 +1,4 @@
-"""Whole patterns that a study kept, as squares to look at.
+"""The whole patterns that a study kept, as squares to look at.
 
 Axes: k patches on or below the diagonal, p pixels along a patch, t tokens (query_pos, key_pos).
 """
@@ -17,7 +17,7 @@ def unpack(row: Mapping[str, Any]) -> Float[ndarray, "t t"]:
     """A row of ``schema.EXEMPLARS`` as a float32 log pattern; -inf above the diagonal and where masked.
 
     Raises:
-        ArtifactError: if its bytes are not those of a pattern of its size.
+        ArtifactError: if the number of bytes does not fit the size.
     """
     return dense(unpack_patches(row["log_pattern"], row["size"], row["patch"]), row["size"], -np.inf)
 
@@ -39,9 +39,9 @@ def dense(patches: Float[ndarray, "k p p"], size: int, fill: float) -> Float[nda
 
 
 def scaled(log_pattern: Float[ndarray, "t t"]) -> Float[ndarray, "t t"]:
-    """``(log p - m) / (-m)`` with m the smallest finite log, in [0, 1]; 0 where nothing can be attended to.
+    """``(log p - m) / (-m)`` with m the smallest finite log, in [0, 1]; 0 where attention is impossible.
 
-    The formula of ``patterns/scaling.py``'s ``log_normalize``; m = 0 (every row on one key) makes attended entries 1.
+    The formula of ``log_normalize`` (``patterns/scaling.py``); if m = 0 (every row on one key) attended entries are 1.
     """
     smallest = min(float(np.min(log_pattern, where=np.isfinite(log_pattern), initial=0.0)), 0.0)
     return np.maximum(1 - log_pattern / (smallest or -1.0), 0.0).astype(np.float32)

@@ -1,11 +1,11 @@
-"""Where the artifacts of a study are in its folder."""
+"""Paths of a study's artifacts in its folder."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class Layout(NamedTuple):
-    """The paths of one study, there or not."""
+    """The paths of one study, whether they exist or not."""
 
     folder: Path
 
@@ -16,22 +16,22 @@ class Layout(NamedTuple):
 
     @property
     def prompts(self) -> Path:
-        """Prompts of the atlas, where they were drawn in the study."""
+        """Prompts of the atlas, if they were drawn in the study."""
         return self.folder / "prompts.parquet"
 
     @property
     def encoder(self) -> Path:
-        """The encoder, where it was trained in the study."""
+        """The encoder, if it was trained in the study."""
         return self.folder / "encoder"
 
     @property
     def embeddings(self) -> Path:
-        """What the encode stage made."""
+        """The artifact of the encode stage."""
         return self.folder / "embeddings"
 
     @property
     def atlas(self) -> Path:
-        """What the cluster stage made."""
+        """The artifact of the cluster stage."""
         return self.folder / "atlas"
 
     @property

@@ -30,7 +30,7 @@ from apmae.seeding import generator
 from apmae.study.layout import Layout
 
 SAMPLE_ROWS = 20_000
-"""Most embeddings that a picture reads."""
+"""The most embeddings that a picture reads."""
 _POINT_COLUMNS = ["prompt", "layer", "head", "task", "outcome", "cluster"]
 _PROMPT_COLUMNS = ["prompt", "id", "task", "path", "expected", "predicted", "outcome", "max_probability"]
 _BATCH = 1 << 16
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
 
 
 class Exemplars(NamedTuple):
-    """Where the whole patterns that were kept come from and where the atlas puts them; the patterns stay on disk."""
+    """Where the kept whole patterns come from, and where the atlas puts them; the patterns themselves stay on disk."""
 
     prompt: Int[ndarray, " n"]
     layer: Int[ndarray, " n"]
@@ -64,15 +64,15 @@ class Study:
     Attributes:
         folder: the study.
         layers, heads: of the language model; ``heads`` are those of the layer with most.
-        heads_by_layer: heads of each layer, 0 for one without attention.
+        heads_by_layer: heads of each layer, 0 for a layer without attention.
         encoded, clustered: manifests of the two artifacts.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Check both artifacts; nothing else is read yet.
+        """Check both artifacts; nothing else is read at first.
 
         Raises:
-            ArtifactError: if one is missing, unfinished or damaged, or the atlas is of other embeddings.
+            ArtifactError: if one is missing, unfinished or damaged, or the atlas was made from other embeddings.
         """
         layout = Layout(Path(folder))
         self.folder, self.embeddings_folder, self.atlas_folder = layout.folder, layout.embeddings, layout.atlas
@@ -99,12 +99,12 @@ class Study:
 
     @cached_property
     def points(self) -> pa.Table:
-        """``schema.POINTS`` without the coordinates, one row a pattern."""
+        """``schema.POINTS`` without the coordinates, one row per pattern."""
         table = read_table(self.atlas_folder / POINTS_FILE, _POINT_COLUMNS)
         encoded = sum(file["rows"] for file in self.encoded.shards("embeddings").values())
         if table.num_rows != encoded:
             raise ArtifactError(
-                f"expected {encoded} points in {self.atlas_folder}, one an embedding, found {table.num_rows}; "
+                f"expected {encoded} points in {self.atlas_folder}, one per embedding, found {table.num_rows}; "
                 "run cluster again"
             )
         return table
@@ -125,7 +125,7 @@ class Study:
         return read_tables(self.embeddings_folder, "encode", "prompts", _PROMPT_COLUMNS)
 
     def tokens(self, prompt: int) -> list[str]:
-        """The tokens of one prompt, as the model read them; empty where there is no such prompt."""
+        """The tokens of one prompt, as the model read them; empty if there is no such prompt."""
         for name in self.encoded.shards("prompts"):
             table = read_table(self.embeddings_folder / name, ["prompt", "tokens"])
             rows = np.flatnonzero(table["prompt"].to_numpy() == prompt)
@@ -135,7 +135,7 @@ class Study:
 
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:
-        """Rows of ``schema.RECONSTRUCTIONS``; none where the encoder has no decoder."""
+        """Rows of ``schema.RECONSTRUCTIONS``; none if the encoder has no decoder."""
         if RECONSTRUCTIONS_FILE not in self.encoded.files:
             return []
         columns = list(RECONSTRUCTIONS.names)
@@ -172,10 +172,10 @@ class Study:
         return Exemplars(prompt, layer, head, cluster, places)
 
     def read_exemplars(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """Rows of ``schema.EXEMPLARS``, each shard read once.
+        """Rows of ``schema.EXEMPLARS``; each shard is read once.
 
         Args:
-            numbers: rows of :attr:`exemplars`, any order; the result is in theirs.
+            numbers: rows of :attr:`exemplars`, in any order; the result has the same order.
         """
         found: dict[int, dict[str, Any]] = {}
         first = 0
@@ -192,8 +192,8 @@ class Study:
         """Some of the patterns, with what a scatter plot needs; shards are read one at a time.
 
         Args:
-            rows: at most so many.
-            seed: which ones.
+            rows: how many, at most.
+            seed: decides which.
         """
         total = self.points.num_rows
         draw = generator(seed, "report", "sample")
@@ -222,7 +222,7 @@ class Study:
         return np.concatenate(parts)
 
     def _point_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Points a few at a time: the coordinates of a whole study need not fit in memory."""
+        """Points in batches: the coordinates of a whole study need not fit in memory."""
         path = self.atlas_folder / POINTS_FILE
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:

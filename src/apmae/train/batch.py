@@ -1,8 +1,9 @@
-"""What a step does to its patterns before the model sees them: crops and masks, drawn for the batch of all processes.
+"""Crops and masks of a training step, drawn for the whole batch over all processes.
 
-Each process takes its own part of the draw, so that how many there are changes no mask.
+Each process takes its own part of the draw, so that the number of processes does not change any mask.
 
-The mean over masked pixels is weighted by how many each part has, because patches on the diagonal have half as many.
+Means over masked pixels are weighted by the number of real pixels in each part, because patches on the diagonal have
+half as many.
 """
 
 import numpy as np
@@ -21,9 +22,9 @@ def step_masking(config: TrainConfig, count: int, step: int) -> Masking:
     """The masks of a step, on the CPU.
 
     Args:
-        config: seed and masked patches.
-        count: patterns of all processes.
-        step: from 0.
+        config: seed and number of masked patches.
+        count: patterns over all processes.
+        step: counted from 0.
     """
     draw = torch.Generator().manual_seed(subseed(config.seed, "mask", step))
     return random_masking(count, config.model.num_patches, config.model.num_masked, draw)
@@ -35,11 +36,11 @@ def rows_of(masking: Masking, rows: slice, device: str) -> Masking:
 
 
 def real_pixels(real: Tensor, masking: Masking) -> Tensor:
-    """Real pixels in the masked patches of each pattern, (n,).
+    """(n,) number of real pixels in the masked patches of each pattern.
 
     Args:
-        real: (k,), real pixels of each patch, on the CPU.
-        masking: of n patterns.
+        real: (k,) real pixels of each patch, on the CPU.
+        masking: the masks of n patterns.
     """
     return real[masking.masked].sum(1)
 
@@ -49,14 +50,15 @@ def cropped(
 ) -> Patterns:
     """Empty the rows after a random token in a share of the patterns.
 
-    In a causal model the first t rows are exactly the pattern of the first t tokens, so these are true short prompts.
+    In a causal model the first t rows are exactly the pattern of the first t tokens, so these are the patterns of real
+    short prompts.
 
     Args:
-        patterns: this process's.
+        patterns: those of this process.
         config: seed and share.
-        step: from 0.
-        first: where they begin in the batch of all processes.
-        count: patterns of that batch; by default these are all.
+        step: counted from 0.
+        first: where they begin in the batch over all processes.
+        count: patterns in that batch; by default only these.
     """
     if not config.crop:
         return patterns

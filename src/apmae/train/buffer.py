@@ -1,9 +1,9 @@
-"""The mixing buffer: patterns wait here, so that a batch holds many prompts, layers and heads.
+"""The mixing buffer: it holds patterns to draw batches from, so that a batch mixes many prompts, layers and heads.
 
-Captures come a few prompts at a time. What is drawn from a full buffer comes from all that it holds, each pattern once.
+Captures arrive a few prompts at a time. A batch is drawn from all patterns in the buffer, and each is drawn once.
 
-It takes whole forwards, and only when it has room for one. So a batch of 64 on the bundled model holds 60 prompts: of
-rounds shuffled by themselves it held 29, filled one prompt after another 5.3.
+The buffer takes whole forwards, whenever it has room for one. A batch of 64 on the bundled model then has 60 different
+prompts. It had 29 when each filling of the buffer was shuffled separately, and 5.3 without a buffer.
 """
 
 import numpy as np
@@ -18,13 +18,13 @@ _FORWARD, _ROW, _PROMPT, _LAYER, _HEAD = range(5)
 
 
 class MixingBuffer:
-    """A fixed number of places for packed float16 patterns; 73 728 bytes each at 256 tokens, all taken at once.
+    """A fixed number of places for packed float16 patterns; 73 728 bytes each at 256 tokens, allocated at once.
 
     Args:
-        capacity: places.
+        capacity: number of places.
         size: rows of a pattern; shorter ones get empty rows.
-        reach: how rows stand for tokens (``patterns.reach``).
-        device: where the patterns lie: that of the captures, so that they never leave it.
+        reach: which tokens the rows represent (``patterns.reach``).
+        device: where the patterns are kept: the device of the captures, so that they never leave it.
     """
 
     def __init__(self, capacity: int, size: int, *, reach: str, device: torch.device | str) -> None:
@@ -40,27 +40,27 @@ class MixingBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the patterns, full or not."""
+        """Bytes of all places, whether filled or not."""
         return self._logs.nbytes
 
     @property
     def origins(self) -> Int[ndarray, "n 2"]:
-        """Of each pattern, in order: the number of its forward and its row there. Enough to fill the buffer again."""
+        """The forward and the row in it that each pattern came from, in order. Enough to fill the buffer again."""
         return self._origins[: self._filled, : _ROW + 1].copy()
 
     def add(self, patterns: Patterns, forward: int, rows: Int[ndarray, " r"]) -> None:
-        """Put some rows of a forward's patterns behind what is there."""
+        """Add some rows of a forward's patterns after the patterns that are there."""
         self._filled += len(rows)
         self._put(np.arange(self._filled - len(rows), self._filled), patterns, forward, rows)
 
     def refill(self, origins: Int[ndarray, "n 2"], patterns: Patterns, forward: int) -> None:
-        """Put a forward's patterns where ``origins`` has them; after each of the forwards, the buffer is as it was."""
+        """Put a forward's patterns where ``origins`` says. After all forwards the buffer is what it was."""
         self._filled = len(origins)
         places = np.flatnonzero(origins[:, _FORWARD] == forward)
         self._put(places, patterns, forward, origins[places, _ROW])
 
     def draw(self, count: int, chance: np.random.Generator) -> Patterns:
-        """Take patterns out, in the order of the draw; each is as likely as any other."""
+        """Take patterns out, in the order in which they are drawn; all are equally likely."""
         chosen = chance.choice(self._filled, count, replace=False)
         origins = self._origins[chosen]
         patterns = Patterns(
@@ -71,7 +71,7 @@ class MixingBuffer:
             head=origins[:, _HEAD],
             reach=self._reach,
         )
-        # The last ones move into the holes, so that what is left stays in one piece.
+        # The last ones move into the holes, so that the remaining patterns stay contiguous.
         self._filled -= count
         stays = np.ones(count, bool)
         stays[chosen[chosen >= self._filled] - self._filled] = False

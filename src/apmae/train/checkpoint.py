@@ -1,12 +1,12 @@
 """Checkpoints: weights, optimizer state, step and sources in one safetensors file, replaced atomically. Never pickled.
 
-What the run was started with is kept beside them as JSON, so that a run never goes on from another one's weights.
+The settings of the run are stored with them as JSON, so that a run never resumes from another run's weights.
 
-A checkpoint holds the cursor and, of each pattern in the buffer, its forward and row (16 bytes); resuming captures them
-again. Patterns would make it 20 times as large, and cost 1.6 to 1.9 steps' time at each one. Capturing again (174
-forwards, because old forwards have single survivors) costs 56 to 84 steps once. Over a recipe's 40 checkpoints that is
-the same time for one kill, less for none, and 0.3 to 1.2 GB less to fill a disk with (``benchmarks/training.py``,
-small, 200 steps in).
+For each pattern in the buffer a checkpoint stores only its forward and row (16 bytes); resuming captures the patterns
+again. Storing the patterns would make a checkpoint 20 times as large, and each would take the time of 1.6 to 1.9 steps.
+Capturing again takes the time of 56 to 84 steps, once (174 forwards, because only single patterns are left of old
+forwards). Over a recipe's 40 checkpoints that is the same time with one kill, less without, and 0.3 to 1.2 GB less disk
+space (``benchmarks/training.py``, small, after 200 steps).
 """
 
 import json
@@ -28,7 +28,7 @@ NAME = "checkpoint.safetensors"
 
 
 class State(NamedTuple):
-    """What training changes."""
+    """Everything that training changes."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -39,17 +39,17 @@ class State(NamedTuple):
 def save(
     folder: Path, step: int, state: State, run: Mapping[str, Any], sources: Sequence[Mapping[str, ndarray]] = ()
 ) -> None:
-    """Write the state after ``step`` finished steps of a run, described by JSON values.
+    """Write the state of a run after ``step`` finished steps.
 
     Args:
-        folder: where to; made if missing.
+        folder: where to write; created if missing.
         step: how many steps are finished.
         state: model and optimizer.
-        run: what the run was started with.
-        sources: the state of where each process's patterns come from (``ResumableSource.state``).
+        run: settings of the run, as JSON values.
+        sources: the state of each process's source (``ResumableSource.state``).
 
     Raises:
-        ArtifactError: if it cannot be written, for instance because the disk is full; the one before stays.
+        ArtifactError: if it cannot be written, for instance because the disk is full; the previous checkpoint stays.
     """
     tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     for number, values in state.optimizer.state_dict()["state"].items():
@@ -59,7 +59,7 @@ def save(
     for process, source in enumerate(sources):
         tensors |= {f"source.{process}.{name}": torch.from_numpy(array) for name, array in source.items()}
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry: safetensors writes several in no fixed order, and equal runs should be equal bytes.
+    # One entry: safetensors writes several in no fixed order, and equal runs should give equal bytes.
     metadata = {"apmae": json.dumps({"step": step, "run": run, "sources": len(sources)}, sort_keys=True)}
     write_through(folder / NAME, lambda path: save_file(cpu, path, metadata=metadata))
 
@@ -68,10 +68,10 @@ def load(folder: Path, state: State, run: Mapping[str, Any]) -> tuple[int, list[
     """Restore a run.
 
     Returns:
-        How many steps were finished, 0 if there is no checkpoint; and the state of each process's source.
+        How many steps were finished, 0 if there is no checkpoint, and the state of each process's source.
 
     Raises:
-        ArtifactError: if the checkpoint is damaged or of another run; names what differs.
+        ArtifactError: if the checkpoint is damaged or belongs to another run; names what differs.
     """
     path = folder / NAME
     if not path.is_file():
@@ -84,7 +84,7 @@ def load(folder: Path, state: State, run: Mapping[str, Any]) -> tuple[int, list[
         if found != wanted:
             names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
             changes = "; ".join(f"{name}: {found.get(name)!r}, now {wanted.get(name)!r}" for name in names)
-            raise ValueError(f"it is of another run ({changes})")
+            raise ValueError(f"it belongs to another run ({changes})")
         state.model.load_state_dict(_below("model", tensors))
         if state.average is not None:
             state.average.load_state_dict(_below("average", tensors))

@@ -1,10 +1,10 @@
-"""Evaluating encoders on hidden patches, pattern by pattern, of a language model's patterns (paper Table 3).
+"""Evaluating encoders on hidden patches of a language model's patterns, one by one (paper Table 3).
 
 Every encoder gets the same patterns with the same patches hidden. Patterns are captured, evaluated and dropped; a shard
-is some prompts in a row. Axes: n patterns, k patches.
+is some consecutive prompts. Axes: n patterns, k patches.
 
-Hidden patches are a draw by seed, prompt, layer and head, nested over ratios, so that nothing depends on batches,
-shards or which other encoders are asked.
+Which patches are hidden depends only on seed, prompt, layer and head, not on batches, shards or the other encoders.
+Patches hidden at a smaller ratio are also hidden at larger ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,22 +34,22 @@ from apmae.schema import LOSSES
 from apmae.seeding import generator
 
 _BATCH = 128
-"""Patterns an encoder sees at once."""
+"""Patterns that an encoder sees at a time."""
 
 
 class Losses(NamedTuple):
-    """What an encoder's decoder gets wrong in the hidden patches of each pattern."""
+    """How wrong an encoder's decoder is in the hidden patches of each pattern."""
 
     loss: Float[ndarray, " n"]
-    """Mean squared error over their real pixels, in the square of the scaling's unit: what is minimised
+    """Mean squared error over their real pixels, in the square of the scaling's unit: what training minimises
     (``model.mae.Reconstruction``)."""
     published_loss: Float[ndarray, " n"]
-    """Over all their pixels, the constant upper halves of diagonal patches included."""
+    """Mean squared error over all their pixels, including the constant upper halves of diagonal patches."""
     divergence: Float[ndarray, " n"]
-    """Of true attention from the predicted one, nats a unit of hidden mass, whatever the scaling
+    """Divergence of true from predicted attention, in nats per unit of hidden mass, whatever the scaling
     (:func:`apmae.patterns.divergence.divergence`); NaN where no attention is hidden."""
     uniform_divergence: Float[ndarray, " n"]
-    """Of true attention from one that is even over a row's hidden keys: what knowing nothing gives."""
+    """Divergence of true attention from attention that is even over a row's hidden keys: what knowing nothing gives."""
 
 
 def evaluate_shard(
@@ -67,14 +67,14 @@ def evaluate_shard(
     """Write the losses of encoders on the language model's patterns of one shard's prompts.
 
     Args:
-        shard: which prompts, and the one file of their ``schema.LOSSES``.
+        shard: which prompts, and the one file for their ``schema.LOSSES``.
         lm: the language model. It runs each prompt once for every pattern size among the encoders.
-        encoders: by what they are called.
-        prompts: all of the stage's, in the order that numbers them.
-        config: what is captured, masks.
-        root: the artifact's folder.
-        name: what the language model is called.
-        measured: the name of each captured pattern.
+        encoders: the encoders, by name.
+        prompts: all prompts of the stage, in the order that numbers them.
+        config: settings of capture and masks.
+        root: the folder for the file.
+        name: name of the language model.
+        measured: gives the name of each captured pattern.
         advance: called with the prompts of each batch.
 
     Returns:
@@ -82,39 +82,39 @@ def evaluate_shard(
 
     Raises:
         CaptureError: if an encoder's pattern size does not fit the model.
-        ModelError: if an encoder predicts what is not a number.
+        ModelError: if an encoder predicts anything that is not finite.
     """
-    found: dict[str, list[pa.Table]] = {encoder: [] for encoder in encoders}
+    tables: dict[str, list[pa.Table]] = {encoder: [] for encoder in encoders}
     for size in pattern_sizes(encoders):
-        own = {encoder: mae for encoder, mae in encoders.items() if mae.config.pattern_size == size}
-        asked = prompts[shard.first : shard.stop]
-        for captured in capture_prompts(lm, asked, config.capture, size=size, seed=config.seed, first=shard.first):
+        of_size = {encoder: mae for encoder, mae in encoders.items() if mae.config.pattern_size == size}
+        chosen = prompts[shard.first : shard.stop]
+        for captured in capture_prompts(lm, chosen, config.capture, size=size, seed=config.seed, first=shard.first):
             where = _columns(captured, measured(captured), name)
-            for encoder, mae in own.items():
-                found[encoder].append(_table(encoder, mae, captured.patterns, where, config))
+            for encoder, mae in of_size.items():
+                tables[encoder].append(_table(encoder, mae, captured.patterns, where, config))
             if advance:
                 advance(len(captured.prompts))
     (file,) = shard.files
-    return write_tables(root, {file: pa.concat_tables([table for every in found.values() for table in every])})
+    return write_tables(root, {file: pa.concat_tables([table for parts in tables.values() for table in parts])})
 
 
 def pattern_sizes(encoders: Mapping[str, APMAE]) -> list[int]:
-    """The different pattern sizes among encoders; each costs forwards of its own."""
+    """The different pattern sizes among encoders; each needs separate forwards."""
     return list(dict.fromkeys(mae.config.pattern_size for mae in encoders.values()))
 
 
 @torch.no_grad()
 def pattern_losses(mae: APMAE, patterns: Patterns, *, mask_ratio: float = 0.5, seed: int = 0) -> Losses:
-    """What an encoder's decoder gets wrong in hidden patches, pattern by pattern.
+    """How wrong an encoder's decoder is in hidden patches, pattern by pattern.
 
-    An encoder of ``log_normalize`` predicts shares of the pattern's smallest log, and is given the true one to turn
-    them into probabilities.
+    An encoder with scaling ``log_normalize`` predicts shares of the pattern's smallest log. The true smallest log is
+    used to turn them into probabilities.
 
     Args:
-        mae: with its decoder.
-        patterns: at most ``pattern_size`` tokens.
-        mask_ratio: share of the patches hidden, in (0, 1); at least one is, and at least one is not.
-        seed: of the masks (:func:`hidden`).
+        mae: an encoder with its decoder.
+        patterns: of at most ``pattern_size`` tokens.
+        mask_ratio: share of the patches to hide, in (0, 1); at least one is hidden, and at least one is not.
+        seed: for the masks (:func:`hidden`).
 
     Raises:
         CaptureError: if the patterns are too long, or square.
@@ -128,10 +128,10 @@ def pattern_losses(mae: APMAE, patterns: Patterns, *, mask_ratio: float = 0.5, s
         predicted = mae(patches, masking).predicted
         error, real = mae.errors(patches, predicted, masking)
         error = error.double()
-        of_real = (error * real).sum((1, 2)) / real.sum((1, 2))  # a diagonal patch has real pixels too: never 0
+        of_real = (error * real).sum((1, 2)) / real.sum((1, 2))  # never 0: diagonal patches have real pixels too
         logs, guess, where = log_predictions(mae, some, predicted, masking)
-        apart = [divergence(logs, guess, where), uniform_divergence(logs, where)]
-        parts.append(torch.stack([of_real, error.mean((1, 2)), *apart]).cpu().numpy())
+        divergences = [divergence(logs, guess, where), uniform_divergence(logs, where)]
+        parts.append(torch.stack([of_real, error.mean((1, 2)), *divergences]).cpu().numpy())
     return Losses(*(np.concatenate(parts, axis=1) if parts else np.zeros((len(Losses._fields), 0))))
 
 
@@ -141,10 +141,10 @@ def log_predictions(
     """True log patches, predicted ones (0 in visible patches), and which patches are hidden.
 
     Args:
-        mae: who predicted.
+        mae: the encoder that predicted.
         patterns: of at most its ``pattern_size`` tokens.
         predicted: scaled pixels of the hidden patches.
-        masking: which those are.
+        masking: which patches are hidden.
     """
     patch = mae.config.patch_size
     fitted = patterns.repacked(patch).resized(mae.config.pattern_size)
@@ -156,15 +156,15 @@ def log_predictions(
 
 
 def hidden(patterns: Patterns, patches: int, masked: int, seed: int) -> Masking:
-    """Which patches are hidden of each pattern: a draw that depends on the seed, its prompt, layer and head alone.
+    """Which patches of each pattern are hidden: a draw that depends only on the seed and its prompt, layer and head.
 
-    Of one pattern, those hidden at a smaller ratio are among those hidden at a larger one.
+    The patches of a pattern that are hidden at a smaller ratio are also hidden at a larger one.
 
     Args:
-        patterns: n.
-        patches: k of each.
-        masked: how many are hidden, in 1 .. k-1.
-        seed: of the draw.
+        patterns: n patterns.
+        patches: k, patches per pattern.
+        masked: how many to hide, from 1 to k-1.
+        seed: decides the draw.
     """
     places = zip(patterns.prompt.tolist(), patterns.layer.tolist(), patterns.head.tolist(), strict=True)
     orders = [generator(seed, "evaluate", *place).permutation(patches) for place in places]
@@ -173,7 +173,7 @@ def hidden(patterns: Patterns, patches: int, masked: int, seed: int) -> Masking:
 
 
 def _columns(captured: Captured, measured: Sequence[str], name: str) -> dict[str, Any]:
-    """The columns that say which pattern a row is of."""
+    """The columns that say which pattern a row belongs to."""
     patterns = captured.patterns
     per_prompt = len(patterns) // len(captured.prompts)
     return {

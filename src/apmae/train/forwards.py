@@ -1,7 +1,7 @@
-"""The endless row of a language model's forwards: prompts of epoch after epoch, cut so that lengths are alike.
+"""The endless sequence of a language model's forwards: one epoch of prompts after another, batched by length.
 
-Which prompts a forward runs depends on its number, and on which ones earlier epochs left out. Prompts are read as
-forwards need them, and read again from the start of an epoch where a forward before is asked for.
+Which prompts a forward runs depends only on its number and on the prompts that earlier epochs left out. Prompts are
+read when forwards need them, and read again from the start of an epoch if an earlier forward is asked for.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -24,11 +24,11 @@ from apmae.prompts.prompt import Prompt
 from apmae.seeding import generator
 
 SORTED = 32
-"""Forwards whose prompts are sorted by length together, so that those of one forward are (nearly) equally long."""
+"""The prompts of this many forwards are sorted by length together, so that those of one are about equally long."""
 
 
 class Forward(NamedTuple):
-    """What one forward runs."""
+    """The prompts that one forward runs."""
 
     first: int
     """Number of its first prompt, counted over all epochs."""
@@ -37,7 +37,7 @@ class Forward(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Forwards whose prompts were read, and are sorted, together."""
+    """Consecutive forwards; their prompts are read and sorted together."""
 
     epoch: int
     place: int
@@ -48,28 +48,28 @@ class Stretch(NamedTuple):
     """Number of its first prompt."""
     prompts: list[Prompt]
     rejected: dict[str, int]
-    """What had been left out of the first epoch by then (``Epochs.rejected``)."""
+    """What had been left out of the first epoch up to here (``Epochs.rejected``)."""
 
 
 class Forwards:
-    """Forwards by number, best asked for in order.
+    """Forwards by number; fastest if they are asked for in order.
 
     Args:
-        lm: decides windows.
-        prompts: in epochs.
-        length: most tokens of a window.
-        width: prompts of a forward.
-        seed: of the order of forwards.
+        lm: the language model, which decides the windows.
+        prompts: the prompts, in epochs.
+        length: the most tokens in a window.
+        width: prompts per forward.
+        seed: decides the order of forwards.
     """
 
     def __init__(self, lm: LM, prompts: Epochs, *, length: int, width: int, seed: int) -> None:
         self._lm, self._prompts, self._length, self._width, self._seed = lm, prompts, length, width, seed
-        self._starts: dict[int, tuple[int, int]] = {0: (0, 0)}  # of each epoch, its first forward and first prompt
-        self._wrong: dict[int, int] = {}  # of each prompt that is left out, the epoch after which it is
+        self._starts: dict[int, tuple[int, int]] = {0: (0, 0)}  # first forward and first prompt of each epoch
+        self._wrong: dict[int, int] = {}  # for each prompt to leave out, the last epoch that has it
         self._skipped = 0
-        self._lock = Lock()  # a state is asked for while a thread reads
+        self._lock = Lock()  # the state may be asked for while a thread is reading
         self._reading: Generator[Prompt, None, None] | None = None
-        self._next = Stretch(0, 0, 0, 0, [], {})  # what is read next, still without its prompts
+        self._next = Stretch(0, 0, 0, 0, [], {})  # the next one, without its prompts until they are read
         self._open: Stretch | None = None
         self._cut: list[Forward] | None = None
 
@@ -83,14 +83,14 @@ class Forwards:
         """Read prompts up to those of a forward.
 
         Args:
-            number: of the forward.
-            advance: called with how many prompts were read.
+            number: number of the forward.
+            advance: called with the number of prompts read.
 
         Returns:
             The stretch that the forward is in.
 
         Raises:
-            SourceError: as ``Epochs.epoch``.
+            SourceError: as for ``Epochs.epoch``.
             TrainingError: if earlier epochs left out every prompt.
         """
         if self._open is None or number < self._open.forward:
@@ -102,17 +102,18 @@ class Forwards:
         return self._open
 
     def leave_out(self, prompts: Iterable[Prompt], epoch: int) -> None:
-        """Read these prompts no more after an epoch: the language model answered them incorrectly."""
+        """Leave these prompts out after an epoch, because the language model answered them incorrectly."""
         self._wrong |= {_key(prompt): epoch for prompt in prompts}
 
     @property
     def left_out(self) -> Int[ndarray, "n 2"]:
-        """Of each prompt left out, a hash of its id and the epoch after which it is."""
+        """For each prompt that is left out, a hash of its id and the last epoch that has it."""
         return np.array(list(self._wrong.items()), np.int64).reshape(-1, 2)
 
     def epochs(self, first: int, stop: int) -> Int[ndarray, "e 3"]:
-        """Where the epochs of forwards ``first`` to ``stop - 1`` begin: number, first forward and first prompt. Those
-        before are forgotten.
+        """Where the epochs of forwards ``first`` to ``stop - 1`` begin: number, first forward and first prompt.
+
+        Earlier epochs are forgotten.
         """
         with self._lock:
             oldest = self._epoch_of(first)
@@ -121,14 +122,14 @@ class Forwards:
         return np.array(rows, np.int64)
 
     def restore(self, epochs: Int[ndarray, "e 3"], left_out: Int[ndarray, "n 2"], rejected: dict[str, int]) -> None:
-        """Know again where epochs begin (:meth:`epochs`), which prompts are left out, and what was never drawn."""
+        """Restore where epochs begin (from :meth:`epochs`), which prompts are left out, and what was never drawn."""
         self.close()
         self._wrong = dict(left_out.tolist())
         self._starts = {epoch: (forward, first) for epoch, forward, first in epochs.tolist()}
         self._prompts.rejected = rejected
 
     def close(self) -> None:
-        """Stop reading; it begins again where a forward is asked for."""
+        """Stop reading; asking for a forward starts it again."""
         if self._reading is not None:
             self._reading.close()
         self._reading = self._open = self._cut = None
@@ -142,15 +143,15 @@ class Forwards:
         self._next = Stretch(epoch, 0, *self._starts[epoch], [], {})
 
     def _read(self) -> Stretch:
-        """The next stretch, of this epoch or, where that is over, of the one after."""
+        """The next stretch, from this epoch or, if it is over, from the next."""
         most = self._width * SORTED
-        prompts = list(islice(self._kept(), most))
+        prompts = list(islice(self._remaining(), most))
         if not prompts:
             epoch = self._next.epoch + 1
             with self._lock:
                 self._starts[epoch] = (self._next.forward, self._next.first)
             self._begin(epoch)
-            prompts = list(islice(self._kept(), most))
+            prompts = list(islice(self._remaining(), most))
         if not prompts:
             raise TrainingError(
                 f"expected prompts that the language model answers correctly, got 0 of {self._skipped}; draw some with "
@@ -162,9 +163,10 @@ class Forwards:
         )
         return read
 
-    def _kept(self) -> Iterator[Prompt]:
-        """What is left of the epoch that is being read. An epoch leaves out what earlier ones said, so that it is the
-        same when it is read again.
+    def _remaining(self) -> Iterator[Prompt]:
+        """The rest of the epoch being read, without the prompts that earlier epochs left out.
+
+        What an epoch leaves out is known when it begins, so that it is the same when it is read again.
         """
         assert self._reading is not None, "an epoch was begun"
         epoch = self._next.epoch
@@ -178,7 +180,7 @@ class Forwards:
         return -(-len(prompts) // self._width)
 
     def _cut_up(self, stretch: Stretch) -> list[Forward]:
-        """The forwards of a stretch, in a seeded order: by length, batches would be of one length."""
+        """The forwards of a stretch, in a seeded order: sorted by length, a batch would hold prompts of one length."""
         windows = [window_of(self._lm, prompt, self._length) for prompt in stretch.prompts]
         by_length = np.argsort([len(window.ids) for window in windows], kind="stable")
         forwards = []

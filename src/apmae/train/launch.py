@@ -1,4 +1,4 @@
-"""How a run is started: its processes, what each brings to a batch, its tracker. Told before torch is imported."""
+"""How a run is started: number of processes, share of the batch, tracker. Checked before torch is imported."""
 
 import os
 from importlib.util import find_spec
@@ -17,16 +17,16 @@ TRACKERS = {
     "trackio": ("trackio",),
     "wandb": ("wandb",),
 }
-"""The trackers that Accelerate knows, and the modules that each needs one of."""
+"""The trackers that Accelerate knows; each needs one of its modules."""
 
 
 def process_count() -> int:
-    """How many processes this run has: one, or as many as torchrun started."""
+    """The number of processes in this run: one, or as many as torchrun started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def share_of(config: TrainConfig, processes: int) -> int:
-    """Patterns of a step that each process brings.
+    """Patterns per step that each process contributes.
 
     Raises:
         ConfigError: if the batch cannot be divided among processes and forwards.
@@ -34,17 +34,17 @@ def share_of(config: TrainConfig, processes: int) -> int:
     share, rest = divmod(config.batch_size, processes * config.accumulate)
     if rest:
         raise ConfigError(
-            f"expected a batch_size that {processes} processes and accumulate {config.accumulate} divide, got "
+            f"expected a batch_size divisible by {processes} processes times accumulate {config.accumulate}, got "
             f"{config.batch_size}; take {max(share, 1) * processes * config.accumulate}"
         )
     return share * config.accumulate
 
 
 def expect_tracker(name: str | None) -> None:
-    """Check that a tracker is one, and installed; None is no tracker.
+    """Check that a tracker exists and is installed; None means no tracker.
 
     Raises:
-        ConfigError: if it is not.
+        ConfigError: if it does not exist or is not installed.
     """
     if name is None:
         return

@@ -1,14 +1,14 @@
-"""Patterns that a language model makes as training goes on: captured, mixed, trained on and dropped.
+"""Patterns that a language model makes during training: captured, mixed, trained on and dropped.
 
 Forwards are numbered, and what a forward captures follows from the seed and its number. The buffer takes the next one
-whenever it has room for a whole one, so that what a step draws depends on counts and never on which thread was faster.
+whenever it has room for all of it, so what a step draws depends on counts and never on which thread was faster.
 
-One forward runs ahead, except on a CPU, where both compete for cores. A tap sees every forward of its model, so nothing
-else may use the model while a source is open. ``no_grad`` and not inference mode: tensors that a forward caches would
-be inference tensors and break a later backward. With ``outcome`` ``correct`` this forward decides which prompts are
-correct, not the prompts file, which may be of another model or window.
+One forward runs ahead, except on a CPU, where it would compete with training for cores. A tap sees every forward of its
+model, so nothing else may use the model while a source is open. Forwards run under ``no_grad``, not in inference mode:
+tensors that they cache would be inference tensors and break a later backward. With ``outcome`` ``correct``, these
+forwards decide which prompts are correct, not the prompts file, which may be for another model or window.
 
-A checkpoint needs no prompts either: which ones a forward runs follows from its number too (``train.forwards``).
+Checkpoints do not store prompts: which prompts a forward runs follows from its number too (``train.forwards``).
 """
 
 import json
@@ -35,42 +35,42 @@ from apmae.train.buffer import MixingBuffer
 from apmae.train.forwards import Forwards
 
 _PATIENCE = 2000
-"""Prompts in a row without a correct answer after which training on correct ones stops, at most."""
+"""Training on correct prompts stops after at most this many consecutive prompts without a correct answer."""
 _QUIET = 10.0
 """Seconds between lines that say how far the buffer is filled before the first step."""
 
 
 class _Run(NamedTuple):
-    """A forward that was run."""
+    """The result of one forward."""
 
     captured: Captured
     epoch: int
-    """From 0."""
+    """Counted from 0."""
     rejected: dict[str, int]
 
 
 class LMSource:
-    """Patterns of a share of each layer's heads, drawn anew for every prompt, mixed in a buffer (paper section 4).
+    """Patterns of a share of each layer's heads, redrawn for each prompt, mixed in a buffer (paper section 4).
 
-    When the prompts run out a new epoch begins, with new heads (``prompts.epochs``). Steps are asked for in order.
-    With ``overlap`` the next forward runs in a thread meanwhile; close the source, or use it in a ``with`` block,
-    before the language model is used for anything else.
+    When the prompts run out a new epoch begins, with new heads (``prompts.epochs``). Steps must be asked for in order.
+    With ``overlap`` the next forward runs in a thread at the same time. Close the source, or use it in a ``with``
+    block, before the language model is used for anything else.
 
     Args:
         lm: the language model.
-        prompts: prompts of any outcome; or epochs of them, such as ``DrawnPrompts``.
-        config: which heads, the window, prompts per forward at most; fewer where the buffer is small.
+        prompts: prompts of any outcome, or epochs of them such as ``DrawnPrompts``.
+        config: heads, window, and the most prompts per forward; a small buffer allows fewer.
         size: rows of a pattern, at most.
         batch_size: patterns per step.
         seed: decides the order of prompts, the heads and the draws.
-        buffer: patterns that the buffer holds at most.
-        outcome: "correct" leaves out prompts known to be incorrect, patterns of those that the model now answers
+        buffer: the most patterns in the buffer.
+        outcome: "correct" leaves out prompts known to be incorrect, patterns of prompts that the model now answers
             incorrectly, and, where epochs repeat, those prompts from the next epoch on; "any" takes all.
-        overlap: run forwards in a thread; None does so unless both compete for the same processor cores.
-        watched: say on stderr how far the buffer is filled, where that takes long.
+        overlap: run forwards in a thread; None does so unless they would compete for processor cores.
+        watched: if filling the buffer takes long, say on stderr how far it is filled.
 
     Raises:
-        ConfigError: if there are no prompts, or the buffer cannot hold a batch and a prompt.
+        ConfigError: if there are no prompts, or the buffer cannot hold a batch and one more prompt.
         TrainingError: if only correct prompts are wanted and all are known to be incorrect.
     """
 
@@ -94,8 +94,8 @@ class LMSource:
         width = min(config.batch, (buffer - batch_size) // per_prompt)
         if width < 1:
             raise ConfigError(
-                f"expected a buffer of at least {batch_size + per_prompt} patterns, a batch's {batch_size} and a "
-                f"prompt's {per_prompt}, got {buffer}; set buffer"
+                f"expected a buffer of at least {batch_size + per_prompt} patterns, {batch_size} for a batch and "
+                f"{per_prompt} for a prompt, got {buffer}; set buffer"
             )
         self._lm, self._seed, self._batch_size, self._outcome = lm, seed, batch_size, outcome
         self._config, self._size = config, size
@@ -116,7 +116,7 @@ class LMSource:
         """The patterns of a step, which must be the next one.
 
         Raises:
-            TrainingError: if it is not, or the model answers no prompt correctly.
+            TrainingError: if it is not, or if the model answers no prompt correctly.
         """
         if step != self._step:
             raise TrainingError(f"expected step {self._step} of the stream, got {step}; restore a checkpoint's state")
@@ -133,12 +133,12 @@ class LMSource:
         return self._buffer.draw(self._batch_size, generator(self._seed, "draw", step))
 
     def counts(self) -> dict[str, int]:
-        """The epoch that is being read, from 1; prompts asked so far, and how many of them correctly answered."""
+        """The epoch being read, counted from 1, the prompts asked so far, and how many were answered correctly."""
         return {"epoch": self._epoch + 1, "asked": self._asked, "correct": self._correct}
 
     def state(self) -> dict[str, ndarray]:
-        """The cursor; where the patterns in the buffer came from, from which they can be captured again; where the
-        epochs of their forwards begin; the prompts that later epochs leave out; and what was never drawn, as JSON.
+        """The cursor, the origins of the patterns in the buffer (to capture them again), where the epochs of their
+        forwards begin, the prompts that later epochs leave out, and what was never drawn, as JSON.
         """
         counts = [self._step, self._taken, self._asked, self._correct, self._silent, self._epoch]
         origins = self._buffer.origins
@@ -152,8 +152,8 @@ class LMSource:
         }
 
     def restore(self, state: Mapping[str, ndarray]) -> None:
-        """Go on from :meth:`state`: reads or draws again the prompts since the oldest epoch that is needed, and runs
-        the forwards again that the buffer holds patterns of.
+        """Resume from :meth:`state`: read or draw the prompts again from the oldest epoch that is needed, and run the
+        forwards again that have patterns in the buffer.
         """
         self._drop_following()
         origins, epochs = np.asarray(state["origins"]), np.asarray(state["epochs"])
@@ -172,7 +172,7 @@ class LMSource:
                 advance()
 
     def close(self) -> None:
-        """Wait for the forward that is under way; no other begins."""
+        """Wait for the forward that is running; no other starts."""
         self._drop_following()
         if self._thread is not None:
             self._thread.shutdown()
@@ -192,7 +192,7 @@ class LMSource:
         return _Run(found, stretch.epoch, stretch.rejected)
 
     def _take(self) -> None:
-        """Move the next forward's patterns into the buffer, and let the one after it begin."""
+        """Move the next forward's patterns into the buffer, and start the one after it."""
         captured, self._epoch, self.rejected = (
             self._run(self._taken) if self._following is None else self._following.result()
         )
@@ -210,7 +210,7 @@ class LMSource:
         rows = np.flatnonzero(kept[patterns.prompt - patterns.prompt[0]])
         self._buffer.add(patterns, self._taken, rows)
         self._taken += 1
-        # With one prompt of a list answered correctly, the longest row without is shorter than two epochs.
+        # If one prompt of a list is answered correctly, there are never two epochs without a correct answer.
         if self._silent >= min(2 * (self.prompts.size or _PATIENCE), _PATIENCE):
             raise TrainingError(
                 f"expected prompts that the language model answers correctly, got none among the last {self._silent} "

@@ -1,8 +1,8 @@
-"""The training loop: AdamW, cosine, loss on masked patches (paper section 4, Training Setup).
+"""The training loop: AdamW, cosine schedule, loss on masked patches (paper section 4, Training Setup).
 
-Any number of processes train as one would on the whole batch: the mean is over the masked pixels of all of them.
+Any number of processes train like one with the whole batch: the mean is over the masked pixels of all of them.
 
-Panels show the step's own batch, after the step: fixed patterns would have to outlive a kill.
+Panels show the step's own batch, after the step: fixed patterns would have to be kept for resumed runs.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ from apmae.train.source import ArraySource, PatternSource, ResumableSource, Stre
 __all__ = ["METRICS", "fit", "learning_rate", "train"]
 
 HARMLESS = {"checkpoint_every", "log_every", "panel_every"}
-"""Settings that change no weight."""
+"""Settings that do not change any weight."""
 
 Panel = Callable[[int, APMAE, Patterns], None]
-"""Draws what the decoder makes of some patterns, given the steps done."""
+"""Draws how the decoder reconstructs some patterns; gets the number of steps done, the model and the patterns."""
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -59,28 +59,28 @@ def fit(
 ) -> APMAE:
     """Train an AP-MAE.
 
-    With a folder, ``metrics.jsonl`` grows there and a checkpoint is replaced every ``checkpoint_every`` steps; the same
-    call after a kill goes on from it and ends with the same weights. A call with another configuration is refused.
+    With a folder, ``metrics.jsonl`` grows there and a checkpoint is replaced every ``checkpoint_every`` steps. After a
+    kill, the same call resumes from it and ends with the same weights; a call with another configuration is refused.
     Several processes need a folder that all of them see.
 
     Args:
         config: model, steps, optimizer.
-        source: this process's share of the patterns of each step; a ``ResumableSource`` goes on where the checkpoint
-            left it, and is counted in the log.
+        source: this process's share of the patterns of each step. A ``ResumableSource`` resumes where the checkpoint
+            left it, and its counts are in the log.
         folder: where checkpoints go; None keeps none.
         device: where to train.
-        inputs: fingerprint of what the source reads, where the caller knows it; kept in the checkpoint.
-        accelerator: of ``train.processes.start``, where there are several processes or a tracker.
+        inputs: fingerprint of what the source reads, if the caller knows it; kept in the checkpoint.
+        accelerator: from ``train.processes.start``; needed for several processes or a tracker.
         panel: called every ``panel_every`` steps and after the last, in the first process.
 
     Returns:
-        The trained model, the running average of its weights if ``ema`` is set, in evaluation mode.
+        The trained model, with the running average of its weights if ``ema`` is set, in evaluation mode.
 
     Raises:
-        ArtifactError: if the folder's checkpoint is damaged, or of another configuration or other inputs.
+        ArtifactError: if the folder's checkpoint is damaged, or has another configuration or other inputs.
         ConfigError: if the batch cannot be divided among processes and forwards.
-        TrainingError: if the loss or its gradient is not finite; names the step and the batch's patterns. Weights and
-            checkpoint stay as they were before that step. Or if the processes were started with different things.
+        TrainingError: if the loss or its gradient is not finite (the message names the step and the batch's patterns;
+            weights and checkpoint stay as they were before that step), or if the processes were started differently.
     """
     accelerator = accelerator or start(device)
     device = device_of(accelerator, device)
@@ -98,7 +98,7 @@ def fit(
     resumable = source if isinstance(source, ResumableSource) else None
     if resumable and states:
         resumable.restore(states[accelerator.process_index])
-    # A compiled module and a parallel one share their parameters with the plain one, which is what is kept.
+    # Compiled and parallel modules share their parameters with the plain model, which is what checkpoints keep.
     model = cast(nn.Module, torch.compile(mae)) if config.compile else mae
     if accelerator.num_processes > 1:
         model = accelerator.prepare_model(model, device_placement=False)
@@ -107,7 +107,7 @@ def fit(
     bar = (
         progress("train", config.steps, done=first, unit="steps")
         if accelerator.is_main_process
-        else nullcontext(_silent)
+        else nullcontext(_no_bar)
     )
     with bar as advance:
         for step in range(first, config.steps):
@@ -119,8 +119,8 @@ def fit(
             if not torch.isfinite(norm + losses[0]):
                 what = "gradient" if torch.isfinite(losses[0]) else "loss"
                 seen = gathered(accelerator, _not_finite(what, step, patterns, lr, folder, config))
-                # The process whose patterns are broken knows best.
-                raise TrainingError(next((said for broken, said in seen if broken), seen[0][1]))
+                # A process with broken patterns knows the cause.
+                raise TrainingError(next((message for broken, message in seen if broken), seen[0][1]))
             optimizer.step()
             if average is not None:
                 average.update_parameters(mae)
@@ -150,18 +150,18 @@ def _step(
     step: int,
     accelerator: Accelerator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of one batch, all processes and forwards together; ``real`` counts the real pixels of each patch.
+    """Gradients of one batch, over all processes and forwards; ``real`` is the number of real pixels of each patch.
 
     Returns:
-        The loss of this process's part and the published loss, weighted so that they sum to those of the batch over
-        the processes, (2,); and the norm of the gradient.
+        (2,) loss and published loss of this process's part, weighted so that the sums over all processes are those of
+        the batch; and the norm of the gradient.
     """
     processes, device = accelerator.num_processes, mae.cls.device
     count = len(patterns) * processes
     if processes > 1 and count != config.batch_size:
         raise TrainingError(
-            f"expected {config.batch_size // processes} patterns of each of {processes} processes for step {step}, got "
-            f"{len(patterns)} in process {accelerator.process_index}; give every process its own share of the batch"
+            f"expected {config.batch_size // processes} patterns from each of {processes} processes for step {step}, "
+            f"got {len(patterns)} in process {accelerator.process_index}; give every process its own share of the batch"
         )
     begin = accelerator.process_index * len(patterns)
     patterns = cropped(patterns, config, step, first=begin, count=count)
@@ -173,14 +173,14 @@ def _step(
     for number, rows in enumerate(parts):
         some = slice(int(rows[0]), int(rows[-1]) + 1)
         everywhere = slice(begin + some.start, begin + some.stop)
-        # Masks hide patches of more and of fewer real pixels: means of parts are weighted, or they would not be one.
+        # Masked patches have different numbers of real pixels, so the means of the parts must be weighted.
         weight = float(pixels[everywhere].sum() / pixels.sum())
         with accelerator.no_sync(model) if number + 1 < len(parts) else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 own = patterns if len(parts) == 1 else patterns[some]
                 result = model(mae.scale(own), rows_of(masking, everywhere, str(device)))
             loss = result.loss * weight
-            (loss * processes).backward()  # parallel gradients are means over the processes
+            (loss * processes).backward()  # parallel training averages gradients over the processes
         losses += torch.stack([loss.detach(), result.published_loss.detach() * (len(rows) / count)])
     if config.clip_norm is None:
         return losses, nn.utils.get_total_norm([p.grad for p in mae.parameters() if p.grad is not None])
@@ -199,18 +199,18 @@ def train(
     """Train an AP-MAE on patterns in memory, or on a stream of them.
 
     Args:
-        patterns: patterns of at most the recipe's size; or an iterable of them, read once. In-memory patterns shorter
-            than the recipe's get a model of their own size, cut into as many patches.
+        patterns: patterns of at most the recipe's size, or an iterable of them, which is read once. If patterns in
+            memory are smaller than the recipe's, the model gets their size, with the same number of patches.
         recipe: a name from ``recipes.RECIPES`` or a whole configuration.
         steps: optimizer steps; None takes the recipe's.
-        seed: decides initialisation, masks and order; None takes the recipe's, 0 for the named ones.
-        folder: where to keep checkpoints; the same call goes on from them.
+        seed: decides initialisation, masks and order; None takes the recipe's, which is 0 for named recipes.
+        folder: where to keep checkpoints; the same call resumes from them.
         device: where to train.
 
     Raises:
-        ArtifactError: if the folder holds a checkpoint of another run.
+        ArtifactError: if the folder holds another run's checkpoint.
         CaptureError: if the patterns are longer than the model's size.
-        ConfigError: if the recipe is unknown or the steps are none.
+        ConfigError: if the recipe is unknown or ``steps`` is not positive.
         TrainingError: if the loss is not finite or the stream ends early.
     """
     config = train_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -230,7 +230,9 @@ def train(
         )
         inputs = _fingerprint(patterns) if folder else ""
     elif accelerator.num_processes > 1:
-        raise TrainingError("expected patterns in memory with several processes, got a stream, which has no shares")
+        raise TrainingError(
+            "expected patterns in memory with several processes, got a stream, which cannot be shared among them"
+        )
     else:
         source = StreamSource(patterns, config.batch_size)
     return fit(config, source, folder=folder, device=device, inputs=inputs, accelerator=accelerator)
@@ -243,7 +245,7 @@ def _fingerprint(patterns: Patterns) -> str:
 
 
 def _optimizer(model: APMAE, config: TrainConfig) -> torch.optim.AdamW:
-    """Weight decay on matrices only, as ViTMAE's own code does."""
+    """AdamW with weight decay on matrices only, as in ViTMAE's own code."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -253,7 +255,7 @@ def _optimizer(model: APMAE, config: TrainConfig) -> torch.optim.AdamW:
 def _not_finite(
     what: str, step: int, patterns: Patterns, lr: float, folder: Path | None, config: TrainConfig
 ) -> tuple[int, str]:
-    """How many of the batch's patterns are broken themselves, and what to say."""
+    """How many of the batch's patterns are not finite themselves, and the error message."""
     logs = patterns.log_patches.flatten(1)
     broken = patterns[(~(logs.isfinite() | logs.isneginf())).any(1).cpu().numpy()]
     named = broken if len(broken) else patterns
@@ -273,5 +275,5 @@ def _not_finite(
     )
 
 
-def _silent(amount: int = 1, *, note: str = "", total: int | None = None) -> None:
-    """The bar of every process but the first."""
+def _no_bar(amount: int = 1, *, note: str = "", total: int | None = None) -> None:
+    """Advances nothing: only the first process shows a bar."""

@@ -1,4 +1,4 @@
-"""What is measured while training: lines of ``metrics.jsonl``, and a tracker for those who have one."""
+"""What is measured during training: the lines of ``metrics.jsonl``, which a tracker may get too."""
 
 import json
 import time
@@ -17,13 +17,13 @@ METRICS = "metrics.jsonl"
 
 
 class Metrics:
-    """The log of a run, written as it goes on. Every process calls it; the first one writes.
+    """The log of a run, written during training. Every process calls it; only the first one writes.
 
     Args:
-        folder: where ``metrics.jsonl`` goes; its lines of earlier steps stay. None writes none.
-        accelerator: of the run; its tracker also gets the patterns a second.
-        step: the first to come.
-        run: what the run was started with, for the tracker.
+        folder: where ``metrics.jsonl`` goes; its lines of earlier steps stay. None writes no file.
+        accelerator: that of the run; its tracker also gets the patterns per second.
+        step: the next step.
+        run: settings of the run, for the tracker.
     """
 
     def __init__(self, folder: Path | None, accelerator: Accelerator, step: int, run: Mapping[str, Any]) -> None:
@@ -41,14 +41,14 @@ class Metrics:
         """Note a step.
 
         Args:
-            step: from 0.
-            losses: this process's part of the loss and of the published loss, (2,).
+            step: counted from 0.
+            losses: (2,) this process's part of the loss and of the published loss.
             lr: learning rate.
-            norm: of the gradient.
-            counts: of this process's source; added up over the processes, but for the epoch.
+            norm: norm of the gradient.
+            counts: those of this process's source; all but the epoch are added up over the processes.
 
         Returns:
-            The line.
+            The line as a dictionary.
         """
         total = cast(Tensor, self._accelerator.reduce(losses, "sum")).tolist()
         line = {
@@ -64,7 +64,7 @@ class Metrics:
                 file.write(f"{json.dumps(line)}\n")
         if self._accelerator.log_with:
             now = time.monotonic()
-            # Not in the file: equal runs are equal bytes.
+            # Not in the file, so that equal runs give equal bytes.
             rate = (step + 1 - self._last) * self._batch / max(now - self._since, 1e-9)
             self._last, self._since = step + 1, now
             self._accelerator.log({**line, "patterns_per_second": rate}, step=step)
@@ -72,7 +72,7 @@ class Metrics:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """The lines of earlier steps; a last one that a kill cut short is left out."""
+    """The lines of earlier steps, without a last line that a kill cut short."""
     if not path.is_file():
         return []
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
@@ -84,6 +84,6 @@ def _lines_until(path: Path, step: int) -> list[str]:
         ) from None
 
 
-def summed(every: list[dict[str, int]]) -> dict[str, int]:
-    """The counts of all processes' sources together: of the epoch the furthest, of all else the sum."""
-    return {name: (max if name == "epoch" else sum)(one[name] for one in every) for name in every[0]}
+def summed(counts: list[dict[str, int]]) -> dict[str, int]:
+    """The counts of all processes' sources together: the latest epoch, and the sum of everything else."""
+    return {name: (max if name == "epoch" else sum)(own[name] for own in counts) for name in counts[0]}

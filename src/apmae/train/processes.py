@@ -1,9 +1,9 @@
 """The processes of a run: one, or as many as ``torchrun`` started, on one machine or several (Accelerate).
 
-Of Accelerate we use starting processes, parallel wrapping, ``no_sync``, reducing, gathering and trackers. Not its mixed
-precision, which patches the model's forward for good and is fixed for the whole process by the first call; autocast is
-one line. Its state is reset only where a run is on another kind of device than the one before. One process wraps
-nothing. What crosses between processes is pickled by torch among themselves; nothing on disk is.
+We use Accelerate to start processes, wrap the model, ``no_sync``, reduce, gather and track. We do not use its mixed
+precision, which patches the model's forward for good, and which the first call fixes for the whole process; autocast is
+one line. Its state is reset only if a run uses another kind of device than the previous one. With one process nothing
+is wrapped. torch pickles what processes send each other; nothing on disk is pickled.
 """
 
 import json
@@ -24,17 +24,17 @@ from apmae.train.launch import expect_tracker, process_count
 
 T = TypeVar("T")
 
-_DRAWING = timedelta(days=1)
-"""How long the others wait while the first process reads a corpus; for all else torch's own limits hold."""
+_LONGEST_WAIT = timedelta(days=1)
+"""How long other processes wait while the first one reads a corpus; otherwise torch's own limits hold."""
 
 
 def start(device: str = "cpu", *, track: str | None = None, folder: Path | None = None) -> Accelerator:
-    """Join the processes of this run. Whoever starts them ends them, by ``end_training()``.
+    """Join the processes of this run. The caller ends them with ``end_training()``.
 
     Args:
-        device: where to train; "cuda" is each process's own GPU, "auto" a GPU if there is one.
-        track: what else gets the metrics: "trackio", "wandb", or another tracker that Accelerate knows.
-        folder: where trackers that write files put them.
+        device: where to train; "cuda" is a separate GPU for each process, "auto" a GPU if there is one.
+        track: a tracker that gets the metrics too: "trackio", "wandb", or another tracker that Accelerate knows.
+        folder: where trackers put their files.
 
     Raises:
         ConfigError: if there is no such device, or that tracker is unknown or not installed.
@@ -45,26 +45,26 @@ def start(device: str = "cpu", *, track: str | None = None, folder: Path | None 
         if ":" in device:
             raise ConfigError(f"expected cpu, cuda or auto with several processes, each its own GPU, got {device!r}")
     elif AcceleratorState._shared_state and (AcceleratorState().device.type == "cpu") != cpu:
-        # Accelerate keeps the first run's device for the whole process: this run is on another one.
+        # Accelerate keeps the first run's device for the whole process, but this run uses another one.
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
         cpu=cpu,
-        # Precision is the loop's own business: Accelerate would patch the model's forward for good.
+        # The loop sets precision itself: Accelerate would patch the model's forward for good.
         mixed_precision=None if AcceleratorState._shared_state else "no",
         log_with=track,
         project_dir=folder,
     )
 
 
-def waited_for(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Let the first process do something long, for the others too.
+def run_on_first_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Let the first process do some long work, while the others wait.
 
     Returns:
-        Its value, in every process.
+        The result, in every process.
     """
     if accelerator.num_processes == 1:
         return work()
-    patient = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=_DRAWING))
+    patient = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT))
     values = [work() if accelerator.is_main_process else None]
     distributed.broadcast_object_list(values, src=0, group=patient)
     distributed.destroy_process_group(patient)
@@ -72,7 +72,7 @@ def waited_for(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def device_of(accelerator: Accelerator, device: str) -> str:
-    """Where this process computes: the device asked for, of several processes each its own GPU."""
+    """The device of this process: the one asked for, or its own GPU if there are several processes."""
     return str(accelerator.device) if accelerator.num_processes > 1 or device == "auto" else device
 
 
@@ -85,21 +85,21 @@ def _is_cpu(device: str) -> bool:
     return kind == "cpu"
 
 
-def told(accelerator: Accelerator, value: T | None) -> T:
+def from_first_process(accelerator: Accelerator, value: T | None) -> T:
     """The first process's value, in every process; the others pass None."""
     return cast(T, value if accelerator.num_processes == 1 else broadcast_object_list([value])[0])
 
 
 def gathered(accelerator: Accelerator, value: T) -> list[T]:
-    """Every process's value, in order, in every process."""
+    """The values of all processes, in order, in every process."""
     return [value] if accelerator.num_processes == 1 else gather_object([value])
 
 
 def expect_agreement(accelerator: Accelerator, run: Mapping[str, Any]) -> None:
-    """Stop if processes were started with different things: each would train on and none would say why.
+    """Stop if the processes were started differently: they would train on without a word.
 
     Raises:
-        TrainingError: names the first process that differs, and in what.
+        TrainingError: names the first process that differs, and what differs.
     """
     every = [json.loads(text) for text in gathered(accelerator, json.dumps(run))]
     for number, other in enumerate(every):

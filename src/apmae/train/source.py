@@ -1,8 +1,8 @@
 """Where training patterns come from. A source answers one question: which patterns does step s see?
 
-With several processes each has a source of its own, for its share of every batch.
+With several processes, each has a separate source for its share of every batch.
 
-The answer depends on nothing but the seed and the steps before, so that a killed run resumes on the very same batches.
+The answer depends only on the seed and the earlier steps, so that a killed run resumes with exactly the same batches.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,14 +28,14 @@ class PatternSource(Protocol):
 
 @runtime_checkable
 class ResumableSource(PatternSource, Protocol):
-    """Patterns by step, that can go on where a checkpoint left them."""
+    """Patterns by step, which can resume where a checkpoint left them."""
 
     def state(self) -> Mapping[str, ndarray]:
-        """What the steps to come depend on beside the settings; empty if nothing."""
+        """What later steps depend on besides the settings; empty if nothing."""
         ...
 
     def restore(self, state: Mapping[str, ndarray]) -> None:
-        """Go on from a :meth:`state`."""
+        """Resume from a :meth:`state`."""
         ...
 
     def counts(self) -> Mapping[str, int]:
@@ -44,20 +44,20 @@ class ResumableSource(PatternSource, Protocol):
 
 
 def epoch_positions(count: int, first: int, wanted: int, seed: int) -> Int[ndarray, " b"]:
-    """``wanted`` numbers of 0..count-1 from position ``first`` of an endless row of seeded permutations."""
+    """``wanted`` numbers from position ``first`` of an endless sequence of seeded permutations of 0 to count - 1."""
     positions = np.arange(first, first + wanted)
     orders = {int(epoch): generator(seed, "epoch", epoch).permutation(count) for epoch in np.unique(positions // count)}
     return np.array([orders[int(position // count)][position % count] for position in positions], dtype=np.int64)
 
 
 class ArraySource:
-    """Patterns in memory, each seen once an epoch, in a new order every epoch.
+    """Patterns in memory, each seen once per epoch, in a new order every epoch.
 
     Args:
         patterns: the same in every process.
-        batch_size: patterns a step, of all processes together.
-        seed: of the order.
-        process: this one's number.
+        batch_size: patterns per step, over all processes.
+        seed: decides the order.
+        process: number of this process.
         processes: how many there are.
     """
 
@@ -70,26 +70,26 @@ class ArraySource:
         self._read = 0
 
     def batch(self, step: int) -> Patterns:
-        """The patterns of a step, any at any time."""
+        """The patterns of a step; steps may be asked for in any order."""
         first = step * self._batch_size
         self._read = first + self._batch_size
         positions = epoch_positions(len(self._patterns), first, self._batch_size, self._seed)
         return self._patterns[positions[self._own]]
 
     def state(self) -> dict[str, ndarray]:
-        """Nothing: a step's patterns follow from its number."""
+        """Empty: a step's patterns follow from its number."""
         return {}
 
     def restore(self, state: Mapping[str, ndarray]) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def counts(self) -> dict[str, int]:
-        """The epoch of the last step's last pattern, from 1."""
+        """The epoch of the last step's last pattern, counted from 1."""
         return {"epoch": max(self._read - 1, 0) // len(self._patterns) + 1}
 
 
 class StreamSource:
-    """Any iterable of patterns, taken in order; can be read once, so a run over it cannot resume."""
+    """Any iterable of patterns, taken in order. It can be read only once, so a run over it cannot resume."""
 
     def __init__(self, stream: Iterable[Patterns], batch_size: int) -> None:
         self._stream: Iterator[Patterns] = iter(stream)
@@ -109,7 +109,7 @@ class StreamSource:
                     f"expected {self._batch_size} patterns for step {step}, the stream ended with "
                     f"{sum(map(len, parts))}; give more patterns or fewer steps"
                 )
-            # Captures that each count their prompts from 0 would disagree about their texts.
+            # Captures that each count their prompts from 0 would contradict each other about their texts.
             parts.append(part.without_texts())
         patterns = Patterns.concatenate(parts)
         self._left = patterns[slice(self._batch_size, None)]
