@@ -304,7 +304,7 @@ def test_tag_gives_a_table_json_and_a_page(real_study, apmae_command, tmp_path):
     assert (tags["model"], tags["file"], tags["line"], tags["layers"], tags["heads_by_layer"]) == (
         *("bundled", "A.java", 3, 6, [8] * 6),
     )
-    assert tags["outcome"] == ("correct" if tags["predicted"] == tags["expected"] else "incorrect")
+    assert (tags["predicted"], tags["expected"], tags["outcome"]) == ("return", "return x * 2;", "correct")
     assert [(row["layer"], row["head"]) for row in tags["heads"]] == [(i, j) for i in range(6) for j in range(8)]
     assert {"cluster", "name", "strength", "measured", "coordinates", "score_induction"} <= tags["heads"][0].keys()
     page = (tmp_path / "out" / "tags.html").read_text()

@@ -170,7 +170,7 @@ def test_every_language_is_in_the_tasks_with_its_files_and_in_the_help():
     _, *listed = rows(TASKS.read_text().split("\n## ")[0])
     written = {name.strip("`"): tuple(re.findall(r"`(\.[^`]+)`", files)) for name, files, _ in listed}
     assert written == {name: language.suffixes for name, language in LANGUAGES.items()}
-    shown = re.search(r"Of the sources: (.*?)\.", re.sub(r"[\s│]+", " ", help_of("prompts")))[1]
+    shown = re.search(r"of the sources: (.*?)\.", re.sub(r"[\s│]+", " ", help_of("prompts")))[1]
     assert set(re.split(r",? or |, ", shown)) == LANGUAGES.keys()
 
 

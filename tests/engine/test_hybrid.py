@@ -136,7 +136,7 @@ def test_tags_are_of_the_existing_heads(lm, places, capsys):
     tags = tag(lm, "int x = ", suffix=";\n", mae=APMAE.from_pretrained(), atlas=Atlas.load())
     rows = tags.to_pylist()
     assert [(row["layer"], row["head"]) for row in rows] == places
-    print_tags(rows, lm.heads_by_layer, predicted="1", expected="1")
+    print_tags(rows, lm.heads_by_layer, predicted="1", expected="1", outcome="correct")
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if "cluster of each head" in line)
     for layer, heads in enumerate(lm.heads_by_layer):

@@ -7,7 +7,11 @@ def test_what_decides_bytes_is_how_the_model_was_loaded_but_not_where():
     config = EncodeConfig(seed=3)
     assert decisive(config, None) == config.model_dump(mode="json")
     plain = decisive(config, load(LMConfig(source="bundled-small"), check=False))
-    added = {"dtype": "float32", "infill": "<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>"}
+    added = {
+        "dtype": "float32",
+        "infill": "<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>",
+        "outcome_rule": "text",
+    }
     assert plain == config.model_dump(mode="json") | added
     eager = load(LMConfig(source="bundled-small", attention="eager"), check=False)
     assert decisive(config, eager) == plain | {"attention": "eager"}

@@ -1,6 +1,6 @@
 from apmae.report.terminal import print_tags
 
-SAID = {"predicted": "x", "expected": "x", "outcome": "correct"}
+ANSWER = {"predicted": "x", "expected": "x", "outcome": "correct"}
 
 
 def row(head, measured, sinks, texts, cluster=0):
@@ -14,7 +14,7 @@ def test_tags_say_where_the_sinks_are(capsys):
         row(1, "later sink on words", [9, 0], [" the", "<s>"], cluster=-1),
         row(2, "self", [], []),
     ]
-    print_tags(rows, 1, 3, **SAID)
+    print_tags(rows, [3], **ANSWER)
     printed = " ".join(capsys.readouterr().out.split())
     assert "later sink on words at 9 \u2423the" in printed
     assert printed.endswith(
@@ -24,12 +24,12 @@ def test_tags_say_where_the_sinks_are(capsys):
 
 def test_of_many_sinks_those_of_most_heads_are_listed(capsys):
     rows = [row(head, "later sink", [*range(1, head + 1)], ["[b]"] * head) for head in range(1, 9)]
-    print_tags(rows, 1, 9, **SAID)
+    print_tags(rows, [9], **ANSWER)
     printed = " ".join(capsys.readouterr().out.split())
     assert "1 [b] (8 heads), 2 [b] (7 heads)" in printed
     assert printed.endswith("6 [b] (3 heads), and 2 more")
 
 
 def test_without_a_sink_none_is_mentioned(capsys):
-    print_tags([row(0, "self", [], [])], 1, 1, **SAID)
+    print_tags([row(0, "self", [], [])], [1], **ANSWER)
     assert "Sinks" not in capsys.readouterr().out
