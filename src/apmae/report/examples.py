@@ -1,8 +1,8 @@
 """Which patterns and which prompt the pictures show. Every choice follows a rule, not taste.
 
 The members of a cluster that are furthest apart (Figure 9) are found by farthest-point selection among the kept
-exemplars. The paper uses the convex hull, which is costly in four dimensions and not defined by a sample. The prompt of
-Figure 10 A is the one with the median share of clustered heads.
+exemplars. The paper takes points of the convex hull, which is costly in four dimensions. The prompt of Figure 10 A is
+the one with the median share of clustered heads.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ from apmae.errors import ConfigError
 SCALES = ("log", "linear")
 """Ways to turn a probability into a colour."""
 DECADES = 4
-"""Decades of the log scale: from 1 down to 1e-4, half of an entry of an even row over a model's longest patterns."""
+"""Decades of the log scale: from 1 down to 1e-4, half of what an even row of the longest patterns gives to a key."""
 MOST_LARGE = 12
 """Most heads that one picture shows large."""
 LABEL = 14
