@@ -484,7 +484,7 @@ def test_a_mistake_is_one_line_and_code_2_and_loses_nothing(refused):
         assert result.returncode == 2, (case, result.stderr)
         assert "Traceback" not in result.stderr, case
         lines = result.stderr.splitlines()
-        progress = [line for line in lines if line.startswith(("train: ", "encode: ", "prompts: "))]
+        progress = [line for line in lines if line.startswith(("train: ", "encode: ", "prompts: ", "fill the buffer: "))]
         assert case.startswith("full disk") or all(": 0 of " in line for line in progress), case
         assert len(lines) == len(progress) + 1, (case, result.stderr)
         assert lines[-1].startswith("apmae: "), case
