@@ -208,7 +208,7 @@ def test_training_from_a_corpus_is_one_command(apmae_command, tmp_path):
     manifest = read_manifest(out, "train")
     counts = manifest.counts
     assert counts["steps"] == 3 and counts["files"] > 30 and counts["asked"] > 20
-    said = f"{counts['asked']} prompts drawn from {counts['files']} files, {counts['correct']} answered correctly"
+    said = f"{counts['asked']} prompts asked, from {counts['files']} files, {counts['correct']} answered correctly"
     assert said in result.stdout
     assert (out / "panels" / "step-0000003.png").is_file()
     again = apmae_command(*arguments, "--steps", "3")
@@ -484,7 +484,9 @@ def test_a_mistake_is_one_line_and_code_2_and_loses_nothing(refused):
         assert result.returncode == 2, (case, result.stderr)
         assert "Traceback" not in result.stderr, case
         lines = result.stderr.splitlines()
-        progress = [line for line in lines if line.startswith(("train: ", "encode: ", "prompts: ", "fill the buffer: "))]
+        progress = [
+            line for line in lines if line.startswith(("train: ", "encode: ", "prompts: ", "fill the buffer: "))
+        ]
         assert case.startswith("full disk") or all(": 0 of " in line for line in progress), case
         assert len(lines) == len(progress) + 1, (case, result.stderr)
         assert lines[-1].startswith("apmae: "), case

@@ -22,12 +22,19 @@ def test_eager_attention_still_returns_its_patterns_inside_a_capture():
     assert torch.allclose(captured[:, 1], inside[1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("argument", "meaning"), [("cache", "a paged cache"), ("cu_seq_lens_q", "packed sequences")])
+@pytest.mark.parametrize(
+    ("argument", "meaning"),
+    [
+        ("cache", "uses a paged cache"),
+        ("cu_seq_lens_q", "uses packed sequences"),
+        ("sinks", "has attention sinks that differ by query"),  # Inkling2's
+    ],
+)
 def test_attention_over_anything_but_a_batch_of_prompts_is_refused(argument, meaning):
     model = family_model("llama")
     module = model.model.layers[0].self_attn
     query, key = torch.zeros(1, 4, 3, 12), torch.zeros(1, 2, 3, 12)
     with apmae.capture(model):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface("sdpa", None)
-        with pytest.raises(CaptureError, match=f"{type(module).__name__} uses {meaning}"):
+        with pytest.raises(CaptureError, match=f"{type(module).__name__} {meaning}"):
             attend(module, query, key, key, None, scaling=1.0, **{argument: torch.tensor([0, 3])})

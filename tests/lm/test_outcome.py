@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, normalizers
 
 from apmae.config import PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.errors import CaptureError
-from apmae.lm.outcome import AskLM, answer, pad, window_of
+from apmae.lm.outcome import AskLM, _judged, answer, pad, window_of
+from apmae.prompts import fim
 from apmae.prompts.draw import build_prompts, draw_prompts, shortfalls, with_outcomes
 from apmae.prompts.prompt import Prompt
 
@@ -220,6 +222,42 @@ def test_half_a_word_is_judged_by_what_greedy_decoding_makes_of_it(bundled_lm):
     (half,) = answer(bundled_lm, [longer])
     assert half.predicted == begun
     assert half.text_correct, "it is right as far as it was read"
+
+
+def test_an_accepted_completion_of_several_tokens_is_followed_too(bundled_lm):
+    tokenizer = bundled_lm.tokenizer
+    prompts, _ = build_prompts(parse_source("bundled").handles((".java",)), PromptsConfig(per_task=9))
+    items = [window_of(bundled_lm, prompt, 64) for prompt in prompts if prompt.task == "identifier"]
+    item = next(item for item in items if tokenizer.decode(greedy(bundled_lm, item.ids, 2)).isalpha())
+    written = tuple(greedy(bundled_lm, item.ids, 2))
+    other = tuple(tokenizer.encode("\u00e6"))
+    wrong = (written[0], *tokenizer.encode("Zq"))
+    right = [
+        replace(item, completion=other, accepted=(wrong, written)),
+        replace(item, completion=other, accepted=(wrong,)),
+    ]
+    found = answer(bundled_lm, right, spans=True)
+    assert [one.text_correct for one in found] == [True, False]
+    assert [one.token_correct for one in found] == [True, True]
+    assert found[0].predicted == tokenizer.decode(written)
+
+
+def test_a_blank_that_begins_an_accepted_completion_decides_nothing(bundled_lm):
+    blank = next(i for i in range(4096) if bundled_lm.tokenizer.decode([i]) == " ")
+    one, two = (tuple(bundled_lm.tokenizer.encode(text)) for text in (" =", "2"))
+    item = window_of(bundled_lm, prompt_of("int x", "=", None), 64)
+    item = replace(item, completion=one, accepted=((blank, *two),))
+    assert _judged(item, [blank, *one], frozenset()) == (" ", False, True)
+
+
+def test_an_answer_is_compared_as_the_tokenizer_writes_the_completion(bundled_lm):
+    """A tokenizer that composes characters, as Qwen's does, writes a letter and its accent as one."""
+    composing = Tokenizer.from_str(bundled_lm.backend_tokenizer.to_str())
+    composing.normalizer = normalizers.NFC()
+    cut = fim.window(composing, "x = ", "cafe\u0301;", None, length=16, sentinels=None)
+    predicted, right, first = _judged(cut, list(cut.completion), frozenset())
+    assert (right, first) == (True, True)
+    assert "caf\u00e9".startswith(predicted.strip().removesuffix(";"))
 
 
 def test_a_special_token_is_no_text(bundled_lm, monkeypatch):

@@ -1,5 +1,7 @@
 """Drawing with a model that answers by a rule, so that the result is known; ``tests/lm`` draws with a real one."""
 
+import math
+import re
 from collections import Counter
 from dataclasses import replace
 from threading import current_thread, main_thread
@@ -71,6 +73,29 @@ def test_build_prompts_refuses_what_it_cannot_do(tmp_path):
 
 
 # -- with one ----------------------------------------------------------------------------------------------------------
+
+
+def test_progress_names_the_outcome_that_takes_longest():
+    config = PromptsConfig(per_task=40, tasks=("eol",), outcome="balanced")
+    seen = []
+    draw_prompts(
+        Guesses(),
+        FILES,
+        config,
+        rejected=Counter(),
+        advance=lambda amount=1, note="", total=None: seen.append((amount, note, total)),
+    )
+    asked = 0
+    for amount, note, total in seen:
+        asked += amount
+        words = re.fullmatch(r"eol: (\d+) of 20 (correct|incorrect), (\d+) asked", note)
+        if words is None:
+            assert note == "every task has its prompts, or was given up" and total == asked
+        else:  # as many more as it takes at this rate, of the rarer outcome
+            assert int(words[3]) == asked
+            assert total == asked + math.ceil((20 - int(words[1])) * (asked + 1) / (int(words[1]) + 0.5))
+    assert seen[-1][1] == "every task has its prompts, or was given up"
+    assert any("of 20" in note for _, note, _ in seen)
 
 
 def test_outcomes_are_those_of_each_prompts_own_window():

@@ -134,7 +134,6 @@ class Stage:
             if all(record.get(key) == head[key] for key in head) and not overwrite:
                 damaged = damaged_files(out, record["files"])
                 if damaged:
-                    lock.truncate(0)
                     return cls._repaired(out, head, record, damaged, lock, repairs=repairs)
                 journal.unlink(missing_ok=True)
                 lock.close()
@@ -186,7 +185,18 @@ class Stage:
             notice(f"{head['stage']}: making {manifest_path(out).parent / name} again: {why}")
         _remove_temporary(out)
         whole = {name: file for name, file in record["files"].items() if name not in damaged}
-        return cls(out, head, whole, lock, repair=Repair(out, record["files"], damaged, record.get("versions")))
+        lines = read_journal(journal_path(out), lock)  # of a repair that was interrupted
+        if lines and any(lines[0].get(key) != head[key] for key in head):
+            lock.truncate(0)
+            lines = []
+        notes: dict[str, Any] = {}
+        for line in lines[1:]:
+            notes |= line.get("notes", {})
+        repair = Repair(out, record["files"], damaged, record.get("versions"))
+        stage = cls(out, head, whole, lock, notes=notes, repair=repair)
+        if not lines:
+            stage._log(head)
+        return stage
 
     @property
     def finished(self) -> bool:
@@ -224,14 +234,13 @@ class Stage:
         return self._notes
 
     def note(self, key: str, value: Any) -> None:
-        """Keep a value in the journal for a run that resumes this one; :meth:`finish` drops it. A repair keeps none.
+        """Keep a value in the journal for a run that resumes this one; :meth:`finish` drops it.
 
         Args:
             key: its name among the notes.
             value: JSON-serialisable.
         """
-        if self._repair is None:
-            self._log({"notes": {key: value}})
+        self._log({"notes": {key: value}})
         self._notes[key] = value
 
     def write_tables(self, tables: Mapping[str, pa.Table]) -> None:
@@ -287,8 +296,10 @@ class Stage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._lock is not None and kind is not None and not (self._files or self._notes or _other_files(self.out)):
-            self._lock.truncate(0)  # nothing was begun
+        # a repair moves its files in at once: only its notes are not finished
+        begun = self._notes or (self._repair is None and (self._files or _other_files(self.out)))
+        if self._lock is not None and kind is not None and not begun:
+            self._lock.truncate(0)
         if self._repair is not None:
             self._repair.close()
         if self._lock is not None:

@@ -83,7 +83,7 @@ def train(
         if corpus:
             left_out = ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items())
             say(
-                f"  {counts['asked']} prompts drawn from {counts['files']} files, {counts['correct']} answered "
+                f"  {counts['asked']} prompts asked, from {counts['files']} files, {counts['correct']} answered "
                 f"correctly{f'; not used: {left_out}' if left_out else ''}"
             )
 

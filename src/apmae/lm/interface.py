@@ -104,6 +104,11 @@ def _read(
             raise CaptureError(
                 f"{type(module).__name__} uses {meaning}, which capture does not support; run padded batches without it"
             )
+    if kwargs.get("sinks") is not None:  # not those of s_aux: Inkling2's differ by query
+        raise CaptureError(
+            f"{type(module).__name__} has attention sinks that differ by query, which capture does not read; its "
+            "patterns would be wrong"
+        )
     causal = kwargs.get("is_causal")
     scaling, bias = kwargs.get("scaling"), kwargs.get("position_bias")
     fields: dict[str, Any] = {"causal": bool(getattr(module, "is_causal", True) if causal is None else causal)}

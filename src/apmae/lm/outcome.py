@@ -7,7 +7,7 @@ check that against ``generate``. Tokens count, not text: the same text in other 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,6 +134,14 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
         span = slice(begin, begin + len(want))
         whole = spans and len(want) == len(item.completion)
         predicted, text_correct, token_correct = _judged(item, greedy[span], lm.special)
+        others = [] if text_correct else _accepted_so_far(item, greedy[begin], lm.special)
+        if others and not spans:
+            text_correct = True  # as far as it was looked at
+        elif others:
+            followed = answer(lm, [replace(item, completion=ids, accepted=()) for ids in others], spans=True)
+            for other in followed:
+                if other.text_correct:
+                    predicted, text_correct = other.predicted, True
         answers.append(
             Answer(
                 predicted=predicted,
@@ -159,18 +167,26 @@ def _judged(item: Window, greedy: Sequence[int], special: frozenset[int]) -> tup
         greedy: the most probable token at each position that was looked at, each given the expected ones before it.
         special: ids that stand for no text.
     """
-    token_correct = greedy[0] in (item.expected, *item.accepted)
+    token_correct = greedy[0] in {ids[0] for ids in (item.completion, *item.accepted)}
     if greedy[0] in special:
         return item.texts(greedy[:1])[0], token_correct, token_correct
-    count = 1
-    while greedy[count - 1] == item.completion[count - 1] and undecided(item.text_of(greedy[:count]), item.text):
-        if count == len(greedy):
-            break
+    expected = item.right_texts[0]
+    count, agrees = 1, greedy[0] == item.completion[0]
+    while agrees and undecided(item.text_of(greedy[:count]), expected) and count < len(greedy):
         count += 1
+        agrees = greedy[count - 1] == item.completion[count - 1]
     predicted = item.text_of(greedy[:count])
-    text_correct = any(continues(predicted, expected) for expected in (item.text, *item.accepted_texts))
-    # if it is undecided, only because no more tokens were looked at
-    return predicted, text_correct or (token_correct and undecided(predicted, item.text)), token_correct
+    right = any(continues(predicted, text) for text in item.right_texts)
+    right |= agrees and undecided(predicted, expected)  # as far as it was looked at
+    return predicted, right, token_correct
+
+
+def _accepted_so_far(item: Window, first: int, special: frozenset[int]) -> list[tuple[int, ...]]:
+    """The accepted completions that begin with the most probable token, where it says too little to decide."""
+    if first in special:
+        return []
+    accepted = zip(item.accepted, item.right_texts[1:], strict=True)
+    return [ids for ids, text in accepted if ids[0] == first and undecided(item.text_of([first]), text)]
 
 
 def _shown(lm: LM, where: Sequence[range]) -> Sequence[int]:

@@ -40,10 +40,8 @@ class Window:
     """Ids of the completion's tokens, at least one."""
     text: str
     """The completion, with the blanks that were taken from the prefix (:func:`joined`)."""
-    accepted: tuple[int, ...] = ()
-    """Ids of the first tokens of other completions that are right."""
-    accepted_texts: tuple[str, ...] = ()
-    """Those completions."""
+    accepted: tuple[tuple[int, ...], ...] = ()
+    """Ids of the tokens of each other completion that is right."""
     tokenizer: "Tokenizer | None" = field(default=None, repr=False, compare=False)
     """Whose tokens they are, for display."""
 
@@ -61,6 +59,11 @@ class Window:
         """Tokens as one text."""
         assert self.tokenizer is not None, "a window that is judged was made by window()"
         return _decoded(self.tokenizer, ids)
+
+    @cached_property
+    def right_texts(self) -> tuple[str, ...]:
+        """The completion and the accepted ones, as their tokens spell them: a tokenizer may compose characters."""
+        return tuple(self.text_of(ids) for ids in (self.completion, *self.accepted))
 
     @property
     def expected(self) -> int:
@@ -125,13 +128,12 @@ def window(
         ids = [*first, *marks.arrange(left, right)]
     if not ids:
         raise SourceError("expected a prompt of at least one token, got none; give text before the completion")
-    others = [_encode(tokenizer, other, inner=True)[:1] for other in accepted]
+    others = [tuple(_encode(tokenizer, other, inner=True)) for other in accepted]
     return Window(
         ids=tuple(ids),
         completion=tuple(answer),
         text=completion,
-        accepted=tuple(token for first in others for token in first),
-        accepted_texts=tuple(accepted),
+        accepted=tuple(other for other in others if other),
         tokenizer=tokenizer,
     )
 

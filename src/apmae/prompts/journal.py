@@ -54,7 +54,7 @@ class JournaledAsk:
 
     def __call__(self, windows: Sequence[Window]) -> list[Answer]:
         """The model's answer to each, now or before."""
-        asked = [[window.ids, window.completion, window.text, window.accepted_texts] for window in windows]
+        asked = [[window.ids, window.completion, window.text, window.accepted] for window in windows]
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         if key in self.journal.notes:
             return [Answer(*noted) for noted in self.journal.notes[key]]
