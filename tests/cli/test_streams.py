@@ -120,3 +120,9 @@ def test_standard_input_that_cannot_be_read(given, message, environment):
     )
     assert run.returncode == 2
     assert message in run.stderr.decode() and run.stderr.count(b"\n") == 1
+
+
+def test_help_has_words_whatever_the_width_of_a_line_is_said_to_be(environment):
+    result = shell("COLUMNS=0 $APMAE --help", environment)
+    assert result.returncode == 0, result.stderr
+    assert "Start here" in result.stdout

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from families import FAMILIES, config_of
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -12,12 +13,12 @@ from apmae.config import LMConfig
 from apmae.errors import ConfigError
 from apmae.lm.declared import Declared, expect_infill
 
-FAMILIES = sorted((set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) & set(CONFIG_MAPPING)) - {"musicgen", "musicgen_melody"})
+DECODERS = sorted((set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) & set(CONFIG_MAPPING)) - {"musicgen", "musicgen_melody"})
 """All but music, whose configurations are of two texts."""
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 def test_nothing_is_declared_that_transformers_would_not_allow(family, tmp_path):
     """A layer, head or position that the model has is never refused."""
     try:
@@ -76,3 +77,10 @@ def test_sentinels_may_be_in_either_file_of_a_tokenizer(file, tmp_path):
         values["added_tokens_decoder"] = values.get("added_tokens_decoder", {}) | tokens
     (tmp_path / file).write_text(json.dumps(values))
     expect_infill(config)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_head_of_the_matrix_is_allowed(name, tmp_path):
+    config = config_of(FAMILIES[name])
+    (tmp_path / "config.json").write_text(config.to_json_string(use_diff=False))
+    Declared.of(LMConfig(source=str(tmp_path))).expect_heads(FAMILIES[name].places)

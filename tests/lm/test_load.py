@@ -205,7 +205,7 @@ def test_code_of_its_own_is_not_run(tmp_path):
     own = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "openelm", "auto_map": own}))
     (tmp_path / "configuration.py").write_text("raise SystemExit('it ran')")
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(ModelError, match=r"brings code of its own, .* and give the model to apmae\.capture"):
         load_lm(tmp_path)
 
