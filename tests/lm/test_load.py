@@ -213,7 +213,7 @@ def test_code_of_its_own_is_not_run(tmp_path):
 def test_weights_that_are_cut_short(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ModelError, match="cannot load a language model"):
+    with pytest.raises(ModelError, match="expected whole weights in .*copy or download them again"):
         load_lm(folder)
     file.unlink()
     with pytest.raises(ModelError, match="expected a model's weights in .*lm, found no .safetensors"):
