@@ -204,6 +204,21 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     assert pipe.is_fifo()
 
 
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_pipe_whose_reader_has_left_takes_what_is_written(size):
+    reading, writing = os.pipe()
+    os.close(reading)
+    write_json(Path(f"/dev/fd/{writing}"), "a" * size)
+    with pytest.raises(OSError, match="Broken pipe"):  # nobody reads there
+        os.write(writing, b"a")
+    os.close(writing)
+
+
+def test_a_device_without_room_is_named():
+    with pytest.raises(ArtifactError, match=r"room to write /dev/full, the disk is full"):
+        write_json(Path("/dev/full"), [1])
+
+
 @pytest.mark.parametrize("redirected", [False, True])
 def test_standard_output_can_be_named(tmp_path, redirected):
     code = "from pathlib import Path\nfrom apmae.artifacts import write_json\nwrite_json(Path('/dev/stdout'), [1])"

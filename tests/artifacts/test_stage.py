@@ -16,11 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_stage import CONFIG, INPUTS, contents, make, table
 
-from apmae.artifacts import (
-    Stage,
-    read_json,
-    write_json,
-)
+from apmae.artifacts import Stage, expect_stage, read_json, read_manifest, write_json
 from apmae.errors import ArtifactError
 from apmae.schema import FORMAT
 
@@ -113,8 +109,40 @@ def test_overwriting_makes_an_artifact_with_a_damaged_manifest_again(tmp_path):
     whole = contents(out)
     os.truncate(out / "rows-00000.parquet", 20)
     (out / "manifest.json").write_text('{"format": 1, "sta')
-    with pytest.raises(ArtifactError, match="it is damaged"):
+    with pytest.raises(ArtifactError, match="it is damaged.*pass --overwrite"):
         make(out)
+    assert make(out, overwrite=True) == [0, 1, 2]
+    assert contents(out) == whole
+
+
+LOSSES = {
+    "no files": lambda record: record.pop("files"),
+    "no configuration": lambda record: record.pop("config"),
+    "files in a list": lambda record: record.update(files=["rows-00000.parquet"]),
+    "no hash": lambda record: record["files"]["rows-00001.parquet"].pop("sha256"),
+    "no size": lambda record: record["files"]["rows-00001.parquet"].pop("bytes"),
+    "no rows": lambda record: record["files"]["rows-00001.parquet"].pop("rows"),
+    "a size in words": lambda record: record["files"]["rows-00001.parquet"].update(bytes="many"),
+    "no record": lambda record: record["files"].update({"rows-00001.parquet": None}),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_manifest_that_lost_a_field_is_refused_by_all_that_read_it_and_made_again(tmp_path, loss):
+    out = tmp_path / "out"
+    make(out)
+    whole = contents(out)
+    record = json.loads((out / "manifest.json").read_text())
+    LOSSES[loss](record)
+    (out / "manifest.json").write_text(json.dumps(record))
+    for refused in (
+        lambda: make(out),
+        lambda: make(out, config={"seed": 1}),
+        lambda: expect_stage(out, "encode", CONFIG),
+        lambda: read_manifest(out, "encode"),
+    ):
+        with pytest.raises(ArtifactError, match=r"manifest\.json, it is damaged \(it.* has no .*--overwrite"):
+            refused()
     assert make(out, overwrite=True) == [0, 1, 2]
     assert contents(out) == whole
 

@@ -1,6 +1,7 @@
 """A mistake that can be seen without torch is reported without it: every command, by the modules that it loaded."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -80,7 +81,7 @@ CASES = {
     "tag: an encoder of the future": ((*TAG, "--encoder", "newer"), "format 1 or older", "got format 99"),
     "tag: no such atlas": ((*TAG, "--atlas", "none"), "none/atlas.json: No such file"),
     "tag: an atlas without its files": ((*TAG, "--atlas", "folder"), "folder/atlas.json: No such file"),
-    "tag: another thing as atlas": ((*TAG, "--atlas", "mapless"), "its atlas.json is of something else"),
+    "tag: another thing as atlas": ((*TAG, "--atlas", "mapless"), "its atlas.json does not belong to one"),
     "tag: a folder in the way": ((*TAG, "--json", "folder"), "folder is a folder", "add a file name"),
     "tag: a file as folder": ((*TAG, "--html", "A.java/x.html"), "A.java is a file"),
     "tag: nowhere to write": ((*TAG, "--json", "/proc/none/x.json"), "cannot write /proc/none/x.json"),
@@ -240,6 +241,55 @@ CASES = {
     "run: a file in the way": (("run", "in-the-way.yaml"), "A.java is a file"),
     "demo: a file in the way": (("demo", "--out", "A.java"), "A.java is a file"),
     "demo: other settings": (("demo", "--seed", "7", "--out", "study"), "study/embeddings", "config.seed was 0, now 7"),
+    # -- what a model's files say
+    "tag: no such sentinels": ((*TAG, "--infill", "qwen"), "<|fim_prefix|>", "<fim_prefix>{prefix}"),
+    "show: no such sentinels": (("show", "bundled", "--prompt", "a", "--infill", "codestral"), "[SUFFIX]", "starcoder"),
+    "encode: no such sentinels": (("encode", *PROMPTS, "--infill", "<a>{prefix}<b>{suffix}", *OUT), "<a>", "starcoder"),
+    "tag: no such attention": ((*TAG, "--attention", "eagr"), "eager, sdpa, flex_attention", "'eagr'"),
+    "encode: no such attention": (
+        ("encode", *PROMPTS, "--attention", "paged|a", *OUT),
+        "flash_attention_2",
+        "'paged|a'",
+    ),
+    "show: no such layer": (("show", "bundled", "--prompt", "a", "--head", "6.1"), "layers 0-5 and heads 0-7", "'6.1'"),
+    "show: no such head anywhere": (("show", "bundled", "--prompt", "a", "--head", "5.8"), "heads 0-7", "'5.8'"),
+    "show: no such layer of the part that reads text": (
+        ("show", "./nested", "--prompt", "a", "--head", "2.0"),
+        "layers 0-1 and heads 0-3",
+    ),
+    "prompts: more tokens than positions": (
+        ("prompts", "bundled", "--lm", "bundled", "--set", "length=100000", "--out", "p.parquet"),
+        "a window of at most the model's 512 positions, got 100000",
+    ),
+    "prompts: a circuit with more tokens than positions": (
+        ("prompts", "circuit:ioi", "--lm", "bundled", "--set", "length=100000", "--out", "p.parquet"),
+        "a window of at most the model's 512 positions, got 100000",
+    ),
+    "encode: more tokens than positions": (
+        ("encode", *PROMPTS, "--set", "context=100000", *OUT),
+        "a context of at most 512, the positions of the language model, got 100000",
+    ),
+    "encode: patterns larger than the positions": (
+        ("encode", *PROMPTS, "--lm", "./nested", *OUT),
+        "an encoder with a pattern_size of at most 16",
+    ),
+    "train: more tokens than positions": ((*TRAIN, "--set", "context=100000"), "a context of at most 512"),
+    "evaluate: more tokens than positions": (
+        ("evaluate", *PROMPTS, "--set", "context=100000", *OUT),
+        "a context of at most 512",
+    ),
+    "run: more tokens than positions": (("run", "wide.yaml"), "a context of at most 512"),
+    "tag: no tokenizer": (("tag", "./wordless", "A.java", "--line", "3"), "a fast tokenizer", "wordless", "found none"),
+    "prompts: no tokenizer": (
+        ("prompts", "bundled", "--lm", "./wordless", "--out", "p.parquet"),
+        "a fast tokenizer",
+        "wordless",
+    ),
+    "train: no tokenizer": ((*TRAIN, "--lm", "./wordless"), "a fast tokenizer", "wordless"),
+    "encode: no tokenizer": (("encode", *PROMPTS, "--lm", "./wordless", *OUT), "a fast tokenizer", "wordless"),
+    "tag: a model cut short": (("tag", "./cut", "A.java", "--line", "3"), "whole weights in cut/model", "again"),
+    "show: a shard cut short": (("show", "./shards", "--prompt", "a"), "whole weights in shards/model-2.safe"),
+    "show: a shard too few": (("show", "./fewer", "--prompt", "a"), "whole weights in fewer/model-2.safe"),
     # -- recipes
     "recipes: no such recipe": (("recipes", "huge"), "nano", "'huge'"),
     # -- push
@@ -255,6 +305,9 @@ CASES = {
     ),
 }
 """What is wrong -> the command, and what its one line says."""
+
+
+MODELS = ("nested", "wordless", "cut", "shards", "fewer")
 
 
 def artifact(out, stage, config):
@@ -280,6 +333,24 @@ def results(tmp_path_factory, environment):
     for folder in ("weightless", "short"):
         (home / folder / "config.json").write_text(json.dumps(settings))
     (home / "short" / "model.safetensors").write_bytes((encoder / "model.safetensors").read_bytes()[:100_000])
+    for folder in MODELS:
+        (home / folder).mkdir()
+        for file in bundled.LANGUAGE_MODELS["bundled-small"].iterdir():
+            if file.name != "model.safetensors":
+                shutil.copy(file, home / folder)
+    weights = (bundled.LANGUAGE_MODELS["bundled-small"] / "model.safetensors").read_bytes()
+    (home / "cut" / "model.safetensors").write_bytes(weights[:-1])
+    for folder in ("nested", "wordless"):
+        (home / folder / "model.safetensors").write_bytes(weights)
+    for folder in ("shards", "fewer"):
+        (home / folder / "model-1.safetensors").write_bytes(weights)
+        shards = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+        (home / folder / "model.safetensors.index.json").write_text(json.dumps(shards))
+    (home / "shards" / "model-2.safetensors").write_bytes(weights[:100_000])
+    text = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
+    (home / "nested" / "config.json").write_text(json.dumps({"num_hidden_layers": 9, "text_config": text}))
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (home / "wordless" / file).unlink()
     (home / "newer" / "config.json").write_text(json.dumps({**settings, "format": 99}))
     (home / "mapless").mkdir()
     (home / "mapless" / "atlas.json").write_text("{}")
@@ -294,6 +365,7 @@ def results(tmp_path_factory, environment):
         "encoderless": "encoder: ./none\n",
         "changed": "out: study\nencode: {seed: 7}\n",
         "in-the-way": "out: A.java\n",
+        "wide": "out: wide\nencode: {context: 100000}\n",
     }
     for name, text in studies.items():
         (home / f"{name}.yaml").write_text(text)

@@ -100,6 +100,15 @@ def test_tags_are_written_before_they_are_printed(environment, tmp_path):
     assert (tmp_path / "t.html").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("command", ["--json /dev/stdout --html t.html | true", "--json >(true) --html t.html"])
+def test_a_reader_that_leaves_while_a_file_is_written_stops_no_work(command, environment, tmp_path):
+    (tmp_path / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
+    command = f"$APMAE tag bundled A.java --line 3 {command}; echo ${{PIPESTATUS[0]}}"
+    result = shell(command, environment, cwd=tmp_path)
+    assert (result.stdout.splitlines()[-1], result.stderr) == ("0", "")
+    assert (tmp_path / "t.html").stat().st_size > 1000
+
+
 @pytest.mark.parametrize(("given", "message"), [(b"\xff", "UTF-8 on standard input, byte 0"), (None, "it is closed")])
 def test_standard_input_that_cannot_be_read(given, message, environment):
     redirect = "<&-" if given is None else ""
@@ -111,3 +120,9 @@ def test_standard_input_that_cannot_be_read(given, message, environment):
     )
     assert run.returncode == 2
     assert message in run.stderr.decode() and run.stderr.count(b"\n") == 1
+
+
+def test_help_has_words_whatever_the_width_of_a_line_is_said_to_be(environment):
+    result = shell("COLUMNS=0 $APMAE --help", environment)
+    assert result.returncode == 0, result.stderr
+    assert "Start here" in result.stdout

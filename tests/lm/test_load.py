@@ -205,7 +205,7 @@ def test_code_of_its_own_is_not_run(tmp_path):
     own = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "openelm", "auto_map": own}))
     (tmp_path / "configuration.py").write_text("raise SystemExit('it ran')")
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(ModelError, match=r"brings code of its own, .* and give the model to apmae\.capture"):
         load_lm(tmp_path)
 
@@ -213,7 +213,7 @@ def test_code_of_its_own_is_not_run(tmp_path):
 def test_weights_that_are_cut_short(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ModelError, match="cannot load a language model"):
+    with pytest.raises(ModelError, match="expected whole weights in .*copy or download them again"):
         load_lm(folder)
     file.unlink()
     with pytest.raises(ModelError, match="expected a model's weights in .*lm, found no .safetensors"):

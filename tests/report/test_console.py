@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 from hypothesis import given
@@ -111,7 +112,10 @@ def test_a_sentence_is_indented_after_its_mark_and_keeps_what_belongs_together()
 WIDTH = "from apmae.report.console import open_console; print(open_console().width)"
 
 
-@pytest.mark.parametrize(("columns", "expected"), [(None, "80"), ("132", "132"), ("", "80"), ("wide", "80")])
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [(None, "80"), ("132", "132"), ("", "80"), ("wide", "80"), ("0", "80"), ("00", "80"), ("-5", "80"), ("²", "80")],
+)
 def test_without_a_terminal_a_line_has_eighty_characters_or_those_of_the_variable(columns, expected, environment):
     """Also if standard input is a terminal, of whatever width."""
     variables = {name: value for name, value in environment.items() if name != "COLUMNS"}
@@ -121,3 +125,18 @@ def test_without_a_terminal_a_line_has_eighty_characters_or_those_of_the_variabl
     os.close(ours)
     os.close(theirs)
     assert run.stdout.strip() == expected, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("terminal", "columns", "expected"),
+    [(97, None, "97"), (97, "0", "97"), (97, "wide", "97"), (97, "132", "132"), (0, None, "80"), (0, "0", "80")],
+)
+def test_a_line_is_as_wide_as_the_terminal_unless_the_variable_says_otherwise(terminal, columns, expected, environment):
+    variables = {name: value for name, value in environment.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    variables |= {} if columns is None else {"COLUMNS": columns}
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, terminal))
+    subprocess.run([sys.executable, "-c", WIDTH], stdout=theirs, env=variables, check=True)
+    assert os.read(ours, 100).decode().strip() == expected
+    os.close(ours)
+    os.close(theirs)

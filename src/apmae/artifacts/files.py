@@ -71,7 +71,12 @@ def _renamed(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` to write; synced and renamed to it at the end, removed if anything fails."""
     _expect_kind(path)
     if _is_special(path):
-        yield path
+        try:
+            yield path
+        except BrokenPipeError:  # a reader that leaves, as head does, wants no more: that is no failure
+            pass
+        except OSError as error:
+            raise write_error(path, error) from error
         return
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
@@ -94,6 +99,8 @@ def _renamed(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Write a file so that it is either whole or absent: a temporary file beside it, synced, then renamed.
+
+    A pipe or a device is written to as it is; what a pipe's reader does not wait for is dropped.
 
     Raises:
         ArtifactError: if the disk is full or the folder cannot be written; an earlier file at ``path`` is untouched.

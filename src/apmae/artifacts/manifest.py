@@ -4,6 +4,7 @@ There are no time stamps, so equal inputs give equal bytes. File sizes are check
 hashes when a run resumes; Parquet pages carry checksums.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from apmae.artifacts.files import read_json, read_table, sha256_file, write_table
+from apmae.artifacts.files import read_table, sha256_file, write_table
 from apmae.errors import ArtifactError
 from apmae.schema import FORMAT
 
@@ -21,6 +22,8 @@ FileRecord = dict[str, Any]
 """``{"bytes": int, "sha256": str, "rows": int | None}`` for one file that was written whole."""
 Records = dict[str, FileRecord]
 """The records of several files, by name."""
+_FIELDS = {"bytes": int, "sha256": str, "rows": int | None}
+"""The fields of a file's record, and their types."""
 _LIBRARIES = (
     "apmae",
     "torch",
@@ -78,23 +81,56 @@ def read_manifest(out: Path, stage: str) -> Manifest:
         unfinished = journal_path(out).is_file()
         state = "it is unfinished: run its command again to resume" if unfinished else f"found none; run {stage} first"
         raise ArtifactError(f"expected a finished {stage} artifact at {out}, {state}")
-    record = read_json(path)
-    found = record if isinstance(record, dict) else {}
+    try:
+        found = read_record(path)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; run {stage} again with --overwrite") from None
     if found.get("format") != FORMAT or found.get("stage") != stage:
         raise ArtifactError(
             f"expected stage {stage!r} of format {FORMAT} at {out}, found stage {found.get('stage')!r} of format "
             f"{found.get('format')!r}; give the right folder or make it again with this version"
         )
-    root = path.parent
+    if damage := record_damage(found):
+        raise ArtifactError(
+            f"expected a whole manifest in {path}, it is damaged ({damage}); run {stage} again with --overwrite"
+        )
+    root, record = path.parent, found
     for name, file in record["files"].items():
         actual = (root / name).stat().st_size if (root / name).is_file() else None
         if actual != file["bytes"]:
-            found = "it is missing" if actual is None else f"it has {actual}"
+            state = "it is missing" if actual is None else f"it has {actual}"
             raise ArtifactError(
-                f"expected {file['bytes']} bytes in {root / name}, {found}; run {stage} again as before: "
+                f"expected {file['bytes']} bytes in {root / name}, {state}; run {stage} again as before: "
                 "it makes damaged files again"
             )
     return Manifest(**{key: record[key] for key in ("stage", "config", "inputs", "files", "counts")})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a manifest's fields, whatever they are; none if it is JSON of another kind.
+
+    Raises:
+        ArtifactError: if it is not JSON; the message does not say yet how to make it again.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"expected a manifest at {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ArtifactError(f"expected a whole manifest in {path}, it is damaged ({error})") from None
+    return record if isinstance(record, dict) else {}
+
+
+def record_damage(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with a manifest's fields; None if all are there."""
+    for key in ("config", "inputs", "files", "counts"):
+        if not isinstance(record.get(key), dict):
+            return f"it has no {key}"
+    for name, file in record["files"].items():
+        for key, kinds in _FIELDS.items():
+            if not isinstance(file, dict) or not isinstance(file.get(key, ...), kinds):
+                return f"its record of {name} has no {key}"
+    return None
 
 
 def shard_file(table: str, number: int) -> str:

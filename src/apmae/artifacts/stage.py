@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from apmae.artifacts.files import TEMPORARY, expect_place, read_json, replacing, write_error, write_json
+from apmae.artifacts.files import TEMPORARY, expect_place, replacing, write_error, write_json
 from apmae.artifacts.journal import read_journal, refuse, whole_lines
 from apmae.artifacts.manifest import (
     FileRecord,
@@ -26,6 +26,8 @@ from apmae.artifacts.manifest import (
     journal_path,
     manifest_path,
     read_manifest,
+    read_record,
+    record_damage,
     record_of,
     versions,
     write_tables,
@@ -139,9 +141,11 @@ class Stage:
                 lock.close()
                 return cls(out, head, record["files"], None)
             if not overwrite:
-                refuse(out, "was made", record, head, damaged=files_of_wrong_size(out, record.get("files", {})))
+                ours = record.get("format") == FORMAT
+                refuse(out, "was made", record, head, damaged=files_of_wrong_size(out, record["files"]) if ours else ())
             manifest.unlink()
-            _remove(root, record.get("files", {}))
+            names = record.get("files")
+            _remove(root, names if isinstance(names, dict) else ())
         lines = read_journal(journal, lock)
         if lines and any(lines[0].get(key) != head[key] for key in head):
             written = [name for line in lines[1:] for name in line.get("files", {})]
@@ -358,13 +362,18 @@ def _other_files(out: Path) -> list[Path]:
 
 
 def _record(manifest: Path, *, damaged_too: bool) -> dict[str, Any]:
+    """A manifest's fields; with ``damaged_too`` those that are left of them."""
     try:
-        record = read_json(manifest)
-    except ArtifactError:
+        record = read_record(manifest)
+        # Other formats may have other fields; they are refused for their format.
+        damage = record_damage(record) if record.get("format") == FORMAT else None
+        if damage is not None and not damaged_too:
+            raise ArtifactError(f"expected a whole manifest in {manifest}, it is damaged ({damage})")
+    except ArtifactError as error:
         if not damaged_too:
-            raise
+            raise ArtifactError(f"{error}; pass --overwrite to make the artifact again") from None
         record = {}
-    return record if isinstance(record, dict) else {}
+    return record
 
 
 def _remove_temporary(out: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line: one command per stage, each from options to ``engine`` and nothing else. Heavy imports wait."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -52,6 +53,8 @@ def _about(
 
 def main() -> NoReturn:
     """Entry point: a user's mistake is one line on stderr (one per mistake in a file of prompts) and exit code 2."""
+    if not os.environ.get("COLUMNS", "").strip("0"):
+        os.environ.pop("COLUMNS", None)  # Rich would print help of no width
     with drained() as output:
         code = _code()
         sys.stdout.flush()

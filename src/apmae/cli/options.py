@@ -43,6 +43,7 @@ _LOADING = {
     ],
 }
 """Options of how a language model is loaded: the fields of ``LMConfig`` other than its source."""
+_ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact made from something else.")]
 SetOption = Annotated[
     list[str] | None,
@@ -59,6 +60,7 @@ def loads_lm(command: Command) -> Command:
     @wraps(command)
     def wrapped(**options: Any) -> None:
         given = {name: options.pop(name) for name in _LOADING}
+        _expect_attention(given["attention"])
         command(**options, loading={name: value for name, value in given.items() if value is not None})
 
     signature = inspect.signature(command)
@@ -72,6 +74,15 @@ def loads_lm(command: Command) -> Command:
     parameters += [*added, *([last.replace(kind=inspect.Parameter.KEYWORD_ONLY)] if last else [])]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return cast(Command, wrapped)
+
+
+def _expect_attention(name: str | None) -> None:
+    """Refuse what no transformers offers. A library's user may have registered other names; a command has no such."""
+    if name is None or "/" in name or name.removeprefix("paged|") in _ATTENTIONS:  # a kernel on the hub has a /
+        return
+    raise ConfigError(
+        f"expected --attention to be one of {', '.join(_ATTENTIONS)}, or a kernel on the hub (OWNER/NAME), got {name!r}"
+    )
 
 
 def lm_config(source: str, loading: Mapping[str, Any]) -> Any:

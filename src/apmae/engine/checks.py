@@ -24,7 +24,8 @@ from apmae.engine.prompts import expect_parquet, expect_prompts
 from apmae.engine.settings import Training
 from apmae.engine.sources import Given, parse_sources
 from apmae.errors import ConfigError, ModelError
-from apmae.lm.folder import expect_model
+from apmae.lm.declared import Declared, context_of, expect_infill, expect_window
+from apmae.lm.folder import expect_model, expect_tokenizer
 from apmae.model.folder import CARD, find_encoder
 from apmae.model.hub import expect_license, expect_pushable
 from apmae.patterns.stored import expect_patterns
@@ -58,16 +59,19 @@ def expect_tag(
         expect_place(out)
     if len(set(outs)) < len(outs):
         raise ConfigError(f"expected two files for --json and --html, got {json} twice; rename one")
-    expect_model(lm)
+    _expect_reader(lm)
     find_encoder(encoder)
     Atlas.load(atlas)
 
 
 def expect_show(lm: LMConfig, out: Path, scale: str, long: str, heads: Sequence[str]) -> None:
     """``apmae show``; arguments and errors as for :func:`apmae.engine.show.show_heads`."""
-    expect_options(out, scale, long, len(set(heads_written(heads))))
+    numbers = heads_written(heads)
+    expect_options(out, scale, long, len(set(numbers)))
     expect_place(out)
     expect_model(lm)
+    expect_infill(lm)
+    Declared.of(lm).expect_heads(numbers)
 
 
 def expect_options(out: Path, scale: str, long: str, heads: int) -> None:
@@ -103,7 +107,8 @@ def heads_written(texts: Sequence[str]) -> list[tuple[int, int]]:
 def expect_circuits(out: Path | None, config: CircuitsConfig, lm: LMConfig, *, overwrite: bool) -> None:
     """``apmae prompts circuit:NAME``."""
     _expect_prompts_out(out, config, overwrite=overwrite)
-    expect_model(lm)
+    _expect_reader(lm)
+    expect_window(config.length, Declared.of(lm).positions)
 
 
 def expect_source_files(
@@ -112,7 +117,8 @@ def expect_source_files(
     """``apmae prompts SOURCE``."""
     _expect_prompts_out(out, config, overwrite=overwrite)
     if lm is not None:
-        expect_model(lm)
+        _expect_reader(lm)
+        expect_window(config.length, Declared.of(lm).positions)
         _expect_files(sources, config)
 
 
@@ -135,7 +141,8 @@ def expect_training(
     if prompts is not None:
         expect_prompts(prompts)
     if not patterns:
-        expect_model(asked.lm)
+        _expect_reader(asked.lm)
+        context_of(Declared.of(asked.lm).positions, asked.config.model.pattern_size, asked.config.capture.context)
     if corpus and asked.corpus is not None:
         _expect_files(corpus, asked.corpus)
 
@@ -146,8 +153,9 @@ def expect_encode(
     """``apmae encode``; arguments as for :func:`apmae.engine.local.encode`."""
     expect_stage(out, "encode", _settings(config), overwrite=overwrite)
     expect_prompts(prompts)
-    expect_model(lm)
-    find_encoder(encoder)
+    _expect_reader(lm)
+    size = find_encoder(encoder).config.pattern_size
+    context_of(Declared.of(lm).positions, size, config.capture.context)
 
 
 def expect_evaluate(
@@ -167,9 +175,10 @@ def expect_evaluate(
         expect_stage(losses_folder(out, name), "losses", _settings(config), overwrite=overwrite)
     expect_prompts(prompts)
     for lm in lms:
-        expect_model(lm)
-    for encoder in encoders:
-        find_encoder(encoder)
+        _expect_reader(lm)
+    sizes = [find_encoder(encoder).config.pattern_size for encoder in encoders]
+    for lm in lms:
+        context_of(Declared.of(lm).positions, max(sizes), config.capture.context)
 
 
 def expect_cluster(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool) -> None:
@@ -204,11 +213,18 @@ def expect_study(config: StudyConfig, *, overwrite: bool) -> Given:
         share_of(config.train, 1)
         _expect_files(sources.expect_files(), config.train_prompts)
         expect_stage(layout.encoder, "train", _settings(config.train), overwrite=overwrite)
+        size = config.train.model.pattern_size
     else:
-        find_encoder(config.encoder)
+        size = find_encoder(config.encoder).config.pattern_size
     expect_stage(layout.embeddings, "encode", _settings(config.encode), overwrite=overwrite)
     expect_stage(layout.atlas, "cluster", _settings(config.atlas), overwrite=overwrite)
-    expect_model(config.lm)
+    _expect_reader(config.lm)
+    positions = Declared.of(config.lm).positions
+    if sources.prompts is None:
+        expect_window(config.prompts.length, positions)
+    if trains and config.train is not None:
+        context_of(positions, size, config.train.capture.context)
+    context_of(positions, size, config.encode.capture.context)
     return sources
 
 
@@ -259,6 +275,13 @@ def named_sources(sources: Sequence[str], what: str) -> dict[str, str]:
 def losses_folder(out: Path, name: str) -> Path:
     """Where an evaluation keeps the losses of one language model."""
     return out / name.replace("/", "--")
+
+
+def _expect_reader(lm: LMConfig) -> None:
+    """Check a language model that is given prompts: it needs a tokenizer."""
+    expect_model(lm)
+    expect_tokenizer(lm)
+    expect_infill(lm)
 
 
 def _expect_prompts_out(out: Path | None, config: Config, *, overwrite: bool) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from apmae import bundled
 from apmae.artifacts import read_json
 from apmae.config import LMConfig
@@ -10,6 +12,7 @@ from apmae.prompts.sentinels import split_template
 
 CONFIG = "config.json"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
+_TOKENIZERS = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 
 
 def path_of(config: LMConfig) -> str:
@@ -55,6 +58,42 @@ def _expect_complete(folder: Path) -> None:
         raise ModelError(
             f"expected a model's weights in {folder}, found no .safetensors and no .bin file; give the complete model"
         )
+    for path in _safetensors(folder):
+        try:
+            with safe_open(path, framework="numpy"):  # the header says how long the file should be
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"expected whole weights in {path}: {error}; copy or download them again") from None
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    """The files that transformers reads; others in the folder may be of another layout."""
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    try:
+        shards = set(read_json(folder / "model.safetensors.index.json")["weight_map"].values())
+    except (ArtifactError, KeyError, TypeError, AttributeError):
+        return []  # none, or loading the model says what is wrong
+    return sorted(folder / shard for shard in shards if isinstance(shard, str))
+
+
+def expect_tokenizer(config: LMConfig) -> None:
+    """Refuse a model's folder without any file of a tokenizer.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    folder = Path(path_of(config))
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in _TOKENIZERS):
+        raise tokenizer_error(folder, "none")
+
+
+def tokenizer_error(source: object, found: str) -> ModelError:
+    """The error for a model without a tokenizer that prompts can use."""
+    return ModelError(
+        f"expected a fast tokenizer (tokenizer.json) in {source}, one that says which characters each token holds, "
+        f"found {found}; add one"
+    )
 
 
 def _looks_like_path(source: str) -> bool:

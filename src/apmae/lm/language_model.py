@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from apmae import bundled
 from apmae.artifacts import fingerprint
 from apmae.config import LMConfig
-from apmae.errors import ModelError
-from apmae.lm.folder import path_of
+from apmae.lm.folder import path_of, tokenizer_error
 from apmae.lm.layers import count_heads, count_layers
 from apmae.prompts.sentinels import Sentinels
 
@@ -93,10 +92,7 @@ class LM:
         """
         if self.tokenizer is None or not getattr(self.tokenizer, "is_fast", False):
             found = "none" if self.tokenizer is None else f"{type(self.tokenizer).__name__}, which has no offsets"
-            raise ModelError(
-                f"expected a fast tokenizer (tokenizer.json) in {self.source}, one that says which characters each "
-                f"token holds, found {found}; add one"
-            )
+            raise tokenizer_error(self.source, found)
         backend = self.tokenizer.backend_tokenizer
         return backend if backend.truncation is None and backend.padding is None else self._plain_tokenizer
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from apmae.errors import CaptureError, ModelError
+from apmae.errors import ModelError
+from apmae.lm.declared import expect_window
 from apmae.lm.language_model import LM
 from apmae.prompts.fim import Window, window
 from apmae.prompts.prompt import Answer, Prompt, continues, undecided
@@ -64,10 +65,7 @@ def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
             f"expected a decoder, which can complete a prompt, {type(lm.model).__name__} is an encoder; look at it "
             "with apmae show or apmae.capture"
         )
-    if lm.max_length is not None and length > lm.max_length:
-        raise CaptureError(
-            f"expected a window of at most the model's {lm.max_length} positions, got {length}; take a smaller length"
-        )
+    expect_window(length, lm.max_length)
     return window(
         lm.backend_tokenizer,
         prompt.prefix,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from apmae.config import CaptureConfig
-from apmae.errors import CaptureError
+from apmae.lm.declared import context_of
 from apmae.lm.language_model import LM
 from apmae.lm.outcome import answer, window_of
 from apmae.lm.tap import capture
@@ -28,25 +28,8 @@ class Captured:
 
 
 def window_length(lm: LM, size: int, context: int | None) -> int:
-    """The tokens of a window.
-
-    Args:
-        lm: the language model.
-        size: rows of a pattern.
-        context: tokens asked for; None takes one per row.
-
-    Raises:
-        CaptureError: if the model has no positions for so many.
-    """
-    length = size if context is None else context
-    if lm.max_length is not None and length > lm.max_length:
-        what, instead = "an encoder with a pattern_size", "use or train an encoder with a smaller pattern_size"
-        if context is not None:
-            what, instead = "a context", "take a shorter one"
-        raise CaptureError(
-            f"expected {what} of at most {lm.max_length}, the positions of the language model, got {length}; {instead}"
-        )
-    return length
+    """As :func:`context_of`, for a model that is loaded."""
+    return context_of(lm.max_length, size, context)
 
 
 def capture_prompts(

@@ -1,6 +1,7 @@
 """Tables for a terminal or a log: a row is always one line, and columns that do not fit are left out by priority."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,10 +44,16 @@ class Column:
 
 
 def open_console() -> Console:
-    """Standard output: as wide as the terminal; without a terminal as COLUMNS says, or else :data:`WIDTH`."""
-    piped = sys.stdout is None or not sys.stdout.isatty()
-    # Rich would take the width of a terminal at standard input or standard error.
-    return Console(width=WIDTH) if piped and not os.environ.get("COLUMNS", "").isdecimal() else Console()
+    """Standard output: as wide as COLUMNS says, or else as the terminal; without either, :data:`WIDTH`.
+
+    A COLUMNS of 0, or one that is no number, counts as unset.
+    """
+    given = os.environ.get("COLUMNS", "")
+    width = int(given) if re.fullmatch(r"\d{1,5}", given, re.ASCII) else 0
+    if not width and sys.stdout is not None and sys.stdout.isatty():
+        width = os.get_terminal_size(sys.stdout.fileno()).columns
+    # Rich itself would take 0, or the width of a terminal at standard input or standard error.
+    return Console(width=width or WIDTH)
 
 
 def print_table(console: Console, columns: Sequence[Column], elsewhere: str) -> None:
