@@ -54,10 +54,10 @@ def test_stages_after_a_lost_one_are_reused_if_it_comes_out_the_same(real_study,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompts": {"per_task": 7}}, r"prompts.parquet was made from .*config.per_task was 6, now 7"),
-        ({"train": {"steps": 30}}, r"encoder was made from .*config.steps was 20, now 30"),
-        ({"encode": {"seed": 5}}, r"embeddings was made from .*config.seed was 0, now 5"),
-        ({"atlas": {"neighbors": 9}}, r"atlas was made from .*config.neighbors was 15, now 9"),
+        ({"prompts": {"per_task": 7}}, r"prompts.parquet was made with .*config.per_task was 6, now 7"),
+        ({"train": {"steps": 30}}, r"encoder was made with .*config.steps was 20, now 30"),
+        ({"encode": {"seed": 5}}, r"embeddings was made with .*config.seed was 0, now 5"),
+        ({"atlas": {"neighbors": 9}}, r"atlas was made with .*config.neighbors was 15, now 9"),
     ],
 )
 def test_a_study_whose_configuration_changed_is_refused_and_loses_nothing(real_study, copy, change, message):
