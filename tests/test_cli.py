@@ -353,9 +353,10 @@ def test_run_takes_a_file_and_puts_the_study_beside_it(real_study, apmae_command
 
 
 def without_attention(folder):
-    """A language model without attention."""
+    """A language model without attention, with the bundled tokenizer."""
     config = MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
     MambaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(bundled.language_model()).save_pretrained(folder)
     return folder
 
 

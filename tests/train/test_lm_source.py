@@ -240,8 +240,13 @@ def drawn(bundled_lm):
     return made
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("redraw", [False, True])
+@pytest.mark.parametrize(
+    ("overlap", "redraw"),
+    [
+        (False, False),
+        *(pytest.param(overlap, redraw, marks=pytest.mark.slow) for overlap, redraw in ((False, True), (True, True))),
+    ],
+)
 def test_a_source_of_drawn_prompts_resumes_from_its_state(make, drawn, overlap, redraw, monkeypatch):
     """At steps throughout several epochs, also where an epoch begins or ends."""
     monkeypatch.setattr(forwards, "SORTED", 2)
@@ -251,7 +256,7 @@ def test_a_source_of_drawn_prompts_resumes_from_its_state(make, drawn, overlap, 
         batches.append(source.batch(step))
         states.append(source.state())
     assert source.counts()["epoch"] > 3
-    for begin in range(0, last, 3):
+    for begin in range(0, last, 6):
         with make(prompts=drawn(redraw), outcome="correct", batch=3, overlap=overlap) as other:
             other.restore(states[begin])
             for step in range(begin, min(begin + 2, last)):
@@ -518,7 +523,7 @@ def finish(process):
     assert process.returncode == 0, errors
 
 
-@pytest.mark.parametrize("kind", ["listed", "drawn"])
+@pytest.mark.parametrize("kind", [pytest.param("listed", marks=pytest.mark.slow), "drawn"])
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path, kind):
     """SIGKILL at step 13 of 20, checkpoints at 5 and 10; then again, this time without a thread."""
     undisturbed = start(tmp_path, "undisturbed", -1, kind, overlap=True)

@@ -40,8 +40,7 @@ from apmae.config import TrainConfig
 from apmae.patterns.planted import planted
 from apmae.train.loop import fit
 from apmae.train.source import ArraySource
-from apmae.train.processes import start
-from apmae.train.source import ArraySource
+from apmae.train.processes import end, start
 
 folder, settings, wrong = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 config = TrainConfig.model_validate_json(settings)
@@ -64,7 +63,7 @@ inputs = f"other {number}" if wrong == ["differs"] else "same"
 mae = fit(config, source, folder=folder, accelerator=accelerator, inputs=inputs)
 if accelerator.is_main_process:
     mae.save_pretrained(folder)
-accelerator.end_training()
+end(accelerator)
 """
 
 

@@ -33,7 +33,7 @@ from apmae.train.launch import share_of
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS, fit
 from apmae.train.metrics import summed
-from apmae.train.processes import device_of, from_first_process, gathered, run_on_first_process, start
+from apmae.train.processes import device_of, end, from_first_process, gathered, run_on_first_process, start
 from apmae.train.source import ArraySource, PatternSource
 
 _PANELS = "panels"
@@ -114,7 +114,7 @@ def run_training(
     if accelerator.is_main_process:
         last = json.loads((out / METRICS).read_text().splitlines()[-1])
         trained = Trained(last["loss"], read_manifest(out, "train").counts)
-    accelerator.end_training()
+    end(accelerator)
     return trained
 
 

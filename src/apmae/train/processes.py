@@ -29,7 +29,7 @@ _LONGEST_WAIT = timedelta(days=1)
 
 
 def start(device: str = "cpu", *, track: str | None = None, folder: Path | None = None) -> Accelerator:
-    """Join the processes of this run. The caller ends them with ``end_training()``.
+    """Join the processes of this run. The caller ends them with :func:`end`.
 
     Args:
         device: where to train; "cuda" is a separate GPU for each process, "auto" a GPU if there is one.
@@ -54,6 +54,14 @@ def start(device: str = "cpu", *, track: str | None = None, folder: Path | None 
         log_with=track,
         project_dir=folder,
     )
+
+
+def end(accelerator: Accelerator) -> None:
+    """Leave the processes of this run, all at once: one that left early while another still wrote sometimes aborted in
+    gloo, and torchrun then stopped the others.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def run_on_first_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
