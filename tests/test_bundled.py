@@ -70,6 +70,7 @@ def test_the_family_is_three_sizes_with_one_tokenizer(family):
     assert bundled.name_of("/models/other") == "other"
 
 
+@pytest.mark.slow
 def test_a_larger_model_of_the_family_answers_better(family):
     """On Java that none of them has seen: the first token of 200 spans, the same number per task."""
     files = parse_source("bundled").handles((".java",))

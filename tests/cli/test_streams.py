@@ -100,7 +100,13 @@ def test_tags_are_written_before_they_are_printed(environment, tmp_path):
     assert (tmp_path / "t.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("command", ["--json /dev/stdout --html t.html | true", "--json >(true) --html t.html"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--json /dev/stdout --html t.html | true",
+        pytest.param("--json >(true) --html t.html", marks=pytest.mark.slow),
+    ],
+)
 def test_a_reader_that_leaves_while_a_file_is_written_stops_no_work(command, environment, tmp_path):
     (tmp_path / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
     command = f"$APMAE tag bundled A.java --line 3 {command}; echo ${{PIPESTATUS[0]}}"

@@ -282,7 +282,7 @@ def test_drawn_prompts_are_those_of_the_epochs_in_their_order(make, drawn, monke
             assert sorted(own) == sorted(expected[begin : begin + 6])
 
 
-@pytest.mark.parametrize("kind", ["listed", "drawn"])
+@pytest.mark.parametrize("kind", [pytest.param("listed", marks=pytest.mark.slow), "drawn"])
 def test_what_was_answered_incorrectly_is_not_read_again(make, drawn, prompts, bundled_lm, kind):
     """From the second epoch on every prompt is right, and all that were are there."""
     source = make(prompts=drawn(redraw=False) if kind == "drawn" else prompts[:30], outcome="correct", batch_size=60)

@@ -168,6 +168,7 @@ class _Both:
         return Patterns.concatenate([source.batch(step).without_texts() for source in self._sources])
 
 
+@pytest.mark.slow
 def test_the_command_gives_each_process_its_own_files(tmp_path):
     """Compared with one process that reads the files of both."""
     out = tmp_path / "encoder"
