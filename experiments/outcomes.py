@@ -4,11 +4,14 @@
 
 Prints per task how many prompts are correct by each rule: if the prefix ends where it was cut, and if its last blanks
 go with the completion as the tokenizer joins them (``prompts.fim.joined``). "text, not token" counts prompts that only
-the rule on text calls correct; "longer than a token" those whose first token alone says too little.
+the rule on text calls correct; "longer than a token" those whose first token alone says too little. The null judges
+each answer against the completion of another prompt of its task: how often a rule calls an unrelated answer correct.
 """
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from apmae.config import PromptsConfig
@@ -22,7 +25,10 @@ from apmae.prompts.fim import Window
 from apmae.prompts.languages import language_of
 from apmae.prompts.prompt import Prompt
 
-COUNTS = ("token", "text", "exact", "text, not token", "token, not text", "longer than a token")
+COUNTS = (
+    *("token", "text", "exact", "text, not token", "token, not text", "longer than a token"),
+    *("null: token", "null: text"),
+)
 
 
 def as_cut(lm: LM, prompt: Prompt, length: int) -> Window:
@@ -35,6 +41,42 @@ def as_cut(lm: LM, prompt: Prompt, length: int) -> Window:
         text=prompt.completion,
         tokenizer=lm.backend_tokenizer,
     )
+
+
+def unrelated(prompts: Sequence[Prompt], windows: Sequence[Window]) -> list[Window]:
+    """The windows with the completion of the next prompt of the same task instead of their own."""
+    places: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(prompt.task, []).append(place)
+    following = {place: own[(at + 1) % len(own)] for own in places.values() for at, place in enumerate(own)}
+    others = [windows[following[place]] for place in range(len(windows))]
+    return [
+        replace(window, completion=other.completion, text=other.text)
+        for window, other in zip(windows, others, strict=True)
+    ]
+
+
+def counted(lm: LM, windows: Sequence[Window], others: Sequence[Window]) -> Iterator[Counter[str]]:
+    """What is counted of each prompt."""
+    for start in range(0, len(windows), 8):
+        answers = answer(lm, windows[start : start + 8], spans=True)
+        null = answer(lm, others[start : start + 8], spans=True)
+        for own, other in zip(answers, null, strict=True):
+            right = own.text_correct and own.token_correct
+            tokens = len(lm.backend_tokenizer.encode(own.predicted, add_special_tokens=False).ids)
+            yield Counter(
+                {
+                    "prompts": 1,
+                    "token": own.token_correct,
+                    "text": own.text_correct,
+                    "exact": bool(own.exact),
+                    "text, not token": own.text_correct and not own.token_correct,
+                    "token, not text": own.token_correct and not own.text_correct,
+                    "longer than a token": right and tokens > 1,
+                    "null: token": other.token_correct,
+                    "null: text": other.text_correct,
+                }
+            )
 
 
 def main() -> None:
@@ -55,26 +97,11 @@ def main() -> None:
     prompts, _ = build_prompts(files, config, tokenizer=lm.backend_tokenizer)
     borders = {"joined": window_of} if lm.sentinels else {"as cut": as_cut, "joined": window_of}
     found = {border: {task: Counter() for task in (*config.tasks, "all")} for border in borders}
-    for start in range(0, len(prompts), 8):
-        batch = prompts[start : start + 8]
-        for border, cut in borders.items():
-            answers = answer(lm, [cut(lm, prompt, config.length) for prompt in batch], spans=True)
-            for prompt, reply in zip(batch, answers, strict=True):
-                row = Counter(
-                    {
-                        "prompts": 1,
-                        "token": reply.token_correct,
-                        "text": reply.text_correct,
-                        "exact": bool(reply.exact),
-                        "text, not token": reply.text_correct and not reply.token_correct,
-                        "token, not text": reply.token_correct and not reply.text_correct,
-                        "longer than a token": reply.token_correct
-                        and reply.text_correct
-                        and len(lm.backend_tokenizer.encode(reply.predicted, add_special_tokens=False).ids) > 1,
-                    }
-                )
-                found[border][prompt.task] += row
-                found[border]["all"] += row
+    for border, cut in borders.items():
+        windows = [cut(lm, prompt, config.length) for prompt in prompts]
+        for prompt, row in zip(prompts, counted(lm, windows, unrelated(prompts, windows)), strict=True):
+            found[border][prompt.task] += row
+            found[border]["all"] += row
     for border, tasks in found.items():
         print(f"\n{border}: {'task':<22}{'prompts':>9}" + "".join(f"{name:>20}" for name in COUNTS))
         for task, row in tasks.items():

@@ -153,18 +153,23 @@ def test_a_killed_run_asks_nothing_again_and_ends_with_the_same_bytes(
     assert not journal.exists()
 
 
-def test_an_interrupted_run_keeps_its_answers_and_another_is_refused(tmp_path, bundled_lm, forwards):
-    config = PromptsConfig(per_task=20, tasks=("identifier",), outcome="balanced", length=64)
-    out = tmp_path / "prompts.parquet"
+def interrupt(out, config, lm, forwards):
+    """Makes prompts, and stops after the model's third forward: two batches of answers are known."""
 
     def stop(*_):
         if len(forwards) == 3:
             raise KeyboardInterrupt
 
-    handle = bundled_lm.model.register_forward_hook(stop)
+    handle = lm.model.register_forward_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        prompts.make_prompts(BUNDLED, out, config, lm=bundled_lm)
+        prompts.make_prompts(BUNDLED, out, config, lm=lm)
     handle.remove()
+
+
+def test_an_interrupted_run_keeps_its_answers_and_another_is_refused(tmp_path, bundled_lm, forwards):
+    config = PromptsConfig(per_task=20, tasks=("identifier",), outcome="balanced", length=64)
+    out = tmp_path / "prompts.parquet"
+    interrupt(out, config, bundled_lm, forwards)
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(ArtifactError, match="was begun with another configuration .*config.seed was 0, now 1"):
         prompts.make_prompts(BUNDLED, out, other, lm=bundled_lm)
@@ -184,15 +189,7 @@ def test_an_interrupted_repair_keeps_its_answers_too(tmp_path, bundled_lm, forwa
     whole, asked = out.read_bytes(), len(forwards)
     out.write_bytes(whole[:100])
     forwards.clear()
-
-    def stop(*_):
-        if len(forwards) == 3:
-            raise KeyboardInterrupt
-
-    handle = bundled_lm.model.register_forward_hook(stop)
-    with pytest.raises(KeyboardInterrupt):
-        prompts.make_prompts(BUNDLED, out, config, lm=bundled_lm)
-    handle.remove()
+    interrupt(out, config, bundled_lm, forwards)
     forwards.clear()
     prompts.make_prompts(BUNDLED, out, config, lm=bundled_lm)
     assert len(forwards) == asked - 2
@@ -205,4 +202,4 @@ def test_progress_says_what_the_stage_waits_for_and_how_long(tmp_path, bundled_l
     prompts.make_prompts(BUNDLED, tmp_path / "prompts.parquet", config, lm=bundled_lm)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "ask the model: 0 candidates"
-    assert re.search(r"^ask the model: (\d+) of \1 candidates, every task has its prompts", lines[-1])
+    assert re.search(r"^ask the model: (\d+) of \1 candidates, all found", lines[-1])

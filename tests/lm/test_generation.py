@@ -239,6 +239,19 @@ def test_beam_search_is_refused(family, name, use_cache):
         tap.patterns  # noqa: B018
 
 
+@pytest.mark.parametrize("how", ["keyword", "config", "assistant"])
+def test_drafts_are_refused(family, how):
+    """Rows of draft tokens that are dropped in the end would stay."""
+    model = family("llama")
+    given = {
+        "keyword": {"prompt_lookup_num_tokens": 3},
+        "config": {"generation_config": GenerationConfig(prompt_lookup_num_tokens=3, **SETTINGS)},
+        "assistant": {"assistant_model": model},
+    }[how]
+    with capture(model), pytest.raises(CaptureError, match="expected generate without drafts.*capture one forward"):
+        model.generate(**prompts(12), max_new_tokens=6, **({} if how == "config" else SETTINGS), **given)
+
+
 def test_a_cache_from_before_the_block_is_refused(family):
     model, ids = family("llama"), prompts(20)["input_ids"]
     with torch.no_grad():

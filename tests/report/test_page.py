@@ -203,13 +203,14 @@ def tag_rows(layers, heads, name="columns on ';'"):
 def test_a_tag_page(layers, heads):
     tokens = ["<fim_prefix>", "int x = ", "<fim_suffix>", ";\n", "<fim_middle>"]
     rows = tag_rows(layers, heads)
-    texts = {"title": "Main.java, line 3", "predicted": "\n", "expected": " 1"}
+    texts = {"title": "Main.java, line 3", "predicted": "\n", "expected": " 1", "outcome": "incorrect"}
     page = tag_page(tokens=tokens, rows=rows, heads_by_layer=[heads] * layers, **texts).decode()
     text = check(page).text
     assert "Main.java, line 3" in text
     assert "columns on ';'" in text
     assert "3 ;\u21b5, 0 <fim_prefix>" in text
     assert "\u24231" in text
+    assert "the model says (incorrect)" in text
     assert f"{sum(row['cluster'] >= 0 for row in rows)} of {len(rows)}" in text
     code = re.search(r"<pre class=\"code\">.*?</pre>", page, re.S)[0]
     assert re.search(r"fim_suffix&gt;</span><mark", code)  # the hole is the completion position
@@ -220,7 +221,8 @@ def test_a_tag_page(layers, heads):
 
 def test_a_prompt_without_sentinels_is_completed_at_its_end():
     rows = tag_rows(2, 2)
-    page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2, 2], predicted="c", expected="c")
+    said = {"predicted": "c", "expected": "c", "outcome": "correct"}
+    page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2, 2], **said)
     assert re.search(r"<code>ab<mark[^>]*>c</mark></code>", page.decode())
 
 
@@ -241,7 +243,7 @@ def test_the_completion_position_is_found_in_every_arrangement(arranged):
 
 
 def test_a_hostile_tag_page():
-    texts = {"title": EVIL, "predicted": EVIL, "expected": EVIL}
+    texts = {"title": EVIL, "predicted": EVIL, "expected": EVIL, "outcome": EVIL}
     page = tag_page(tokens=[EVIL, "\x00\ud800"], rows=tag_rows(2, 3, EVIL), heads_by_layer=[3, 3], **texts).decode()
     check(page)
     assert "<script" not in page

@@ -153,6 +153,7 @@ def tag_file(
             heads_by_layer=model.heads_by_layer,
             predicted=answer.predicted,
             expected=expected,
+            outcome=answer.outcome,
         )
         with replacing(html) as written:
             written.write(page)

@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from apmae.errors import CaptureError
+from apmae.lm.inputs import Generation
 from apmae.lm.rows import Attention, Sight, sight
 from apmae.lm.selection import Selection
 from apmae.patterns import geometry
@@ -44,7 +45,7 @@ class Forward:
     sight: Sight
     heads: Int[ndarray, "b s"]
     """The selected heads of all layers, one layer after the other."""
-    generation: object | None = None
+    generation: Generation | None = None
     """The call of ``generate`` that it belongs to."""
     patches: Float[Tensor, "b s k p p"] | None = None
     """None if each layer is passed on at once."""

@@ -5,6 +5,7 @@ The model must have positions for all tokens, and every layer must read all of t
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from threading import RLock, local
 from typing import Any
@@ -18,10 +19,18 @@ from apmae.lm.layers import text_model
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 
 
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """A call of ``generate``."""
+
+    drafts: bool
+    """Whether it reads drafts, tokens that it may drop again (assisted decoding, prompt lookup)."""
+
+
 class _Running(local):
     """What runs in this thread."""
 
-    generation: object | None = None
+    generation: Generation | None = None
     """The innermost call of ``generate``."""
 
 
@@ -32,8 +41,8 @@ _mixin: Any = GenerationMixin
 _generate = _mixin.generate
 
 
-def generation() -> object | None:
-    """The call of ``generate`` that runs in this thread, inside :func:`watching_generations`: one object per call."""
+def generation() -> Generation | None:
+    """The call of ``generate`` that runs in this thread, inside :func:`watching_generations`."""
     return _running.generation
 
 
@@ -58,13 +67,22 @@ def watching_generations() -> Iterator[None]:
 def _numbered(generate: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(generate)
     def run(*arguments: Any, **keywords: Any) -> Any:
-        outer, _running.generation = _running.generation, object()
+        outer, _running.generation = _running.generation, Generation(_drafts(*arguments, **keywords))
         try:
             return generate(*arguments, **keywords)
         finally:
             _running.generation = outer
 
     return run
+
+
+def _drafts(model: Any, inputs: Any = None, generation_config: Any = None, *_: Any, **keywords: Any) -> bool:
+    """Whether a call of ``generate`` with these arguments reads drafts, by transformers' own order of precedence."""
+    if keywords.get("assistant_model") is not None:
+        return True
+    settings = generation_config or getattr(model, "generation_config", None)
+    default = getattr(settings, "prompt_lookup_num_tokens", None)
+    return keywords.get("prompt_lookup_num_tokens", default) is not None
 
 
 @contextmanager

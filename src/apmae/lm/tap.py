@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from apmae.errors import CaptureError
 from apmae.lm.attention import Loaded, find_model, listening
 from apmae.lm.forward import Forward
-from apmae.lm.inputs import generation, reading_all_tokens, watching_generations, watching_inputs
+from apmae.lm.inputs import Generation, generation, reading_all_tokens, watching_generations, watching_inputs
 from apmae.lm.layers import attention_modules, count_heads
 from apmae.lm.rows import Attention, Sight, log_rows, sight, write_pooled, write_whole
 from apmae.lm.selection import Heads, Selection
@@ -157,12 +157,17 @@ class Tap:
 
     def _begin(self, attention: Attention) -> Forward:
         batch, _, tokens, _ = attention.shape
+        if (call := generation()) is not None and call.drafts:
+            raise CaptureError(
+                "expected generate without drafts, which it may drop again, got an assistant_model or "
+                "prompt_lookup_num_tokens; generate first, then capture one forward of the whole text"
+            )
         seen = sight(attention)
         size, reach = tokens, "whole"
         if self._limit is not None and tokens > self._limit.rows:
             size, reach = self._limit
         total = sum(self._selection.count(layer) for layer in self._selection.layers)
-        thread, call, heads = self._thread, generation(), np.zeros((batch, total), np.int64)
+        thread, heads = self._thread, np.zeros((batch, total), np.int64)
         ids = [thread.ids] if thread.ids is not None and thread.ids.shape == (batch, tokens) else []
         with self._lock:
             place = self._place_in(call, ids)
@@ -180,7 +185,7 @@ class Tap:
             forward.patches = forward.empty(total, self._dtype, attention.device)
         return forward
 
-    def _place_in(self, call: object | None, ids: list[Tensor]) -> int:
+    def _place_in(self, call: Generation | None, ids: list[Tensor]) -> int:
         """Where a new forward belongs: at the end, or in the place of the one whose prompts it reads again."""
         for place, before in enumerate(self._forwards):
             if call is None or before.generation is not call:

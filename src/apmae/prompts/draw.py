@@ -137,6 +137,8 @@ def draw_prompts(
             if advance:
                 more, note = _waiting(quota, tried, limit)
                 advance(len(batch), total=tried.total() + more, note=note)
+            if quota.full:
+                break
     if not accepted:
         any_ = ", or set outcome to 'any', which takes both outcomes" if config.outcome != "any" else ""
         why = _reasons(rejected)
@@ -188,7 +190,7 @@ def _waiting(quota: Quota, tried: Counter[str], limit: int) -> tuple[int, str]:
                 kind = "" if outcome == "any" else f" {outcome}"
                 longest, note = more, f"{task}: {found} of {wanted}{kind}, {tried[task]} asked"
         total += rarest
-    return total, note or "every task has its prompts, or was given up"
+    return total, note or (f"gave up on {', '.join(quota.missing())}" if quota.missing() else "all found")
 
 
 def _counted(rejected: Counter[str]) -> dict[str, int]:

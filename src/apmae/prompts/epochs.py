@@ -1,5 +1,5 @@
-"""Prompts to train on, in epochs without end: those of a list in a new order each time, or drawn from source files as
-they are asked for. Torch-free.
+"""Prompts to train on, epoch after epoch: those of a list, reordered each time, or drawn from source files as training
+needs them. Torch-free.
 
 An epoch depends on its number and the settings alone, so that a killed run finds its place again.
 """
@@ -53,7 +53,7 @@ class Epochs(Protocol):
 
 
 class ListedPrompts:
-    """Prompts that are known, each once an epoch, in a new seeded order every epoch.
+    """A list of prompts, each once per epoch, in a seeded order that is new in each epoch.
 
     Args:
         prompts: any number.
@@ -79,7 +79,7 @@ class ListedPrompts:
 
     @property
     def repeats(self) -> bool:
-        """They do."""
+        """True: every epoch has all of them."""
         return True
 
     @property
@@ -124,19 +124,19 @@ class DrawnPrompts:
 
     @property
     def repeats(self) -> bool:
-        """Unless they are redrawn."""
+        """Whether later epochs draw the same prompts again."""
         return not self._redraw
 
     @property
     def size(self) -> None:
-        """Not known: how many prompts the files give shows as they are drawn."""
+        """None: how many prompts the files give is known only after drawing them."""
         return
 
     def epoch(self, number: int) -> Generator[Prompt, None, None]:
         """Draw an epoch, :data:`_AHEAD` prompts ahead in a thread; closing the iterator ends that.
 
         Raises:
-            SourceError: if the files give no prompt, or a file that was named by itself cannot be used.
+            SourceError: if the files give no prompt, or a file that was given by name cannot be used.
         """
         redrawn = number and self._redraw
         seed = subseed(self._config.seed, "epoch", number) if redrawn else self._config.seed
@@ -162,9 +162,9 @@ class DrawnPrompts:
                 yield from chunk
             self._note(number, rejected)
         if not found:
-            said = ", ".join(f"{reason}: {count}" for reason, count in sorted(rejected.items())) or "no span of a task"
+            why = ", ".join(f"{reason}: {count}" for reason, count in sorted(rejected.items())) or "no span of a task"
             raise SourceError(
-                f"expected prompts from {len(self._files)} files, found none ({said}); give other source files"
+                f"expected prompts from {len(self._files)} files, found none ({why}); give other source files"
             )
 
     def counts(self) -> dict[str, int]:

@@ -160,8 +160,8 @@ def _refusal(
     """What is wrong with the sentinels asked for, and which were probably meant."""
     known = {name for template in FAMILIES.values() for name in _SENTINEL.findall(template)}
     names = [*_names(tokenizer), *(name for name in sorted(known) if tokenizer.token_to_id(name) is not None)]
-    said = " and ".join(f"{part!r}" if part.strip() != part else part for part in missing)
-    refusal = f"expected sentinels of infill {infill!r} among the model's special tokens, {said} not found"
+    absent = " and ".join(f"{part!r}" if part.strip() != part else part for part in missing)
+    refusal = f"expected sentinels of infill {infill!r} among the model's special tokens, {absent} not found"
     nearest = {part: meant(part, names) for part in missing}
     if all(found not in (None, part) for part, found in nearest.items()):
         before, between, after = (nearest.get(part) or part for part in parts)

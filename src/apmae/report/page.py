@@ -64,6 +64,7 @@ def tag_page(
     heads_by_layer: Sequence[int],
     predicted: str,
     expected: str,
+    outcome: str,
 ) -> bytes:
     """The page of one prompt: its text, and what the atlas says about every head.
 
@@ -74,6 +75,7 @@ def tag_page(
         heads_by_layer: heads of each layer, 0 for a layer without attention.
         predicted: the model's answer at the completion position.
         expected: the completion.
+        outcome: "correct" or "incorrect".
     """
     heads = max(heads_by_layer)
     ordered = sorted(rows, key=lambda row: (row["layer"], row["head"]))
@@ -109,6 +111,7 @@ def tag_page(
         heads=describe_heads(heads_by_layer),
         predicted=predicted,
         expected=expected,
+        outcome=outcome,
         known=sum(row["cluster"] != NOISE for row in rows),
         tagged=len(rows),
         count=len(tokens),

@@ -120,11 +120,11 @@ class LMSource:
         """
         if step != self._step:
             raise TrainingError(f"expected step {self._step} of the stream, got {step}; restore a checkpoint's state")
-        said = time.monotonic()
+        printed = time.monotonic()
         while len(self._buffer) + self._most <= self._buffer.capacity:
             self._take()
-            if self._watched and step == 0 and time.monotonic() - said > _QUIET:
-                said = time.monotonic()
+            if self._watched and step == 0 and time.monotonic() - printed > _QUIET:
+                printed = time.monotonic()
                 notice(
                     f"fill the buffer: {len(self._buffer)}/{self._buffer.capacity} patterns, {self._correct} of "
                     f"{self._asked} prompts answered correctly"
@@ -196,7 +196,7 @@ class LMSource:
         captured, self._epoch, self.rejected = (
             self._run(self._taken) if self._following is None else self._following.result()
         )
-        right = np.array([said.correct for said in captured.answers])
+        right = np.array([answer.correct for answer in captured.answers])
         if self._outcome == "correct" and self.prompts.repeats:
             wrong = [captured.prompts[place] for place in np.flatnonzero(~right).tolist()]
             self._forwards.leave_out(wrong, self._epoch)  # before the next forward, which may begin an epoch
