@@ -32,8 +32,8 @@ from apmae.model.folder import CONFIG
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.whitening import Whitening
 from apmae.seeding import subseed
-
 
 _MEANS, _DEVIATIONS = (0.47, 0.043), (0.19, 0.086)
 """Of scaled pixels and root probabilities, over real pixels of grammar patterns (``patterns/grammar.py``)."""
@@ -61,6 +61,7 @@ class APMAE(nn.Module):
         config: its sizes, masking and scaling.
         origin: what its folder says about its training; None if nothing, or if it was not loaded.
         source: folder, hub id or "bundled" that it was loaded from; None if it was not loaded.
+        whitening: constants for its CLS in a joint representation (``model/represent.py``); None if not computed yet.
     """
 
     def __init__(self, config: APMAEConfig, *, seed: int = 0) -> None:
@@ -68,6 +69,7 @@ class APMAE(nn.Module):
         self.config = config
         self.origin: card.Origin | None = None
         self.source: str | None = None
+        self.whitening: Whitening | None = None
         c = config
         pixels = c.channels * c.patch_size**2
         rows, columns = geometry.tiles(c.grid_size)
@@ -81,9 +83,7 @@ class APMAE(nn.Module):
 
         eps = c.layer_norm_eps
         first = nn.LayerNorm(pixels, eps=eps) if c.channels == 1 else Standardise(c.patch_size)
-        self.embed = nn.Sequential(
-            first, nn.Linear(pixels, c.encoder_dim), nn.LayerNorm(c.encoder_dim, eps=eps)
-        )
+        self.embed = nn.Sequential(first, nn.Linear(pixels, c.encoder_dim), nn.LayerNorm(c.encoder_dim, eps=eps))
         self.cls = nn.Parameter(torch.zeros(1, 1, c.encoder_dim))
         self.positions = nn.Parameter(torch.zeros(1, 1 + num_slots, c.encoder_dim))
         self.encoder = Transformer(
@@ -239,7 +239,7 @@ class APMAE(nn.Module):
             dtype: type of the stored weights; by default their own.
         """
         text = self.model_card() if self.origin else None
-        files.save(Path(folder), self.config, self.state_dict(), dtype, text)
+        files.save(Path(folder), self.config, self.state_dict(), dtype, text, self.whitening)
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "bundled") -> "APMAE":
@@ -260,6 +260,7 @@ class APMAE(nn.Module):
             where = found.folder / CONFIG
             raise ModelError(f"expected weights that fit {where}, they do not: {reason}") from None
         model.origin, model.source = card.read_origin(found), str(source)
+        model.whitening = found.whitening
         return model.eval()
 
     def model_card(self, repo_id: str | None = None, *, license: str | None = None) -> str:
@@ -289,7 +290,7 @@ class APMAE(nn.Module):
             ConfigError: as :meth:`model_card`.
         """
         text = self.model_card(repo_id, license=license)
-        files.save(Path(folder), self.config, self.state_dict(), None, text)
+        files.save(Path(folder), self.config, self.state_dict(), None, text, self.whitening)
 
     def push_to_hub(
         self,

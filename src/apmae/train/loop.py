@@ -219,7 +219,9 @@ def _programs(config: TrainConfig, accelerator: Accelerator) -> Programs | None:
 def _joined(drawn: Patterns, made: Patterns, parts: int) -> Patterns:
     """A batch in which each forward has its share of both."""
     pieces = [
-        piece[torch.arange(len(piece)).chunk(parts)[number].numpy()] for number in range(parts) for piece in (drawn, made)
+        piece[torch.arange(len(piece)).chunk(parts)[number].numpy()]
+        for number in range(parts)
+        for piece in (drawn, made)
     ]
     return Patterns.concatenate(pieces)
 
