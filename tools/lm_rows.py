@@ -166,6 +166,9 @@ def draw_rows(
                 row += infilling_sample(texts, context // samples, part.moved_space, rng)
         else:
             row = plain_row(texts, context, opened, rng)
+            if part.repeated and rng.random() < part.repeated:
+                said = int(rng.integers(context // 8, context // 2))
+                row = (row[:said] + row)[:context]
         rows.append(row + [(PAD, UNSCORED)] * (context - len(row)))
     both = torch.tensor(rows)
     return both[..., 0], both[..., 1]

@@ -116,7 +116,8 @@ def train(
         """Measure on the same ``count`` held-out rows every time."""
         *before, part = settings.parts[: index + 1]
         trained = sum(earlier.tokens for earlier in before) + step * part.rows * context
-        rows = draw_rows(held_out, settings.parts[0], context, opened, count, generator(settings.seed, "held out"))
+        kinds = dataclasses.replace(settings.parts[0], repeated=0.0)
+        rows = draw_rows(held_out, kinds, context, opened, count, generator(settings.seed, "held out"))
         line = {"part": part.name, "step": step, "million_tokens": round(trained / 1e6, 3), "held_out_rows": count}
         state["log"].append(line | evaluate(model, settings, *rows))
         (out / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in state["log"]))
