@@ -20,11 +20,11 @@ from apmae.config import (
     StudyConfig,
 )
 from apmae.corpus.source import Source, list_sources
-from apmae.engine.prompts import expect_parquet, expect_prompts
+from apmae.engine.prompts import expect_answers, expect_parquet, expect_prompts
 from apmae.engine.settings import Training
 from apmae.engine.sources import Given, parse_sources
 from apmae.errors import ConfigError, ModelError
-from apmae.lm.declared import Declared, context_of, expect_infill, expect_window
+from apmae.lm.declared import Declared, context_of, expect_infill, expect_outcome, expect_window
 from apmae.lm.folder import expect_model, expect_tokenizer
 from apmae.model.folder import CARD, find_encoder
 from apmae.model.hub import expect_license, expect_pushable
@@ -108,7 +108,9 @@ def expect_circuits(out: Path | None, config: CircuitsConfig, lm: LMConfig, *, o
     """``apmae prompts circuit:NAME``."""
     _expect_prompts_out(out, config, overwrite=overwrite)
     _expect_reader(lm)
-    expect_window(config.length, Declared.of(lm).positions)
+    declared = Declared.of(lm)
+    expect_window(config.length, declared.positions)
+    expect_answers(declared.answers, lm.source)
 
 
 def expect_source_files(
@@ -118,7 +120,9 @@ def expect_source_files(
     _expect_prompts_out(out, config, overwrite=overwrite)
     if lm is not None:
         _expect_reader(lm)
-        expect_window(config.length, Declared.of(lm).positions)
+        declared = Declared.of(lm)
+        expect_window(config.length, declared.positions)
+        expect_outcome(config.outcome, declared.answers, lm.source)
         _expect_files(sources, config)
 
 
@@ -142,7 +146,9 @@ def expect_training(
         expect_prompts(prompts)
     if not patterns:
         _expect_reader(asked.lm)
-        context_of(Declared.of(asked.lm).positions, asked.config.model.pattern_size, asked.config.capture.context)
+        declared = Declared.of(asked.lm)
+        context_of(declared.positions, asked.config.model.pattern_size, asked.config.capture.context)
+        expect_outcome(asked.config.outcome, declared.answers, asked.lm.source)
     if corpus and asked.corpus is not None:
         _expect_files(corpus, asked.corpus)
 
@@ -219,11 +225,13 @@ def expect_study(config: StudyConfig, *, overwrite: bool) -> Given:
     expect_stage(layout.embeddings, "encode", _settings(config.encode), overwrite=overwrite)
     expect_stage(layout.atlas, "cluster", _settings(config.atlas), overwrite=overwrite)
     _expect_reader(config.lm)
-    positions = Declared.of(config.lm).positions
+    positions, answers = Declared.of(config.lm)[2:]
     if sources.prompts is None:
         expect_window(config.prompts.length, positions)
+        expect_outcome(config.prompts.outcome, answers, f"the prompts of {config.lm.source}")
     if trains and config.train is not None:
         context_of(positions, size, config.train.capture.context)
+        expect_outcome(config.train.outcome, answers, f"training on {config.lm.source}")
     context_of(positions, size, config.encode.capture.context)
     return sources
 

@@ -1,5 +1,6 @@
 """Encoding and clustering on one machine: config -> run -> artifact. Hashes decide what is reused, resumed, refused."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def encode(
         counts = {
             "prompts": len(prompts),
             "patterns": stage.rows("embeddings"),
-            "correct": _table(stage, "prompts", ["outcome"])["outcome"].to_pylist().count("correct"),
+            "correct": _correct(_table(stage, "prompts", ["outcome"])["outcome"].to_pylist()),
             "layers": lm.num_layers,
             "heads": lm.num_heads,
             "heads_by_layer": list(lm.heads_by_layer),
@@ -108,6 +109,11 @@ def encode(
 def _table(stage: Stage, table: str, columns: list[str] | None = None) -> pa.Table:
     """The shards of one table that a stage has written so far."""
     return pa.concat_tables([read_table(stage.root / name, columns) for name in stage.files if is_shard(name, table)])
+
+
+def _correct(outcomes: Sequence[str | None]) -> int | None:
+    """How many prompts were answered correctly; None if the model answers nothing."""
+    return outcomes.count("correct") if outcomes.count(None) < len(outcomes) else None
 
 
 def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool = False) -> dict[str, Any]:

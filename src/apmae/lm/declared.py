@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _POSITIONS = ("max_position_embeddings", "n_positions")
+_ANSWERING = ("ForMaskedLM", "ForPreTraining", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the names of classes end that have a head for tokens."""
+_ENCODERS = (
+    "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "eurobert", "megatron-bert",
+    "modernbert", "mpnet", "nomic_bert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+)  # fmt: skip
+"""Model types of encoders. Loading a model finds out about the others."""
 
 
 class Declared(NamedTuple):
@@ -31,6 +38,8 @@ class Declared(NamedTuple):
     """Query heads of the largest layer."""
     positions: int | None
     """Most tokens."""
+    answers: bool = True
+    """False for an encoder without a head for masked tokens: no outcome of its prompts can be known."""
 
     @classmethod
     def of(cls, config: LMConfig) -> Self:
@@ -43,6 +52,7 @@ class Declared(NamedTuple):
             None if str(values.get("model_type")).startswith("longcat") else _largest(values, _LAYERS),
             max(heads) if heads and all(isinstance(number, int) for number in heads) else None,
             _largest(values, _POSITIONS),
+            not _is_bare_encoder(values),
         )
 
     def expect_heads(self, heads: Sequence[tuple[int, int]]) -> None:
@@ -70,6 +80,24 @@ def expect_window(length: int, positions: int | None) -> None:
     if positions is not None and length > positions:
         raise CaptureError(
             f"expected a window of at most the model's {positions} positions, got {length}; take a smaller length"
+        )
+
+
+def expect_outcome(outcome: str, answers: bool, source: str) -> None:
+    """Refuse to choose prompts by the outcomes of a model that answers nothing.
+
+    Args:
+        outcome: "any", or another of ``PromptsConfig.outcome``.
+        answers: whether the model answers.
+        source: the model, for the message.
+
+    Raises:
+        ConfigError: if it does not, and outcomes are wanted.
+    """
+    if outcome != "any" and not answers:
+        raise ConfigError(
+            f"expected outcome 'any' for {source}, got {outcome!r}: it is an encoder without a head for masked tokens, "
+            "so it answers nothing and no prompt is correct or incorrect; set outcome to any (--set outcome=any)"
         )
 
 
@@ -138,6 +166,14 @@ def _settings(source: str) -> dict[str, Any]:
     except ArtifactError:
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _is_bare_encoder(values: dict[str, Any]) -> bool:
+    if values.get("model_type") not in _ENCODERS or values.get("is_decoder"):
+        return False
+    names = values.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    return name == "ElectraForPreTraining" or not name.endswith(_ANSWERING)
 
 
 def _largest(values: dict[str, Any], names: Sequence[str]) -> int | None:

@@ -182,7 +182,7 @@ def _columns(captured: Captured, measured: Sequence[str], name: str) -> dict[str
         "layer": patterns.layer.astype(np.int16),
         "head": patterns.head.astype(np.int16),
         "task": [prompt.task for prompt in captured.prompts for _ in range(per_prompt)],
-        "outcome": [answer.outcome for answer in captured.answers for _ in range(per_prompt)],
+        "outcome": [answer and answer.outcome for answer in captured.answers for _ in range(per_prompt)],
         "measured": list(measured),
     }
 

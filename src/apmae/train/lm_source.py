@@ -23,6 +23,7 @@ from numpy import ndarray
 
 from apmae.config import CaptureConfig
 from apmae.errors import ConfigError, TrainingError
+from apmae.lm.declared import expect_outcome
 from apmae.lm.language_model import LM
 from apmae.lm.selection import share_of
 from apmae.lm.stream import Captured, capture_batch, window_length
@@ -70,7 +71,8 @@ class LMSource:
         watched: if filling the buffer takes long, say on stderr how far it is filled.
 
     Raises:
-        ConfigError: if there are no prompts, or the buffer cannot hold a batch and one more prompt.
+        ConfigError: if there are no prompts, the buffer cannot hold a batch and one more prompt, or the model answers
+            nothing and only correct prompts are wanted.
         TrainingError: if only correct prompts are wanted and all are known to be incorrect.
     """
 
@@ -88,6 +90,7 @@ class LMSource:
         overlap: bool | None = None,
         watched: bool = False,
     ) -> None:
+        expect_outcome(outcome, lm.answers, lm.name)
         self.prompts = prompts if isinstance(prompts, Epochs) else ListedPrompts(prompts, seed=seed, outcome=outcome)
         share = 1.0 if config.heads == "all" else config.heads
         per_prompt = sum(share_of(share, heads) for heads in lm.heads.values())
@@ -196,7 +199,7 @@ class LMSource:
         captured, self._epoch, self.rejected = (
             self._run(self._taken) if self._following is None else self._following.result()
         )
-        right = np.array([answer.correct for answer in captured.answers])
+        right = np.array([answer is not None and answer.correct for answer in captured.answers])
         if self._outcome == "correct" and self.prompts.repeats:
             wrong = [captured.prompts[place] for place in np.flatnonzero(~right).tolist()]
             self._forwards.leave_out(wrong, self._epoch)  # before the next forward, which may begin an epoch
