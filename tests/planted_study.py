@@ -65,8 +65,8 @@ def _write_study(
     model: str = "tiny-lm",
     encoder: bool = False,
 ) -> Path:
-    """Write ``embeddings/`` and ``atlas/``; equal arguments give equal bytes. With ``encoder``, patterns are square and no
-    outcome is known.
+    """Write ``embeddings/`` and ``atlas/``; equal arguments give equal bytes. With ``encoder``, patterns are square and
+    no outcome is known.
 
     Head h of layer l shows cluster ``(l * heads + h) % len(names)`` on three of four prompts, otherwise the next
     cluster or noise; the last head of the last layer is always noise.
