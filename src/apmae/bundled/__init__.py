@@ -31,6 +31,11 @@ def encoder() -> Path:
     return _HERE / "encoder"
 
 
+def descriptor() -> Path:
+    """Constants by which descriptors are standardised and whitened (``tools/make_bundled.py``)."""
+    return _HERE / "descriptor.safetensors"
+
+
 def atlas() -> Path:
     """An atlas of the largest model's patterns, fitted with the bundled encoder (``tools/make_bundled.py``)."""
     return _HERE / "atlas"

@@ -25,6 +25,10 @@ class APMAEConfig(Config):
     scaling: Literal["log_normalize", "log", "raw"] = "log_normalize"
     """How log patterns become pixels (DESIGN section 4; "raw" is the paper's ablation)."""
 
+    pixels: Literal["log", "log_and_root"] = "log"
+    """What the encoder sees of a patch: scaled pixels, normalised patch by patch (the paper's way); or beside them root
+    probabilities, both standardised by constants, so that patches keep their level (``docs/studies/embedding.md``)."""
+
     decoder_input: Literal["visible", "cls"] = "visible"
     """What the decoder sees: every visible patch ("visible", a true masked autoencoder) or the CLS vector alone
     ("cls", what the published code does)."""
@@ -57,6 +61,8 @@ class APMAEConfig(Config):
                 f"patch_size {self.patch_size} does not divide pattern_size {self.pattern_size}: take "
                 f"{', '.join(map(str, nearest))}"
             )
+        if self.channels > 1 and self.scaling != "log_normalize":
+            raise ValueError(f"pixels {self.pixels} go with scaling log_normalize, not {self.scaling}")
         if self.num_patches < 2:
             raise ValueError(f"a pattern of {self.num_patches} patch cannot be masked: take a smaller patch_size")
         return self
@@ -65,6 +71,11 @@ class APMAEConfig(Config):
     def grid_size(self) -> int:
         """Patches along one side."""
         return self.pattern_size // self.patch_size
+
+    @property
+    def channels(self) -> int:
+        """Numbers per pixel."""
+        return 1 if self.pixels == "log" else 2
 
     @property
     def num_patches(self) -> int:
@@ -83,6 +94,16 @@ class TrainConfig(Config):
     flat: ClassVar = ("capture", "model")
 
     model: APMAEConfig = APMAEConfig()
+
+    objective: Literal["mae", "guided"] = "mae"
+    """What is minimised: the masked autoencoder's loss (the paper's way); or that with contrast over programs of a
+    grammar and over heads, and prediction of the descriptor, both from the masked CLS (``train/objectives.py``)."""
+
+    grammar_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a guided batch that are patterns of the grammar (``patterns/grammar.py``)."""
+
+    head_labels: bool = True
+    """Whether guided training contrasts the patterns of a head with those of other heads."""
 
     steps: int = Field(default=150_000, ge=1)
     """Optimizer steps."""

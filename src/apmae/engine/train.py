@@ -29,7 +29,7 @@ from apmae.report.figures import reconstruction
 from apmae.schema import RECONSTRUCTIONS_FILE
 from apmae.seeding import subseed
 from apmae.train import checkpoint
-from apmae.train.launch import share_of
+from apmae.train.launch import drawn_share
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS, fit
 from apmae.train.metrics import summed
@@ -162,13 +162,14 @@ def train_encoder(
             _own_prompts(prompts, lm, config, number, processes),
             config.capture,
             size=config.model.pattern_size,
-            batch_size=share_of(config, processes),
+            batch_size=drawn_share(config, processes),
             seed=config.seed if processes == 1 else subseed(config.seed, "process", number),
             buffer=config.buffer,
             outcome=config.outcome,
             # While it is open, a tap stops compiled code in the whole process.
             overlap=False if config.compile else None,
             watched=accelerator.is_main_process,
+            pairs=config.objective == "guided",
         ) as source:
             mae = _fit(config, source, out, str(lm.device), [*inputs.values(), listing], accelerator)
             counts = summed(gathered(accelerator, {**source.counts(), **source.prompts.counts()}))
@@ -221,10 +222,12 @@ def train_on_patterns(
             return out
         patterns = Patterns.concatenate([Patterns.load(path).without_texts() for path in paths])
         number, processes = accelerator.process_index, accelerator.num_processes
-        source = ArraySource(patterns, config.batch_size, config.seed, process=number, processes=processes)
+        share = drawn_share(config, processes) * processes
+        guided = config.objective == "guided"
+        source = ArraySource(patterns, share, config.seed, process=number, processes=processes, pairs=guided)
         mae = _fit(config, source, out, device, list(inputs.values()), accelerator)
         # Not the source's own count, which is missing in a run that was resumed after its last step.
-        noted = {"patterns": len(patterns), "epochs": (config.steps * config.batch_size - 1) // len(patterns) + 1}
+        noted = {"patterns": len(patterns), "epochs": (config.steps * share - 1) // len(patterns) + 1}
         if stage is not None:
             _finish(stage, mae, source.batch(config.steps), config, noted)
     return out

@@ -96,7 +96,7 @@ def _expect_room(c: APMAEConfig, weights: Mapping[str, Tensor], folder: Path) ->
     for name, wanted in (
         ("positions", (1, slots, c.encoder_dim)),
         ("decoder_positions", (1, slots, c.decoder_dim)),
-        ("to_pixels.weight", (c.patch_size**2, c.decoder_dim)),
+        ("to_pixels.weight", (c.channels * c.patch_size**2, c.decoder_dim)),
     ):
         found = tuple(weights[name].shape) if name in weights else None
         if found != wanted:

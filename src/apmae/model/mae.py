@@ -3,11 +3,15 @@
 Only patches on or below the diagonal are embedded and decoded. With ``grid="square"`` there are positions for the whole
 grid, and encoding feeds all of it, zeros above the diagonal included, as the released models expect.
 
+With ``pixels="log_and_root"`` a patch has two channels: the scaled pixels and root probabilities. They are standardised
+by constants, where the published patch embedding begins with a LayerNorm, which takes every patch's level and contrast
+away; and the loss is over both.
+
 Positions are looked up with ``F.embedding``, not by index: several threads sum the gradient of an index in no fixed
 order, and no two runs would be equal.
 
-Axes: n patterns, k patches (36 at paper size), p pixels along a patch, q pixels of a patch (p * p), v visible and
-m masked patches, d encoder width, e decoder width.
+Axes: n patterns, k patches (36 at paper size), c channels, p pixels along a patch, q pixels of a patch (p * p), v
+visible and m masked patches, d encoder width, e decoder width.
 """
 
 from pathlib import Path
@@ -31,15 +35,23 @@ from apmae.patterns.patterns import Patterns
 from apmae.seeding import subseed
 
 
+_MEANS, _DEVIATIONS = (0.47, 0.043), (0.19, 0.086)
+"""Of scaled pixels and root probabilities, over real pixels of grammar patterns (``patterns/grammar.py``)."""
+
+
 class Reconstruction(NamedTuple):
     """What a training forward returns."""
 
     loss: Float[Tensor, ""]
-    """Mean squared error over the real pixels of masked patches: what is minimised."""
+    """Mean squared error over the real pixels of masked patches, of all standardised channels: what is minimised."""
     published_loss: Float[Tensor, ""]
-    """The same over all their pixels, the constant upper halves of diagonal patches included: for comparison."""
+    """Of the scaled pixels alone, over all of them, the constant upper halves of diagonal patches included: for
+    comparison."""
     predicted: Float[Tensor, "n m q"]
+    """Scaled pixels."""
     masking: Masking
+    cls: Float[Tensor, "n d"]
+    """What the encoder made of the visible patches."""
 
 
 class APMAE(nn.Module):
@@ -57,7 +69,7 @@ class APMAE(nn.Module):
         self.origin: card.Origin | None = None
         self.source: str | None = None
         c = config
-        pixels = c.patch_size**2
+        pixels = c.channels * c.patch_size**2
         rows, columns = geometry.tiles(c.grid_size)
         slots = torch.arange(c.num_patches) if c.grid == "triangle" else rows * c.grid_size + columns
         num_slots = c.num_patches if c.grid == "triangle" else c.grid_size**2
@@ -68,8 +80,9 @@ class APMAE(nn.Module):
         self.register_buffer("real", real, persistent=False)  # k q
 
         eps = c.layer_norm_eps
+        first = nn.LayerNorm(pixels, eps=eps) if c.channels == 1 else Standardise(c.patch_size)
         self.embed = nn.Sequential(
-            nn.LayerNorm(pixels, eps=eps), nn.Linear(pixels, c.encoder_dim), nn.LayerNorm(c.encoder_dim, eps=eps)
+            first, nn.Linear(pixels, c.encoder_dim), nn.LayerNorm(c.encoder_dim, eps=eps)
         )
         self.cls = nn.Parameter(torch.zeros(1, 1, c.encoder_dim))
         self.positions = nn.Parameter(torch.zeros(1, 1 + num_slots, c.encoder_dim))
@@ -102,7 +115,7 @@ class APMAE(nn.Module):
         cls = (self.cls + self.positions[:, :1]).expand(len(patches), -1, -1)
         return torch.cat([cls, tokens], dim=1)
 
-    def encode_tokens(self, patches: Float[Tensor, "n k p p"]) -> Float[Tensor, "n s d"]:
+    def encode_tokens(self, patches: Float[Tensor, "n k c p p"]) -> Float[Tensor, "n s d"]:
         """Encode unmasked scaled patches: CLS, then one token per patch (of the whole grid for ``grid="square"``)."""
         flat, slots = patches.flatten(2), self.slots
         if self.config.grid == "square":
@@ -111,7 +124,7 @@ class APMAE(nn.Module):
             flat, slots = everything, torch.arange(everything.shape[1], device=flat.device)
         return self.encoder(self.embed_patches(flat, slots.expand(len(flat), -1)))
 
-    def decode(self, encoded: Float[Tensor, "n s d"], masking: Masking) -> Float[Tensor, "n m q"]:
+    def decode(self, encoded: Float[Tensor, "n s d"], masking: Masking) -> Float[Tensor, "n m cq"]:
         """Predict the pixels of the masked patches from what was encoded (CLS first, then the visible patches)."""
         projected = self.to_decoder(encoded)
         num_slots = self.decoder_positions.shape[1] - 1
@@ -129,33 +142,42 @@ class APMAE(nn.Module):
         decoded = self.decoder(tokens)[:, 1:]
         return self.to_pixels(decoded.gather(1, masked[..., None].expand(-1, -1, decoded.shape[-1])))
 
-    def forward(self, patches: Float[Tensor, "n k p p"], masking: Masking) -> Reconstruction:
+    def forward(self, patches: Float[Tensor, "n k c p p"], masking: Masking) -> Reconstruction:
         """Encode the visible patches, predict the masked ones.
 
         Args:
-            patches: scaled lower-triangle patches.
+            patches: lower-triangle patches, from :meth:`scale`.
             masking: which patches to hide.
         """
         flat = patches.flatten(2)
         seen = flat.gather(1, masking.visible[..., None].expand(-1, -1, flat.shape[-1]))
         encoded = self.encoder(self.embed_patches(seen, self.slots[masking.visible]))
-        predicted = self.decode(encoded, masking)
-        error, real = self.errors(patches, predicted, masking)
-        # Not masked_select: on a GPU the host would have to wait for the number of real pixels.
-        loss = error.masked_fill(~real, 0.0).sum() / real.sum()
-        return Reconstruction(loss, error.mean(), predicted, masking)
+        decoded = self.decode(encoded, masking)
+        scaled = self.config.patch_size**2
+        if self.config.channels == 1:
+            predicted = decoded
+            error, real = self.errors(patches, predicted, masking)
+            loss = _mean(error, real)
+        else:
+            target = flat.gather(1, masking.masked[..., None].expand_as(decoded))
+            standard = self.embed[0]
+            wrong = (decoded - standard(target)).square().unflatten(2, (self.config.channels, scaled))
+            predicted = standard.inverse(decoded)[..., :scaled]
+            error, real = self.errors(patches, predicted, masking)
+            loss = _mean(wrong.mean(2), real)
+        return Reconstruction(loss, error.mean(), predicted, masking, encoded[:, 0])
 
     def errors(
-        self, patches: Float[Tensor, "n k p p"], predicted: Float[Tensor, "n m q"], masking: Masking
+        self, patches: Float[Tensor, "n k c p p"], predicted: Float[Tensor, "n m q"], masking: Masking
     ) -> tuple[Float[Tensor, "n m q"], Bool[Tensor, "n m q"]]:
-        """Squared error of every predicted pixel, and which of them are real: on or below the diagonal."""
-        target = patches.flatten(2).gather(1, masking.masked[..., None].expand_as(predicted))
+        """Squared error of every predicted scaled pixel, and which of them are real: on or below the diagonal."""
+        target = patches[:, :, 0].flatten(2).gather(1, masking.masked[..., None].expand_as(predicted))
         return (predicted - target).square(), self.real[masking.masked]
 
     # -- what users call -----------------------------------------------------------------------------------------------
 
-    def scale(self, patterns: Patterns) -> Float[Tensor, "n k p p"]:
-        """Patterns as this model's input, on its device.
+    def scale(self, patterns: Patterns) -> Float[Tensor, "n k c p p"]:
+        """Patterns as this model's input, on its device: scaled pixels and, in a second channel, root probabilities.
 
         Raises:
             CaptureError: if the patterns are longer than the model's ``pattern_size``, or square.
@@ -168,7 +190,10 @@ class APMAE(nn.Module):
         fitted = patterns.repacked(self.config.patch_size).resized(self.config.pattern_size)
         # Moved while packed: half the bytes of the scaled patches.
         fitted.log_patches = fitted.log_patches.to(self.cls.device)
-        return fitted.scaled_patches(self.config.scaling)
+        scaled = fitted.scaled_patches(self.config.scaling)
+        if self.config.channels == 1:
+            return scaled[:, :, None]
+        return torch.stack([scaled, (0.5 * fitted.log_patches.float()).exp()], dim=2)
 
     @torch.no_grad()
     def encode(self, patterns: Patterns, *, batch: int = 128) -> Float[ndarray, "n d"]:
@@ -191,13 +216,13 @@ class APMAE(nn.Module):
         """Mask patterns at random and predict the hidden patches.
 
         Returns:
-            The scaled patches that were masked, and the reconstruction.
+            The scaled pixels of all patches, and the reconstruction.
         """
         patches = self.scale(patterns)
         generator = torch.Generator().manual_seed(subseed(seed, "reconstruct"))
         masking = random_masking(len(patterns), self.config.num_patches, self.config.num_masked, generator)
         masking = Masking(*(index.to(patches.device) for index in masking))
-        return patches, self(patches, masking)
+        return patches[:, :, 0], self(patches, masking)
 
     @property
     def fingerprint(self) -> str:
@@ -297,3 +322,31 @@ class APMAE(nn.Module):
             self.write_upload(folder, full_name, license=license)
 
         return hub.push(repo_id, write, private=private, token=token, message=message)
+
+
+class Standardise(nn.Module):
+    """Both channels of a patch, standardised by constants, so that a patch's level and contrast stay.
+
+    Args:
+        patch: side of a patch.
+    """
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
+        for name, values in (("mean", _MEANS), ("deviation", _DEVIATIONS)):
+            self.register_buffer(name, torch.tensor(values).repeat_interleave(patch**2), persistent=False)
+
+    def forward(self, pixels: Float[Tensor, "n v cq"]) -> Float[Tensor, "n v cq"]:
+        """Standardised pixels."""
+        return (pixels - self.mean) / self.deviation
+
+    def inverse(self, standard: Float[Tensor, "n v cq"]) -> Float[Tensor, "n v cq"]:
+        """The pixels again."""
+        return standard * self.deviation + self.mean
+
+
+def _mean(error: Float[Tensor, "n m q"], real: Bool[Tensor, "n m q"]) -> Float[Tensor, ""]:
+    """The mean over real pixels. Not masked_select: on a GPU the host would have to wait for their number."""
+    return error.masked_fill(~real, 0.0).sum() / real.sum()

@@ -59,9 +59,19 @@ class MixingBuffer:
         places = np.flatnonzero(origins[:, _FORWARD] == forward)
         self._put(places, patterns, forward, origins[places, _ROW])
 
-    def draw(self, count: int, chance: np.random.Generator) -> Patterns:
-        """Take patterns out, in the order in which they are drawn; all are equally likely."""
-        chosen = chance.choice(self._filled, count, replace=False)
+    def draw(self, count: int, chance: np.random.Generator, *, pairs: bool = False) -> Patterns:
+        """Take patterns out, in the order in which they are drawn; all are equally likely.
+
+        Args:
+            count: how many.
+            chance: decides which.
+            pairs: after each pattern another one of its head follows, if the buffer has one.
+        """
+        if pairs:
+            heads = self._origins[: self._filled, _LAYER] * 2**32 + self._origins[: self._filled, _HEAD]
+            chosen = paired(chance.permutation(self._filled), heads, count)
+        else:
+            chosen = chance.choice(self._filled, count, replace=False)
         origins = self._origins[chosen]
         patterns = Patterns(
             self._logs[torch.from_numpy(chosen)],
@@ -87,3 +97,28 @@ class MixingBuffer:
         self._logs[index, own.shape[1] :] = -torch.inf
         where = (patterns.prompt[rows], patterns.layer[rows], patterns.head[rows])
         self._origins[places] = np.stack([np.full(len(rows), forward), rows, *where], axis=1)
+
+
+def paired(order: Int[ndarray, " n"], heads: Int[ndarray, " n"], count: int) -> Int[ndarray, " c"]:
+    """The first ``count`` of an order in which each number is followed by the next one with the same head.
+
+    Args:
+        order: numbers in random order.
+        heads: the head of each number.
+        count: how many are wanted.
+    """
+    waiting: dict[int, list[int]] = {}
+    for number in reversed(order.tolist()):
+        waiting.setdefault(int(heads[number]), []).append(number)
+    taken: set[int] = set()
+    chosen: list[int] = []
+    for number in order.tolist():
+        if len(chosen) >= count:
+            break
+        if number in taken:
+            continue
+        alike = waiting[int(heads[number])]
+        pair = [alike.pop() for _ in range(min(2, len(alike)))]  # the number itself is the last one waiting
+        taken.update(pair)
+        chosen += pair
+    return np.array(chosen[:count], np.int64)

@@ -40,6 +40,16 @@ def share_of(config: TrainConfig, processes: int) -> int:
     return share * config.accumulate
 
 
+def drawn_share(config: TrainConfig, processes: int) -> int:
+    """Patterns per step that each process takes from its source; the rest of a guided batch is the grammar's.
+
+    Raises:
+        ConfigError: as :func:`share_of`.
+    """
+    share = share_of(config, processes)
+    return share - round(share * config.grammar_share) if config.objective == "guided" else share
+
+
 def expect_tracker(name: str | None) -> None:
     """Check that a tracker exists and is installed; None means no tracker.
 

@@ -69,6 +69,7 @@ class LMSource:
             incorrectly, and, where epochs repeat, those prompts from the next epoch on; "any" takes all.
         overlap: run forwards in a thread; None does so unless they would compete for processor cores.
         watched: if filling the buffer takes long, say on stderr how far it is filled.
+        pairs: a batch has pairs of patterns of one head, as guided training needs.
 
     Raises:
         ConfigError: if there are no prompts, the buffer cannot hold a batch and one more prompt, or the model answers
@@ -89,6 +90,7 @@ class LMSource:
         outcome: str = "correct",
         overlap: bool | None = None,
         watched: bool = False,
+        pairs: bool = False,
     ) -> None:
         expect_outcome(outcome, lm.answers, lm.name)
         self.prompts = prompts if isinstance(prompts, Epochs) else ListedPrompts(prompts, seed=seed, outcome=outcome)
@@ -109,7 +111,7 @@ class LMSource:
         self._buffer = MixingBuffer(buffer, rows, reach="whole" if rows == length else config.long, device=lm.device)
         self._step = self._taken = self._asked = self._correct = self._silent = self._epoch = 0
         self.rejected: dict[str, int] = {}
-        self._watched = watched
+        self._watched, self._pairs = watched, pairs
         if overlap is None:
             overlap = torch.device(lm.device).type != "cpu"
         self._thread = ThreadPoolExecutor(1, "captures") if overlap else None
@@ -133,7 +135,7 @@ class LMSource:
                     f"{self._asked} prompts answered correctly"
                 )
         self._step += 1
-        return self._buffer.draw(self._batch_size, generator(self._seed, "draw", step))
+        return self._buffer.draw(self._batch_size, generator(self._seed, "draw", step), pairs=self._pairs)
 
     def counts(self) -> dict[str, int]:
         """The epoch being read, counted from 1, the prompts asked so far, and how many were answered correctly."""

@@ -23,11 +23,14 @@ from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.progress import progress
 from apmae.recipes import train_recipe
+from apmae.seeding import subseed
 from apmae.train import checkpoint
 from apmae.train.batch import cropped, real_pixels, rows_of, step_masking
-from apmae.train.launch import share_of
+from apmae.train.launch import drawn_share, share_of
 from apmae.train.metrics import METRICS, Metrics
+from apmae.train.objectives import CONTRAST, DESCRIPTION, Guided, described, labels_of
 from apmae.train.processes import device_of, expect_agreement, gathered, start
+from apmae.train.programs import Programs
 from apmae.train.source import ArraySource, PatternSource, ResumableSource, StreamSource
 
 __all__ = ["METRICS", "fit", "learning_rate", "train"]
@@ -86,20 +89,22 @@ def fit(
     device = device_of(accelerator, device)
     share_of(config, accelerator.num_processes)
     mae = APMAE(config.model, seed=config.seed).to(device).train()
-    optimizer = _optimizer(mae, config)
+    whole: APMAE | Guided = Guided(mae, seed=config.seed).to(device) if config.objective == "guided" else mae
+    optimizer = _optimizer(whole, config)
+    programs = _programs(config, accelerator)
     average = AveragedModel(mae, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
     trained = mae if average is None else cast(APMAE, average.module)
     run = config.model_dump(mode="json", exclude=HARMLESS)
     run |= {**run.pop("model"), "inputs": inputs, "processes": accelerator.num_processes}
     expect_agreement(accelerator, run)
-    kept = checkpoint.State(mae, optimizer, average)
+    kept = checkpoint.State(whole, optimizer, average)
     first, states = checkpoint.load(folder, kept, run) if folder else (0, [])
     expect_agreement(accelerator, {"steps done": first})
     resumable = source if isinstance(source, ResumableSource) else None
     if resumable and states:
         resumable.restore(states[accelerator.process_index])
     # Compiled and parallel modules share their parameters with the plain model, which is what checkpoints keep.
-    model = cast(nn.Module, torch.compile(mae)) if config.compile else mae
+    model = cast(nn.Module, torch.compile(whole)) if config.compile else whole
     if accelerator.num_processes > 1:
         model = accelerator.prepare_model(model, device_placement=False)
     real = mae.real.sum(1).cpu()
@@ -112,6 +117,8 @@ def fit(
     with bar as advance:
         for step in range(first, config.steps):
             patterns = source.batch(step)
+            if programs is not None:
+                patterns = _joined(patterns.without_texts(), programs.batch(step), config.accumulate)
             lr = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -153,8 +160,8 @@ def _step(
     """Gradients of one batch, over all processes and forwards; ``real`` is the number of real pixels of each patch.
 
     Returns:
-        (2,) loss and published loss of this process's part, weighted so that the sums over all processes are those of
-        the batch; and the norm of the gradient.
+        ``metrics.LOSSES`` of this process's part, weighted so that the sums over all processes are those of the batch;
+        and the norm of the gradient.
     """
     processes, device = accelerator.num_processes, mae.cls.device
     count = len(patterns) * processes
@@ -167,7 +174,11 @@ def _step(
     patterns = cropped(patterns, config, step, first=begin, count=count)
     masking = step_masking(config, count, step)
     pixels = real_pixels(real, masking)
-    losses = torch.zeros(2, device=device)
+    guided = config.objective == "guided"
+    losses = torch.zeros(4 if guided else 2, device=device)
+    if guided:
+        labels = torch.from_numpy(labels_of(patterns, heads=config.head_labels)).to(device)
+        wanted = described(patterns).to(device)
     optimizer.zero_grad(set_to_none=True)
     parts = torch.arange(len(patterns)).chunk(config.accumulate)
     for number, rows in enumerate(parts):
@@ -178,13 +189,39 @@ def _step(
         with accelerator.no_sync(model) if number + 1 < len(parts) else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 own = patterns if len(parts) == 1 else patterns[some]
-                result = model(mae.scale(own), rows_of(masking, everywhere, str(device)))
-            loss = result.loss * weight
-            (loss * processes).backward()  # parallel training averages gradients over the processes
-        losses += torch.stack([loss.detach(), result.published_loss.detach() * (len(rows) / count)])
+                seen = mae.scale(own), rows_of(masking, everywhere, str(device))
+                result = model(*seen, labels[some], wanted[some]) if guided else model(*seen)
+            share = len(rows) / count
+            found = result.reconstruction if guided else result
+            terms = [found.loss * weight, found.published_loss.detach() * share]
+            total = terms[0]
+            if guided:
+                terms += [result.contrast * share, result.description * share]
+                total = total + CONTRAST * terms[2] + DESCRIPTION * terms[3]
+            (total * processes).backward()  # parallel training averages gradients over the processes
+        losses += torch.stack(terms).detach()
+    trained = list(model.parameters())
     if config.clip_norm is None:
-        return losses, nn.utils.get_total_norm([p.grad for p in mae.parameters() if p.grad is not None])
-    return losses, nn.utils.clip_grad_norm_(mae.parameters(), config.clip_norm)
+        return losses, nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    return losses, nn.utils.clip_grad_norm_(trained, config.clip_norm)
+
+
+def _programs(config: TrainConfig, accelerator: Accelerator) -> Programs | None:
+    """What the grammar adds to this process's part of a batch; None if training is not guided."""
+    if config.objective != "guided":
+        return None
+    processes, number = accelerator.num_processes, accelerator.process_index
+    count = share_of(config, processes) - drawn_share(config, processes)
+    seed = config.seed if processes == 1 else subseed(config.seed, "process", number)
+    return Programs(count, size=config.model.pattern_size, seed=seed) if count else None
+
+
+def _joined(drawn: Patterns, made: Patterns, parts: int) -> Patterns:
+    """A batch in which each forward has its share of both."""
+    pieces = [
+        piece[torch.arange(len(piece)).chunk(parts)[number].numpy()] for number in range(parts) for piece in (drawn, made)
+    ]
+    return Patterns.concatenate(pieces)
 
 
 def train(
@@ -226,7 +263,12 @@ def train(
             config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
         number, processes = accelerator.process_index, accelerator.num_processes
         source: PatternSource = ArraySource(
-            patterns, config.batch_size, config.seed, process=number, processes=processes
+            patterns,
+            drawn_share(config, processes) * processes,
+            config.seed,
+            process=number,
+            processes=processes,
+            pairs=config.objective == "guided",
         )
         inputs = _fingerprint(patterns) if folder else ""
     elif accelerator.num_processes > 1:
@@ -234,7 +276,7 @@ def train(
             "expected patterns in memory with several processes, got a stream, which cannot be shared among them"
         )
     else:
-        source = StreamSource(patterns, config.batch_size)
+        source = StreamSource(patterns, drawn_share(config, 1))
     return fit(config, source, folder=folder, device=device, inputs=inputs, accelerator=accelerator)
 
 
@@ -244,7 +286,7 @@ def _fingerprint(patterns: Patterns) -> str:
     return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
 
 
-def _optimizer(model: APMAE, config: TrainConfig) -> torch.optim.AdamW:
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only, as in ViTMAE's own code."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]

@@ -14,6 +14,8 @@ from apmae.errors import ArtifactError
 from apmae.train.processes import gathered
 
 METRICS = "metrics.jsonl"
+LOSSES = ("loss", "published_loss", "contrast", "description")
+"""The autoencoder's loss, that of the published code, and the two of guided training (``train/objectives.py``)."""
 
 
 class Metrics:
@@ -42,7 +44,7 @@ class Metrics:
 
         Args:
             step: counted from 0.
-            losses: (2,) this process's part of the loss and of the published loss.
+            losses: this process's part of each of :data:`LOSSES`; of the first two only, if training is not guided.
             lr: learning rate.
             norm: norm of the gradient.
             counts: those of this process's source; all but the epoch are added up over the processes.
@@ -53,8 +55,7 @@ class Metrics:
         total = cast(Tensor, self._accelerator.reduce(losses, "sum")).tolist()
         line = {
             "step": step,
-            "loss": round(total[0], 8),
-            "published_loss": round(total[1], 8),
+            **{name: round(value, 8) for name, value in zip(LOSSES, total, strict=False)},
             "lr": lr,
             "grad_norm": round(norm.item(), 6),
             **summed(gathered(self._accelerator, dict(counts))),

@@ -50,6 +50,14 @@ def epoch_positions(count: int, first: int, wanted: int, seed: int) -> Int[ndarr
     return np.array([orders[int(position // count)][position % count] for position in positions], dtype=np.int64)
 
 
+def _groups(heads: Int[ndarray, " n"]) -> list[Int[ndarray, " g"]]:
+    """For each pattern, the patterns of its head."""
+    _, index = np.unique(heads, return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(index))[:-1])
+    return [groups[number] for number in index]
+
+
 class ArraySource:
     """Patterns in memory, each seen once per epoch, in a new order every epoch.
 
@@ -59,12 +67,25 @@ class ArraySource:
         seed: decides the order.
         process: number of this process.
         processes: how many there are.
+        pairs: every second pattern is replaced by another one of the head before it, as guided training needs; then an
+            epoch leaves out some patterns.
     """
 
-    def __init__(self, patterns: Patterns, batch_size: int, seed: int, *, process: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self,
+        patterns: Patterns,
+        batch_size: int,
+        seed: int,
+        *,
+        process: int = 0,
+        processes: int = 1,
+        pairs: bool = False,
+    ) -> None:
         if not len(patterns):
             raise ConfigError("expected patterns to train on, got none; capture some first")
         self._patterns, self._batch_size, self._seed = patterns, batch_size, seed
+        heads = patterns.layer * 2**32 + patterns.head
+        self._alike = _groups(heads) if pairs else None
         share = batch_size // processes
         self._own = slice(process * share, (process + 1) * share)
         self._read = 0
@@ -74,6 +95,10 @@ class ArraySource:
         first = step * self._batch_size
         self._read = first + self._batch_size
         positions = epoch_positions(len(self._patterns), first, self._batch_size, self._seed)
+        if self._alike is not None:
+            chance = generator(self._seed, "pairs", step)
+            for place in range(1, len(positions), 2):
+                positions[place] = chance.choice(self._alike[int(positions[place - 1])])
         return self._patterns[positions[self._own]]
 
     def state(self) -> dict[str, ndarray]:

@@ -1,0 +1,345 @@
+"""The descriptor: 136 statistics of a pattern that do not depend on where its text has what.
+
+Two patterns of one behaviour differ pixel by pixel, because the text decides where a head finds what it looks for. The
+descriptor measures how a pattern attends, not where: how far back, in how many columns, how periodically, how
+surely, and how alike its rows are. p is the pattern, pn the same without key 0, lag is query - key. What a row gives
+to no key (sinks outside the softmax) counts as given to key 0.
+
+==============  ====  ==============================================================================================
+group           size  numbers
+==============  ====  ==============================================================================================
+``lag``           16  root of the mean of pn over rows, in bins of lag with edges 0 1 2 3 4 6 8 12 16 24 ... 256
+``peak``          12  root of the largest single lag's mean inside each of the upper 12 bins
+``lag_rank``       7  root of the lag profile, sorted, at ranks 1 2 3 5 9 17 33
+``lag_period``     2  largest peak of the lag profile's autocorrelation, and its largest share of a frequency
+``column_rank``    8  root of the column profile (keys 8 or more back, mean over the rows that could see them),
+                      sorted, at ranks 1 2 3 5 9 17 33 65
+``column_period``  2  the same two numbers of the column profile
+``rows``          15  quantiles (5, 25, 50, 75, 95 %) over rows of entropy / log of the row's length, of mass on key 0,
+                      and of the largest entry of pn
+``persistence``   40  quantiles over rows of the overlap of rows q and q + 1, q + 4, q + 16, by key and by lag
+                      (``patterns/overlap.py``), of pn over what both have off key 0, and of p for q + 1
+``roughness``      7  of log p, cut at 1e-6: its s.d., mean absolute difference down, along the diagonal and across, and
+                      these over the s.d.
+``where``         24  by eighths of the prompt: root of the mass of pn over keys, entropy and mass on key 0 over queries
+``ahead``          3  root of the mass on keys 1, 2 to 7 and 8 or more ahead, in square patterns; else 0
+==============  ====  ==============================================================================================
+
+Rows are those of real tokens except the first, which has no choice. Square patterns count distance both ways.
+
+Axes: n patterns, t tokens, k patches, p pixels along a patch, f numbers, q quantiles.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from apmae.patterns import geometry
+from apmae.patterns.gate import structure
+from apmae.patterns.overlap import DISTANCES, Overlaps, overlaps
+from apmae.patterns.patterns import Patterns
+
+EDGES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Edges of the bins of lag, in tokens: two per octave. Whatever is further back is in the last bin."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+EIGHTHS = 8
+SIZES = {
+    "lag": 16,
+    "peak": 12,
+    "lag_rank": 7,
+    "lag_period": 2,
+    "column_rank": 8,
+    "column_period": 2,
+    "rows": 20,
+    "persistence": 40,
+    "roughness": 7,
+    "where": 24,
+    "ahead": 3,
+}
+"""How many numbers each group has, in their order."""
+WIDTH = sum(SIZES.values())
+
+_LAG_RANKS = (1, 2, 3, 5, 9, 17, 33)
+_COLUMN_RANKS = (1, 2, 3, 5, 9, 17, 33, 65)
+_COLUMN_BACK = 8
+_WINDOW = 31
+"""Width of the moving mean that is taken away before a period is looked for."""
+_SMALLEST_LOG = float(np.log(1e-6))
+_SHORTEST = 4
+"""Shorter patterns get empty rows up to this many."""
+_FEWEST_ROWS = 8
+"""A mean over fewer rows than this counts as one over so many: a few rows at the end say little."""
+_PIXELS = 1 << 19
+"""Pixels described at a time: arrays of 2 MB, which a core's cache holds."""
+
+
+class Described(NamedTuple):
+    """The descriptors of some patterns, and how much structure they have."""
+
+    values: Float[ndarray, "n f"]
+    """Not standardised; finite."""
+    structure: Float[ndarray, " n"]
+    """The gate's statistic (``patterns/gate.py``)."""
+    entropy: Float[ndarray, " n"]
+    """Median over rows of entropy / log of the row's length, in [0, 1]."""
+
+
+def describe(patterns: Patterns) -> Described:
+    """Describe every pattern.
+
+    Args:
+        patterns: of any size, causal or square, whole, pooled or cropped. Padding is left out, on either side.
+    """
+    step = max(_PIXELS // patterns.size**2, 1)
+    parts = [describe_logs(*_dense(patterns, slice(i, i + step))) for i in range(0, len(patterns), step)]
+    if not parts:
+        return Described(np.zeros((0, WIDTH), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
+    return Described(*(torch.cat(field).float().cpu().numpy() for field in zip(*parts, strict=True)))
+
+
+def _dense(patterns: Patterns, chosen: slice) -> tuple[Float[Tensor, "n t t"], Bool[Tensor, "n t"], bool]:
+    """Log probabilities with every prompt's first token in the corner, and which rows are not empty."""
+    logs = geometry.unpack(patterns.log_patches[chosen].float(), patterns.size, -torch.inf, patterns.causal)
+    seen = logs > -torch.inf
+    real, used = seen.any(2), seen.any(1)
+    first = torch.minimum(_first(real), _first(used))  # padding on the left: neither rows nor columns
+    if first.any():
+        source = (torch.arange(patterns.size, device=logs.device) + first[:, None]) % patterns.size
+        number = torch.arange(len(logs), device=logs.device)[:, None]
+        logs, real = logs[number[..., None], source[:, :, None], source[:, None, :]], real[number, source]
+    longest = max(int(_lengths(real).max()), _SHORTEST)
+    if longest > patterns.size:
+        beyond = longest - patterns.size
+        logs = torch.nn.functional.pad(logs, (0, beyond, 0, beyond), value=-torch.inf)
+        real = torch.nn.functional.pad(real, (0, beyond))
+    return logs[:, :longest, :longest].contiguous(), real[:, :longest], patterns.causal
+
+
+def describe_logs(
+    logs: Float[Tensor, "n t t"], real: Bool[Tensor, "n t"], causal: bool
+) -> tuple[Float[Tensor, "n f"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The descriptor, the gate's statistic and the median entropy of dense log patterns.
+
+    Args:
+        logs: -inf where attention is impossible; at least 4 tokens.
+        real: which rows are not empty.
+        causal: whether row q sees the keys up to q.
+    """
+    root = (0.5 * logs).exp()
+    p = root.square()
+    position = torch.arange(logs.shape[1], device=logs.device)
+    length, rows = _lengths(real), real & (position > 0)
+    height = logs.clamp(min=_SMALLEST_LOG) - _SMALLEST_LOG  # of log p above the cut: 0 where there is no attention
+    found = overlaps(root, real, causal)
+    mass = p.sum(-1)
+    off = (mass - p[:, :, 0]).clamp(min=0) * rows
+    sink = (1 - off).clamp(min=0) * rows
+    options = (position + 1).expand(len(logs), -1) if causal else length[:, None].expand(-1, len(position))
+    spent = torch.linalg.vecdot(p, height) + _SMALLEST_LOG * mass  # the sum of p log p
+    spent = spent - torch.special.xlogy(p[:, :, 0], p[:, :, 0]) + torch.special.xlogy(sink, sink)
+    entropy = (-spent / options.clamp(min=2).log()).clamp(0, 1)
+    standing = (height[:, :, 0] - height.sum(-1) / options.clamp(min=1)) / -_SMALLEST_LOG
+    lags, ahead = _lag_profile(p, rows, length, causal)
+    columns = _column_profile(p, rows, length, causal)
+    pairs = [_pairs(real, distance) & rows for distance in DISTANCES]
+    quantiles = _quantiles(
+        torch.stack([entropy, sink, standing, p[:, :, 1:].amax(-1), *_persistence(found, root, off)], 1),
+        torch.stack([rows] * 4 + pairs * 2 + pairs[:1] * 2, 1),
+    )
+    values = [
+        _binned(lags).clamp(min=0).sqrt(),
+        _peaks(lags).clamp(min=0).sqrt(),
+        _ranked(lags, _LAG_RANKS),
+        _period(lags, length),
+        _ranked(columns, _COLUMN_RANKS),
+        _period(columns, length),
+        quantiles.flatten(1),
+        _roughness(height, rows, length, causal),
+        _where(p, off, entropy, sink, rows, length),
+        ahead.clamp(min=0).sqrt(),
+    ]
+    return torch.cat(values, dim=1), structure(found), quantiles[:, 0, len(QUANTILES) // 2]
+
+
+def _first(some: Bool[Tensor, "n t"]) -> Int[Tensor, " n"]:
+    return some.to(torch.uint8).argmax(1)
+
+
+def _lengths(real: Bool[Tensor, "n t"]) -> Int[Tensor, " n"]:
+    """Tokens up to the last row that is not empty."""
+    return (real * torch.arange(1, real.shape[1] + 1, device=real.device)).amax(1)
+
+
+def _pairs(real: Bool[Tensor, "n t"], distance: int) -> Bool[Tensor, "n t"]:
+    """Rows that have a row ``distance`` later."""
+    return real & torch.nn.functional.pad(real, (0, distance))[:, distance:]
+
+
+def _lag_profile(
+    p: Float[Tensor, "n t t"], rows: Bool[Tensor, "n t"], length: Int[Tensor, " n"], causal: bool
+) -> tuple[Float[Tensor, "n t"], Float[Tensor, "n 3"]]:
+    """Mean of pn at each lag over the rows that have it; and of the mass on keys 1, 2 to 7 and 8 or more ahead."""
+    size = p.shape[1]
+    lag = torch.arange(size, device=p.device)
+    have = (length[:, None] - 1 - lag).clamp(min=0)
+    if causal:
+        # Row q moved q places to the left in rows of 2 t: lags become columns.
+        skewed = torch.nn.functional.pad(p, (size - 1, 0)).as_strided((len(p), size, size), (size * (2 * size - 1), 2 * size, 1))
+        back, ahead = skewed.sum(1).flip(-1), p.new_zeros(len(p), 3)
+    else:
+        other = p * rows[..., None]
+        wide = torch.nn.functional.pad(other, (size - 1, size)).as_strided(
+            (len(p), size, 2 * size - 1), (size * (3 * size - 1), 3 * size, 1)
+        )
+        sums = wide.sum(1)
+        back, later = sums[:, :size].flip(-1), torch.nn.functional.pad(sums[:, size:], (1, 0))
+        count = rows.sum(1, keepdim=True).clamp(min=1)
+        ahead = torch.stack([later[:, 1:2].sum(1), later[:, 2:8].sum(1), later[:, 8:].sum(1)], 1) / count
+        back = back + later
+        have = (2 * have).minimum(length[:, None] - 1)
+    return (back - p[:, :, 0] * rows.any(1, keepdim=True)) / have.clamp(min=_FEWEST_ROWS), ahead
+
+
+def _column_profile(
+    p: Float[Tensor, "n t t"], rows: Bool[Tensor, "n t"], length: Int[Tensor, " n"], causal: bool
+) -> Float[Tensor, "n t"]:
+    """Mean mass that each key draws from rows 8 or more tokens away; 0 for key 0."""
+    size = p.shape[1]
+    key = torch.arange(size, device=p.device)
+    drawn = p.sum(1)
+    count = (length[:, None] - key - _COLUMN_BACK).clamp(min=0)
+    for lag in range(min(_COLUMN_BACK, size)):
+        drawn[:, : size - lag] -= p.diagonal(-lag, 1, 2)
+        if not causal and lag:
+            drawn[:, lag:] -= p.diagonal(lag, 1, 2)
+    if not causal:
+        count = count + (key - _COLUMN_BACK + 1).clamp(min=0)
+    return (drawn.clamp(min=0) / count.clamp(min=_FEWEST_ROWS)) * ((key > 0) & (count > 0))
+
+
+def _persistence(
+    found: Overlaps, root: Float[Tensor, "n t t"], off: Float[Tensor, "n t"]
+) -> list[Float[Tensor, "n t"]]:
+    """Overlaps of pn by key, then by lag, over what both rows have off key 0; last, those of p with the next row."""
+    values = []
+    for by_lag in (False, True):
+        for number, distance in enumerate(DISTANCES):
+            both = torch.zeros_like(off)
+            if distance < off.shape[1]:
+                partner = root[:, distance:, distance if by_lag else 0]
+                share = (off[:, :-distance] * off[:, distance:]).clamp(min=1e-12).sqrt()
+                common = found.product[:, int(by_lag), number, :-distance] - root[:, :-distance, 0] * partner
+                both[:, :-distance] = (common / share).clamp(0, 1)
+            values.append(both)
+    return [*values, *found.product[:, :, 0].unbind(1)]
+
+
+def _quantiles(values: Float[Tensor, "n f t"], valid: Bool[Tensor, "n f t"]) -> Float[Tensor, "n f q"]:
+    """Quantiles over the valid entries, by linear interpolation; 0 if there are none."""
+    ordered = values.masked_fill(~valid, torch.inf).sort(-1).values
+    count = valid.sum(-1, keepdim=True)
+    place = (count - 1).clamp(min=0) * torch.tensor(QUANTILES, device=values.device)
+    below = place.floor().long()
+    above = torch.minimum(below + 1, (count - 1).clamp(min=0))
+    low, high = ordered.gather(-1, below), ordered.gather(-1, above)
+    return torch.where(count > 0, low + (high - low) * (place - below), 0.0)
+
+
+def _binned(lags: Float[Tensor, "n t"]) -> Float[Tensor, "n b"]:
+    """Sums of a lag profile in the bins of lag."""
+    edges = torch.tensor(EDGES[1:-1], device=lags.device)
+    number = torch.bucketize(torch.arange(lags.shape[1], device=lags.device), edges, right=True)
+    return lags.new_zeros(len(lags), len(EDGES) - 1).index_add_(1, number, lags)
+
+
+def _peaks(lags: Float[Tensor, "n t"]) -> Float[Tensor, "n b"]:
+    """The largest value of a lag profile in each of the upper bins."""
+    peaks = []
+    for begin, end in zip(EDGES[4:-1], EDGES[5:], strict=True):
+        part = lags[:, begin : end if end < EDGES[-1] else None]
+        peaks.append(part.amax(1) if part.shape[1] else lags.new_zeros(len(lags)))
+    return torch.stack(peaks, 1)
+
+
+def _ranked(profile: Float[Tensor, "n t"], ranks: tuple[int, ...]) -> Float[Tensor, "n r"]:
+    """The root of a profile's largest values, at the given ranks."""
+    most = max(ranks)
+    ordered = torch.nn.functional.pad(profile, (0, max(most - profile.shape[1], 0))).topk(most).values
+    return ordered[:, [rank - 1 for rank in ranks]].clamp(min=0).sqrt()
+
+
+def _period(profile: Float[Tensor, "n t"], length: Int[Tensor, " n"]) -> Float[Tensor, "n 2"]:
+    """How periodic a profile is: its autocorrelation's largest peak, and the largest share of one frequency."""
+    size = profile.shape[1]
+    position = torch.arange(size, device=profile.device)
+    inside = ((position > 0) & (position < length[:, None])).to(profile.dtype)
+    around = torch.nn.functional.avg_pool1d(torch.stack([profile * inside, inside], 1), _WINDOW, 1, _WINDOW // 2)
+    rest = (profile - around[:, 0] / around[:, 1].clamp(min=1e-9)) * inside
+    power = torch.fft.rfft(rest, n=2 * size).abs().square()
+    correlation = torch.fft.irfft(power, n=2 * size)[:, :size]
+    variance = correlation[:, :1].clamp(min=1e-12)
+    pairs = (length[:, None] - position).clamp(min=1) / length[:, None].clamp(min=1)
+    near = (position < 2) | (position > length[:, None] // 2)
+    peak = (correlation / pairs / variance).masked_fill(near, 0.0).amax(1).clamp(0, 1)
+    share = power[:, 1:].amax(1) / power[:, 1:].sum(1).clamp(min=1e-12)
+    return torch.stack([peak, share], 1)
+
+
+def _roughness(
+    height: Float[Tensor, "n t t"], rows: Bool[Tensor, "n t"], length: Int[Tensor, " n"], causal: bool
+) -> Float[Tensor, "n 7"]:
+    """S.d. of log p, its mean absolute differences down, along the diagonal and across, and these over the s.d."""
+    size = height.shape[1]
+    position = torch.arange(size, device=height.device)
+    keys = (position + 1).expand(len(height), -1) if causal else length[:, None].expand(-1, size)
+    both = rows[:, 1:] & rows[:, :-1]
+    count = (keys * rows).sum(1).clamp(min=1)
+    total = (height.sum(-1) * rows).sum(1)
+    square = (torch.linalg.vecdot(height, height) * rows).sum(1)
+    spread = (square / count - (total / count).square()).clamp(min=0).sqrt()
+    down = torch.linalg.vector_norm(height[:, 1:] - height[:, :-1], ord=1, dim=-1)
+    along = torch.linalg.vector_norm(height[:, 1:, 1:] - height[:, :-1, :-1], ord=1, dim=-1)
+    across = torch.linalg.vector_norm(height[..., 1:] - height[..., :-1], ord=1, dim=-1)
+    if causal:  # pairs with a pixel above the diagonal are no pairs
+        own = height.diagonal(0, 1, 2)
+        down, across = down - own[:, 1:], torch.cat([across[:, :-1] - own[:, :-1], across[:, -1:]], 1)
+        pairs, beside = keys[:, :-1], position.expand(len(height), -1)
+    else:
+        last = (length - 1).clamp(min=0)[:, None, None]
+        final = height.gather(2, last.expand(-1, size, 1))[..., 0] * (length[:, None] < size)
+        across = across - final
+        along = along - final[:, :-1]  # the last key of a row has no partner in the next
+        pairs, beside = keys[:, :-1], keys - 1
+    sides = [
+        (down * both).sum(1) / (pairs * both).sum(1).clamp(min=1),
+        (along * both).sum(1) / ((pairs if causal else pairs - 1) * both).sum(1).clamp(min=1),
+        (across * rows).sum(1) / (beside * rows).sum(1).clamp(min=1),
+    ]
+    relative = [side / spread.clamp(min=1e-3) for side in sides]
+    return torch.stack([spread, *sides, *relative], 1)
+
+
+def _where(
+    p: Float[Tensor, "n t t"],
+    off: Float[Tensor, "n t"],
+    entropy: Float[Tensor, "n t"],
+    sink: Float[Tensor, "n t"],
+    rows: Bool[Tensor, "n t"],
+    length: Int[Tensor, " n"],
+) -> Float[Tensor, "n 24"]:
+    """By eighths of the prompt: root of the mass of pn over keys; mean entropy and mass on key 0 over queries."""
+    size = p.shape[1]
+    position = torch.arange(size, device=p.device)
+    eighth = (position * EIGHTHS // length[:, None].clamp(min=1)).clamp(max=EIGHTHS - 1)
+    drawn = p.sum(1) * (position > 0)
+
+    def summed(values: Float[Tensor, "n t"]) -> Float[Tensor, "n e"]:
+        return values.new_zeros(len(values), EIGHTHS).scatter_add_(1, eighth, values)
+
+    count = summed(rows.to(p.dtype)).clamp(min=1)
+    keys = summed(drawn) / off.sum(1, keepdim=True).clamp(min=1e-6)
+    return torch.cat([keys.clamp(min=0).sqrt(), summed(entropy * rows) / count, summed(sink) / count], 1)
