@@ -30,6 +30,7 @@ from apmae.engine.stages import decisive, opened
 from apmae.errors import ArtifactError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import window_length
+from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
 from apmae.progress import progress
 from apmae.schema import ENCODED, POINTS, POINTS_FILE, RECONSTRUCTIONS_FILE, SCORES
@@ -66,6 +67,7 @@ def encode(
     """
     lm = opened(lm)
     mae = APMAE.from_pretrained(encoder).to(lm.device)
+    expect_shape(causal=mae.config.causal, found=lm.causal)
     inputs = {"lm": lm.fingerprint, "encoder": mae.fingerprint, "prompts": fingerprint(prompts_path)}
     with Stage.open(out, "encode", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:

@@ -15,6 +15,7 @@ from apmae.lm.language_model import LM
 from apmae.lm.load import load
 from apmae.lm.outcome import masks_of, window_of
 from apmae.lm.stream import capture_batch
+from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
 from apmae.prompts.fim import Window
 from apmae.prompts.line import line_prompt, text_prompt
@@ -69,6 +70,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     An encoder reads a prompt without completion and suffix as it is, and answers nothing.
     """
     atlas.expect_encoder(mae)  # before anything runs
+    expect_shape(causal=mae.config.causal, found=lm.causal)
     size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
     captured = capture_batch(lm, [prompt], [_window(lm, prompt, size)], CaptureConfig(batch=1), size=size)
     patterns = captured.patterns

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _POSITIONS = ("max_position_embeddings", "n_positions")
-_ANSWERING = ("ForMaskedLM", "ForPreTraining", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-"""How the names of classes end that have a head for tokens."""
+_CONTINUING = ("ForCausalLM", "LMHeadModel")
+"""How the names of classes end that continue text, though others of their model type are encoders."""
 _ENCODERS = (
     "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "eurobert", "megatron-bert",
     "modernbert", "mpnet", "nomic_bert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
@@ -38,6 +38,8 @@ class Declared(NamedTuple):
     """Query heads of the largest layer."""
     positions: int | None
     """Most tokens."""
+    square: bool = False
+    """Whether it is known to be an encoder, whose patterns are square."""
     answers: bool = True
     """False for an encoder without a head for masked tokens: no outcome of its prompts can be known."""
 
@@ -52,7 +54,7 @@ class Declared(NamedTuple):
             None if str(values.get("model_type")).startswith("longcat") else _largest(values, _LAYERS),
             max(heads) if heads and all(isinstance(number, int) for number in heads) else None,
             _largest(values, _POSITIONS),
-            not _is_bare_encoder(values),
+            *_encoder(values),
         )
 
     def expect_heads(self, heads: Sequence[tuple[int, int]]) -> None:
@@ -168,12 +170,15 @@ def _settings(source: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _is_bare_encoder(values: dict[str, Any]) -> bool:
-    if values.get("model_type") not in _ENCODERS or values.get("is_decoder"):
-        return False
+def _encoder(values: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether a model is an encoder, and whether it answers."""
     names = values.get("architectures")
     name = str(names[0]) if isinstance(names, list) and names else ""
-    return name == "ElectraForPreTraining" or not name.endswith(_ANSWERING)
+    if name.endswith("ForMaskedLM"):
+        return True, True
+    if values.get("model_type") not in _ENCODERS or values.get("is_decoder") or name.endswith(_CONTINUING):
+        return False, True
+    return True, name.endswith("ForPreTraining") and name != "ElectraForPreTraining"
 
 
 def _largest(values: dict[str, Any], names: Sequence[str]) -> int | None:

@@ -108,7 +108,8 @@ class LMSource:
         self._forwards = Forwards(lm, self.prompts, length=length, width=width, seed=seed)
         self._width, self._most = width, width * per_prompt
         rows = min(size, length)
-        self._buffer = MixingBuffer(buffer, rows, reach="whole" if rows == length else config.long, device=lm.device)
+        reach = "whole" if rows == length else config.long
+        self._buffer = MixingBuffer(buffer, rows, reach=reach, device=lm.device, causal=lm.causal)
         self._step = self._taken = self._asked = self._correct = self._silent = self._epoch = 0
         self.rejected: dict[str, int] = {}
         self._watched, self._pairs = watched, pairs
