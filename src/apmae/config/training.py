@@ -20,8 +20,8 @@ class APMAEConfig(Config):
     """Side of a patch, in tokens; divides ``pattern_size``."""
 
     causal: bool = True
-    """Whether patterns have nothing above the diagonal. False for the square ones of encoders, which have all patches of
-    the grid: 64 at 256 tokens, where causal ones have 36."""
+    """Whether patterns have nothing above the diagonal. The square ones of encoders have all patches of the grid: 64 at
+    256 tokens, where causal ones have 36."""
 
     mask_ratio: float = Field(default=0.5, gt=0, lt=1)
     """Share of the patches hidden from the encoder while training."""

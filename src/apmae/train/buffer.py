@@ -18,8 +18,8 @@ _FORWARD, _ROW, _PROMPT, _LAYER, _HEAD = range(5)
 
 
 class MixingBuffer:
-    """A fixed number of places for packed float16 patterns, allocated at once. At 256 tokens each takes 73 728 bytes, or
-    131 072 if it is square.
+    """A fixed number of places for packed float16 patterns, allocated at once. Of 256 tokens each takes 73 728 bytes, a
+    square one 131 072.
 
     Args:
         capacity: number of places.
