@@ -131,16 +131,18 @@ class LMSource:
             self._take()
             if self._watched and step == 0 and time.monotonic() - printed > _QUIET:
                 printed = time.monotonic()
+                said = f"{self._correct} of {self._asked} prompts answered correctly"
                 notice(
-                    f"fill the buffer: {len(self._buffer)}/{self._buffer.capacity} patterns, {self._correct} of "
-                    f"{self._asked} prompts answered correctly"
+                    f"fill the buffer: {len(self._buffer)}/{self._buffer.capacity} patterns, "
+                    f"{said if self._lm.answers else f'{self._asked} prompts'}"
                 )
         self._step += 1
         return self._buffer.draw(self._batch_size, generator(self._seed, "draw", step), pairs=self._pairs)
 
     def counts(self) -> dict[str, int]:
-        """The epoch being read, counted from 1, the prompts asked so far, and how many were answered correctly."""
-        return {"epoch": self._epoch + 1, "asked": self._asked, "correct": self._correct}
+        """The epoch being read, counted from 1, the prompts asked so far, and, if the model answers, how many correctly."""
+        answered = {"correct": self._correct} if self._lm.answers else {}
+        return {"epoch": self._epoch + 1, "asked": self._asked, **answered}
 
     def state(self) -> dict[str, ndarray]:
         """The cursor, the origins of the patterns in the buffer (to capture them again), where the epochs of their
