@@ -17,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from apmae import recipes  # noqa: E402
 
-pytest_plugins = ["planted_study"]
+pytest_plugins = ["encoders", "planted_study"]
 
 settings.register_profile("apmae", derandomize=True, deadline=None)  # the same examples everywhere, however slow
 settings.load_profile("apmae")

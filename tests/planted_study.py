@@ -43,6 +43,13 @@ def study(folder):
     return Study(folder)
 
 
+@pytest.fixture(scope="session")
+def encoder_study(tmp_path_factory):
+    """Of an encoder without a head for masked tokens."""
+    tokens = ["[CLS]", " the", " old", "[MASK]", "[MASK]", " was", " quiet", "[SEP]"]
+    return Study(_write_study(tmp_path_factory.mktemp("encoder_study"), encoder=True, tokens=tokens))
+
+
 def _write_study(
     folder: Path,
     *,
@@ -56,8 +63,10 @@ def _write_study(
     names: tuple[str, ...] = NAMES,
     shard: int = 16,
     model: str = "tiny-lm",
+    encoder: bool = False,
 ) -> Path:
-    """Write ``embeddings/`` and ``atlas/``; equal arguments give equal bytes.
+    """Write ``embeddings/`` and ``atlas/``; equal arguments give equal bytes. With ``encoder``, patterns are square and
+    no outcome is known.
 
     Head h of layer l shows cluster ``(l * heads + h) % len(names)`` on three of four prompts, otherwise the next
     cluster or noise; the last head of the last layer is always noise.
@@ -70,6 +79,8 @@ def _write_study(
     places = (centres[label][:, :4] + rng.normal(size=(len(label), 4)) * 0.25).astype(np.float32)
     tasks = [TASKS[prompt % len(TASKS)] for prompt in range(prompts)]
     outcomes = ["correct" if (prompt // 4) % 2 else "incorrect" for prompt in range(prompts)]
+    if encoder:
+        outcomes = [None] * prompts
     out = folder / "embeddings"
     inputs = {"lm": "a" * 64, "encoder": "c" * 64, "prompts": "b" * 64}
     with Stage.open(out, "encode", {"seed": 7, "heads": "all"}, inputs) as stage:
@@ -97,14 +108,7 @@ def _write_study(
                     "split": "held_out",
                     "tokens": tokens,
                     "expected": ")",
-                    "predicted": ")" if outcomes[prompt] == "correct" else ";",
-                    "outcome": outcomes[prompt],
-                    "text_correct": outcomes[prompt] == "correct",
-                    "token_correct": outcomes[prompt] == "correct",
-                    "max_probability": 0.25 + 0.5 * (prompt % 5) / 4,
-                    "expected_probability": 0.2,
-                    "margin": 0.1,
-                    "entropy": 1.5,
+                    **({} if encoder else _answer(prompt, outcomes[prompt])),
                 }
                 for prompt in range(first, min(first + shard, prompts))
             ]
@@ -113,12 +117,13 @@ def _write_study(
                     f"embeddings-{number:05d}.parquet": pa.table(columns, schema=embeddings(DIM)),
                     f"prompts-{number:05d}.parquet": pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS),
                     f"exemplars-{number:05d}.parquet": pa.Table.from_pylist(
-                        [_exemplar(rng, where[i], int(label[i])) for i in kept], schema=EXEMPLARS
+                        [_exemplar(rng, where[i], int(label[i]), causal=not encoder) for i in kept], schema=EXEMPLARS
                     ),
                 }
             )
         if clustered:
-            table = pa.Table.from_pylist([_reconstruction(rng, i) for i in range(6)], schema=RECONSTRUCTIONS)
+            made = [_reconstruction(rng, number, causal=not encoder) for number in range(6)]
+            table = pa.Table.from_pylist(made, schema=RECONSTRUCTIONS)
             stage.write_tables({"reconstructions.parquet": table})
         counts = {"prompts": prompts, "layers": layers, "heads": heads, "dim": DIM, "pattern_size": SIZE, "lm": model}
         counts["heads_by_layer"] = [heads] * layers
@@ -127,24 +132,37 @@ def _write_study(
     return folder
 
 
-def _planted(kind: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
-    """(size, size) log pattern of one of the planted kinds; -inf above the diagonal."""
+def _answer(prompt, outcome):
+    return {
+        "predicted": ")" if outcome == "correct" else ";",
+        "outcome": outcome,
+        "text_correct": outcome == "correct",
+        "token_correct": outcome == "correct",
+        "max_probability": 0.25 + 0.5 * (prompt % 5) / 4,
+        "expected_probability": 0.2,
+        "margin": 0.1,
+        "entropy": 1.5,
+    }
+
+
+def _planted(kind: int, rng: np.random.Generator, size: int = SIZE, *, causal: bool = True) -> np.ndarray:
+    """(size, size) log pattern of one of the planted kinds; -inf above the diagonal if causal."""
     query, key = np.indices((size, size))
     score = rng.normal(size=(size, size)) * 0.5
     peak = (key == 0, key == query - 1, key % 7 == 3, abs(query - key - 9) < 2)
     if 0 <= kind < len(peak):
         score = score + 6 * peak[kind]
-    score = np.where(key <= query, score, -np.inf)
+    score = np.where((key <= query) | (not causal), score, -np.inf)
     return score - np.log(np.exp(score).sum(1, keepdims=True))
 
 
-def _pack(square: np.ndarray) -> bytes:
-    """Lower-triangle patches in row-major order, fp16; in plain loops, to check the reader against."""
+def _pack(square: np.ndarray, *, causal: bool = True) -> bytes:
+    """The patches that exist in row-major order, fp16; in plain loops, to check the reader against."""
     grid = SIZE // PATCH
     tiles = [
         square[row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH]
         for row in range(grid)
-        for column in range(row + 1)
+        for column in range(row + 1 if causal else grid)
     ]
     return np.stack(tiles).astype("<f2").tobytes()
 
@@ -170,16 +188,18 @@ def _zeros(count):
     return pa.FixedSizeListArray.from_arrays(values, len(KINDS))
 
 
-def _exemplar(rng, place, label):
+def _exemplar(rng, place, label, *, causal):
     prompt, layer, head = place.tolist()
     # + 0.0 turns -0 into 0; the fill above the diagonal is -inf, as encode writes it.
-    packed = _pack(_planted(label, rng) + 0.0)
-    return {"prompt": prompt, "layer": layer, "head": head, "size": SIZE, "patch": PATCH, "log_pattern": packed}
+    packed = _pack(_planted(label, rng, causal=causal) + 0.0, causal=causal)
+    where = {"prompt": prompt, "layer": layer, "head": head}
+    return where | {"size": SIZE, "patch": PATCH, "causal": causal, "log_pattern": packed}
 
 
-def _reconstruction(rng, number):
-    scaled = np.tril(rng.random((SIZE, SIZE)) * 0.4 + 0.5 * (np.arange(SIZE) % 7 == number))
-    patches = (SIZE // PATCH) * (SIZE // PATCH + 1) // 2
+def _reconstruction(rng, number, *, causal):
+    scaled = rng.random((SIZE, SIZE)) * 0.4 + 0.5 * (np.arange(SIZE) % 7 == number)
+    grid = SIZE // PATCH
+    scaled, patches = (np.tril(scaled), grid * (grid + 1) // 2) if causal else (scaled, grid * grid)
     masked = np.zeros(patches, np.uint8)
     masked[rng.permutation(patches)[: patches // 2]] = 1
     return {
@@ -188,8 +208,9 @@ def _reconstruction(rng, number):
         "head": number % 4,
         "size": SIZE,
         "patch": PATCH,
-        "original": _pack(scaled),
-        "predicted": _pack(np.clip(scaled + rng.normal(size=scaled.shape) * 0.1, 0, 1)),
+        "causal": causal,
+        "original": _pack(scaled, causal=causal),
+        "predicted": _pack(np.clip(scaled + rng.normal(size=scaled.shape) * 0.1, 0, 1), causal=causal),
         "masked": masked.tobytes(),
         "loss": 0.01 * (number + 1),
     }
@@ -203,7 +224,7 @@ def _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names):
             "layer": pa.array(where[:, 1], pa.int16()),
             "head": pa.array(where[:, 2], pa.int16()),
             "task": [tasks[prompt] for prompt in where[:, 0]],
-            "outcome": [outcomes[prompt] for prompt in where[:, 0]],
+            "outcome": pa.array([outcomes[prompt] for prompt in where[:, 0]], pa.string()),
             "cluster": pa.array(label, pa.int32()),
             "coordinates": pa.array(list(places), pa.list_(pa.float32())),
         },

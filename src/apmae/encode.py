@@ -20,7 +20,7 @@ from apmae.model.represent import represented
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import Scores, score
 from apmae.progress import Advance
-from apmae.prompts.prompt import Prompt
+from apmae.prompts.prompt import Answer, Prompt
 from apmae.schema import ENCODED_PROMPTS, EXEMPLARS, RECONSTRUCTIONS, SCORES, embeddings
 from apmae.seeding import generator, unit_hash
 
@@ -103,6 +103,7 @@ def reconstructions(mae: APMAE, patterns: Patterns, *, seed: int = 0) -> pa.Tabl
                 "head": int(one.head[0]),
                 "size": mae.config.pattern_size,
                 "patch": mae.config.patch_size,
+                "causal": one.causal,
                 "original": pack_patches(patches[0].half().cpu().numpy()),
                 "predicted": pack_patches(predicted.half().cpu().numpy()),
                 "masked": masked.tobytes(),
@@ -116,9 +117,9 @@ def unpack_exemplars(table: pa.Table) -> Patterns:
     """Rows of ``schema.EXEMPLARS`` as patterns."""
     parts = []
     for row in table.to_pylist():
-        logs = unpack_patches(row["log_pattern"], row["size"], row["patch"])[None]
-        prompt, layer, head = (np.array([row[key]], np.int64) for key in ("prompt", "layer", "head"))
-        parts.append(Patterns(torch.from_numpy(logs.copy()), row["size"], prompt=prompt, layer=layer, head=head))
+        logs = unpack_patches(row["log_pattern"], row["size"], row["patch"], row["causal"])[None]
+        where = {key: np.array([row[key]], np.int64) for key in ("prompt", "layer", "head")}
+        parts.append(Patterns(torch.from_numpy(logs.copy()), row["size"], causal=row["causal"], **where))
     return Patterns.concatenate(parts)
 
 
@@ -129,18 +130,16 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
     scores = score_batch(captured)
     seen = represented(patterns, mae, config.representation)
     per_prompt = len(patterns) // len(captured.prompts)
-    answers = [prompt.answer for prompt in captured.prompts if asked and prompt.answer is not None]
-    if len(answers) < len(captured.prompts):
-        answers = answer(lm, captured.windows, spans=True)
+    answers = _answers(lm, captured, asked=asked)
     tasks = [prompt.task for prompt in captured.prompts for _ in range(per_prompt)]
-    outcomes = [reply.outcome for reply in answers for _ in range(per_prompt)]
+    outcomes = [reply and reply.outcome for reply in answers for _ in range(per_prompt)]
     schema = embeddings(seen.z.shape[1])
     columns = {
         "prompt": pa.array(patterns.prompt.astype(np.int32)),
         "layer": pa.array(patterns.layer.astype(np.int16)),
         "head": pa.array(patterns.head.astype(np.int16)),
         "task": pa.array(tasks),
-        "outcome": pa.array(outcomes),
+        "outcome": pa.array(outcomes, pa.string()),
         "embedding": fixed_list(seen.z.astype(np.float16)),
         "structure": pa.array(seen.structure),
         **{f"score_{name}": pa.array(scores[name]) for name in SCORES},
@@ -158,8 +157,8 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
             "split": prompt.split,
             "tokens": list(window.tokens),
             "expected": window.text,
-            "outcome": reply.outcome,
-            **{name: value for name, value in reply._asdict().items() if name != "correct"},
+            "outcome": reply and reply.outcome,
+            **{name: value for name, value in (reply._asdict() if reply else {}).items() if name != "correct"},
         }
         for i, (prompt, window, reply) in enumerate(zip(captured.prompts, captured.windows, answers, strict=True))
     ]
@@ -168,6 +167,16 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
         pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS),
         _exemplars(patterns, config, total),
     ]
+
+
+def _answers(lm: LM, captured: Captured, *, asked: bool) -> Sequence[Answer | None]:
+    """The model's answers with whole completions scored; None for each prompt if it answers nothing."""
+    known = [prompt.answer for prompt in captured.prompts if asked and prompt.answer is not None]
+    if len(known) == len(captured.prompts):
+        return known
+    if lm.causal:  # the capture saw the windows alone
+        return answer(lm, captured.windows, spans=True)
+    return captured.answers
 
 
 def score_batch(captured: Captured) -> Scores:
@@ -190,6 +199,7 @@ def _exemplars(patterns: Patterns, config: EncodeConfig, total: int) -> pa.Table
             "head": int(chosen.head[i]),
             "size": chosen.size,
             "patch": chosen.patch,
+            "causal": chosen.causal,
             "log_pattern": pack_patches(logs[i]),
         }
         for i in range(len(chosen))

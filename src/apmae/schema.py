@@ -96,19 +96,20 @@ ENCODED_PROMPTS = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("tokens", pa.list_(pa.string()), nullable=False),
         pa.field("expected", pa.string(), nullable=False),
-        pa.field("outcome", pa.string(), nullable=False),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("text_correct", pa.bool_(), nullable=False),
-        pa.field("token_correct", pa.bool_(), nullable=False),
-        pa.field("max_probability", pa.float32(), nullable=False),
-        pa.field("expected_probability", pa.float32(), nullable=False),
-        pa.field("margin", pa.float32(), nullable=False),
-        pa.field("entropy", pa.float32(), nullable=False),
+        pa.field("outcome", pa.string()),
+        pa.field("predicted", pa.string()),
+        pa.field("text_correct", pa.bool_()),
+        pa.field("token_correct", pa.bool_()),
+        pa.field("max_probability", pa.float32()),
+        pa.field("expected_probability", pa.float32()),
+        pa.field("margin", pa.float32()),
+        pa.field("entropy", pa.float32()),
         pa.field("log_probability", pa.float32()),
         pa.field("exact", pa.bool_()),
     ]
 )
-"""One row per prompt that the model ran on: its tokens and the model's answer (``prompts.prompt.Answer``)."""
+"""One row per prompt that the model ran on: its tokens and the model's answer (``prompts.prompt.Answer``). The answer,
+and every ``outcome`` of the tables below, is null if the model answers nothing: an encoder without a head."""
 
 
 def embeddings(dim: int) -> pa.Schema:
@@ -125,7 +126,7 @@ def embeddings(dim: int) -> pa.Schema:
             pa.field("layer", pa.int16(), nullable=False),
             pa.field("head", pa.int16(), nullable=False),
             pa.field("task", pa.string(), nullable=False),
-            pa.field("outcome", pa.string(), nullable=False),
+            pa.field("outcome", pa.string()),
             pa.field("embedding", pa.list_(pa.float16(), dim), nullable=False),
             pa.field("structure", pa.float32(), nullable=False),
             *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
@@ -143,11 +144,12 @@ EXEMPLARS = pa.schema(
         pa.field("head", pa.int16(), nullable=False),
         pa.field("size", pa.int32(), nullable=False),
         pa.field("patch", pa.int32(), nullable=False),
+        pa.field("causal", pa.bool_(), nullable=False),
         pa.field("log_pattern", pa.binary(), nullable=False),
     ]
 )
 """A seeded sample of whole patterns of ``size`` tokens, as little-endian fp16 log probabilities: the patches on or
-below the diagonal in row-major order, ``patch x patch`` each."""
+below the diagonal in row-major order, ``patch x patch`` each; all patches if the pattern is not ``causal``."""
 
 RECONSTRUCTIONS = pa.schema(
     [
@@ -156,6 +158,7 @@ RECONSTRUCTIONS = pa.schema(
         pa.field("head", pa.int16(), nullable=False),
         pa.field("size", pa.int32(), nullable=False),
         pa.field("patch", pa.int32(), nullable=False),
+        pa.field("causal", pa.bool_(), nullable=False),
         pa.field("original", pa.binary(), nullable=False),
         pa.field("predicted", pa.binary(), nullable=False),
         pa.field("masked", pa.binary(), nullable=False),
@@ -173,7 +176,7 @@ LOSSES = pa.schema(
         pa.field("layer", pa.int16(), nullable=False),
         pa.field("head", pa.int16(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
-        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("outcome", pa.string()),
         pa.field("measured", pa.string(), nullable=False),
         pa.field("loss", pa.float32(), nullable=False),
         pa.field("published_loss", pa.float32(), nullable=False),
@@ -190,7 +193,7 @@ POINTS = pa.schema(
         pa.field("layer", pa.int16(), nullable=False),
         pa.field("head", pa.int16(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
-        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("outcome", pa.string()),
         pa.field("cluster", pa.int32(), nullable=False),
         pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
     ]

@@ -82,6 +82,14 @@ def test_any_points_are_counted_as_sql_does_and_the_shares_add_up(rows):
         assert row.correct + row.incorrect + row.overlap == row.unique <= row.total
 
 
+def test_without_outcomes_locations_are_not_split_by_them():
+    rows = [(0, 0, 1, "eol", None, 2), (1, 0, 1, "random", None, 2), (1, 1, 3, "random", None, 0)]
+    assert [counts[1:] for counts in task_locations(table(rows))] == [
+        (1, 0, None, None, None),
+        (2, 1, None, None, None),
+    ]
+
+
 def test_a_location_is_a_cluster_layer_and_head():
     rows = [
         (0, 0, 1, "eol", "correct", 2),

@@ -3,6 +3,7 @@
 import json
 import re
 from base64 import b64decode
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import apmae
+from apmae.atlas.names import measured_names
 from apmae.engine.show import SIDE, parse_heads, sheet_of
 from apmae.engine.sources import prompt_text
-from apmae.errors import CaptureError, ConfigError, SourceError
+from apmae.errors import CaptureError, ConfigError, ModelError, SourceError
 from apmae.lm.load import load_lm
 
 PROMPT = "int total = 0;\nfor (int i = 0; i < n; i++) {\n    total += i;\n}\n"
@@ -54,9 +56,10 @@ def encoder(tmp_path_factory):
     words = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    special = {
+        name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    }
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, **special)
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
@@ -176,6 +179,32 @@ def test_an_encoder_shows_whole_squares(encoder, tmp_path, ending):
             np.testing.assert_allclose(square, wanted[layer, head], rtol=5e-4, atol=2e-5)
 
 
+def test_an_encoder_sees_a_mask_before_a_suffix(encoder, tmp_path):
+    shown = apmae.show(encoder, "the cat sat on the", tmp_path / "a.html", suffix="and saw the dog")
+    assert shown.sheet.tokens == (
+        "[CLS]",
+        *["the", "cat", "sat", "on", "the"],
+        "[MASK]",
+        *["and", "saw", "the", "dog"],
+        "[SEP]",
+    )
+
+
+def test_heads_of_an_encoder_have_the_names_of_their_scores(encoder, tmp_path):
+    """A row of the picture attends to both sides: what is measured is the mass on one key, wherever it is."""
+    prompt = "the cat sat on the mat and saw the dog"
+    shown = apmae.show(encoder, prompt, tmp_path / "a.html")
+    ids = encoder.tokenizer(prompt).input_ids
+    patterns = apmae.Patterns.from_probabilities(
+        np.stack([entry.probabilities for entry in shown.sheet.heads]), prompt=[0] * 8, causal=False
+    )
+    scores = apmae.score(patterns, [ids], [shown.sheet.tokens])
+    names = measured_names(scores.values, scores.key_kinds)
+    assert [entry.name.split(" at ")[0].split(" + ")[0] for entry in shown.sheet.heads] == [
+        name.split(" + ")[0] for name in names
+    ]
+
+
 def test_patterns_captured_elsewhere_are_drawn_by_their_positions():
     rows = np.tril(np.ones((2, 3, 3))) / np.arange(1, 4)[:, None]
     patterns = apmae.Patterns.from_probabilities(rows, prompt=[4, 4], layer=[0, 1], head=[7, 2])
@@ -190,8 +219,12 @@ def test_what_cannot_be_shown_is_refused(bundled_lm, encoder, tmp_path):
         apmae.show(bundled_lm, "", tmp_path / "a.png")
     with pytest.raises(ConfigError, match=r"\.png or \.html, got .*a\.svg"):
         apmae.show(bundled_lm, "a", tmp_path / "a.svg")
+    unmasked = replace(encoder, tokenizer=PreTrainedTokenizerFast.from_pretrained(encoder.source, mask_token=None))
+    with pytest.raises(ModelError, match="a tokenizer with a mask token for BertForMaskedLM"):
+        apmae.show(unmasked, "the cat", tmp_path / "a.png", suffix="sat")
+    blind = replace(bundled_lm, sentinels=None)
     with pytest.raises(ConfigError, match="fill-in-the-middle tokens for a suffix"):
-        apmae.show(encoder, "the cat", tmp_path / "a.png", suffix="sat")
+        apmae.show(blind, "a", tmp_path / "a.png", suffix="b")
     with pytest.raises(CaptureError, match="at most"):
         apmae.show(encoder, "cat " * 99, tmp_path / "a.png")
     with pytest.raises(CaptureError):

@@ -49,7 +49,7 @@ def test_nothing_is_declared_that_transformers_would_not_allow(family, tmp_path)
 )
 def test_declared(values, expected, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert Declared.of(LMConfig(source=str(tmp_path))) == expected
+    assert Declared.of(LMConfig(source=str(tmp_path))) == (*expected, False, True)
 
 
 def test_heads_are_refused_only_where_the_file_says_so():

@@ -72,7 +72,7 @@ class Oracle:
         self.c = model.config
         self.w = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
         grid = self.c.grid_size
-        cells = [(row, column) for row in range(grid) for column in range(row + 1)]
+        cells = [(row, column) for row in range(grid) for column in range(row + 1 if self.c.causal else grid)]
         square = self.c.grid == "square"
         self.places = [row * grid + column if square else number for number, (row, column) in enumerate(cells)]
         self.slots = grid * grid if square else len(cells)
@@ -301,12 +301,55 @@ def test_patterns_of_other_sizes_and_patches_fit(tiny, random_patterns):
         model.encode(random_patterns(1, 41))
 
 
-def test_square_patterns_are_refused(tiny):
-    model = tiny().eval()
-    square = Patterns.from_probabilities(np.full((1, 8, 8), 1 / 8), causal=False)
-    for call in (model.scale, model.encode, model.reconstruct):
-        with pytest.raises(CaptureError, match="expected causal patterns, got square ones of an encoder"):
-            call(square)
+def square_patterns(count, size, patch=8):
+    """Patterns of an encoder: each row is even over random keys on both sides."""
+    p = np.random.default_rng(0).dirichlet(np.full(size, 0.3), size=(count, size))
+    return Patterns.from_probabilities(p, patch=patch, causal=False)
+
+
+@BOTH
+def test_the_forward_on_square_patterns_sees_all_patches(tiny, decoder_input):
+    model = tiny(causal=False, decoder_input=decoder_input)
+    assert model.config.num_patches == 25
+    oracle = Oracle(model)
+    patches = model.scale(square_patterns(3, 40))
+    assert patches.shape == (3, 25, 1, 8, 8)
+    masking = masking_of(model, 3, masked=9)
+    with torch.no_grad():
+        result = model(patches, masking)
+    flat = patches.double().flatten(2).numpy()
+    errors = []
+    for n in range(3):
+        visible, masked = masking.visible[n].tolist(), masking.masked[n].tolist()
+        expected = oracle.predict(flat[n], visible, masked)
+        assert np.abs(result.predicted[n].numpy() - expected).max() < 1e-4
+        errors.extend((expected[m] - flat[n, number]) ** 2 for m, number in enumerate(masked))
+    assert float(result.loss) == float(result.published_loss) == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_every_patch_of_a_square_pattern_changes_its_embedding(tiny):
+    """Those above the diagonal too."""
+    model = tiny(causal=False).eval()
+    dense = square_patterns(1, 40).probabilities()
+    (before,) = model.encode(Patterns.from_probabilities(dense, patch=8, causal=False))
+    for row in range(5):
+        for column in range(5):
+            changed = dense.copy()
+            tile = np.s_[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            changed[tile] = changed[tile][:, :, ::-1]
+            (after,) = model.encode(Patterns.from_probabilities(changed, patch=8, causal=False))
+            assert np.abs(after - before).max() > 1e-6, (row, column)
+
+
+def test_patterns_of_the_other_shape_are_refused(tiny, random_patterns):
+    for causal, patterns, message in (
+        (True, square_patterns(1, 8), "expected causal patterns for this AP-MAE, got square ones of an encoder"),
+        (False, random_patterns(1, 8), "expected square patterns for this AP-MAE, .* got causal ones"),
+    ):
+        model = tiny(causal=causal).eval()
+        for call in (model.scale, model.encode, model.reconstruct):
+            with pytest.raises(CaptureError, match=message):
+                call(patterns)
 
 
 def test_pooled_patterns_are_encoded_by_their_rows(tiny, random_patterns):

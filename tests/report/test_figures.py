@@ -109,6 +109,15 @@ def test_hidden_patches_are_grey_and_the_rest_is_as_it_was(study):
     assert (predicted[~hidden] == 1).all()
 
 
+def test_hidden_patches_of_a_square_pattern_are_above_the_diagonal_too(encoder_study):
+    row = encoder_study.reconstructions[0]
+    masked = figures.reconstruction([row]).axes[1].images[0].get_array()
+    hidden = np.isclose(masked[..., :3], 0.72).all(-1)
+    seen = hidden[15::16, ::16].ravel()  # one pixel of each patch, row by row
+    assert np.array_equal(seen, np.frombuffer(row["masked"], np.uint8).astype(bool))
+    assert np.triu(hidden, 16).any()
+
+
 def test_the_example_of_a_cluster_is_one_of_its_members_nearest_to_the_centre(study):
     found = one_per_cluster(study)
     assert [entry.cluster for entry in found] == study.clusters["cluster"].to_pylist()

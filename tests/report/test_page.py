@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from apmae.artifacts import manifest_path, read_manifest
 from apmae.engine.report import write_report
 from apmae.report.display import prompt_pieces
-from apmae.report.page import tag_page
+from apmae.report.page import report_of, tag_page
 from apmae.schema import SCORES, TAGS
 
 EVIL = "</code><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}&\u202e"
@@ -240,6 +240,32 @@ def test_a_prompt_without_sentinels_is_completed_at_its_end():
 def test_the_completion_position_is_found_in_every_arrangement(arranged):
     pieces = prompt_pieces([token for token in arranged.split() if token != "@"])
     assert ["@" if piece["kind"] == "hole" else piece["text"] for piece in pieces] == arranged.split()
+
+
+def test_the_answer_of_an_encoder_is_at_its_first_mask():
+    tokens = ["[CLS]", " a", "[MASK]", "[MASK]", " b", "[SEP]"]
+    kinds = ["sentinel", "text", "hole", "sentinel", "text", "sentinel"]
+    assert [piece["kind"] for piece in prompt_pieces(tokens)] == kinds
+    unanswered = prompt_pieces(tokens, answered=False)
+    assert [piece["text"] for piece in unanswered] == tokens
+    rows, said = tag_rows(2, 2), {"predicted": None, "expected": "c", "outcome": None}
+    page = tag_page(title="t", tokens=tokens, rows=rows, heads_by_layer=[2, 2], **said).decode()
+    text = check(page).text
+    assert "<mark" not in page
+    assert "the model says" not in text
+    assert "An encoder without a head for masked tokens says nothing in their place." in text
+
+
+def test_the_report_of_an_encoder_without_a_head(encoder_study):
+    made = report_of(encoder_study)
+    page = made.files["index.html"].decode()
+    text = check(page).text
+    assert "None" not in text
+    assert "the model says" not in text
+    assert "answers nothing, so no outcome is known" in text
+    assert '<span class="sentinel">[MASK]</span>' in page
+    square = imread(io.BytesIO(made.files["figures/pattern_examples.png"]))
+    assert square.std() > 0.05
 
 
 def test_a_hostile_tag_page():

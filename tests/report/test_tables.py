@@ -94,6 +94,15 @@ def test_outcome_table(study, db):
     assert found.rows[-1] == pytest.approx(everything)
 
 
+def test_what_an_encoder_does_not_answer_is_empty(encoder_study):
+    outcomes, locations = tables.outcomes_table(encoder_study), tables.locations_table(encoder_study)
+    assert [row[1:] for row in outcomes.rows] == [(10, None, None, None, None)] * 4 + [(40, None, None, None, None)]
+    for task in locations.header[1:]:
+        total, unique, *by_outcome = locations.column(task)
+        assert total >= unique >= 0
+        assert by_outcome == [None] * 3
+
+
 def test_head_table(study, db):
     query = """
     with counted as (select layer, head, cluster, count(*) as n from points group by all),

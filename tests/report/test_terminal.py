@@ -30,6 +30,12 @@ def test_of_many_sinks_those_of_most_heads_are_listed(capsys):
     assert printed.endswith("6 [b] (3 heads), and 2 more")
 
 
+def test_an_encoder_without_a_head_answers_nothing(capsys):
+    print_tags([row(0, "self", [], [])], [1], predicted=None, expected="sea", outcome=None)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("Masked: sea. An encoder without a head for masked tokens answers nothing.")
+
+
 def test_without_a_sink_none_is_mentioned(capsys):
     print_tags([row(0, "self", [], [])], [1], **ANSWER)
     assert "Sinks" not in capsys.readouterr().out

@@ -15,13 +15,14 @@ from apmae.study.reader import Study
 SIZE, PATCH = 64, 16
 
 
-def test_an_exemplar_is_unpacked_to_the_square_it_was_cut_from(planted, pack):
-    square = planted(1, np.random.default_rng(1)).astype(np.float32)
-    row = {"log_pattern": pack(square), "size": SIZE, "patch": PATCH}
+@pytest.mark.parametrize("causal", [True, False])
+def test_an_exemplar_is_unpacked_to_the_square_it_was_cut_from(planted, pack, causal):
+    square = planted(1, np.random.default_rng(1), causal=causal).astype(np.float32)
+    row = {"log_pattern": pack(square, causal=causal), "size": SIZE, "patch": PATCH, "causal": causal}
     found = unpack(row)
     assert found.dtype == np.float32
     assert np.array_equal(found, square.astype(np.float16).astype(np.float32))
-    assert np.isneginf(found[np.triu_indices(SIZE, 1)]).all()
+    assert np.isneginf(found[np.triu_indices(SIZE, 1)]).all() == causal
 
 
 def test_a_pattern_that_does_not_fill_its_patches_is_cut_to_its_size(pack):
@@ -32,8 +33,10 @@ def test_a_pattern_that_does_not_fill_its_patches_is_cut_to_its_size(pack):
 
 
 def test_bytes_of_another_size_are_refused():
-    with pytest.raises(ArtifactError, match="expected 5120 bytes .* got 4"):
-        unpack({"log_pattern": b"1234", "size": SIZE, "patch": PATCH})
+    with pytest.raises(ArtifactError, match=r"expected 5120 bytes for a causal .* got 4"):
+        unpack({"log_pattern": b"1234", "size": SIZE, "patch": PATCH, "causal": True})
+    with pytest.raises(ArtifactError, match=r"expected 8192 bytes for a square .* got 5120"):
+        unpack({"log_pattern": b"1" * 5120, "size": SIZE, "patch": PATCH, "causal": False})
 
 
 def test_scaling_by_hand():

@@ -36,11 +36,11 @@ class TaskLocations(NamedTuple):
     """Locations that occur in the task."""
     unique: int
     """Locations that occur in no other task."""
-    correct: int
-    """Unique locations that occur in correct prompts only."""
-    incorrect: int
+    correct: int | None
+    """Unique locations that occur in correct prompts only; None, like the two below, if no outcome is known."""
+    incorrect: int | None
     """Unique locations that occur in incorrect prompts only."""
-    overlap: int
+    overlap: int | None
     """Unique locations that occur in both."""
 
 
@@ -67,7 +67,8 @@ def task_locations(points: pa.Table) -> list[TaskLocations]:
     known = labels != NOISE
     layer, head = points["layer"].to_numpy()[known].astype(np.int64), points["head"].to_numpy()[known].astype(np.int64)
     location = (labels[known].astype(np.int64) << 32) | (layer << 16) | head
-    task, correct = _codes(points["task"], known), _codes(points["outcome"], known, "correct")
+    task, asked = _codes(points["task"], known), points["outcome"].null_count < len(points)
+    correct = _codes(points["outcome"], known, "correct") if asked else np.zeros(len(task), dtype=bool)
     names = points["task"].unique().to_pylist()
     seen = [set(location[task == number].tolist()) for number in range(len(names))]
     rows = []
@@ -77,7 +78,8 @@ def task_locations(points: pa.Table) -> list[TaskLocations]:
         right = unique & set(location[(task == number) & correct].tolist())
         wrong = unique & set(location[(task == number) & ~correct].tolist())
         both = len(right & wrong)
-        rows.append(TaskLocations(name, len(seen[number]), len(unique), len(right) - both, len(wrong) - both, both))
+        by_outcome = (len(right) - both, len(wrong) - both, both) if asked else (None, None, None)
+        rows.append(TaskLocations(name, len(seen[number]), len(unique), *by_outcome))
     return rows
 
 

@@ -1,6 +1,6 @@
 """How arrays are written in tables: rows as lists of one length, and the patches of a pattern as bytes.
 
-Axes: n rows, d values of a row, k patches on or below the diagonal, p pixels along a patch.
+Axes: n rows, d values of a row, k patches that exist, p pixels along a patch.
 """
 
 import numpy as np
@@ -30,22 +30,25 @@ def pack_patches(patches: Float[ndarray, "k p p"]) -> bytes:
     return patches.astype(_FP16).tobytes()
 
 
-def unpack_patches(packed: bytes, size: int, patch: int) -> Float[ndarray, "k p p"]:
+def unpack_patches(packed: bytes, size: int, patch: int, causal: bool = True) -> Float[ndarray, "k p p"]:
     """The inverse of :func:`pack_patches`; fp16, read-only.
 
     Args:
-        packed: the patches of a causal pattern.
+        packed: the patches of a pattern.
         size: tokens along its side.
         patch: side of a patch, in tokens.
+        causal: whether they are those on or below the diagonal, or those of the whole square.
 
     Raises:
         ArtifactError: if the number of bytes is not that of such a pattern.
     """
     grid = -(-size // patch)
-    expected = _FP16.itemsize * grid * (grid + 1) // 2 * patch * patch
+    patches = grid * (grid + 1) // 2 if causal else grid * grid
+    expected = _FP16.itemsize * patches * patch * patch
     if len(packed) != expected:
+        kind = "causal" if causal else "square"
         raise ArtifactError(
-            f"expected {expected} bytes for a pattern of {size} tokens in patches of {patch}, got {len(packed)}; "
-            "run encode again"
+            f"expected {expected} bytes for a {kind} pattern of {size} tokens in patches of {patch}, got "
+            f"{len(packed)}; run encode again"
         )
     return np.frombuffer(packed, _FP16).reshape(-1, patch, patch)

@@ -82,9 +82,10 @@ def train(
         counts = trained.counts
         if corpus:
             left_out = ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items())
+            answered = f", {counts['correct']} answered correctly" if "correct" in counts else ""
             say(
-                f"  {counts['asked']} prompts asked, from {counts['files']} files, {counts['correct']} answered "
-                f"correctly{f'; not used: {left_out}' if left_out else ''}"
+                f"  {counts['asked']} prompts asked, from {counts['files']} files{answered}"
+                f"{f'; not used: {left_out}' if left_out else ''}"
             )
 
 

@@ -8,9 +8,10 @@ from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
 from apmae.config.stages import AtlasConfig, EncodeConfig, EvaluateConfig
 from apmae.config.study import StudyConfig
-from apmae.config.training import APMAEConfig, TrainConfig
+from apmae.config.training import SQUARE, APMAEConfig, TrainConfig
 
 __all__ = [
+    "SQUARE",
     "TASKS",
     "TEXT_TASKS",
     "APMAEConfig",

@@ -1,6 +1,6 @@
 """The autoencoder and its training (paper section 4)."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,10 @@ class APMAEConfig(Config):
     patch_size: int = Field(default=32, ge=1)
     """Side of a patch, in tokens; divides ``pattern_size``."""
 
+    causal: bool = True
+    """Whether patterns have nothing above the diagonal. The square ones of encoders have all patches of the grid: 64 at
+    256 tokens, where causal ones have 36."""
+
     mask_ratio: float = Field(default=0.5, gt=0, lt=1)
     """Share of the patches hidden from the encoder while training."""
 
@@ -34,7 +38,7 @@ class APMAEConfig(Config):
     ("cls", what the published code does)."""
 
     grid: Literal["triangle", "square"] = "triangle"
-    """Which patches have a token: those on or below the diagonal, or all of them (the released models)."""
+    """Which patches of causal patterns have a token: those on or below the diagonal, or all (the released models)."""
 
     encoder_layers: int = Field(default=24, ge=1)
     encoder_dim: int = Field(default=512, ge=1)
@@ -63,6 +67,8 @@ class APMAEConfig(Config):
             )
         if self.channels > 1 and self.scaling != "log_normalize":
             raise ValueError(f"pixels {self.pixels} go with scaling log_normalize, not {self.scaling}")
+        if self.grid == "square" and not self.causal:
+            raise ValueError("grid 'square' is the released models' way to read causal patterns: leave it out")
         if self.num_patches < 2:
             raise ValueError(f"a pattern of {self.num_patches} patch cannot be masked: take a smaller patch_size")
         return self
@@ -79,13 +85,17 @@ class APMAEConfig(Config):
 
     @property
     def num_patches(self) -> int:
-        """Patches on or below the diagonal."""
-        return self.grid_size * (self.grid_size + 1) // 2
+        """Patches that exist: on or below the diagonal, or all if patterns are square."""
+        return self.grid_size * (self.grid_size + 1) // 2 if self.causal else self.grid_size**2
 
     @property
     def num_masked(self) -> int:
         """Patches masked while training: at least one, and at least one stays visible."""
         return min(max(round(self.num_patches * self.mask_ratio), 1), self.num_patches - 1)
+
+
+SQUARE: dict[str, Any] = {"causal": False, "crop": 0.0, "grammar_share": 0.0}
+"""Settings of a training on the square patterns of encoders, which cannot be cropped and are not in the grammar."""
 
 
 class TrainConfig(Config):
@@ -162,6 +172,19 @@ class TrainConfig(Config):
     """Steps between pictures of how the decoder fills in hidden patches (paper Figure 3)."""
 
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _square_patterns_are_whole(self) -> Self:
+        if self.model.causal:
+            return self
+        if self.crop:
+            raise ValueError(f"crop is {self.crop}, but rows of square patterns depend on all tokens: set it to 0")
+        if self.objective == "guided" and self.grammar_share:
+            raise ValueError(
+                f"grammar_share is {self.grammar_share}, but the patterns of the grammar are causal: set it to 0 for "
+                "square ones"
+            )
+        return self
 
     @property
     def lr(self) -> float:

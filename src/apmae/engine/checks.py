@@ -10,6 +10,7 @@ from pathlib import Path
 from apmae.artifacts import expect_place, expect_stage, manifest_path, read_manifest
 from apmae.atlas.atlas import Atlas
 from apmae.config import (
+    APMAEConfig,
     AtlasConfig,
     CircuitsConfig,
     Config,
@@ -20,13 +21,13 @@ from apmae.config import (
     StudyConfig,
 )
 from apmae.corpus.source import Source, list_sources
-from apmae.engine.prompts import expect_parquet, expect_prompts
+from apmae.engine.prompts import expect_answers, expect_parquet, expect_prompts
 from apmae.engine.settings import Training
 from apmae.engine.sources import Given, parse_sources
 from apmae.errors import ConfigError, ModelError
-from apmae.lm.declared import Declared, context_of, expect_infill, expect_window
+from apmae.lm.declared import Declared, context_of, expect_infill, expect_outcome, expect_window
 from apmae.lm.folder import expect_model, expect_tokenizer
-from apmae.model.folder import CARD, find_encoder
+from apmae.model.folder import CARD, expect_shape, find_encoder
 from apmae.model.hub import expect_license, expect_pushable
 from apmae.patterns.stored import expect_patterns
 from apmae.prompts.languages import language_of
@@ -60,7 +61,7 @@ def expect_tag(
     if len(set(outs)) < len(outs):
         raise ConfigError(f"expected two files for --json and --html, got {json} twice; rename one")
     _expect_reader(lm)
-    find_encoder(encoder)
+    _expect_shape(find_encoder(encoder).config, Declared.of(lm))
     Atlas.load(atlas)
 
 
@@ -108,7 +109,9 @@ def expect_circuits(out: Path | None, config: CircuitsConfig, lm: LMConfig, *, o
     """``apmae prompts circuit:NAME``."""
     _expect_prompts_out(out, config, overwrite=overwrite)
     _expect_reader(lm)
-    expect_window(config.length, Declared.of(lm).positions)
+    declared = Declared.of(lm)
+    expect_window(config.length, declared.positions)
+    expect_answers(declared.answers, lm.source)
 
 
 def expect_source_files(
@@ -118,7 +121,9 @@ def expect_source_files(
     _expect_prompts_out(out, config, overwrite=overwrite)
     if lm is not None:
         _expect_reader(lm)
-        expect_window(config.length, Declared.of(lm).positions)
+        declared = Declared.of(lm)
+        expect_window(config.length, declared.positions)
+        expect_outcome(config.outcome, declared.answers, lm.source)
         _expect_files(sources, config)
 
 
@@ -142,7 +147,10 @@ def expect_training(
         expect_prompts(prompts)
     if not patterns:
         _expect_reader(asked.lm)
-        context_of(Declared.of(asked.lm).positions, asked.config.model.pattern_size, asked.config.capture.context)
+        declared = Declared.of(asked.lm)
+        context_of(declared.positions, asked.config.model.pattern_size, asked.config.capture.context)
+        expect_outcome(asked.config.outcome, declared.answers, asked.lm.source)
+        _expect_shape(asked.config.model, declared)
     if corpus and asked.corpus is not None:
         _expect_files(corpus, asked.corpus)
 
@@ -154,8 +162,9 @@ def expect_encode(
     expect_stage(out, "encode", _settings(config), overwrite=overwrite)
     expect_prompts(prompts)
     _expect_reader(lm)
-    size = find_encoder(encoder).config.pattern_size
-    context_of(Declared.of(lm).positions, size, config.capture.context)
+    found, declared = find_encoder(encoder).config, Declared.of(lm)
+    context_of(declared.positions, found.pattern_size, config.capture.context)
+    _expect_shape(found, declared)
 
 
 def expect_evaluate(
@@ -176,9 +185,12 @@ def expect_evaluate(
     expect_prompts(prompts)
     for lm in lms:
         _expect_reader(lm)
-    sizes = [find_encoder(encoder).config.pattern_size for encoder in encoders]
+    found = [find_encoder(encoder).config for encoder in encoders]
     for lm in lms:
-        context_of(Declared.of(lm).positions, max(sizes), config.capture.context)
+        declared = Declared.of(lm)
+        context_of(declared.positions, max(own.pattern_size for own in found), config.capture.context)
+        for own in found:
+            _expect_shape(own, declared)
 
 
 def expect_cluster(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool) -> None:
@@ -213,18 +225,22 @@ def expect_study(config: StudyConfig, *, overwrite: bool) -> Given:
         share_of(config.train, 1)
         _expect_files(sources.expect_files(), config.train_prompts)
         expect_stage(layout.encoder, "train", _settings(config.train), overwrite=overwrite)
-        size = config.train.model.pattern_size
+        encoder = config.train.model
     else:
-        size = find_encoder(config.encoder).config.pattern_size
+        encoder = find_encoder(config.encoder).config
     expect_stage(layout.embeddings, "encode", _settings(config.encode), overwrite=overwrite)
     expect_stage(layout.atlas, "cluster", _settings(config.atlas), overwrite=overwrite)
     _expect_reader(config.lm)
-    positions = Declared.of(config.lm).positions
+    declared = Declared.of(config.lm)
+    positions, answers = declared.positions, declared.answers
     if sources.prompts is None:
         expect_window(config.prompts.length, positions)
+        expect_outcome(config.prompts.outcome, answers, f"the prompts of {config.lm.source}")
     if trains and config.train is not None:
-        context_of(positions, size, config.train.capture.context)
-    context_of(positions, size, config.encode.capture.context)
+        context_of(positions, encoder.pattern_size, config.train.capture.context)
+        expect_outcome(config.train.outcome, answers, f"training on {config.lm.source}")
+    context_of(positions, encoder.pattern_size, config.encode.capture.context)
+    _expect_shape(encoder, declared)
     return sources
 
 
@@ -282,6 +298,12 @@ def _expect_reader(lm: LMConfig) -> None:
     expect_model(lm)
     expect_tokenizer(lm)
     expect_infill(lm)
+
+
+def _expect_shape(encoder: APMAEConfig, lm: Declared) -> None:
+    """Refuse an AP-MAE of causal patterns for a language model that is known to be an encoder."""
+    if lm.square:
+        expect_shape(causal=encoder.causal, found=False)
 
 
 def _expect_prompts_out(out: Path | None, config: Config, *, overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 """Encoding and clustering on one machine: config -> run -> artifact. Hashes decide what is reused, resumed, refused."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from apmae.engine.stages import decisive, opened
 from apmae.errors import ArtifactError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import window_length
+from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
 from apmae.model.represent import width_of
 from apmae.patterns.gate import has_structure
@@ -67,6 +69,7 @@ def encode(
     """
     lm = opened(lm)
     mae = APMAE.from_pretrained(encoder).to(lm.device)
+    expect_shape(causal=mae.config.causal, found=lm.causal)
     inputs = {"lm": lm.fingerprint, "encoder": mae.fingerprint, "prompts": fingerprint(prompts_path)}
     with Stage.open(out, "encode", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
@@ -94,7 +97,7 @@ def encode(
         counts = {
             "prompts": len(prompts),
             "patterns": stage.rows("embeddings"),
-            "correct": _table(stage, "prompts", ["outcome"])["outcome"].to_pylist().count("correct"),
+            "correct": _correct(_table(stage, "prompts", ["outcome"])["outcome"].to_pylist()),
             "layers": lm.num_layers,
             "heads": lm.num_heads,
             "heads_by_layer": list(lm.heads_by_layer),
@@ -111,6 +114,11 @@ def encode(
 def _table(stage: Stage, table: str, columns: list[str] | None = None) -> pa.Table:
     """The shards of one table that a stage has written so far."""
     return pa.concat_tables([read_table(stage.root / name, columns) for name in stage.files if is_shard(name, table)])
+
+
+def _correct(outcomes: Sequence[str | None]) -> int | None:
+    """How many prompts were answered correctly; None if the model answers nothing."""
+    return outcomes.count("correct") if outcomes.count(None) < len(outcomes) else None
 
 
 def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool = False) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from apmae.config import CircuitsConfig, LMConfig, PromptsConfig
 from apmae.corpus.source import Source, list_sources
 from apmae.engine.stages import decisive, opened
 from apmae.errors import ConfigError
+from apmae.lm.declared import expect_outcome
 from apmae.progress import Advance, progress
 from apmae.prompts import own
 from apmae.prompts.circuits import circuit_prompts
@@ -40,7 +41,7 @@ def make_prompts(
         sources: from ``engine.sources.parse_sources`` or ``corpus.parse.parse_source``.
         out: a ``.parquet`` file.
         config: tasks, numbers, outcomes.
-        lm: decides outcomes; without a model they stay unknown.
+        lm: decides outcomes; without a model, or with one that answers nothing (``LM.answers``), they stay unknown.
         overwrite: replace an artifact made from something else.
 
     Returns:
@@ -170,11 +171,15 @@ def _draw(
     files = list_sources(sources, suffixes=language_of(config.language).suffixes)
     if lm is None:
         return build_prompts(files, config)
+    expect_outcome(config.outcome, lm.answers, lm.name)
+    if not lm.answers:
+        return build_prompts(files, config, tokenizer=lm.backend_tokenizer)
     with _asking(lm, journal) as (asked, advance):
         return draw_prompts(asked, files, config, rejected=Counter(), advance=advance)
 
 
 def _draw_circuits(config: CircuitsConfig, lm: "LM", *, journal: Journal | None = None) -> list[Prompt]:
+    expect_answers(lm.answers, lm.name)
     tokenizer, room = lm.backend_tokenizer, config.length - (lm.bos is not None)
     prompts: list[Prompt] = []
     for name in config.circuits:
@@ -202,6 +207,19 @@ def _asking(lm: "LM", journal: Journal | None, total: int | None = None) -> Iter
             shown(amount - known, note=note, total=total)
 
         yield ask, advance
+
+
+def expect_answers(answers: bool, source: str) -> None:
+    """Refuse circuits of a model that answers nothing.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if not answers:
+        raise ConfigError(
+            f"expected a model that completes prompts, for circuits, {source} is an encoder without a head for masked "
+            "tokens; draw prompts from source files"
+        )
 
 
 def expect_parquet(out: Path) -> None:

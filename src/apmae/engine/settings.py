@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from apmae.config import LMConfig, PromptsConfig, StudyConfig, TrainConfig, parse
+from apmae.config import SQUARE, LMConfig, PromptsConfig, StudyConfig, TrainConfig, parse
 from apmae.errors import ConfigError
+from apmae.lm.declared import Declared
 from apmae.recipes import RECIPES, demo, recipe, study_settings, train_settings
 from apmae.report.console import Column, open_console, print_table
 
@@ -31,7 +32,16 @@ def read_study(path: Path) -> StudyConfig:
         raise ConfigError(f"expected YAML in {path}: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"expected fields of a study in {path}, got {type(values).__name__}; see docs/pipeline.md")
+    train = values.get("train")
+    if isinstance(train, dict) and _reads_squares(values.get("lm")):
+        values["train"] = {name: value for name, value in SQUARE.items() if name not in train.get("model", {})} | train
     return parse(StudyConfig, {"out": str(path.with_suffix("")), **study_settings(values)}, str(path))
+
+
+def _reads_squares(lm: Any) -> bool:
+    """Whether a study's language model is known to be an encoder."""
+    source = lm.get("source") if isinstance(lm, dict) else lm
+    return isinstance(source, str) and Declared.of(LMConfig(source=source)).square
 
 
 def print_recipes() -> None:
@@ -78,7 +88,7 @@ def training(
 
     Args:
         name: of the recipe.
-        changes: fields of ``TrainConfig``.
+        changes: fields of ``TrainConfig``; for an encoder on top of ``config.SQUARE``.
         lm: fields of ``LMConfig``; those left out are the recipe's.
         language: of the corpus; None without a corpus.
         per_task: prompts per task in an epoch of the corpus; None takes the recipe's.
@@ -87,8 +97,9 @@ def training(
         ConfigError: if there is no such recipe, or a setting does not fit.
     """
     study = recipe(name)
-    config = parse(TrainConfig, train_settings(name, changes), "train")
     model = parse(LMConfig, study.lm.model_dump() | dict(lm), "language model")
+    square = SQUARE if Declared.of(model).square else {}
+    config = parse(TrainConfig, train_settings(name, {**square, **changes}), "train")
     if language is None:
         return Training(config, model, None)
     corpus = (study.train_prompts or PromptsConfig()).model_dump()

@@ -13,11 +13,13 @@ from apmae.engine.checks import expect_options, heads_written
 from apmae.errors import ConfigError, SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
+from apmae.lm.outcome import masks_of
 from apmae.lm.selection import existing_heads
 from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
 from apmae.prompts.fim import window
+from apmae.prompts.masked import masked_window
 from apmae.report.display import with_place
 from apmae.report.figures import png
 from apmae.report.heads import head_figure, sheet_figure
@@ -65,7 +67,7 @@ def show(
         lm: the language model, a decoder or an encoder.
         prompt: the text that it reads, or the text before the completion position.
         out: ``.png`` for a picture, ``.html`` for a page with the numbers under the pointer.
-        suffix: text after the completion position, for models that infill.
+        suffix: text after the completion position, for models that infill and for encoders, which see a mask there.
         heads: ``(layer, head)`` pairs, each drawn large; "all" draws a contact sheet.
         scale: "log" or "linear" colours.
         long: how to show a prompt of more than :data:`SIDE` tokens: "pool" joins tokens to blocks, "crop" shows the
@@ -139,7 +141,7 @@ def sheet_of(
     probabilities = own.probabilities()[:, : len(labels), : len(labels)]
     length = (patterns.lengths or {}).get(prompt, len(labels))
     names = [""] * len(own)
-    if patterns.causal and length == len(labels):  # scores need causal patterns with one row per token
+    if length == len(labels):  # scores need one row per token
         scores = score(own, None if ids is None else [ids], [labels] if patterns.tokens else None)
         called = zip(measured_names(scores.values, scores.key_kinds), scores.sinks, strict=True)
         names = [with_place(name, sinks, [labels[position] for position in sinks]) for name, sinks in called]
@@ -168,6 +170,11 @@ def _token_ids(lm: LM, prompt: str, suffix: str | None) -> list[int]:
     """
     if suffix is None:
         ids = lm.tokenizer(prompt, truncation=False, verbose=False).input_ids if lm.backend_tokenizer else []
+    elif not lm.causal:
+        length = len((prompt + suffix).encode("utf-8", "replace")) + 8
+        masks, length = masks_of(lm), min(length, lm.max_length or length)
+        parts = masked_window(lm.backend_tokenizer, prompt, masks.text, suffix, length=length, masks=masks)
+        ids = list(parts.ids)
     elif lm.sentinels is None:
         raise ConfigError(
             f"expected a model with fill-in-the-middle tokens for a suffix, {lm.name} has none; leave the suffix out"

@@ -26,7 +26,8 @@ def decisive(config: Config, lm: "LM | None") -> dict[str, Any]:
     settings = config.model_dump(mode="json")
     if lm is None:
         return settings
-    infill = lm.sentinels.template if lm.sentinels else "none"
+    arrangement = lm.sentinels or lm.masks
+    infill = arrangement.template if arrangement else "none"
     chosen = {} if lm.config.attention is None else {"attention": lm.config.attention}
     dtype = str(lm.model.dtype).removeprefix("torch.")
     return {**settings, "dtype": dtype, "infill": infill, "outcome_rule": lm.config.outcome_rule} | chosen

@@ -14,12 +14,15 @@ from apmae.encode import score_batch
 from apmae.errors import ConfigError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
-from apmae.lm.stream import capture_prompts
+from apmae.lm.outcome import masks_of, window_of
+from apmae.lm.stream import capture_batch
+from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
 from apmae.model.represent import represented
 from apmae.patterns.gate import unstructured_name
 from apmae.prompts.fim import Window
 from apmae.prompts.line import line_prompt, text_prompt
+from apmae.prompts.masked import whole_window
 from apmae.prompts.prompt import Answer, Prompt
 from apmae.report.page import tag_page
 from apmae.report.terminal import print_tags
@@ -33,8 +36,9 @@ class Tagged(NamedTuple):
     """``schema.TAGS``: one row per head, ordered by layer, head."""
     window: Window
     """What the model saw."""
-    answer: Answer
-    """What it answered; ``correct`` means nothing where no completion was given."""
+    answer: Answer | None
+    """What it answered; ``correct`` means nothing where no completion was given. None if it answers nothing
+    (``LM.answers``), and where nothing was asked."""
 
 
 def tag(
@@ -44,8 +48,8 @@ def tag(
 
     Args:
         lm: the language model.
-        prompt: text before the completion position.
-        suffix: text after it, for models that infill.
+        prompt: text before the completion position; for an encoder without ``suffix`` the text that it reads.
+        suffix: text after the completion position, for models that infill and for encoders.
         mae: the encoder; by default the bundled one.
         atlas: fitted with the same encoder; by default the bundled one.
 
@@ -59,14 +63,19 @@ def tag(
     mae = mae or APMAE.from_pretrained()
     atlas = atlas or Atlas.load()
     # No completion is expected, so any token will do: only the answer's outcome depends on it.
-    return tag_prompt(lm, text_prompt(prompt, "\n", suffix), mae=mae, atlas=atlas).tags
+    completion = "\n" if lm.causal else masks_of(lm).text if suffix is not None else ""
+    return tag_prompt(lm, text_prompt(prompt, completion, suffix), mae=mae, atlas=atlas).tags
 
 
 def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
-    """As :func:`tag`, for a prompt with its completion; also returns what the model saw and answered."""
+    """As :func:`tag`, for a prompt with its completion; also returns what the model saw and answered.
+
+    An encoder reads a prompt without completion and suffix as it is, and answers nothing.
+    """
     atlas.expect_encoder(mae)  # before anything runs
+    expect_shape(causal=mae.config.causal, found=lm.causal)
     size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
-    captured = next(capture_prompts(lm, [prompt], CaptureConfig(batch=1), size=size))
+    captured = capture_batch(lm, [prompt], [_window(lm, prompt, size)], CaptureConfig(batch=1), size=size)
     patterns = captured.patterns
     seen = represented(patterns, mae, atlas.representation or "joint")
     placed = atlas.place(seen.z, where=(patterns.layer, patterns.head), structured=seen.structured)
@@ -95,6 +104,12 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
             }
         )
     return Tagged(pa.Table.from_pylist(rows, schema=TAGS), captured.windows[0], captured.answers[0])
+
+
+def _window(lm: LM, prompt: Prompt, size: int) -> Window:
+    if prompt.completion or lm.causal:
+        return window_of(lm, prompt, size)
+    return whole_window(lm.backend_tokenizer, prompt.prefix, length=size, masks=masks_of(lm))
 
 
 def tag_file(
@@ -135,6 +150,7 @@ def tag_file(
     model = load(lm)
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
     rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.text
+    predicted, outcome = (None, None) if answer is None else (answer.predicted, answer.outcome)
     if json:
         # JSON has no NaN, which a score is if the prompt has no row to measure it on.
         finite = [{key: None if value != value else value for key, value in row.items()} for row in rows]
@@ -143,10 +159,10 @@ def tag_file(
             "file": str(file),
             "line": line,
             "expected": expected,
-            "predicted": answer.predicted,
-            "outcome": answer.outcome,
-            "text_correct": answer.text_correct,
-            "token_correct": answer.token_correct,
+            "predicted": predicted,
+            "outcome": outcome,
+            "text_correct": answer and answer.text_correct,
+            "token_correct": answer and answer.token_correct,
             "layers": model.num_layers,
             "heads_by_layer": list(model.heads_by_layer),
             "heads": finite,
@@ -160,10 +176,10 @@ def tag_file(
             tokens=tokens,
             rows=rows,
             heads_by_layer=model.heads_by_layer,
-            predicted=answer.predicted,
+            predicted=predicted,
             expected=expected,
-            outcome=answer.outcome,
+            outcome=outcome,
         )
         with replacing(html) as written:
             written.write(page)
-    print_tags(rows, model.heads_by_layer, predicted=answer.predicted, expected=expected, outcome=answer.outcome)
+    print_tags(rows, model.heads_by_layer, predicted=predicted, expected=expected, outcome=outcome)

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _POSITIONS = ("max_position_embeddings", "n_positions")
+_CONTINUING = ("ForCausalLM", "LMHeadModel")
+"""How the names of classes end that continue text, though others of their model type are encoders."""
+_ENCODERS = (
+    "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "eurobert", "megatron-bert",
+    "modernbert", "mpnet", "nomic_bert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+)  # fmt: skip
+"""Model types of encoders. Loading a model finds out about the others."""
 
 
 class Declared(NamedTuple):
@@ -31,6 +38,10 @@ class Declared(NamedTuple):
     """Query heads of the largest layer."""
     positions: int | None
     """Most tokens."""
+    square: bool = False
+    """Whether it is known to be an encoder, whose patterns are square."""
+    answers: bool = True
+    """False for an encoder without a head for masked tokens: no outcome of its prompts can be known."""
 
     @classmethod
     def of(cls, config: LMConfig) -> Self:
@@ -43,6 +54,7 @@ class Declared(NamedTuple):
             None if str(values.get("model_type")).startswith("longcat") else _largest(values, _LAYERS),
             max(heads) if heads and all(isinstance(number, int) for number in heads) else None,
             _largest(values, _POSITIONS),
+            *_encoder(values),
         )
 
     def expect_heads(self, heads: Sequence[tuple[int, int]]) -> None:
@@ -70,6 +82,24 @@ def expect_window(length: int, positions: int | None) -> None:
     if positions is not None and length > positions:
         raise CaptureError(
             f"expected a window of at most the model's {positions} positions, got {length}; take a smaller length"
+        )
+
+
+def expect_outcome(outcome: str, answers: bool, source: str) -> None:
+    """Refuse to choose prompts by the outcomes of a model that answers nothing.
+
+    Args:
+        outcome: "any", or another of ``PromptsConfig.outcome``.
+        answers: whether the model answers.
+        source: the model, for the message.
+
+    Raises:
+        ConfigError: if it does not, and outcomes are wanted.
+    """
+    if outcome != "any" and not answers:
+        raise ConfigError(
+            f"expected outcome 'any' for {source}, got {outcome!r}: it is an encoder without a head for masked tokens, "
+            "so it answers nothing and no prompt is correct or incorrect; set outcome to any (--set outcome=any)"
         )
 
 
@@ -138,6 +168,17 @@ def _settings(source: str) -> dict[str, Any]:
     except ArtifactError:
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _encoder(values: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether a model is an encoder, and whether it answers."""
+    names = values.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    if name.endswith("ForMaskedLM"):
+        return True, True
+    if values.get("model_type") not in _ENCODERS or values.get("is_decoder") or name.endswith(_CONTINUING):
+        return False, True
+    return True, name.endswith("ForPreTraining") and name != "ElectraForPreTraining"
 
 
 def _largest(values: dict[str, Any], names: Sequence[str]) -> int | None:

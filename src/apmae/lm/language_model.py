@@ -15,7 +15,7 @@ from apmae.artifacts import fingerprint
 from apmae.config import LMConfig
 from apmae.lm.folder import path_of, tokenizer_error
 from apmae.lm.layers import count_heads, count_layers
-from apmae.prompts.sentinels import Sentinels
+from apmae.prompts.sentinels import Masks, Sentinels, find_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,26 @@ class LM:
     config: LMConfig
     """How it was loaded."""
     causal: bool
-    """Whether it continues text: a decoder. Encoders have square patterns and no completions."""
+    """Whether it continues text: a decoder. Encoders have square patterns, and fill in masks if they have a head."""
     sentinels: Sentinels | None
-    """Fill-in-the-middle tokens; None for a model that only continues text."""
+    """Fill-in-the-middle tokens; None for a model that only continues text, and for encoders."""
     bos: int | None
     """The token that its tokenizer puts first; None if it puts none."""
+
+    @cached_property
+    def masks(self) -> Masks | None:
+        """How an encoder sees a prompt; None for a decoder, and if its tokenizer has no mask token.
+
+        Raises:
+            ModelError: if the model came without a fast tokenizer.
+        """
+        mask = None if self.causal else getattr(self.tokenizer, "mask_token", None)
+        return None if mask is None else find_masks(self.backend_tokenizer, mask)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it says which tokens are probable: a decoder, or an encoder with a head for masked tokens."""
+        return self.model.get_output_embeddings() is not None
 
     @property
     def source(self) -> str:
@@ -72,7 +87,11 @@ class LM:
     @property
     def max_length(self) -> int | None:
         """Most tokens that it has positions for; None if its config does not say."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        # RoBERTa counts positions from the one after that of its padding
+        table = getattr(getattr(self.model.base_model, "embeddings", None), "position_embeddings", None)
+        skipped = getattr(table, "padding_idx", None)
+        return most if most is None or skipped is None else most - skipped - 1
 
     @property
     def pad_id(self) -> int:

@@ -30,6 +30,8 @@ from apmae.lm.layers import other_layers, ranges
 from apmae.prompts.sentinels import Sentinels, find_sentinels
 
 _log = logging.getLogger(__name__)
+_DISCRIMINATORS = ("electra", "funnel")
+"""Model types whose ForPreTraining tells replaced tokens from others. Elsewhere it has a head for masked tokens."""
 
 
 def load_lm(
@@ -101,13 +103,19 @@ def load(config: LMConfig, *, check: bool = True) -> LM:
         transformers_logging.set_verbosity(verbosity)
         transformers_logging.enable_progress_bar()
     _expect_weights(model, config, info)
+    causal = factory in (AutoModelForCausalLM, AutoModelForImageTextToText)
+    if not causal and config.infill != "auto":
+        raise ConfigError(
+            f"expected infill 'auto' for {type(model).__name__}, an encoder, which sees both contexts with masks "
+            f"between them, got {config.infill!r}; leave it out"
+        )
     text = model.config.get_text_config()
     lm = LM(
         model=model,
         tokenizer=tokenizer,
         config=config,
-        causal=factory in (AutoModelForCausalLM, AutoModelForImageTextToText),
-        sentinels=_sentinels(tokenizer, config.infill, text.vocab_size, path),
+        causal=causal,
+        sentinels=_sentinels(tokenizer, config.infill, text.vocab_size, path) if causal else None,
         bos=_bos(tokenizer),
     )
     if check:
@@ -184,10 +192,11 @@ def _factory(config: Any) -> Any:
     name = (config.architectures or [type(config).__name__])[0]
     if reason := refusal(config):
         raise ModelError(f"{name} {reason}")
-    if name.endswith("ForMaskedLM"):
+    fills_in = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    pretrained = name.endswith("ForPreTraining") and config.model_type not in _DISCRIMINATORS
+    if name.endswith("ForMaskedLM") or (fills_in and pretrained):
         return AutoModelForMaskedLM
     generates = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    fills_in = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
     if generates and (not fills_in or name.endswith(("ForCausalLM", "LMHeadModel"))):
         return AutoModelForCausalLM
     return AutoModelForImageTextToText if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else AutoModel

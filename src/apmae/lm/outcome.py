@@ -1,8 +1,11 @@
 """What the model answers at the completion position.
 
-The model is asked once, with the completion after the window. One forward gives the first token, and says whether
+A decoder is asked once, with the completion after the window. One forward gives the first token, and says whether
 greedy decoding would write the whole completion: it would if each expected token is the most probable one. The tests
 check that against ``generate``. Tokens count, not text: the same text in other tokens is not exact.
+
+An encoder is asked once too, with a mask in place of each token of the completion, so that it knows none of them. The
+token at the first mask is its answer. An encoder without a head for masked tokens answers nothing.
 """
 
 import math
@@ -17,7 +20,9 @@ from apmae.errors import ModelError
 from apmae.lm.declared import expect_window
 from apmae.lm.language_model import LM
 from apmae.prompts.fim import Window, window
+from apmae.prompts.masked import masked_window
 from apmae.prompts.prompt import Answer, Prompt, continues, undecided
+from apmae.prompts.sentinels import Masks
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,14 +63,19 @@ def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
 
     Raises:
         CaptureError: if the model has no positions for ``length`` tokens.
-        ModelError: if the model came without a fast tokenizer, or is an encoder, which completes nothing.
+        ModelError: if the model came without a fast tokenizer, or is an encoder whose tokenizer has no mask token.
     """
-    if not lm.causal:
-        raise ModelError(
-            f"expected a decoder, which can complete a prompt, {type(lm.model).__name__} is an encoder; look at it "
-            "with apmae show or apmae.capture"
-        )
     expect_window(length, lm.max_length)
+    if not lm.causal:
+        return masked_window(
+            lm.backend_tokenizer,
+            prompt.prefix,
+            prompt.completion,
+            prompt.suffix,
+            length=length,
+            masks=masks_of(lm),
+            accepted=prompt.accepted,
+        )
     return window(
         lm.backend_tokenizer,
         prompt.prefix,
@@ -76,6 +86,20 @@ def window_of(lm: LM, prompt: Prompt, length: int) -> Window:
         bos=lm.bos,
         accepted=prompt.accepted,
     )
+
+
+def masks_of(lm: LM) -> Masks:
+    """How an encoder sees a prompt.
+
+    Raises:
+        ModelError: if its tokenizer has no mask token, or it came without a fast tokenizer.
+    """
+    if lm.masks is None:
+        raise ModelError(
+            f"expected a tokenizer with a mask token for {type(lm.model).__name__}, an encoder, found none: no token "
+            "of a prompt can be taken out; look at whole texts with apmae show or apmae.capture"
+        )
+    return lm.masks
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -93,6 +117,19 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
+def read(lm: LM, windows: Sequence[Window]) -> list[Answer] | list[None]:
+    """Run the model over a batch, each prompt once. An open tap sees these forwards.
+
+    Returns:
+        The model's answers as of :func:`answer`; None for each window if the model answers nothing (``LM.answers``), or
+        if one of them asks for nothing.
+    """
+    if lm.answers and all(item.completion for item in windows):
+        return answer(lm, windows)
+    _forward(lm, [item.ids for item in windows], {"logits_to_keep": 1} if lm.keeps_logits else {})
+    return [None] * len(windows)
+
+
 @torch.no_grad()
 def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[Answer]:
     """Run the model over a batch, each prompt once. An open tap sees these forwards.
@@ -102,21 +139,29 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
         windows: what it sees.
         spans: also score whole completions. Their tokens then follow the window, so that one forward shows what greedy
             decoding would write: the completion, as long as each expected token is the most probable one. Without it, a
-            first token that is right as far as it goes counts as correct.
+            first token that is right as far as it goes counts as correct. An encoder's completions are always scored.
+
+    Raises:
+        ModelError: if the model is an encoder without a head for masked tokens.
     """
-    # the tokens asked for; all but the last are also read
-    asked = [item.completion if spans and _room(lm, item) else item.completion[:1] for item in windows]
-    where = [range(len(item.ids) - 1, len(item.ids) - 1 + len(want)) for item, want in zip(windows, asked, strict=True)]
+    if not lm.answers:
+        raise ModelError(
+            f"expected a model that says which tokens are probable, {type(lm.model).__name__} is an encoder without a "
+            "head for masked tokens; take outcome 'any'"
+        )
+    asked = [_asked(lm, item, spans=spans) for item in windows]
+    where = [_places(item, len(want)) for item, want in zip(windows, asked, strict=True)]
     shown = _shown(lm, where)
     vocabulary = lm.model.config.get_text_config().vocab_size
     if len(windows) > 1 and len(windows) * len(shown) * vocabulary > _MOST_LOGITS:
         half = len(windows) // 2
         return answer(lm, windows[:half], spans=spans) + answer(lm, windows[half:], spans=spans)
-    ids, mask = pad([(*item.ids, *want[:-1]) for item, want in zip(windows, asked, strict=True)], lm.pad_id)
-    inputs: dict[str, Any] = {"input_ids": ids.to(lm.device), "attention_mask": mask.to(lm.device), "use_cache": False}
+    few: dict[str, Any] = {}
     if lm.keeps_logits:  # the logits of other positions are the largest array of the forward
-        inputs["logits_to_keep"] = len(shown) if isinstance(shown, range) else torch.tensor(shown, device=lm.device)
-    logits = lm.model(**inputs).logits
+        few["logits_to_keep"] = len(shown) if isinstance(shown, range) else torch.tensor(shown, device=lm.device)
+    # a decoder also reads all but the last of the tokens asked for
+    rows_read = [item.ids if item.masks else (*item.ids, *want[:-1]) for item, want in zip(windows, asked, strict=True)]
+    logits = _forward(lm, rows_read, few).logits
     places = {position: place for place, position in enumerate(shown)}
     rows = [row for row, positions in enumerate(where) for _ in positions]
     columns = [places[position] for positions in where for position in positions]
@@ -130,13 +175,17 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
     for place, begin in enumerate(first.tolist()):
         item, want = windows[place], asked[place]
         span = slice(begin, begin + len(want))
-        whole = spans and len(want) == len(item.completion)
+        whole = (spans or bool(item.masks)) and len(want) == len(item.completion)
         predicted, text_correct, token_correct = _judged(item, greedy[span], lm.special)
         others = [] if text_correct else _accepted_so_far(item, greedy[begin], lm.special)
-        if others and not spans:
+        if others and item.masks:
+            for judged in (_judged(_instead(item, ids), greedy[span], lm.special) for ids in others):
+                if judged[1]:
+                    predicted, text_correct = judged[:2]
+        elif others and not spans:
             text_correct = True  # as far as it was looked at
         elif others:
-            followed = answer(lm, [replace(item, completion=ids, accepted=()) for ids in others], spans=True)
+            followed = answer(lm, [_instead(item, ids) for ids in others], spans=True)
             for other in followed:
                 if other.text_correct:
                     predicted, text_correct = other.predicted, True
@@ -157,12 +206,37 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
     return answers
 
 
+@torch.no_grad()
+def _forward(lm: LM, rows: Sequence[Sequence[int]], few: dict[str, Any]) -> Any:
+    """Run the model over token ids of several lengths; ``few`` says which logits are wanted."""
+    ids, mask = pad(rows, lm.pad_id)
+    return lm.model(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False, **few)
+
+
+def _asked(lm: LM, item: Window, *, spans: bool) -> tuple[int, ...]:
+    """The tokens of the completion whose probabilities are wanted."""
+    if item.masks:
+        return item.completion[: min(len(item.masks), LONGEST_SPAN)]
+    return item.completion if spans and _room(lm, item) else item.completion[:1]
+
+
+def _places(item: Window, count: int) -> range:
+    """Where the logits of the completion's first ``count`` tokens are: at its masks, or one token before each."""
+    return item.masks[:count] if item.masks else range(len(item.ids) - 1, len(item.ids) - 1 + count)
+
+
+def _instead(item: Window, completion: tuple[int, ...]) -> Window:
+    """The same window with an accepted completion as the only one."""
+    return replace(item, completion=completion, accepted=())
+
+
 def _judged(item: Window, greedy: Sequence[int], special: frozenset[int]) -> tuple[str, bool, bool]:
     """The predicted text, and whether it is right by its text and by its first token.
 
     Args:
         item: what was asked.
-        greedy: the most probable token at each position that was looked at, each given the expected ones before it.
+        greedy: the most probable token at each position that was looked at; of a decoder each given the expected ones
+            before it.
         special: ids that stand for no text.
     """
     token_correct = greedy[0] in {ids[0] for ids in (item.completion, *item.accepted)}
@@ -170,7 +244,8 @@ def _judged(item: Window, greedy: Sequence[int], special: frozenset[int]) -> tup
         return item.texts(greedy[:1])[0], token_correct, token_correct
     expected = item.right_texts[0]
     count, agrees = 1, greedy[0] == item.completion[0]
-    while agrees and undecided(item.text_of(greedy[:count]), expected) and count < len(greedy):
+    looked = min(len(greedy), len(item.completion))
+    while agrees and undecided(item.text_of(greedy[:count]), expected) and count < looked:
         count += 1
         agrees = greedy[count - 1] == item.completion[count - 1]
     predicted = item.text_of(greedy[:count])

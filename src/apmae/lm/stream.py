@@ -9,7 +9,7 @@ import torch
 from apmae.config import CaptureConfig
 from apmae.lm.declared import context_of
 from apmae.lm.language_model import LM
-from apmae.lm.outcome import answer, window_of
+from apmae.lm.outcome import read, window_of
 from apmae.lm.tap import capture
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.fim import Window
@@ -22,7 +22,8 @@ class Captured:
 
     prompts: Sequence[Prompt]
     windows: Sequence[Window]
-    answers: Sequence[Answer]
+    answers: Sequence[Answer | None]
+    """None where the model answers nothing (``LM.answers``), or nothing is asked."""
     patterns: Patterns
     """``prompt`` counts from ``first`` over the prompts given to :func:`capture_prompts`."""
 
@@ -88,5 +89,5 @@ def capture_batch(
     """
     limit: dict[str, Any] = {config.long: size} if window_length(lm, size, config.context) > size else {}
     with capture(lm.model, heads=config.heads, seed=seed, dtype=dtype, first_prompt=first, **limit) as tap:
-        answers = answer(lm, windows)
+        answers = read(lm, windows)
     return Captured(prompts, windows, answers, tap.patterns)

@@ -65,7 +65,7 @@ On the command line: `apmae encode --lm MODEL --encoder {source} --prompts promp
 {model}{training}
 ## Limits
 
-- It reads causal patterns of at most {size} tokens. Patterns of longer prompts are first pooled or cropped.
+- It reads {kind} patterns of at most {size} tokens. Patterns of longer prompts are first pooled or cropped.
 - Embeddings can be compared with those of this encoder only. An atlas belongs to the encoder that it was fitted with.
 - It is trained on patterns of one language model. `apmae evaluate` measures how well it does on another's.
 - It describes patterns. It does not say what a head is for, or whether a pattern causes an answer.
@@ -126,6 +126,7 @@ def model_card(
     return _TEXT.format(
         license=f"license: {license}" if license else "# license: left to whoever publishes this",
         dim=config.encoder_dim,
+        kind="causal" if config.causal else "square",
         size=config.pattern_size,
         source=repo_id if repo_id and _REPOSITORY.fullmatch(repo_id) else "folder-or-hub-id",
         model=_table(_model(config, weights)),

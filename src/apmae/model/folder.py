@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from apmae import bundled
 from apmae.artifacts import read_json
 from apmae.config import APMAEConfig, parse
-from apmae.errors import ArtifactError, ConfigError, ModelError, first_line
+from apmae.errors import ArtifactError, CaptureError, ConfigError, ModelError, first_line
 
 FORMAT = 2
 """Version of our layout, raised when older code cannot read the new one. Files without a number have format 1."""
@@ -43,6 +43,28 @@ class Encoder(NamedTuple):
     config: APMAEConfig
     published: bool
     """Whether it is in the published layout."""
+
+
+def expect_shape(*, causal: bool, found: bool) -> None:
+    """Refuse patterns that an AP-MAE was not made for.
+
+    Args:
+        causal: whether it reads causal patterns, or square ones.
+        found: whether those at hand are causal.
+
+    Raises:
+        CaptureError: if the two differ.
+    """
+    if causal and not found:
+        raise CaptureError(
+            "expected causal patterns for this AP-MAE, got square ones of an encoder; take one that was trained on "
+            "such patterns: apmae train --lm MODEL makes it"
+        )
+    if found and not causal:
+        raise CaptureError(
+            "expected square patterns for this AP-MAE, which was trained on an encoder's, got causal ones; take "
+            "another, such as the bundled one"
+        )
 
 
 def find_encoder(source: str | Path) -> Encoder:

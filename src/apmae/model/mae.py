@@ -1,7 +1,8 @@
 """AP-MAE, in the paper's order: embed the patches, mask, encode, decode, loss (paper section 4, Figure 2).
 
-Only patches on or below the diagonal are embedded and decoded. With ``grid="square"`` there are positions for the whole
-grid, and encoding feeds all of it, zeros above the diagonal included, as the released models expect.
+Of causal patterns only patches on or below the diagonal are embedded and decoded, of square ones all. With
+``grid="square"`` there are positions for the whole grid of causal patterns, and encoding feeds all of it, zeros above
+the diagonal included, as the released models expect.
 
 With ``pixels="log_and_root"`` a patch has two channels: the scaled pixels and root probabilities. They are standardised
 by constants, where the published patch embedding begins with a LayerNorm, which takes every patch's level and contrast
@@ -25,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from apmae.config import APMAEConfig
-from apmae.errors import CaptureError, ModelError
+from apmae.errors import ModelError
 from apmae.model import card, files, hub
 from apmae.model.blocks import Transformer, init_weights
-from apmae.model.folder import CONFIG
+from apmae.model.folder import CONFIG, expect_shape
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
@@ -72,13 +73,13 @@ class APMAE(nn.Module):
         self.whitening: Whitening | None = None
         c = config
         pixels = c.channels * c.patch_size**2
-        rows, columns = geometry.tiles(c.grid_size)
+        rows, columns = geometry.tiles(c.grid_size, c.causal)
         slots = torch.arange(c.num_patches) if c.grid == "triangle" else rows * c.grid_size + columns
         num_slots = c.num_patches if c.grid == "triangle" else c.grid_size**2
         self.slots: Tensor
         self.real: Tensor
         self.register_buffer("slots", slots, persistent=False)  # k -> position of the patch
-        real = geometry.real_pixels(c.grid_size, c.patch_size).flatten(1)
+        real = geometry.real_pixels(c.grid_size, c.patch_size, c.causal).flatten(1)
         self.register_buffer("real", real, persistent=False)  # k q
 
         eps = c.layer_norm_eps
@@ -146,7 +147,7 @@ class APMAE(nn.Module):
         """Encode the visible patches, predict the masked ones.
 
         Args:
-            patches: lower-triangle patches, from :meth:`scale`.
+            patches: those that exist, from :meth:`scale`.
             masking: which patches to hide.
         """
         flat = patches.flatten(2)
@@ -170,7 +171,7 @@ class APMAE(nn.Module):
     def errors(
         self, patches: Float[Tensor, "n k c p p"], predicted: Float[Tensor, "n m q"], masking: Masking
     ) -> tuple[Float[Tensor, "n m q"], Bool[Tensor, "n m q"]]:
-        """Squared error of every predicted scaled pixel, and which of them are real: on or below the diagonal."""
+        """Squared error of every predicted scaled pixel, and which are real: not above a causal pattern's diagonal."""
         target = patches[:, :, 0].flatten(2).gather(1, masking.masked[..., None].expand_as(predicted))
         return (predicted - target).square(), self.real[masking.masked]
 
@@ -180,13 +181,10 @@ class APMAE(nn.Module):
         """Patterns as this model's input, on its device: scaled pixels and, in a second channel, root probabilities.
 
         Raises:
-            CaptureError: if the patterns are longer than the model's ``pattern_size``, or square.
+            CaptureError: if the patterns are longer than the model's ``pattern_size``, or square where the model reads
+                causal ones, or the other way round.
         """
-        if not patterns.causal:
-            raise CaptureError(
-                "expected causal patterns, got square ones of an encoder; an AP-MAE reads the lower triangle only: "
-                "use their probabilities() and scores instead"
-            )
+        expect_shape(causal=self.config.causal, found=patterns.causal)
         fitted = patterns.repacked(self.config.patch_size).resized(self.config.pattern_size)
         # Moved while packed: half the bytes of the scaled patches.
         fitted.log_patches = fitted.log_patches.to(self.cls.device)
@@ -204,7 +202,7 @@ class APMAE(nn.Module):
             batch: patterns per forward pass.
 
         Raises:
-            CaptureError: if the patterns are too long, or square.
+            CaptureError: as for :meth:`scale`.
         """
         parts = [self.encode_tokens(self.scale(patterns[i : i + batch]))[:, 0] for i in range(0, len(patterns), batch)]
         if not parts:

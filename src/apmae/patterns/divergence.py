@@ -25,7 +25,10 @@ rare keys are noise about 0; where they are 0 or negative they have no finite lo
 
 
 def divergence(
-    logs: Float[Tensor, "n k p p"], predicted: Float[Tensor, "n k p p"], hidden: Bool[Tensor, "n k"]
+    logs: Float[Tensor, "n k p p"],
+    predicted: Float[Tensor, "n k p p"],
+    hidden: Bool[Tensor, "n k"],
+    causal: bool = True,
 ) -> Float64[Tensor, " n"]:
     """Divergence of true from predicted attention to hidden keys, in nats per unit of hidden mass; NaN without any.
 
@@ -35,13 +38,14 @@ def divergence(
     outside a sliding window, padding) follow from the language model and the prompt and do not count.
 
     Args:
-        logs: true log probabilities of causal patterns, -inf where nothing can be attended to.
+        logs: true log probabilities, -inf where nothing can be attended to.
         predicted: log probabilities, clamped to [log(:data:`SMALLEST`), 0]; only those in hidden patches are used.
         hidden: which patches are hidden.
+        causal: whether the patches are those on or below the diagonal, or those of the whole square.
     """
-    grid, patch = math.isqrt(2 * logs.shape[1]), logs.shape[-1]
-    where = layout(grid, patch, True, logs.device)
-    counted = hidden[:, :, None, None] & geometry.real_pixels(grid, patch).to(logs.device) & logs.isfinite()
+    grid, patch = math.isqrt(logs.shape[1] * (2 if causal else 1)), logs.shape[-1]
+    where = layout(grid, patch, causal, logs.device)
+    counted = hidden[:, :, None, None] & geometry.real_pixels(grid, patch, causal).to(logs.device) & logs.isfinite()
     logs = logs.double().masked_fill(~counted, -torch.inf)
     guess = predicted.double().clamp(math.log(SMALLEST), 0.0).masked_fill(~counted, -torch.inf)
     truth = logs.exp()
@@ -54,11 +58,14 @@ def divergence(
     return ((surprise - of_rows) / total).clamp(min=0.0)
 
 
-def uniform_divergence(logs: Float[Tensor, "n k p p"], hidden: Bool[Tensor, "n k"]) -> Float64[Tensor, " n"]:
+def uniform_divergence(
+    logs: Float[Tensor, "n k p p"], hidden: Bool[Tensor, "n k"], causal: bool = True
+) -> Float64[Tensor, " n"]:
     """The divergence of a prediction that knows nothing: all hidden keys of a row are equally probable.
 
     Args:
         logs: as for :func:`divergence`.
         hidden: as for :func:`divergence`.
+        causal: as for :func:`divergence`.
     """
-    return divergence(logs, torch.zeros_like(logs), hidden)
+    return divergence(logs, torch.zeros_like(logs), hidden, causal)

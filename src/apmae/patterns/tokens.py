@@ -11,7 +11,7 @@ from apmae.schema import KINDS
 
 _CODE = {kind: code for code, kind in enumerate(KINDS)}
 _SENTINEL = re.compile(
-    r"<s>|<[^\s<>]{2,}>|[ \u2581]<(PRE|SUF|MID|EOT)>|\[(PAD|CLS|SEP|UNK|BOS|EOS|PREFIX|SUFFIX|MIDDLE)\]"
+    r"<s>|<[^\s<>]{2,}>|[ \u2581]<(PRE|SUF|MID|EOT)>|\[(PAD|CLS|SEP|UNK|MASK|BOS|EOS|PREFIX|SUFFIX|MIDDLE)\]"
 )
 _KEYWORDS = frozenset(
     "abstract and as assert async await boolean break byte case catch char class const continue def default del do "  # noqa: SIM905

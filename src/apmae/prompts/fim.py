@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from tokenizers.decoders import WordPiece
+
 from apmae.errors import ConfigError, SourceError
 from apmae.prompts.sentinels import Sentinels
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 CHARS_PER_TOKEN = 5
 """Characters of context tokenised for each token of the window at first; source code has 3 to 4 per token."""
 
-_SPARE = 16
+SPARE = 16
 """Tokens at a cut that are thrown away: there the tokens of a piece can differ from those of the whole text."""
 
 _BLANKS = 128
@@ -37,11 +39,14 @@ class Window:
     ids: tuple[int, ...]
     """Token ids, sentinels included."""
     completion: tuple[int, ...]
-    """Ids of the completion's tokens, at least one."""
+    """Ids of the completion's tokens: at least one, but for an encoder that reads a text without a gap."""
     text: str
     """The completion, with the blanks that were taken from the prefix (:func:`joined`)."""
     accepted: tuple[tuple[int, ...], ...] = ()
     """Ids of the tokens of each other completion that is right."""
+    masks: range = range(0)
+    """Where an encoder's masks are, one for each of the completion's first tokens. A decoder has none: its answer comes
+    after the window."""
     tokenizer: "Tokenizer | None" = field(default=None, repr=False, compare=False)
     """Whose tokens they are, for display."""
 
@@ -112,7 +117,7 @@ def window(
     if infill is None:
         prefix, blanks = joined(tokenizer, prefix, completion)
         completion, accepted = blanks + completion, [blanks + other for other in accepted]
-    answer = _encode(tokenizer, completion, inner=True)
+    answer = encoded(tokenizer, completion, inner=True)
     if not answer:
         raise SourceError(f"expected a completion of at least one token, got {completion[:40]!r}; give another")
     if infill is None:
@@ -128,7 +133,7 @@ def window(
         ids = [*first, *marks.arrange(left, right)]
     if not ids:
         raise SourceError("expected a prompt of at least one token, got none; give text before the completion")
-    others = [tuple(_encode(tokenizer, other, inner=True)) for other in accepted]
+    others = [tuple(encoded(tokenizer, other, inner=True)) for other in accepted]
     return Window(
         ids=tuple(ids),
         completion=tuple(answer),
@@ -147,13 +152,13 @@ def joined(tokenizer: "Tokenizer", prefix: str, completion: str) -> tuple[str, s
     blanks = min(len(prefix) - len(prefix.rstrip()), _BLANKS)
     if not blanks:
         return prefix, ""
-    piece = tail(prefix, blanks + _SPARE * CHARS_PER_TOKEN)
-    following = head(completion, _SPARE * CHARS_PER_TOKEN)
-    whole = _encode(tokenizer, piece + following, inner=False)
+    piece = tail(prefix, blanks + SPARE * CHARS_PER_TOKEN)
+    following = head(completion, SPARE * CHARS_PER_TOKEN)
+    whole = encoded(tokenizer, piece + following, inner=False)
     for count in range(min(blanks, len(piece) - 1) + 1):  # a window needs a token to its left
         cut = len(piece) - count
-        left = _encode(tokenizer, piece[:cut], inner=False)
-        if left + _encode(tokenizer, piece[cut:] + following, inner=True) == whole:
+        left = encoded(tokenizer, piece[:cut], inner=False)
+        if left + encoded(tokenizer, piece[cut:] + following, inner=True) == whole:
             return prefix[: len(prefix) - count], prefix[len(prefix) - count :]
     return prefix, ""
 
@@ -203,13 +208,13 @@ def _bounded(tokenizer: "Tokenizer", text: str, count: int, cut: Callable[[str, 
         piece = cut(text, limit)
         whole = len(piece) == len(text)
         # the left context opens the model's input, as the tokenizer expects of a text; a right context does not
-        ids = _encode(tokenizer, piece, inner=cut is head)
-        if whole or len(ids) >= count + _SPARE:
+        ids = encoded(tokenizer, piece, inner=cut is head)
+        if whole or len(ids) >= count + SPARE:
             return ids
         limit *= 2
 
 
-def _encode(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
+def encoded(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
     """Tokens of a text; ``inner``: as it would be tokenised after other text.
 
     Tokenizers of the Llama kind put a space before every text. After a prefix that space would be a wrong token: the
@@ -227,8 +232,19 @@ def _encode(tokenizer: "Tokenizer", text: str, *, inner: bool) -> list[int]:
 
 
 def token_texts(tokenizer: "Tokenizer", ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token decoded alone, special tokens too, for display."""
-    return tuple(_decoded(tokenizer, [token]) for token in ids)
+    """Each token decoded alone, special tokens too, for display.
+
+    WordPiece marks tokens that do not begin a word; here those that do have a space instead, as in other vocabularies.
+    """
+    texts = tuple(_decoded(tokenizer, [token]) for token in ids)
+    if not isinstance(tokenizer.decoder, WordPiece):
+        return texts
+    mark = tokenizer.decoder.prefix
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return tuple(
+        text if token in special else text.removeprefix(mark) if text.startswith(mark) else f" {text}"
+        for token, text in zip(ids, texts, strict=True)
+    )
 
 
 def _decoded(tokenizer: "Tokenizer", ids: Sequence[int]) -> str:

@@ -1,4 +1,6 @@
-"""Fill-in-the-middle arrangements: which sentinel tokens are around the two contexts, and in what order. Torch-free.
+"""Which special tokens a model sees around the two contexts of a prompt, and in what order. Torch-free.
+
+Decoders have fill-in-the-middle sentinels, encoders masks.
 
 An arrangement is written as a template, the text that a model was trained to see in front of the completion, such as
 ``<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>``.
@@ -49,6 +51,9 @@ FAMILIES = {
 _SENTINEL = re.compile(r"\u2581?<[^<>{}]+>|\[[A-Z]+\]")
 """A sentinel of :data:`FAMILIES`."""
 
+_ANY = "a"
+"""A text that every tokenizer has tokens for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sentinels:
@@ -70,6 +75,57 @@ class Sentinels:
         """The tokens of a left and a right context with the sentinels around them."""
         contexts = (right, left) if self.suffix_first else (left, right)
         return [*self.before, *contexts[0], *self.between, *contexts[1], *self.after]
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """How an encoder sees a prompt: special tokens around the text, and masks in place of the completion."""
+
+    template: str
+    """For instance ``[CLS]{prefix}[MASK]{suffix}[SEP]``."""
+    before: tuple[int, ...]
+    """Ids before the text."""
+    mask: int
+    """Id of the mask: there is one for each token of the completion."""
+    text: str
+    """The mask as it is written in a text."""
+    after: tuple[int, ...]
+    """Ids after the text."""
+
+    def __len__(self) -> int:
+        """Tokens of a window that are neither text nor masks."""
+        return len(self.before) + len(self.after)
+
+    def arrange(self, left: Sequence[int], hidden: int, right: Sequence[int]) -> list[int]:
+        """The tokens of a window.
+
+        Args:
+            left: of the left context.
+            hidden: number of masks.
+            right: of the right context.
+        """
+        return [*self.before, *left, *[self.mask] * hidden, *right, *self.after]
+
+
+def find_masks(tokenizer: "Tokenizer", mask: str) -> Masks:
+    """The special tokens that an encoder's tokenizer puts around every text, and its mask.
+
+    Args:
+        tokenizer: one that neither truncates nor pads.
+        mask: the mask token's text.
+
+    Raises:
+        ConfigError: if the tokenizer has no such token.
+    """
+    token = tokenizer.token_to_id(mask)
+    if token is None:
+        raise ConfigError(f"expected the mask token {mask!r} in the tokenizer, it has none; correct its mask_token")
+    whole = tokenizer.encode(_ANY)
+    own = [place for place, special in enumerate(whole.special_tokens_mask) if not special]
+    before, after = whole.ids[: own[0]], whole.ids[own[-1] + 1 :]
+    names = ["".join(tokenizer.id_to_token(number) or "" for number in ids) for ids in (before, after)]
+    template = f"{names[0]}{{prefix}}{mask}{{suffix}}{names[1]}"
+    return Masks(template, tuple(before), token, mask, tuple(after))
 
 
 def find_sentinels(tokenizer: "Tokenizer", infill: str = "auto", vocabulary: int | None = None) -> Sentinels | None:

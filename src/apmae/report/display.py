@@ -17,6 +17,8 @@ _DENSE = 30
 """Most heads per layer at which cells have their full size."""
 _SUFFIX, _PREFIX = ("suf", "hole"), ("pre", "begin")
 """Parts of the names of the sentinels before the right and the left context (``prompts/sentinels.py``)."""
+_MASKS = ("[mask]", "<mask>")
+"""Masks of encoders, in lower case."""
 _LONGEST = 40
 """Most characters of a token in running text."""
 _SIGNS = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5"})
@@ -76,11 +78,22 @@ def _display(cell: Any, share: bool) -> str:
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
-def prompt_pieces(tokens: Sequence[str]) -> list[dict[str, str]]:
-    """A prompt's tokens with the completion position among them: after the left context, wherever that is."""
+def prompt_pieces(tokens: Sequence[str], *, answered: bool = True) -> list[dict[str, str]]:
+    """A prompt's tokens with the completion position among them: an encoder's first mask, or after the left context.
+
+    Args:
+        tokens: as the model read them.
+        answered: whether there is an answer to show at that position.
+    """
     kinds = ["sentinel" if token_kind(token) == "sentinel" else "text" for token in tokens]
     pieces = [{"kind": kind, "text": token} for kind, token in zip(kinds, tokens, strict=True)]
-    pieces.insert(_hole(kinds, tokens), {"kind": "hole", "text": ""})
+    if answered:
+        hole = {"kind": "hole", "text": ""}
+        masks = [place for place, token in enumerate(tokens) if token.strip().lower() in _MASKS]
+        if masks:
+            pieces[masks[0]] = hole
+        else:
+            pieces.insert(_hole(kinds, tokens), hole)
     return pieces
 
 

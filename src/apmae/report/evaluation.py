@@ -251,7 +251,8 @@ def _breakdown(losses: Mapping[str, pa.Table]) -> Table:
                 [("loss", "count"), ("loss", "mean"), spread, ("divergence", "mean")]
             )
             for row in groups.sort_by([(key, "ascending") for key in ("encoder", *keys)]).to_pylist():
-                value = head_name(row["layer"], row["head"]) if by == "head" else str(row[by])
+                known = "unknown" if row.get(by) is None else str(row[by])
+                value = head_name(row["layer"], row["head"]) if by == "head" else known
                 of = (row["loss_count"], row["loss_mean"], row["loss_stddev"], row["divergence_mean"])
                 rows.append((row["encoder"], lm, by, value, *of))
     header = ("encoder", "lm", "by", "value", "patterns", "mean loss", "s.d.", "mean divergence")

@@ -81,12 +81,12 @@ def reconstruction(rows: Sequence[Mapping[str, Any]], limit: int = 4) -> Figure:
     figure = Figure(figsize=(8.2, 2.05 * len(shown) + 0.35), layout="constrained")
     grid = figure.subplots(len(shown), 4, squeeze=False)
     for axes, row in zip(grid, shown, strict=True):
-        size, patch = row["size"], row["patch"]
-        shown_patches = [unpack_patches(row[name], size, patch) for name in ("original", "predicted")]
-        original, predicted = (dense(patches, size, np.nan) for patches in shown_patches)
+        size, patch, causal = row["size"], row["patch"], row["causal"]
+        shown_patches = [unpack_patches(row[name], size, patch, causal) for name in ("original", "predicted")]
+        original, predicted = (dense(patches, size, np.nan, causal) for patches in shown_patches)
         # One byte per patch becomes one value per pixel, unpacked like the patches themselves.
         flags = np.frombuffer(row["masked"], np.uint8)[:, None, None]
-        hidden = dense(np.broadcast_to(flags, shown_patches[0].shape), size, 0.0) > 0
+        hidden = dense(np.broadcast_to(flags, shown_patches[0].shape), size, 0.0, causal) > 0
         limits = (float(np.nanmin(original)), float(np.nanmax(original)))
         _show(axes[0], _pixels(original, limits))
         _show(axes[1], _pixels(original, limits, hidden=hidden))

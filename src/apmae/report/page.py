@@ -63,9 +63,9 @@ def tag_page(
     tokens: list[str],
     rows: list[dict[str, Any]],
     heads_by_layer: Sequence[int],
-    predicted: str,
+    predicted: str | None,
     expected: str,
-    outcome: str,
+    outcome: str | None,
 ) -> bytes:
     """The page of one prompt: its text, and what the atlas says about every head.
 
@@ -74,9 +74,9 @@ def tag_page(
         tokens: of the prompt, as the model read them.
         rows: rows of ``schema.TAGS`` as dicts.
         heads_by_layer: heads of each layer, 0 for a layer without attention.
-        predicted: the model's answer at the completion position.
+        predicted: the model's answer at the completion position; None if it answers nothing.
         expected: the completion.
-        outcome: "correct" or "incorrect".
+        outcome: "correct" or "incorrect"; None if the model answers nothing.
     """
     heads = max(heads_by_layer)
     ordered = sorted(rows, key=lambda row: (row["layer"], row["head"]))
@@ -117,7 +117,7 @@ def tag_page(
         known=sum(row["cluster"] != NOISE for row in rows),
         tagged=len(rows),
         count=len(tokens),
-        pieces=prompt_pieces(tokens),
+        pieces=prompt_pieces(tokens, answered=predicted is not None),
         grid=cells_in_a_grid(cells, heads_by_layer),
         names=listing(Table(name="names", header=("cluster", "name", "heads", "where"), rows=tuple(names)), "names"),
         listing=listing(Table(name="heads", header=header, rows=tuple(listed)), "heads"),
@@ -153,7 +153,8 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
         about=about,
-        pieces=prompt_pieces(study.tokens(prompt)),
+        answered=study.prompts["outcome"].null_count < study.prompts.num_rows,
+        pieces=prompt_pieces(study.tokens(prompt), answered=about is not None and about["outcome"] is not None),
         sources=_sources(study),
         tables=sorted(made),
         version=package_version(),

@@ -105,17 +105,24 @@ def clusters_table(study: Study) -> Table:
 
 
 def outcomes_table(study: Study) -> Table:
-    """How the language model did on the study's prompts, by task; the last row is over all tasks."""
+    """How the language model did on the study's prompts, by task; the last row is over all tasks.
+
+    Only the numbers of prompts are there for a model that answers nothing.
+    """
     prompts = study.prompts
     tasks = np.array(prompts["task"].to_pylist(), dtype=object)
-    correct = np.array(prompts["outcome"].to_pylist(), dtype=object) == "correct"
+    outcomes = np.array(prompts["outcome"].to_pylist(), dtype=object)
     probability = prompts["max_probability"].to_numpy().astype(np.float64)
     groups = [(task, tasks == task) for task in sorted(set(tasks.tolist()), key=_task_order)]
     rows = []
     for task, own in [*groups, ("all", np.ones(len(tasks), dtype=bool))]:
-        count, right = int(own.sum()), int(correct[own].sum())
-        mean = float(probability[own].mean()) if count else None
-        rows.append((task, count, right, count - right, right / count if count else None, mean))
+        count = int(own.sum())
+        answered = [outcome for outcome in outcomes[own].tolist() if outcome is not None]
+        right, share, mean = answered.count("correct"), None, None
+        if answered:
+            share, mean = right / len(answered), float(np.nanmean(probability[own]))
+        known = (right, len(answered) - right) if answered or not count else (None, None)
+        rows.append((task, count, *known, share, mean))
     return Table(
         name="outcomes",
         header=("task", "prompts", "correct", "incorrect", "accuracy", "mean max-probability"),

@@ -68,23 +68,26 @@ def print_tags(
     rows: Sequence[Mapping[str, Any]],
     heads_by_layer: Sequence[int],
     *,
-    predicted: str,
+    predicted: str | None,
     expected: str,
-    outcome: str,
+    outcome: str | None,
 ) -> None:
     """Print what each head does on one prompt.
 
     Args:
         rows: ``schema.TAGS``.
         heads_by_layer: heads of each layer, 0 for a layer without attention.
-        predicted: the model's answer.
+        predicted: the model's answer; None if it answers nothing.
         expected: the completion.
-        outcome: "correct" or "incorrect".
+        outcome: "correct" or "incorrect"; None if the model answers nothing.
     """
     console = open_console()
-    answer = Text.assemble(
-        "The model answers ", (visible(predicted), "bold"), f", expected {visible(expected)}: {outcome}."
-    )
+    if predicted is None:
+        answer = Text(f"Masked: {visible(expected)}. An encoder without a head for masked tokens answers nothing.")
+    else:
+        answer = Text.assemble(
+            "The model answers ", (visible(predicted), "bold"), f", expected {visible(expected)}: {outcome}."
+        )
     console.print(answer)
     known = sorted((row for row in rows if row["cluster"] != NOISE), key=lambda row: -row["strength"])
     _print_grid(

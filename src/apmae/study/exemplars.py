@@ -1,6 +1,6 @@
 """The whole patterns that a study kept, as squares to look at.
 
-Axes: k patches on or below the diagonal, p pixels along a patch, t tokens (query_pos, key_pos).
+Axes: k patches that exist, p pixels along a patch, t tokens (query_pos, key_pos).
 """
 
 from collections.abc import Mapping
@@ -14,28 +14,30 @@ from apmae.artifacts import unpack_patches
 
 
 def unpack(row: Mapping[str, Any]) -> Float[ndarray, "t t"]:
-    """A row of ``schema.EXEMPLARS`` as a float32 log pattern; -inf above the diagonal and where masked.
+    """A row of ``schema.EXEMPLARS`` as a float32 log pattern; -inf where attention is impossible.
 
     Raises:
         ArtifactError: if the number of bytes does not fit the size.
     """
-    return dense(unpack_patches(row["log_pattern"], row["size"], row["patch"]), row["size"], -np.inf)
+    patches = unpack_patches(row["log_pattern"], row["size"], row["patch"], row["causal"])
+    return dense(patches, row["size"], -np.inf, row["causal"])
 
 
-def dense(patches: Float[ndarray, "k p p"], size: int, fill: float) -> Float[ndarray, "t t"]:
-    """The patches of a causal pattern as one float32 square.
+def dense(patches: Float[ndarray, "k p p"], size: int, fill: float, causal: bool = True) -> Float[ndarray, "t t"]:
+    """The patches of a pattern as one float32 square.
 
     Args:
-        patches: on or below the diagonal, row-major.
+        patches: those that exist, row-major.
         size: tokens along a side.
-        fill: value above the diagonal.
+        fill: value above the diagonal of a causal pattern.
+        causal: whether they are those on or below the diagonal, or those of the whole square.
     """
     patch = patches.shape[-1]
     grid = -(-size // patch)
     tiles = np.full((grid, grid, patch, patch), fill, dtype=np.float32)
-    tiles[np.tril_indices(grid)] = patches
+    tiles[np.tril_indices(grid, 0 if causal else grid)] = patches
     whole = tiles.transpose(0, 2, 1, 3).reshape(grid * patch, grid * patch)[:size, :size]
-    return np.where(np.tri(size, dtype=bool), whole, np.float32(fill))
+    return np.where(np.tri(size, dtype=bool), whole, np.float32(fill)) if causal else whole
 
 
 def scaled(log_pattern: Float[ndarray, "t t"]) -> Float[ndarray, "t t"]:

@@ -18,19 +18,23 @@ _FORWARD, _ROW, _PROMPT, _LAYER, _HEAD = range(5)
 
 
 class MixingBuffer:
-    """A fixed number of places for packed float16 patterns; 73 728 bytes each at 256 tokens, allocated at once.
+    """A fixed number of places for packed float16 patterns, allocated at once. Of 256 tokens each takes 73 728 bytes, a
+    square one 131 072.
 
     Args:
         capacity: number of places.
         size: rows of a pattern; shorter ones get empty rows.
         reach: which tokens the rows represent (``patterns.reach``).
         device: where the patterns are kept: the device of the captures, so that they never leave it.
+        causal: whether the patterns are causal, or all are square.
     """
 
-    def __init__(self, capacity: int, size: int, *, reach: str, device: torch.device | str) -> None:
+    def __init__(
+        self, capacity: int, size: int, *, reach: str, device: torch.device | str, causal: bool = True
+    ) -> None:
         self.capacity = capacity
-        self._size, self._reach = size, reach
-        shape = (capacity, geometry.num_patches(size, PATCH), PATCH, PATCH)
+        self._size, self._reach, self._causal = size, reach, causal
+        shape = (capacity, geometry.num_patches(size, PATCH, causal), PATCH, PATCH)
         self._logs = torch.empty(shape, dtype=torch.float16, device=device)
         self._origins = np.zeros((capacity, 5), np.int64)
         self._filled = 0
@@ -79,6 +83,7 @@ class MixingBuffer:
             prompt=origins[:, _PROMPT],
             layer=origins[:, _LAYER],
             head=origins[:, _HEAD],
+            causal=self._causal,
             reach=self._reach,
         )
         # The last ones move into the holes, so that the remaining patterns stay contiguous.
@@ -91,7 +96,8 @@ class MixingBuffer:
         return patterns
 
     def _put(self, places: Int[ndarray, " r"], patterns: Patterns, forward: int, rows: Int[ndarray, " r"]) -> None:
-        own = patterns.log_patches[torch.from_numpy(rows)].to(self._logs.device, self._logs.dtype)
+        fitted = patterns if self._causal else patterns.resized(self._size)
+        own = fitted.log_patches[torch.from_numpy(rows)].to(self._logs.device, self._logs.dtype)
         index = torch.from_numpy(places)
         self._logs[index, : own.shape[1]] = own  # the patches of a shorter pattern are the first of a longer one's
         self._logs[index, own.shape[1] :] = -torch.inf

@@ -117,7 +117,7 @@ def pattern_losses(mae: APMAE, patterns: Patterns, *, mask_ratio: float = 0.5, s
         seed: for the masks (:func:`hidden`).
 
     Raises:
-        CaptureError: if the patterns are too long, or square.
+        CaptureError: as for ``APMAE.scale``.
     """
     masked = mae.config.model_copy(update={"mask_ratio": mask_ratio}).num_masked
     parts = []
@@ -130,7 +130,8 @@ def pattern_losses(mae: APMAE, patterns: Patterns, *, mask_ratio: float = 0.5, s
         error = error.double()
         of_real = (error * real).sum((1, 2)) / real.sum((1, 2))  # never 0: diagonal patches have real pixels too
         logs, guess, where = log_predictions(mae, some, predicted, masking)
-        divergences = [divergence(logs, guess, where), uniform_divergence(logs, where)]
+        causal = mae.config.causal
+        divergences = [divergence(logs, guess, where, causal), uniform_divergence(logs, where, causal)]
         parts.append(torch.stack([of_real, error.mean((1, 2)), *divergences]).cpu().numpy())
     return Losses(*(np.concatenate(parts, axis=1) if parts else np.zeros((len(Losses._fields), 0))))
 
@@ -182,7 +183,7 @@ def _columns(captured: Captured, measured: Sequence[str], name: str) -> dict[str
         "layer": patterns.layer.astype(np.int16),
         "head": patterns.head.astype(np.int16),
         "task": [prompt.task for prompt in captured.prompts for _ in range(per_prompt)],
-        "outcome": [answer.outcome for answer in captured.answers for _ in range(per_prompt)],
+        "outcome": [answer and answer.outcome for answer in captured.answers for _ in range(per_prompt)],
         "measured": list(measured),
     }
 

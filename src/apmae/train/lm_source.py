@@ -23,6 +23,7 @@ from numpy import ndarray
 
 from apmae.config import CaptureConfig
 from apmae.errors import ConfigError, TrainingError
+from apmae.lm.declared import expect_outcome
 from apmae.lm.language_model import LM
 from apmae.lm.selection import share_of
 from apmae.lm.stream import Captured, capture_batch, window_length
@@ -71,7 +72,8 @@ class LMSource:
         pairs: a batch has pairs of patterns of one head, as guided training needs.
 
     Raises:
-        ConfigError: if there are no prompts, or the buffer cannot hold a batch and one more prompt.
+        ConfigError: if there are no prompts, the buffer cannot hold a batch and one more prompt, or the model answers
+            nothing and only correct prompts are wanted.
         TrainingError: if only correct prompts are wanted and all are known to be incorrect.
     """
 
@@ -90,6 +92,7 @@ class LMSource:
         watched: bool = False,
         pairs: bool = False,
     ) -> None:
+        expect_outcome(outcome, lm.answers, lm.name)
         self.prompts = prompts if isinstance(prompts, Epochs) else ListedPrompts(prompts, seed=seed, outcome=outcome)
         share = 1.0 if config.heads == "all" else config.heads
         per_prompt = sum(share_of(share, heads) for heads in lm.heads.values())
@@ -105,7 +108,8 @@ class LMSource:
         self._forwards = Forwards(lm, self.prompts, length=length, width=width, seed=seed)
         self._width, self._most = width, width * per_prompt
         rows = min(size, length)
-        self._buffer = MixingBuffer(buffer, rows, reach="whole" if rows == length else config.long, device=lm.device)
+        reach = "whole" if rows == length else config.long
+        self._buffer = MixingBuffer(buffer, rows, reach=reach, device=lm.device, causal=lm.causal)
         self._step = self._taken = self._asked = self._correct = self._silent = self._epoch = 0
         self.rejected: dict[str, int] = {}
         self._watched, self._pairs = watched, pairs
@@ -127,16 +131,18 @@ class LMSource:
             self._take()
             if self._watched and step == 0 and time.monotonic() - printed > _QUIET:
                 printed = time.monotonic()
+                said = f"{self._correct} of {self._asked} prompts answered correctly"
                 notice(
-                    f"fill the buffer: {len(self._buffer)}/{self._buffer.capacity} patterns, {self._correct} of "
-                    f"{self._asked} prompts answered correctly"
+                    f"fill the buffer: {len(self._buffer)}/{self._buffer.capacity} patterns, "
+                    f"{said if self._lm.answers else f'{self._asked} prompts'}"
                 )
         self._step += 1
         return self._buffer.draw(self._batch_size, generator(self._seed, "draw", step), pairs=self._pairs)
 
     def counts(self) -> dict[str, int]:
-        """The epoch being read, counted from 1, the prompts asked so far, and how many were answered correctly."""
-        return {"epoch": self._epoch + 1, "asked": self._asked, "correct": self._correct}
+        """The epoch being read, counted from 1, the prompts asked so far, and, if the model answers, how many correctly."""
+        answered = {"correct": self._correct} if self._lm.answers else {}
+        return {"epoch": self._epoch + 1, "asked": self._asked, **answered}
 
     def state(self) -> dict[str, ndarray]:
         """The cursor, the origins of the patterns in the buffer (to capture them again), where the epochs of their
@@ -198,7 +204,7 @@ class LMSource:
         captured, self._epoch, self.rejected = (
             self._run(self._taken) if self._following is None else self._following.result()
         )
-        right = np.array([answer.correct for answer in captured.answers])
+        right = np.array([answer is not None and answer.correct for answer in captured.answers])
         if self._outcome == "correct" and self.prompts.repeats:
             wrong = [captured.prompts[place] for place in np.flatnonzero(~right).tolist()]
             self._forwards.leave_out(wrong, self._epoch)  # before the next forward, which may begin an epoch

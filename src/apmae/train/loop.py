@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from apmae.config import TrainConfig, parse
+from apmae.config import SQUARE, TrainConfig, parse
 from apmae.errors import TrainingError
 from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
@@ -239,7 +239,8 @@ def train(
 
     Args:
         patterns: patterns of at most the recipe's size, or an iterable of them, which is read once. If patterns in
-            memory are smaller than the recipe's, the model gets their size, with the same number of patches.
+            memory are smaller than the recipe's, the model gets their size, with the same number of patches; if they
+            are square, all patches of the grid, and neither crops nor the grammar are used.
         recipe: a name from ``recipes.RECIPES`` or a whole configuration.
         steps: optimizer steps; None takes the recipe's.
         seed: decides initialisation, masks and order; None takes the recipe's, which is 0 for named recipes.
@@ -263,6 +264,8 @@ def train(
             patch = -(-patterns.size // config.model.grid_size)
             shape = {"pattern_size": patch * config.model.grid_size, "patch_size": patch}
             config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
+        if not patterns.causal:
+            config = parse(TrainConfig, config.changed(SQUARE), "train")
         number, processes = accelerator.process_index, accelerator.num_processes
         source: PatternSource = ArraySource(
             patterns,
