@@ -60,6 +60,8 @@ def save(
     write_json(folder / CONFIG, {"model_type": MODEL_TYPE, "format": FORMAT, **config.model_dump(mode="json")})
     if whitening is not None:
         whitening.save(folder / WHITENING)
+    else:  # those of a model that was there before would be taken for this one's
+        (folder / WHITENING).unlink(missing_ok=True)
     if card is not None:
         with replacing(folder / CARD) as file:
             file.write(card.encode())
