@@ -121,10 +121,11 @@ def test_embeddings_are_descriptor_and_cls_side_by_side_in_half_precision(embedd
     assert stored.dtype == np.float16
     z = np.concatenate([descriptor, 0.5 * own], axis=1)
     np.testing.assert_allclose(stored.astype(np.float32), z, atol=1e-2, rtol=1e-2)
-    assert np.abs(z).mean(0).min() > 0.01, "something was measured"
+    measured = np.abs(z).mean(0) > 0.01
+    assert measured.sum() == len(measured) - 3, "all but what lies ahead, which no causal pattern has"
     assert len(np.unique(stored, axis=0)) > len(stored) / 2
     np.testing.assert_allclose(embeddings["structure"].to_numpy(), structure, rtol=1e-3)
-    assert (structure < 4.5).any() and (structure > 4.5).any()
+    assert np.ptp(structure) > 10
 
 
 @pytest.mark.parametrize(("kind", "width"), [("descriptor", DESCRIPTOR), ("cls", CLS)])
@@ -254,10 +255,10 @@ def test_unpacked_exemplars_are_patterns_again(exemplars, mae, embeddings):
     assert len(patterns) == exemplars.num_rows
     sums = patterns.probabilities().sum(-1)
     assert ((np.abs(sums - 1) < 5e-3) | (sums == 0)).all()
-    z = mae.encode(patterns)
+    z = represent(patterns, mae)
     rows = (patterns.prompt * LAYERS + patterns.layer) * HEADS + patterns.head
     stored = matrix(embeddings["embedding"]).astype(np.float32)[rows]
-    np.testing.assert_allclose(z, stored, atol=2e-3, rtol=2e-3)
+    np.testing.assert_allclose(z, stored, atol=2e-2, rtol=1e-2)
 
 
 def test_whole_patterns_are_kept_nowhere_but_in_the_sample(real_study, exemplars):
@@ -268,7 +269,7 @@ def test_whole_patterns_are_kept_nowhere_but_in_the_sample(real_study, exemplars
         widest = max(
             field.type.list_size for field in read_table(path).schema if pa.types.is_fixed_size_list(field.type)
         )
-        assert widest == 160
+        assert widest == DESCRIPTOR + CLS
     assert exemplars.num_rows < 12 * 48 / 2
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apmae import bundled
-from apmae.artifacts import matrix, read_manifest, read_table, read_tables
+from apmae.artifacts import matrix, read_json, read_manifest, read_table, read_tables
 from apmae.atlas.atlas import Atlas
 from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
@@ -115,21 +115,25 @@ def test_the_atlas_on_disk_is_the_librarys(real_study, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_patterns_that_fail_the_gate_are_in_no_cluster_and_are_counted(real_study, folder, tmp_path):
-    for number, study in enumerate((real_study.folder, folder)):  # the second is planted, with structure of 2 and 50
-        out = tmp_path / str(number)
-        counts = local.fit_atlas(study / "embeddings", out, AtlasConfig())
-        with duckdb.connect() as database:
-            failed, clustered, representation = database.execute(
-                "SELECT count(*), count(*) FILTER (p.cluster >= 0), min(a.representation) "
-                f"FROM '{study}/embeddings/embeddings-*.parquet' e JOIN '{out}/points.parquet' p "
-                f"USING (prompt, layer, head), '{out}/atlas.json' a WHERE e.structure < 4.5 AND a.unstructured > 0"
-            ).fetchone()
-        assert failed > 0 == clustered
-        assert failed == counts["unstructured"] == read_manifest(out, "cluster").counts["unstructured"]
-        assert failed == Atlas.load(out).unstructured_
-        assert representation == Atlas.load(out).representation == ("joint", "cls")[number]
-        assert counts["clustered"] > 0
+def test_patterns_that_fail_the_gate_are_in_no_cluster_and_are_counted(folder, tmp_path):
+    """Of the planted study, in which they have a structure of 2 and all others one of 50."""
+    out = tmp_path / "atlas"
+    counts = local.fit_atlas(folder / "embeddings", out, AtlasConfig())
+    with duckdb.connect() as database:
+        failed, clustered = database.execute(
+            "SELECT count(*), count(*) FILTER (cluster >= 0) "
+            f"FROM '{folder}/embeddings/embeddings-*.parquet' e JOIN '{out}/points.parquet' p "
+            "USING (prompt, layer, head) WHERE structure < 4.5"
+        ).fetchone()
+    assert failed > 0 == clustered < counts["clustered"]
+    assert failed == counts["unstructured"] == read_manifest(out, "cluster").counts["unstructured"]
+    assert failed == read_json(out / "atlas.json")["unstructured"] == Atlas.load(out).unstructured_
+
+
+def test_an_atlas_names_the_representation_of_its_embeddings(real_study, folder, tmp_path):
+    assert Atlas.load(real_study.folder / "atlas").representation == "joint"
+    local.fit_atlas(folder / "embeddings", tmp_path / "atlas", AtlasConfig())
+    assert Atlas.load(tmp_path / "atlas").representation == "cls"
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "unfinished"])
