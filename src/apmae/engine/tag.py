@@ -81,7 +81,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     placed = atlas.place(seen.z, where=(patterns.layer, patterns.head), structured=seen.structured)
     scores = score_batch(captured)
     tokens = captured.windows[0].tokens
-    names, measured = atlas.names, measured_names(scores.values, scores.key_kinds)
+    names, measured, passing = atlas.names, measured_names(scores.values, scores.key_kinds), seen.structured
     rows = []
     for i in range(len(patterns)):
         rows.append(
@@ -89,9 +89,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
                 "layer": int(patterns.layer[i]),
                 "head": int(patterns.head[i]),
                 "cluster": int(placed.cluster[i]),
-                "name": names[int(placed.cluster[i])]
-                if seen.structured[i]
-                else unstructured_name(scores["uniform"][i]),
+                "name": names[int(placed.cluster[i])] if passing[i] else unstructured_name(float(scores["uniform"][i])),
                 "strength": float(placed.strength[i]),
                 "structure": float(seen.structure[i]),
                 "measured": measured[i],
