@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -202,9 +203,9 @@ def test_a_thread_changes_nothing(make):
     assert not equal(make(seed=2).batch(0), batches[0])
 
 
-@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("outcome", ["any", "correct"])
-def test_a_source_resumes_from_its_state(make, overlap, outcome):
+def test_a_source_resumes_from_its_state(make, outcome):
+    """With and without a thread."""
     source = make(outcome=outcome)
     assert isinstance(source, ResumableSource)
     states, batches = [source.state()], []
@@ -213,7 +214,7 @@ def test_a_source_resumes_from_its_state(make, overlap, outcome):
         batches.append(source.batch(step))
         states.append(source.state())
     assert source.counts()["epoch"] > 1
-    for begin in (0, 17, last):
+    for begin, overlap in product((0, 17, last), (False, True)):
         with make(outcome=outcome, overlap=overlap) as other:
             if begin == 17:
                 other.batch(0)  # so that another forward is running
