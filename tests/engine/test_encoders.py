@@ -104,7 +104,7 @@ def test_training_needs_outcomes_only_if_they_decide(encoder_lm, harbour, tmp_pa
 # -- a whole study -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["bert", "sentence"])
+@pytest.fixture(scope="module", params=["sentence", pytest.param("bert", marks=pytest.mark.slow)])
 def finished(request, encoder_folder, harbour, tmp_path_factory):
     """A study of a small encoder that trains its own AP-MAE of square patterns; with a head, and without."""
     lm = encoder_folder(request.param, "." if request.param == "bert" else None)
