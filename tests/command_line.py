@@ -103,7 +103,7 @@ class CommandLine:
             cwd: its working folder.
             input: the text of its standard input.
             room: bytes of the largest file that it may write, to imitate a full disk.
-            code: a script to run instead.
+            code: a script to run instead, with these arguments.
         """
         folder = Path(tempfile.mkdtemp(dir=self._home.name))
         (folder / "stdin").write_text(input, encoding="utf-8")

@@ -46,33 +46,38 @@ def start(command_line):
 # -- help --------------------------------------------------------------------------------------------------------------
 
 LOADED = """
-import runpy, sys
-sys.argv = ["apmae", *sys.argv[1:]]
-try:
-    runpy.run_module("apmae.cli", run_name="__main__")
-except SystemExit as done:
-    heavy = {"torch", "transformers", "numpy", "pyarrow", "pydantic", "sklearn", "scipy", "umap", "hdbscan", "numba",
-             "matplotlib", "jinja2", "tokenizers", "safetensors", "yaml"}
-    print("loaded:", *sorted(heavy & set(sys.modules)), "code:", done.code, file=sys.stderr)
+import json, runpy, sys
+
+heavy = {"torch", "transformers", "numpy", "pyarrow", "pydantic", "sklearn", "scipy", "umap", "hdbscan", "numba",
+         "matplotlib", "jinja2", "tokenizers", "safetensors", "yaml"}
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["apmae", *arguments]
+    try:
+        runpy.run_module("apmae.cli", run_name="__main__")
+    except SystemExit as done:
+        print("loaded:", *sorted(heavy & set(sys.modules)), "code:", done.code, flush=True)
 """
-"""The command line in a separate interpreter, which prints at its end what it has loaded."""
+"""Command lines in a separate interpreter, which prints at the end of each what has been loaded so far."""
 
 
-def started(environment, *arguments, **options):
-    command = [sys.executable, "-W", "ignore", "-c", LOADED, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, **options)
-    loaded, _, code = result.stderr.strip().splitlines()[-1].removeprefix("loaded:").partition("code:")
-    return result, set(loaded.split()), int(code)
+def started(environment, *runs, **options):
+    """What each of the runs printed, what had been loaded at its end, and its exit code."""
+    command = [sys.executable, "-W", "ignore", "-c", LOADED, json.dumps(runs)]
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    printed = subprocess.run(command, text=True, env=environment, **both, **options).stdout
+    *pieces, rest = re.split(r"^loaded:(.*) code: (\d+)\n", printed, flags=re.MULTILINE)
+    assert len(pieces) == 3 * len(runs) and not rest, printed
+    return [(pieces[i], set(pieces[i + 1].split()), int(pieces[i + 2])) for i in range(0, len(pieces), 3)]
 
 
 def test_help_loads_nothing_heavy(environment):
-    for arguments in ([], ["--help"], *([command, "--help"] for command in COMMANDS)):
-        result, loaded, code = started(environment, *arguments)
-        assert code == (0 if arguments else 2), arguments
-        # typer itself asks pydantic for the types of a command's options
-        assert loaded <= ({"pydantic"} if len(arguments) > 1 else set()), arguments
-        if len(arguments) < 2:
-            assert all(f" {command} " in result.stdout + result.stderr for command in COMMANDS)
+    short, long, *helps = started(environment, [], ["--help"], *([command, "--help"] for command in COMMANDS))
+    for (printed, loaded, code), expected in ((short, 2), (long, 0)):
+        assert (loaded, code) == (set(), expected)
+        assert all(f" {command} " in printed for command in COMMANDS)
+    for command, (printed, loaded, code) in zip(COMMANDS, helps, strict=True):
+        assert f" {command} " in printed and code == 0
+        assert loaded <= {"pydantic"}, command  # typer itself asks it for the types of a command's options
 
 
 def test_the_installed_command_is_the_module(environment):
@@ -151,9 +156,7 @@ def test_run_reports_a_shortfall(real_study, apmae_command, tmp_path):
     shutil.copytree(real_study.folder, tmp_path / "mine")
     study = real_study.config.model_copy(update={"out": Path("mine")})
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
-    whole = apmae_command("run", "mine.yaml", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    assert "short:" not in whole.stdout
+    assert "short:" not in real_study.result.stdout
     manifest = tmp_path / "mine" / "prompts.manifest.json"
     noted = read_json(manifest)
     noted["counts"]["short"] = ["eol: 3 of 6 prompts found"]
@@ -457,12 +460,12 @@ def test_every_mistake_in_own_prompts_has_a_line(apmae_command, tmp_path):
 def test_own_prompts_are_shown_and_become_parquet_and_come_back(apmae_command, environment, tmp_path):
     example = Path(__file__).parents[1] / "docs" / "prompts.jsonl"
     command = ["prompts", str(example), "--preview", "--count", "2", "--out", "p.parquet"]
-    result, loaded, code = started(environment, *command, cwd=tmp_path)
-    assert code == 0, result.stderr
+    ((printed, loaded, code),) = started(environment, command, cwd=tmp_path)
+    assert code == 0, printed
     assert not {"torch", "transformers", "sklearn", "matplotlib"} & loaded, "these prompts need no model"
-    assert "int x = ⟦1⟧;" in result.stdout
-    assert "2 more" in result.stdout
-    assert result.stdout.splitlines()[-1] == "4 prompts in p.parquet"
+    assert "int x = ⟦1⟧;" in printed
+    assert "2 more" in printed
+    assert printed.splitlines()[-1] == "4 prompts in p.parquet"
     assert apmae_command("prompts", "p.parquet", "--out", "back.jsonl", cwd=tmp_path).returncode == 0
     assert load_prompts(tmp_path / "back.jsonl") == load_prompts(example)
 

@@ -2,18 +2,17 @@
 
 import re
 import shlex
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
+import typer
 import yaml
 from pydantic_core import PydanticUndefined
 
 from apmae import config, schema
+from apmae.cli import app
 from apmae.config import (
     AtlasConfig,
     EncodeConfig,
@@ -96,14 +95,7 @@ def commands(path):
     return [" ".join(line.split()) for line in found if line.startswith("apmae ") and "--help" not in line]
 
 
-@cache
-def help_of(command):
-    result = subprocess.run(
-        [sys.executable, "-m", "apmae.cli", command, "--help"], capture_output=True, text=True, check=True, timeout=60
-    )
-    return result.stdout
-
-
+APMAE = typer.main.get_command(app)
 COMMANDS = sorted({command for path in DOCUMENTS for command in commands(path)})
 
 
@@ -115,8 +107,9 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_and_its_options_exist(command):
-    _, name, *arguments = shlex.split(command.replace("[", "").replace("]", ""), comments=True)
-    options = re.findall(r"(--[\w-]+)", help_of(name))
+    _, *arguments = shlex.split(command.replace("[", "").replace("]", ""), comments=True)
+    own = APMAE if arguments[0].startswith("--") else APMAE.commands[arguments[0]]
+    options = {option for parameter in own.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for argument in arguments:
         assert not argument.startswith("--") or argument in options
 
@@ -170,7 +163,8 @@ def test_every_language_is_in_the_tasks_with_its_files_and_in_the_help():
     _, *listed = rows(TASKS.read_text().split("\n## ")[0])
     written = {name.strip("`"): tuple(re.findall(r"`(\.[^`]+)`", files)) for name, files, _ in listed}
     assert written == {name: language.suffixes for name, language in LANGUAGES.items()}
-    shown = re.search(r"of the sources: (.*?)\.", re.sub(r"[\s│]+", " ", help_of("prompts")))[1]
+    (shown,) = (parameter.help for parameter in APMAE.commands["prompts"].params if parameter.name == "language")
+    shown = re.search(r"of the sources: (.*?)\.", shown)[1]
     assert set(re.split(r",? or |, ", shown)) == LANGUAGES.keys()
 
 

@@ -1,151 +1,155 @@
-"""Make the encoder and the atlas that the package carries, from Java sources such as a JDK's ``lib/src.zip``.
+"""Make what the package carries to represent and place patterns: constants, encoder and atlas.
 
+    python tools/make_bundled.py descriptor --work WORK          (about 2 minutes)
     python tools/make_bundled.py encoder SRC_ZIP --work WORK     (about 25 minutes on two cores; resumes after a kill)
-    python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 5 minutes)
+    python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 10 minutes)
 
-The encoder is the recipe "bundled", trained on the bundled language model's patterns of random spans that the model
-completes correctly (paper section 4). A share of every batch is planted patterns, because the small model lacks some
-behaviours that larger ones have. The atlas is fitted on prompts of all ten tasks from held-out files; a shorter copy of
-each pattern is added to its reference points, under the same cluster, so that short prompts can be placed.
+SRC_ZIP is a JDK's ``lib/src.zip``. The constants of the descriptor come from the grammar alone. Encoder and atlas are
+made from several language models: the three bundled ones and any others, given as ``--lm FOLDER TEXTS LANGUAGE`` for each (tiny ones of
+other families: ``tools/train_lm.py``), so that they do not learn one model's habits. The encoder is trained on prompts
+of training files, the atlas fitted on prompts of held-out files; shorter copies of the atlas's patterns are
+added to its reference points, under the same clusters, so that short prompts can be placed.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from apmae import bundled, recipes
-from apmae.artifacts import matrix, read_tables, write_json
+from apmae.artifacts import write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import Measured
-from apmae.config import AtlasConfig, CaptureConfig, EncodeConfig, PromptsConfig, TrainConfig
+from apmae.config import AtlasConfig, CaptureConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
-from apmae.engine.local import encode
+from apmae.encode import score_batch
 from apmae.engine.prompts import load_prompts, make_prompts
 from apmae.lm.load import load_lm
-from apmae.lm.stream import capture_prompts
+from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
+from apmae.model.represent import cls_whitening, represented
+from apmae.patterns.descriptor import describe
+from apmae.patterns.gate import has_structure
+from apmae.patterns.grammar import grammar
 from apmae.patterns.patterns import Patterns
-from apmae.patterns.planted import FAMILIES, planted
-from apmae.schema import SCORES
+from apmae.patterns.whitening import Whitening
 from apmae.seeding import generator
-from apmae.train.lm_source import LMSource
-from apmae.train.loop import METRICS, fit
-from apmae.train.source import ArraySource
+from apmae.train.loop import METRICS, train
 
-_PLANTED_SHARE = 0.1875  # 12 of a batch of 64
-_POINTS = 12_000  # of full patterns, and the same number of shorter ones: about 10 MB
+_LAYERS = 1000
+"""Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
+_POINTS = 14_000  # of the reference; two numbers per pixel of a small picture: about 10 MB
 _EPSILON = 0.15  # finer than the default: for tags, pure clusters matter more than few clusters
-_NOISES = (0.1, 0.5, 1.0, 1.5, 2.0)
-_FAMILIES = tuple(FAMILIES)[:9]  # up to sink_and_previous; the others are kept to measure the encoder with
+_PROGRAMS, _INSTANCES = 1000, 6
 
 
-class MixedSource:
-    """Batches with a fixed share of planted patterns."""
+class Subject(NamedTuple):
+    """A language model and the texts that it is run on."""
 
-    def __init__(self, real: LMSource, made: ArraySource) -> None:
-        self._real, self._made = real, made
-
-    def batch(self, step: int) -> Patterns:
-        """The patterns of a step."""
-        return Patterns.concatenate([self._real.batch(step), self._made.batch(step)])
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The state of the real patterns; planted ones follow from the step."""
-        return self._real.state()
-
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Resume from a state."""
-        self._real.restore(state)
-
-    def counts(self) -> dict[str, int]:
-        """The counts of the real patterns."""
-        return self._real.counts()
+    lm: str
+    texts: str
+    language: str
 
 
-def planted_patterns(per_family: int, seed: int) -> Patterns:
-    """Planted patterns at several noise levels, float16."""
-    parts = [
-        planted(per_family // len(_NOISES), noise=noise, families=_FAMILIES, seed=seed + i)[0]
-        for i, noise in enumerate(_NOISES)
-    ]
-    for part in parts:
-        part.log_patches = part.log_patches.half()
+def make_descriptor() -> None:
+    patterns = grammar(_PROGRAMS, _INSTANCES, seed=11)
+    found = describe(patterns)
+    passing = has_structure(found.structure)
+    Whitening.fit(found.values[passing], patterns.head[passing]).save(bundled.descriptor())
+
+
+def captures(subject: Subject, work: Path, split: str, per_task: int) -> Iterator[Captured]:
+    """The patterns that a model makes of prompts of all tasks, from one split of the files."""
+    lm = load_lm(subject.lm)
+    path = work / f"{Path(subject.lm).name}-{split}.parquet"
+    config = PromptsConfig(per_task=per_task, outcome="any", split=split, language=subject.language)
+    make_prompts([parse_source(subject.texts)], path, config, lm=lm)
+    yield from capture_prompts(lm, load_prompts(path), CaptureConfig(batch=4), size=256)
+
+
+def training_patterns(subjects: list[Subject], work: Path, per_task: int) -> Patterns:
+    """The patterns of all models; heads of different models have different layer numbers."""
+    parts = []
+    for number, subject in enumerate(subjects):
+        for captured in captures(subject, work, "train", per_task):
+            part = captured.patterns.without_texts()
+            part.layer, part.prompt = part.layer + _LAYERS * number, part.prompt + 10**6 * number
+            parts.append(part)
     return Patterns.concatenate(parts)
 
 
-def make_encoder(source: str, work: Path, config: TrainConfig, count: int) -> None:
-    lm = load_lm()
-    path = work / "train-prompts.parquet"
-    drawn = PromptsConfig(per_task=count, tasks=("random",), outcome="correct", split="train")
-    make_prompts([parse_source(source)], path, drawn, lm=lm)
-    made = round(config.batch_size * _PLANTED_SHARE)
-    real = LMSource(
-        lm,
-        load_prompts(path),
-        config.capture,
-        size=config.model.pattern_size,
-        batch_size=config.batch_size - made,
-        seed=config.seed,
-        buffer=config.buffer,
-    )
-    mixed = MixedSource(real, ArraySource(planted_patterns(100, config.seed), made, config.seed))
-    mae = fit(config, mixed, folder=work)
+def make_encoder(subjects: list[Subject], work: Path, per_task: int, steps: int, seed: int) -> None:
+    config = recipes.train_recipe("bundled").model_copy(update={"steps": steps, "seed": seed})
+    mae = train(training_patterns(subjects, work, per_task), config, folder=work / "encoder")
+    cls_whitening(mae)
     mae.save_pretrained(bundled.encoder(), dtype=torch.float16)
-    write_json(bundled.encoder() / "training.json", {**config.model_dump(mode="json"), "planted": sorted(_FAMILIES)})
-    (bundled.encoder() / METRICS).write_bytes((work / METRICS).read_bytes())
+    models = [Path(subject.lm).name for subject in subjects]
+    write_json(bundled.encoder() / "training.json", {**config.model_dump(mode="json"), "models": models})
+    (bundled.encoder() / METRICS).write_bytes((work / "encoder" / METRICS).read_bytes())
 
 
-def make_atlas(source: str, work: Path, per_task: int) -> None:
-    lm, mae = load_lm(), APMAE.from_pretrained()
-    path = work / "atlas-prompts.parquet"
-    config = PromptsConfig(per_task=per_task, outcome="balanced", split="held_out")
-    make_prompts([parse_source(source)], path, config, lm=lm)
-    counts = encode(lm, "bundled", path, work / "embeddings", EncodeConfig(exemplars_per_head=0))
-    table = read_tables(work / "embeddings", "encode", "embeddings")
-    measured = Measured(
-        np.stack([table[f"score_{name}"].to_numpy() for name in SCORES], axis=1),
-        matrix(table["key_kinds"]),
-        matrix(table["query_kinds"]),
-    )
+def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
+    mae, draw = APMAE.from_pretrained(), generator(0, "short")
+    rows: dict[str, list[np.ndarray]] = {}
+    heads = 0
+    for number, subject in enumerate(subjects):
+        for captured in captures(subject, work, "held_out", per_task):
+            patterns = captured.patterns
+            scores, seen = score_batch(captured), represented(patterns, mae)
+            longest = np.array([len(window.ids) for window in captured.windows])
+            longest = longest[patterns.prompt - patterns.prompt[0]]
+            lengths = np.exp(draw.uniform(np.log(8), np.log(longest))).astype(int)
+            for name, values in (
+                ("z", seen.z),
+                ("structured", seen.structured),
+                ("layer", patterns.layer + _LAYERS * number),
+                ("head", patterns.head),
+                ("values", scores.values),
+                ("key_kinds", scores.key_kinds),
+                ("query_kinds", scores.query_kinds),
+                ("short", represented(patterns.cropped(lengths), mae).z),
+            ):
+                rows.setdefault(name, []).append(values)
+        heads += sum(load_lm(subject.lm).heads_by_layer)
+    found = {name: np.concatenate(values) for name, values in rows.items()}
     atlas = Atlas.fit(
-        matrix(table["embedding"]),
-        where=(table["layer"].to_numpy(), table["head"].to_numpy()),
+        found["z"],
+        where=(found["layer"], found["head"]),
         config=AtlasConfig(reference_points=_POINTS, epsilon=_EPSILON),
-        num_heads=sum(counts["heads_by_layer"]),
-        measured=measured,
+        num_heads=heads,
+        measured=Measured(found["values"], found["key_kinds"], found["query_kinds"]),
         encoder=mae,
+        representation="joint",
+        structured=found["structured"],
     )
-    # One shorter copy of each pattern, for the same behaviour on a short prompt. Rows are in the same order.
-    draw = generator(0, "short")
-    short = []
-    for captured in capture_prompts(lm, load_prompts(path), CaptureConfig(), size=mae.config.pattern_size):
-        longest = np.array([len(window.ids) for window in captured.windows])
-        longest = longest[captured.patterns.prompt - captured.patterns.prompt[0]]
-        short.append(
-            mae.encode(captured.patterns.cropped(np.exp(draw.uniform(np.log(8), np.log(longest))).astype(int)))
-        )
-    kept = np.sort(draw.permutation(len(table))[:_POINTS])
-    atlas.extend(np.concatenate(short)[kept], atlas.labels_[kept], atlas.coordinates_[kept])
+    kept = np.flatnonzero(found["structured"])
+    kept = np.sort(draw.permutation(kept)[: _POINTS // 2])
+    atlas.extend(found["short"][kept], atlas.labels_[kept], atlas.coordinates_[kept])
     atlas.save(bundled.atlas())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("encoder", "atlas"))
-    parser.add_argument("source", help="folder, zip or tar of Java that is not in the bundled sample")
+    parser.add_argument("what", choices=("descriptor", "encoder", "atlas"))
+    parser.add_argument("source", nargs="?", help="folder, zip or tar of Java that is not in the bundled sample")
+    parser.add_argument("--lm", nargs=3, action="append", default=[], metavar=("FOLDER", "TEXTS", "LANGUAGE"))
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and intermediate tables")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--prompts", type=int, default=1500, help="prompts to train on")
-    parser.add_argument("--per-task", type=int, default=30, help="prompts per task in the atlas")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--per-task", type=int, default=6, help="prompts per task and model")
     arguments = parser.parse_args()
-    if arguments.what == "encoder":
-        config = recipes.train_recipe("bundled").model_copy(update={"steps": arguments.steps})
-        make_encoder(arguments.source, arguments.work, config, arguments.prompts)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    subjects = [Subject(name, arguments.source, "java") for name in bundled.LANGUAGE_MODELS]
+    subjects += [Subject(*given) for given in arguments.lm]
+    if arguments.what == "descriptor":
+        make_descriptor()
+    elif arguments.what == "encoder":
+        make_encoder(subjects, arguments.work, arguments.per_task, arguments.steps, arguments.seed)
     else:
-        make_atlas(arguments.source, arguments.work, arguments.per_task)
+        make_atlas(subjects, arguments.work, arguments.per_task)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apmae.lm.load import load_lm as load_lm
     from apmae.lm.tap import capture as capture
     from apmae.model.mae import APMAE as APMAE
+    from apmae.model.represent import represent as represent
     from apmae.patterns.patterns import Patterns as Patterns
     from apmae.patterns.scores import score as score
     from apmae.train.loop import train as train
@@ -27,11 +28,25 @@ _ROOMS = {
     "capture": "lm.tap",
     "edit": "lm.edit",
     "load_lm": "lm.load",
+    "represent": "model.represent",
     "score": "patterns.scores",
     "show": "engine.show",
     "tag": "engine.tag",
 }
-__all__ = ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "edit", "load_lm", "score", "show", "tag", "train"]
+__all__ = [
+    "APMAE",
+    "ApmaeError",
+    "Atlas",
+    "Patterns",
+    "capture",
+    "edit",
+    "load_lm",
+    "represent",
+    "score",
+    "show",
+    "tag",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

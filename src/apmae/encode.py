@@ -16,6 +16,7 @@ from apmae.lm.language_model import LM
 from apmae.lm.outcome import answer
 from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
+from apmae.model.represent import represented
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import Scores, score
 from apmae.progress import Advance
@@ -127,19 +128,20 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
     patterns = captured.patterns
     first = int(patterns.prompt[0])
     scores = score_batch(captured)
-    z = mae.encode(patterns)
+    seen = represented(patterns, mae, config.representation)
     per_prompt = len(patterns) // len(captured.prompts)
     answers = _answers(lm, captured, asked=asked)
     tasks = [prompt.task for prompt in captured.prompts for _ in range(per_prompt)]
     outcomes = [reply and reply.outcome for reply in answers for _ in range(per_prompt)]
-    schema = embeddings(z.shape[1])
+    schema = embeddings(seen.z.shape[1])
     columns = {
         "prompt": pa.array(patterns.prompt.astype(np.int32)),
         "layer": pa.array(patterns.layer.astype(np.int16)),
         "head": pa.array(patterns.head.astype(np.int16)),
         "task": pa.array(tasks),
         "outcome": pa.array(outcomes, pa.string()),
-        "embedding": fixed_list(z.astype(np.float16)),
+        "embedding": fixed_list(seen.z.astype(np.float16)),
+        "structure": pa.array(seen.structure),
         **{f"score_{name}": pa.array(scores[name]) for name in SCORES},
         "sinks": pa.array(scores.sinks, pa.list_(pa.int32())),
         "key_kinds": fixed_list(scores.key_kinds),

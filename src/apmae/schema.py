@@ -113,11 +113,12 @@ and every ``outcome`` of the tables below, is null if the model answers nothing:
 
 
 def embeddings(dim: int) -> pa.Schema:
-    """One row per pattern: where it came from, its embedding and its scores. ``sinks`` are the rows of its sinks
-    (``patterns/sinks.py``), the strongest first.
+    """One row per pattern: where it came from, its representation and its scores. ``structure`` is the gate's statistic
+    (``patterns/gate.py``; NaN: not judged), ``sinks`` are the rows of its sinks (``patterns/sinks.py``), the strongest
+    first.
 
     Args:
-        dim: length of an embedding.
+        dim: length of the representation.
     """
     return pa.schema(
         [
@@ -127,6 +128,7 @@ def embeddings(dim: int) -> pa.Schema:
             pa.field("task", pa.string(), nullable=False),
             pa.field("outcome", pa.string()),
             pa.field("embedding", pa.list_(pa.float16(), dim), nullable=False),
+            pa.field("structure", pa.float32(), nullable=False),
             *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
             pa.field("sinks", pa.list_(pa.int32()), nullable=False),
             pa.field("key_kinds", pa.list_(pa.float32(), len(KINDS)), nullable=False),
@@ -220,12 +222,17 @@ TAGS = pa.schema(
         pa.field("cluster", pa.int32(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
         pa.field("strength", pa.float32(), nullable=False),
+        pa.field("structure", pa.float32(), nullable=False),
         pa.field("measured", pa.string(), nullable=False),
+        pa.field("nearest", pa.list_(pa.string()), nullable=False),
+        pa.field("distances", pa.list_(pa.float32()), nullable=False),
         pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
         *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
         pa.field("sinks", pa.list_(pa.int32()), nullable=False),
         pa.field("sink_tokens", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""One row per head: what the atlas says about it on one prompt. ``measured`` is the name that its own scores give,
+"""One row per head: what the atlas says about it on one prompt. ``structure`` is the gate's statistic (NaN: not judged),
+``measured`` is the name that its own scores give, ``nearest`` are the names of the nearest clusters and ``distances`` how
+far they are, in radii of the cluster: 1 is as far as a member may be,
 ``sinks`` are the positions of its sinks in the window, the strongest first, and ``sink_tokens`` their texts."""

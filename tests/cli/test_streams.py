@@ -1,6 +1,7 @@
 """Output with real pipes: a reader that leaves is no failure, and a full disk is reported when the work is done."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -91,23 +92,43 @@ def test_everything_that_prints_can_be_cut_short(command, environment):
     assert result.stderr == ""
 
 
-def test_tags_are_written_before_they_are_printed(environment, tmp_path):
+PIPED = """
+import os, subprocess, sys
+import apmae.cli
+
+reader = subprocess.Popen({reader!r}, stdin=subprocess.PIPE)
+os.dup2(reader.stdin.fileno(), 1)
+reader.stdin.close()
+if {gone}:
+    reader.wait()
+sys.argv = ["apmae", *{arguments!r}]
+apmae.cli.main()
+"""
+"""A command whose standard output is a pipe to a reader."""
+
+
+def test_tags_are_written_before_they_are_printed(command_line, tmp_path):
     (tmp_path / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
-    command = "$APMAE tag bundled A.java --line 3 --json t.json --html t.html | head -1; echo ${PIPESTATUS[*]}"
-    result = shell(command, environment, cwd=tmp_path)
-    assert result.stdout.splitlines()[-1] == "0 0", result.stderr
+    arguments = shlex.split("tag bundled A.java --line 3 --json t.json --html t.html")
+    script = PIPED.format(reader=["head", "-1"], gone=False, arguments=arguments)
+    result = command_line.run(cwd=tmp_path, code=script)
+    assert (result.returncode, result.stderr) == (0, "")
     assert len(json.loads((tmp_path / "t.json").read_text())["heads"]) == 48
     assert (tmp_path / "t.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "--json /dev/stdout --html t.html | true",
-        pytest.param("--json >(true) --html t.html", marks=pytest.mark.slow),
-    ],
-)
-def test_a_reader_that_leaves_while_a_file_is_written_stops_no_work(command, environment, tmp_path):
+def test_a_reader_that_leaves_while_a_file_is_written_stops_no_work(command_line, tmp_path):
+    (tmp_path / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
+    arguments = shlex.split("tag bundled A.java --line 3 --json /dev/stdout --html t.html")
+    result = command_line.run(cwd=tmp_path, code=PIPED.format(reader=["true"], gone=True, arguments=arguments))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert (tmp_path / "t.html").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["--json /dev/stdout --html t.html | true", "--json >(true) --html t.html"])
+def test_a_shells_pipes_are_pipes(command, environment, tmp_path):
+    """As the tests above, by a shell and a new interpreter."""
     (tmp_path / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
     command = f"$APMAE tag bundled A.java --line 3 {command}; echo ${{PIPESTATUS[0]}}"
     result = shell(command, environment, cwd=tmp_path)
@@ -128,7 +149,8 @@ def test_standard_input_that_cannot_be_read(given, message, environment):
     assert message in run.stderr.decode() and run.stderr.count(b"\n") == 1
 
 
-def test_help_has_words_whatever_the_width_of_a_line_is_said_to_be(environment):
-    result = shell("COLUMNS=0 $APMAE --help", environment)
+@pytest.mark.parametrize("size", ["COLUMNS=0", "COLUMNS=²", "LINES=²"])
+def test_help_has_words_whatever_the_size_of_the_screen_is_said_to_be(size, environment):
+    result = shell(f"{size} $APMAE --help", environment)
     assert result.returncode == 0, result.stderr
     assert "Start here" in result.stdout

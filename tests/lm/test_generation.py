@@ -14,7 +14,18 @@ from apmae.lm.tap import capture
 GENERATING = ["llama", "gpt2", "mistral-window", "gemma2", "gpt-oss", "bloom", "deepseek-v3", "qwen3-next", "laguna"]
 SLOWLY = ["lfm2", "jamba", "nemotron-h", "minimax", "zamba2", "falcon-h1", "recurrent-gemma", "kimi-linear", "gemma3n"]
 SLOWLY += ["qwen2.5-vl", "llava", "gemma3-vision", "step-3.7", "exaone4", "olmo3"]
-GENERATING += ["gemma4", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWLY)]
+GENERATING += ["gemma4"]
+LENGTHS = [(12,), (40, 33, 7)]
+"""Below a patch, and above it padded, with a window of some of the families in between."""
+EDGES = [(1,), (32,), (5, 5)]
+"""How rows are kept does not depend on the family: by default one is enough."""
+CASES = [*((name, lengths) for name in GENERATING for lengths in LENGTHS), *(("llama", lengths) for lengths in EDGES)]
+CASES += [
+    pytest.param(name, lengths, marks=pytest.mark.slow)
+    for names, several in ((GENERATING[1:], EDGES), (SLOWLY, LENGTHS + EDGES))
+    for name in names
+    for lengths in several
+]
 SETTINGS = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False}
 
 
@@ -44,8 +55,7 @@ def generated(model, inputs, new, use_cache=True, **keywords):
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("lengths", [(1,), (12,), (32,), (40, 33, 7), (5, 5)], ids=str)
-@pytest.mark.parametrize("name", GENERATING)
+@pytest.mark.parametrize(("name", "lengths"), CASES, ids=str)
 def test_a_generation_is_one_pattern(family, name, lengths, use_cache):
     if name == "minimax":  # its lightning attention lets padding decay the state: steps and one forward differ
         lengths = (max(lengths),) * len(lengths)

@@ -6,14 +6,17 @@ import json
 import zipfile
 
 import pytest
+from lm_families import SIZES, Settings, build_model, with_tokens
+from lm_rows import load_tokenizer
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
-from train_lm import SIZES, Settings, build_model, load_tokenizer, save_model, train, with_tokens
+from train_lm import save_model, train
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from apmae import bundled
 
-TINY = Settings(context=48, layers=1, heads=2, key_value_heads=1, hidden=16, feed_forward=16, parts=with_tokens(768, 0))
+PARTS = with_tokens(Settings().parts, 768, 0)
+TINY = Settings(context=48, layers=1, heads=2, key_value_heads=1, hidden=16, feed_forward=16, parts=PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def run(archive, tmp_path_factory):
     """The folder of a finished run with the bundled tokenizer."""
     out = tmp_path_factory.mktemp("run")
     model, tokenizer = train(TINY, archive, out, bundled.language_model())
-    save_model(model, tokenizer, TINY.context, out, "float16")
+    save_model(model, tokenizer, TINY, out, "float16")
     return out
 
 

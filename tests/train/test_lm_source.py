@@ -2,18 +2,14 @@
 
 import gc
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from command_line import kill_once
 
 from apmae.config import CaptureConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
@@ -510,38 +506,22 @@ with Hanging(lm, prompts, CaptureConfig(heads=0.25), overlap=overlap, **settings
 """
 
 
-def start(tmp_path, name, hang, kind, overlap):
-    script = tmp_path / "child.py"
-    script.write_text(CHILD)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, script, tmp_path / name, str(hang), "overlap" if overlap else "one", kind]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-
-
 @pytest.mark.parametrize("kind", [pytest.param("listed", marks=pytest.mark.slow), "drawn"])
-def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path, kind):
+def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path, command_line, kind):
     """SIGKILL at step 13 of 20, checkpoints at 5 and 10; then again, this time without a thread."""
-    undisturbed = start(tmp_path, "undisturbed", -1, kind, overlap=True)
-    killed = start(tmp_path, "killed", 13, kind, overlap=True)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "killed" / "hanging").exists():
-        assert killed.poll() is None, killed.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    killed.stderr.close()
+
+    def start(name, hang, overlap):
+        return command_line.start(tmp_path / name, hang, overlap, kind, code=CHILD)
+
+    undisturbed = start("undisturbed", -1, "overlap")
+    kill_once(start("killed", 13, "overlap"), (tmp_path / "killed" / "hanging").exists)
     lines = [json.loads(line) for line in (tmp_path / "killed" / METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(len(lines))) and 10 < len(lines) < 20, (
         "it was killed between checkpoints"
     )
     assert lines[-1]["epoch"] > 1 and 0 < lines[-1]["correct"] < lines[-1]["asked"]
-    finish(undisturbed)
-    finish(start(tmp_path, "killed", -1, kind, overlap=False))
+    for run in (undisturbed, start("killed", -1, "one")):
+        finished = run.finish()
+        assert finished.returncode == 0, finished.stderr
     for name in ("encoder/model.safetensors", METRICS, checkpoint.NAME):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name

@@ -2,16 +2,14 @@
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from command_line import kill_once
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -504,35 +502,18 @@ fit(config, source, folder=folder).save_pretrained(folder / "encoder")
 """
 
 
-def start(tmp_path, name, hang):
-    script = tmp_path / "child.py"
-    script.write_text(CHILD)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, script, tmp_path / name, str(hang)], env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-
-
-def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
+def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path, command_line):
     """SIGKILL at step 13 of 20, checkpoints at 5 and 10; then the same command again."""
-    undisturbed = start(tmp_path, "undisturbed", -1)
-    killed = start(tmp_path, "killed", 13)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "killed" / "hanging").exists():
-        assert killed.poll() is None, killed.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    killed.stderr.close()
+
+    def start(name, hang):
+        return command_line.start(tmp_path / name, hang, code=CHILD)
+
+    undisturbed = start("undisturbed", -1)
+    kill_once(start("killed", 13), (tmp_path / "killed" / "hanging").exists)
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / METRICS).read_text().splitlines()]
     assert steps == list(range(13)), "it was killed after the checkpoint of step 10, and logged every step"
-    finish(undisturbed)
-    finish(start(tmp_path, "killed", -1))
+    for run in (undisturbed, start("killed", -1)):
+        finished = run.finish()
+        assert finished.returncode == 0, finished.stderr
     for name in ("encoder/model.safetensors", "encoder/config.json", METRICS, checkpoint.NAME):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name

@@ -1,21 +1,21 @@
-"""Several processes train like one with the whole batch. They are real processes over gloo, started by torchrun."""
+"""Several processes train like one with the whole batch. They are real processes over gloo, started by torchrun, or
+forked and told what torchrun tells its processes."""
 
 import json
 import os
 import shutil
-import signal
+import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import kill_once
 from safetensors.torch import load_file
 
 from apmae.config import CaptureConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
-from apmae.errors import ConfigError
+from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.load import load_lm
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
@@ -37,6 +37,7 @@ import sys
 import time
 from pathlib import Path
 from apmae.config import TrainConfig
+from apmae.errors import TrainingError
 from apmae.patterns.planted import planted
 from apmae.train.loop import fit
 from apmae.train.source import ArraySource
@@ -57,10 +58,13 @@ accelerator = start("cpu")
 number = accelerator.process_index
 patterns = planted(3, seed=0)[0]
 source = Hanging(patterns, config.batch_size, config.seed, process=number, processes=accelerator.num_processes)
-if wrong == ["folders"]:
+if wrong == ["data", "folders"]:
+    try:
+        fit(config, source, folder=folder, accelerator=accelerator, inputs=f"other {number}")
+    except TrainingError as error:
+        print(error, file=sys.stderr)
     folder = folder / str(number)
-inputs = f"other {number}" if wrong == ["differs"] else "same"
-mae = fit(config, source, folder=folder, accelerator=accelerator, inputs=inputs)
+mae = fit(config, source, folder=folder, accelerator=accelerator, inputs="same")
 if accelerator.is_main_process:
     mae.save_pretrained(folder)
 end(accelerator)
@@ -77,11 +81,27 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    path = tmp_path_factory.mktemp("program") / "train.py"
-    path.write_text(PROGRAM)
-    return path
+FORKED = """
+import os, sys
+
+names = ("RANK", "WORLD_SIZE", "MASTER_PORT")
+os.environ |= dict(zip(names, sys.argv[1:4])) | {"LOCAL_RANK": sys.argv[1], "MASTER_ADDR": "127.0.0.1"}
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+del sys.argv[1:4]
+"""
+
+
+@pytest.fixture
+def fork(command_line, config):
+    """Starts the program in two processes without torchrun, which takes seconds to begin and to end."""
+
+    def started(folder, *wrong):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        arguments = (2, port, folder, config.model_dump_json(), *wrong)
+        return [command_line.start(number, *arguments, code=FORKED + PROGRAM) for number in (0, 1)]
+
+    return started
 
 
 @pytest.fixture(scope="module")
@@ -91,19 +111,24 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def together(program, config, tmp_path_factory):
+def together(config, tmp_path_factory):
     """The folder of a run of two processes."""
     folder = tmp_path_factory.mktemp("together")
-    ran = run(TORCHRUN, [program, folder, config.model_dump_json()])
+    (folder / "train.py").write_text(PROGRAM)
+    ran = run(TORCHRUN, [folder / "train.py", folder, config.model_dump_json()])
     assert ran.returncode == 0, ran.stderr[-3000:]
     return folder
 
 
-def test_two_processes_are_one_with_twice_the_batch(program, config, together, tmp_path):
+def alone(config, folder):
+    """What the program does, in this process."""
+    source = ArraySource(planted(3, seed=0)[0], config.batch_size, config.seed)
+    return fit(config, source, folder=folder, inputs="same")
+
+
+def test_two_processes_are_one_with_twice_the_batch(config, together, tmp_path):
     """Masks, crops, the mean over masked pixels and the averaged weights are those of one process."""
-    whole = config.model_copy(update={"accumulate": 1})
-    ran = run([sys.executable], [program, tmp_path, whole.model_dump_json()])
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    alone(config.model_copy(update={"accumulate": 1}), tmp_path).save_pretrained(tmp_path)
     two, one = metrics(together), metrics(tmp_path)
     assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(6))
     for name in ("loss", "published_loss", "grad_norm"):
@@ -114,47 +139,32 @@ def test_two_processes_are_one_with_twice_the_batch(program, config, together, t
         np.testing.assert_allclose(a[name].numpy(), b[name].numpy(), atol=3e-4, err_msg=name)
 
 
-def test_two_processes_that_were_killed_end_with_the_same_bytes(program, config, together, tmp_path):
-    arguments = [program, tmp_path, config.model_dump_json()]
-    command = [*TORCHRUN, *map(str, [*arguments, "hangs"])]
-    started = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while not (tmp_path / METRICS).is_file() or len(metrics(tmp_path)) < 5:
-        assert started.poll() is None and time.monotonic() < deadline, "step 4 was never reached"
-        time.sleep(0.05)
-    # torchrun puts its processes into separate sessions: if only it is killed, they keep running.
-    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-    assert len(children) == 2
-    for process in (started.pid, *map(int, children)):
-        os.kill(process, signal.SIGKILL)
-    started.wait()
+def test_two_processes_that_were_killed_end_with_the_same_bytes(fork, together, tmp_path):
+    for process in fork(tmp_path, "hangs"):
+        kill_once(process, lambda: (tmp_path / METRICS).is_file() and len(metrics(tmp_path)) == 5)
     assert (tmp_path / "checkpoint.safetensors").is_file() and len(metrics(tmp_path)) == 5
-    ran = run(TORCHRUN, arguments)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    for process in fork(tmp_path):
+        finished = process.finish()
+        assert finished.returncode == 0, finished.stderr
     for name in ("model.safetensors", METRICS):
         assert (tmp_path / name).read_bytes() == (together / name).read_bytes()
 
 
-def test_one_process_cannot_resume_a_checkpoint_of_two(program, config, together):
-    ran = run([sys.executable], [program, together, config.model_dump_json()])
-    assert ran.returncode == 1
-    assert "another run (processes: 2, now 1)" in ran.stderr
+def test_one_process_cannot_resume_a_checkpoint_of_two(config, together):
+    with pytest.raises(ArtifactError, match=r"another run \(processes: 2, now 1\)"):
+        alone(config, together)
 
 
-def test_processes_that_see_different_folders_stop_and_say_so(program, config, together, tmp_path):
-    """One finds a checkpoint and the other does not, so they would resume from different steps."""
+def test_processes_with_different_data_or_folders_stop_and_say_so(fork, together, tmp_path):
+    """If one finds a checkpoint and the other does not, they would resume from different steps."""
     (tmp_path / "0").mkdir()
     shutil.copy(together / "checkpoint.safetensors", tmp_path / "0")
-    ran = run(TORCHRUN, [program, tmp_path, config.model_dump_json(), "folders"])
-    assert ran.returncode != 0
-    assert "process 1 has steps done 0 where process 0 has 6" in ran.stderr
-    assert "a folder that all of them see" in ran.stderr
-
-
-def test_processes_with_different_data_stop_and_say_so(program, config, tmp_path):
-    ran = run(TORCHRUN, [program, tmp_path, config.model_dump_json(), "differs"])
-    assert ran.returncode != 0
-    assert "process 1 has inputs 'other 1' where process 0 has 'other 0'" in ran.stderr
+    for process in fork(tmp_path, "data", "folders"):
+        ran = process.finish()
+        assert ran.returncode != 0
+        assert "process 1 has inputs 'other 1' where process 0 has 'other 0'" in ran.stderr
+        assert "process 1 has steps done 0 where process 0 has 6" in ran.stderr
+        assert "a folder that all of them see" in ran.stderr
     assert not (tmp_path / METRICS).exists()
 
 

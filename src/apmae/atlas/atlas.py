@@ -15,7 +15,7 @@ from apmae.artifacts import read_json, read_table, write_json, write_table, writ
 from apmae.atlas.clusterers import Clusterer, GlobalClusterer
 from apmae.atlas.names import Measured, cluster_names, named_clusters
 from apmae.atlas.place import Placement, Reference
-from apmae.atlas.rows import FP16_MAX, finite_embeddings, heads_of_rows, stored
+from apmae.atlas.rows import FP16_MAX, finite_embeddings, heads_of_rows, passing_rows, stored
 from apmae.config import AtlasConfig, parse
 from apmae.errors import ArtifactError, ConfigError
 from apmae.schema import ATLAS_FILE, CLUSTERS_FILE, NOISE
@@ -47,13 +47,23 @@ class Atlas:
         clusters: a pyarrow table, ``schema.CLUSTERS``, one row per cluster, largest first.
         dropped: how many clusters the filters left out, by reason.
         encoder: fingerprint of the encoder that made the fitted embeddings; None if it was not given.
+        representation: what it reads of a pattern, "joint", "descriptor" or "cls"; None if that was not given.
+        unstructured_: how many fitted rows the gate left out.
     """
 
     def __init__(
-        self, config: AtlasConfig, clusters: pa.Table, reference: Reference, *, encoder: str | None = None
+        self,
+        config: AtlasConfig,
+        clusters: pa.Table,
+        reference: Reference,
+        *,
+        encoder: str | None = None,
+        representation: str | None = None,
     ) -> None:
         self.config = config
         self.encoder = encoder
+        self.representation = representation
+        self.unstructured_ = 0
         self.clusters = clusters
         self._reference = reference
         self.labels_: Int[ndarray, " n"] = np.zeros(0, np.int64)
@@ -71,6 +81,8 @@ class Atlas:
         num_heads: int | None = None,
         measured: Measured | None = None,
         encoder: Encoder | str | None = None,
+        representation: str | None = None,
+        structured: Any = None,
     ) -> "Atlas":
         """Reduce, cluster, filter, name (paper section 5).
 
@@ -85,10 +97,13 @@ class Atlas:
             encoder: the encoder that made the embeddings: an ``APMAE``, or its fingerprint, which is among the inputs
                 in the manifest of embeddings. The atlas then refuses embeddings of other encoders. None takes the array
                 as it is; then only the width of later embeddings is checked.
+            representation: what the rows are (``apmae.represent``), which is noted in the atlas.
+            structured: (n,) booleans: rows that fail the gate (``patterns/gate.py``) are in no cluster, and the fit
+                does not see them. None: all pass.
 
         Raises:
-            ConfigError: if there are fewer than two rows, some are not finite or beyond fp16's range, or ``where`` does
-                not hold as many integers.
+            ConfigError: if there are fewer than two rows, some are not finite or beyond fp16's range, or ``where`` or
+                ``structured`` does not hold as many values.
         """
         config = config or AtlasConfig()
         if seed is not None:
@@ -100,14 +115,28 @@ class Atlas:
             )
         if len(z) < 2:
             raise ConfigError(f"expected at least 2 embeddings to fit an atlas, got {len(z)}; encode more prompts")
-        z, heads = stored(z), heads_of_rows(where, len(z))
+        z, heads, passing = stored(z), heads_of_rows(where, len(z)), passing_rows(structured, len(z))
+        if passing.sum() < 2:
+            raise ConfigError(
+                f"expected at least 2 patterns with structure to fit an atlas, got {int(passing.sum())} of {len(z)}; "
+                "rows of the others could have been shuffled: look at some (apmae show)"
+            )
+        own = z[passing]
         clusterer: Clusterer = GlobalClusterer(config, num_heads)
-        fitted = clusterer.fit(z, heads)
+        fitted = clusterer.fit(own, None if heads is None else (heads[0][passing], heads[1][passing]))
+        if measured is not None:
+            measured = Measured(*(values[passing] for values in measured))
         table = named_clusters(fitted.labels_, fitted.mean_distances_, fitted.persistence_, measured)
-        reference = Reference.of(z, fitted.labels_, fitted.coordinates_, fitted.nearest_distances_, config)
-        atlas = cls(config, table, reference, encoder=None if encoder is None else fingerprint_of(encoder))
-        atlas.labels_ = fitted.labels_
-        atlas.coordinates_ = fitted.coordinates_
+        reference = Reference.of(own, fitted.labels_, fitted.coordinates_, fitted.nearest_distances_, config)
+        known = None if encoder is None else fingerprint_of(encoder)
+        atlas = cls(config, table, reference, encoder=known, representation=representation)
+        atlas.labels_ = np.full(len(z), NOISE, np.int64)
+        atlas.labels_[passing] = fitted.labels_
+        atlas.coordinates_ = np.zeros((len(z), fitted.coordinates_.shape[1]), np.float32)
+        atlas.coordinates_[passing] = fitted.coordinates_
+        if not passing.all():  # somewhere near what they resemble
+            atlas.coordinates_[~passing] = reference.place(z[~passing], config.metric).coordinates
+        atlas.unstructured_ = int((~passing).sum())
         atlas.dropped = fitted.dropped_
         return atlas
 
@@ -132,26 +161,31 @@ class Atlas:
                 f"({found[:12]}); give two that belong together, or encode and cluster with this encoder"
             )
 
-    def place(self, z: Any, *, where: Any = None, encoder: Encoder | str | None = None) -> Placement:
+    def place(
+        self, z: Any, *, where: Any = None, encoder: Encoder | str | None = None, structured: Any = None
+    ) -> Placement:
         """Place new patterns by their nearest fitted points in embedding space.
 
-        A pattern is unknown (-1) if noise wins the vote, if no cluster wins half of it, or if the pattern is further
-        from the winner's nearest member than members of that cluster are from one another.
+        A pattern is unknown (-1) if it fails the gate, if noise wins the vote, if no cluster wins half of it, or if the
+        pattern is further from the winner's nearest member than members of that cluster are from one another.
 
         Args:
             z: (n, d) embeddings from the same encoder.
             where: ``(layer, head)``, two int arrays (n,), as in :meth:`fit`. An atlas per head needs it; one that was
                 fitted over all heads places by the embedding alone.
             encoder: the encoder that made the embeddings, as in :meth:`fit`; None takes the array as it is.
+            structured: (n,) which rows pass the gate, as in :meth:`fit`.
 
         Raises:
-            ConfigError: if d differs from that of the fitted rows, ``where`` does not hold as many integers as there
-                are rows, or the encoder is not the atlas's own.
+            ConfigError: if d differs from that of the fitted rows, ``where`` or ``structured`` does not hold as many
+                values as there are rows, or the encoder is not the atlas's own.
         """
         if encoder is not None:
             self.expect_encoder(encoder)
         z = stored(finite_embeddings(z))
-        return self._reference.place(z, self.config.metric, heads_of_rows(where, len(z)))
+        passing = passing_rows(structured, len(z))
+        placed = self._reference.place(z, self.config.metric, heads_of_rows(where, len(z)))
+        return placed._replace(cluster=np.where(passing, placed.cluster, NOISE))
 
     def extend(self, z: Any, labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]) -> None:
         """Add points with known clusters to those among which patterns are placed; the fitted clusters do not change.
@@ -183,7 +217,13 @@ class Atlas:
         folder = Path(folder)
         write_table(folder / CLUSTERS_FILE, self.clusters)
         write_through(folder / _REFERENCE, lambda path: save_file(self._reference._asdict(), path))
-        record = {"config": self.config.model_dump(mode="json"), "dropped": self.dropped, "encoder": self.encoder}
+        record = {
+            "config": self.config.model_dump(mode="json"),
+            "dropped": self.dropped,
+            "unstructured": self.unstructured_,
+            "encoder": self.encoder,
+            "representation": self.representation,
+        }
         write_json(folder / ATLAS_FILE, record)
         return [CLUSTERS_FILE, _REFERENCE, ATLAS_FILE]
 
@@ -201,10 +241,10 @@ class Atlas:
         record = read_json(folder / ATLAS_FILE)
         if not isinstance(record, dict) or not {"config", "dropped"} <= record.keys():
             raise ArtifactError(f"expected an atlas in {folder}, its {ATLAS_FILE} does not belong to one; fit it again")
-        if "encoder" not in record:
+        if not {"encoder", "representation"} <= record.keys():
             raise ArtifactError(
-                f"expected an atlas that names its encoder in {folder}, an earlier version made this one; make it "
-                "again (apmae cluster EMBEDDINGS --overwrite, or Atlas.fit and save)"
+                f"expected an atlas that names its encoder and representation in {folder}, an earlier version made "
+                "this one; make it again (apmae cluster EMBEDDINGS --overwrite, or Atlas.fit and save)"
             )
         try:
             tensors = load_file(folder / _REFERENCE)
@@ -217,6 +257,6 @@ class Atlas:
             raise ArtifactError(
                 f"expected an atlas of this version in {folder}, its arrays do not fit together; fit it again"
             )
-        atlas = cls(config, clusters, reference, encoder=record["encoder"])
-        atlas.dropped = record["dropped"]
+        atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=record["representation"])
+        atlas.dropped, atlas.unstructured_ = record["dropped"], int(record.get("unstructured", 0))
         return atlas

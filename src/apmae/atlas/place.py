@@ -24,6 +24,7 @@ _MIN_STRENGTH = 0.5
 _PROBES = 200
 """For the radius of a cluster, the distance to the reference is measured for at most this many other members."""
 _NO_RADIUS = -1.0
+_SHOWN = 3
 _BLOCK = 4096
 """Rows placed at a time."""
 
@@ -38,6 +39,11 @@ class Placement(NamedTuple):
     have one vote each."""
     coordinates: Float[ndarray, "n r"]
     """Weighted mean of those points' reduced coordinates."""
+    nearest: Int[ndarray, "n c"]
+    """Up to three clusters that are nearest, known or not, the nearest first; -1 after the last."""
+    distances: Float[ndarray, "n c"]
+    """How far their nearest points are, in radii of the cluster: a pattern further than 1 is not in it. Infinite after
+    the last."""
 
 
 class Reference(NamedTuple):
@@ -119,8 +125,8 @@ class Reference(NamedTuple):
                 "use the encoder of the atlas"
             )
         if not len(z):
-            nowhere = np.zeros((0, self.coordinates.shape[1]), np.float32)
-            return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), nowhere)
+            nowhere, none = np.zeros((0, self.coordinates.shape[1]), np.float32), np.zeros((0, _SHOWN), np.float32)
+            return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), nowhere, none.astype(np.int64), none)
         search = NearestNeighbors(n_neighbors=min(VOTERS, len(points)), metric=metric, algorithm="brute")
         search.fit(points)
         blocks = [self._vote(*search.kneighbors(z[start : start + _BLOCK])) for start in range(0, len(z), _BLOCK)]
@@ -141,8 +147,28 @@ class Reference(NamedTuple):
         known = (strength >= _MIN_STRENGTH) & (distances[rows, closest] <= radius)
         placed = (weights[:, :, None] * self.coordinates[nearest]).sum(1)
         return Placement(
-            np.where(known, winner, NOISE).astype(np.int64), strength.astype(np.float32), placed.astype(np.float32)
+            np.where(known, winner, NOISE).astype(np.int64),
+            strength.astype(np.float32),
+            placed.astype(np.float32),
+            *self._nearest(distances, nearest),
         )
+
+    def _nearest(
+        self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"]
+    ) -> tuple[Int[ndarray, "n c"], Float[ndarray, "n c"]]:
+        """The nearest clusters among the voters, and how far they are in radii."""
+        labels, radii = self.labels[nearest].astype(np.int64), self.radii[nearest]
+        relative = np.where(labels == NOISE, np.inf, distances / np.maximum(radii, 1e-9))
+        clusters = np.full((len(labels), _SHOWN), NOISE, np.int64)
+        far = np.full((len(labels), _SHOWN), np.inf, np.float32)
+        rows = np.arange(len(labels))
+        for place in range(_SHOWN):
+            best = relative.argmin(1)
+            found = np.isfinite(relative[rows, best])
+            clusters[found, place] = labels[rows, best][found]
+            far[found, place] = relative[rows, best][found]
+            relative = np.where(labels == labels[rows, best][:, None], np.inf, relative)
+        return clusters, far
 
     def extended(
         self, z: Float[ndarray, "n d"], labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"], metric: str

@@ -6,7 +6,7 @@ Axes: n rows, d embedding, u distinct rows.
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae.errors import ConfigError
@@ -62,6 +62,23 @@ def heads_of_rows(where: Any, rows: int) -> Where | None:
         if rows and part.dtype.kind not in "iu":
             raise ConfigError(f"expected where=(layer, head) of integers, got {name} of {part.dtype}; cast it to int64")
     return layer.astype(np.int64), head.astype(np.int64)
+
+
+def passing_rows(structured: Any, rows: int) -> Bool[ndarray, " n"]:
+    """Which rows pass the gate, checked; None: all.
+
+    Raises:
+        ConfigError: if it does not hold one boolean per row.
+    """
+    if structured is None:
+        return np.ones(rows, bool)
+    passing = np.asarray(structured)
+    if passing.shape != (rows,) or passing.dtype != bool:
+        raise ConfigError(
+            f"expected structured to hold one boolean per embedding ({rows}), got {passing.dtype} of shape "
+            f"{passing.shape}"
+        )
+    return passing
 
 
 def merge_duplicates(z: Float[ndarray, "n d"]) -> tuple[Int[ndarray, " u"], Int[ndarray, " n"], Int[ndarray, " u"]]:

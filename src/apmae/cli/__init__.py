@@ -1,6 +1,7 @@
 """The command line: one command per stage, each from options to ``engine`` and nothing else. Heavy imports wait."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -53,8 +54,9 @@ def _about(
 
 def main() -> NoReturn:
     """Entry point: a user's mistake is one line on stderr (one per mistake in a file of prompts) and exit code 2."""
-    if not os.environ.get("COLUMNS", "").strip("0"):
-        os.environ.pop("COLUMNS", None)  # Rich would print help of no width
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch(r"0*[1-9][0-9]{0,4}", os.environ.get(name, "")):
+            os.environ.pop(name, None)  # Rich would print help of no width for 0, and fails at digits such as "²"
     with drained() as output:
         code = _code()
         sys.stdout.flush()

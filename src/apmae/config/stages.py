@@ -15,6 +15,9 @@ class EncodeConfig(Config):
 
     capture: CaptureConfig = CaptureConfig()
 
+    representation: Literal["joint", "descriptor", "cls"] = "joint"
+    """What the atlas reads of a pattern: the encoder's CLS, the descriptor, or both (``model/represent.py``)."""
+
     shard_prompts: int = Field(default=64, ge=1)
     """Prompts per shard: the most that a killed run has to repeat."""
 

@@ -32,6 +32,8 @@ from apmae.lm.language_model import LM
 from apmae.lm.stream import window_length
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
+from apmae.model.represent import width_of
+from apmae.patterns.gate import has_structure
 from apmae.progress import progress
 from apmae.schema import ENCODED, POINTS, POINTS_FILE, RECONSTRUCTIONS_FILE, SCORES
 
@@ -99,7 +101,8 @@ def encode(
             "layers": lm.num_layers,
             "heads": lm.num_heads,
             "heads_by_layer": list(lm.heads_by_layer),
-            "dim": mae.config.encoder_dim,
+            "representation": config.representation,
+            "dim": width_of(config.representation, mae.config.encoder_dim),
             "pattern_size": mae.config.pattern_size,
             "context": length,
             "lm": lm.name,
@@ -158,6 +161,8 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 num_heads=sum(encoded["heads_by_layer"]),
                 measured=measured,
                 encoder=encoder,
+                representation=encoded["representation"],
+                structured=has_structure(table["structure"].to_numpy()),
             )
             advance(note=f"{len(atlas.clusters)} clusters")
             points = table.select(["prompt", "layer", "head", "task", "outcome"])
@@ -175,6 +180,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 "clusters": len(atlas.clusters),
                 "clustered": clustered,
                 "dropped": atlas.dropped,
+                "unstructured": atlas.unstructured_,
                 "layers": encoded["layers"],
                 "heads": encoded["heads"],
                 "heads_by_layer": encoded["heads_by_layer"],

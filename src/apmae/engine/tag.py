@@ -1,5 +1,6 @@
 """Tagging: what every head of a model does on one prompt, in one forward pass (paper section 1, DESIGN section 1)."""
 
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +18,15 @@ from apmae.lm.outcome import masks_of, window_of
 from apmae.lm.stream import capture_batch
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
+from apmae.model.represent import represented
+from apmae.patterns.gate import unstructured_name
 from apmae.prompts.fim import Window
 from apmae.prompts.line import line_prompt, text_prompt
 from apmae.prompts.masked import whole_window
 from apmae.prompts.prompt import Answer, Prompt
 from apmae.report.page import tag_page
 from apmae.report.terminal import print_tags
-from apmae.schema import SCORES, TAGS
+from apmae.schema import NOISE, SCORES, TAGS
 
 
 class Tagged(NamedTuple):
@@ -74,7 +77,8 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
     captured = capture_batch(lm, [prompt], [_window(lm, prompt, size)], CaptureConfig(batch=1), size=size)
     patterns = captured.patterns
-    placed = atlas.place(mae.encode(patterns), where=(patterns.layer, patterns.head))
+    seen = represented(patterns, mae, atlas.representation or "joint")
+    placed = atlas.place(seen.z, where=(patterns.layer, patterns.head), structured=seen.structured)
     scores = score_batch(captured)
     tokens = captured.windows[0].tokens
     names, measured = atlas.names, measured_names(scores.values, scores.key_kinds)
@@ -85,9 +89,14 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
                 "layer": int(patterns.layer[i]),
                 "head": int(patterns.head[i]),
                 "cluster": int(placed.cluster[i]),
-                "name": names[int(placed.cluster[i])],
+                "name": names[int(placed.cluster[i])]
+                if seen.structured[i]
+                else unstructured_name(scores["uniform"][i]),
                 "strength": float(placed.strength[i]),
+                "structure": float(seen.structure[i]),
                 "measured": measured[i],
+                "nearest": [names[number] for number in placed.nearest[i].tolist() if number != NOISE],
+                "distances": [distance for distance in placed.distances[i].tolist() if distance < inf],
                 "coordinates": placed.coordinates[i].tolist(),
                 **{f"score_{name}": float(scores[name][i]) for name in SCORES},
                 "sinks": scores.sinks[i],

@@ -19,8 +19,9 @@ from apmae.engine.settings import Training
 from apmae.engine.stages import decisive
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
-from apmae.model.folder import CONFIG, WEIGHTS
+from apmae.model.folder import CONFIG, WEIGHTS, WHITENING
 from apmae.model.mae import APMAE
+from apmae.model.represent import cls_whitening
 from apmae.patterns.patterns import Patterns
 from apmae.prompts.epochs import DrawnPrompts, files_of, own_files
 from apmae.prompts.languages import language_of
@@ -269,11 +270,12 @@ def _fit(
 
 def _finish(stage: Stage, mae: APMAE, unseen: Patterns, config: TrainConfig, noted: Mapping[str, Any]) -> None:
     out = stage.out
+    cls_whitening(mae)
     mae.save_pretrained(out)
     table = reconstructions(mae, unseen, seed=config.seed)
     write_table(out / RECONSTRUCTIONS_FILE, table)
     _picture(table.to_pylist(), out / "reconstruction.png")
-    files = [CONFIG, WEIGHTS, METRICS, RECONSTRUCTIONS_FILE, "reconstruction.png"]
+    files = [CONFIG, WEIGHTS, WHITENING, METRICS, RECONSTRUCTIONS_FILE, "reconstruction.png"]
     files += [f"{_PANELS}/{path.name}" for path in sorted((out / _PANELS).glob("step-*.png"))]
     stage.add_files(files)
     stage.finish({"steps": config.steps, **noted, "parameters": mae.num_parameters})

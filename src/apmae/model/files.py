@@ -19,7 +19,18 @@ from apmae.artifacts import replacing, write_json, write_through
 from apmae.config import APMAEConfig
 from apmae.errors import ModelError
 from apmae.model import released
-from apmae.model.folder import CARD, CONFIG, FORMAT, MODEL_TYPE, WEIGHTS, find_encoder, weights_error
+from apmae.model.folder import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    MODEL_TYPE,
+    WEIGHTS,
+    WHITENING,
+    Encoder,
+    find_encoder,
+    weights_error,
+)
+from apmae.patterns.whitening import Whitening
 
 
 class Files(NamedTuple):
@@ -31,15 +42,24 @@ class Files(NamedTuple):
     """float32, under our names."""
     published: bool
     """Whether it was in the published layout."""
+    whitening: Whitening | None = None
+    """Constants of its CLS, if the folder has them."""
 
 
 def save(
-    folder: Path, config: APMAEConfig, weights: dict[str, Tensor], dtype: torch.dtype | None, card: str | None
+    folder: Path,
+    config: APMAEConfig,
+    weights: dict[str, Tensor],
+    dtype: torch.dtype | None,
+    card: str | None,
+    whitening: Whitening | None = None,
 ) -> None:
-    """Write a checkpoint in our layout, and a model card where there is one."""
+    """Write a checkpoint in our layout, and a model card and the constants of its CLS where there are any."""
     stored = {name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in weights.items()}
     write_through(folder / WEIGHTS, lambda path: save_file(stored, path, metadata={"format": "pt"}))
     write_json(folder / CONFIG, {"model_type": MODEL_TYPE, "format": FORMAT, **config.model_dump(mode="json")})
+    if whitening is not None:
+        whitening.save(folder / WHITENING)
     if card is not None:
         with replacing(folder / CARD) as file:
             file.write(card.encode())
@@ -83,7 +103,23 @@ def load(source: str | Path) -> Files:
     _expect_room(found.config, weights, found.folder)
     if found.published:
         weights = released.completed(found.config, weights)
-    return Files(found.folder, found.config, weights, found.published)
+    return Files(found.folder, found.config, weights, found.published, _whitening(found))
+
+
+def _whitening(found: Encoder) -> Whitening | None:
+    path = found.folder / WHITENING
+    if not path.is_file():
+        return None
+    try:
+        whitening = Whitening.load(path)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(
+            f"expected the constants of a CLS in {path}: {error}; delete it to compute them again"
+        ) from None
+    wanted = found.config.encoder_dim
+    if [array.shape for array in whitening] != [(wanted,), (wanted,), (wanted, wanted)]:
+        raise ModelError(f"expected constants for {wanted} dimensions in {path}; delete it to compute them again")
+    return whitening
 
 
 def _expect_room(c: APMAEConfig, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -10,11 +10,12 @@ from apmae.artifacts import read_json
 from apmae.config import APMAEConfig, parse
 from apmae.errors import ArtifactError, CaptureError, ConfigError, ModelError, first_line
 
-FORMAT = 1
+FORMAT = 2
 """Version of our layout, raised when older code cannot read the new one. Files without a number have format 1."""
 MODEL_TYPE = "apmae"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+WHITENING = "whitening.safetensors"
 CARD = "README.md"
 _PUBLISHED = {
     "max_length": "pattern_size",
@@ -141,7 +142,7 @@ def _find(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, WHITENING, CARD]))
     except Exception as error:  # the hub client raises many kinds of error; whichever it is, there is no model
         raise ModelError(
             f"expected an AP-MAE at {source}: no such folder, and the hub says: {first_line(error).rstrip('.')}; "

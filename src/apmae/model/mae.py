@@ -33,6 +33,7 @@ from apmae.model.folder import CONFIG, expect_shape
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.whitening import Whitening
 from apmae.seeding import subseed
 
 _MEANS, _DEVIATIONS = (0.47, 0.043), (0.19, 0.086)
@@ -61,6 +62,7 @@ class APMAE(nn.Module):
         config: its sizes, masking and scaling.
         origin: what its folder says about its training; None if nothing, or if it was not loaded.
         source: folder, hub id or "bundled" that it was loaded from; None if it was not loaded.
+        whitening: constants for its CLS in a joint representation (``model/represent.py``); None if not computed yet.
     """
 
     def __init__(self, config: APMAEConfig, *, seed: int = 0) -> None:
@@ -68,6 +70,7 @@ class APMAE(nn.Module):
         self.config = config
         self.origin: card.Origin | None = None
         self.source: str | None = None
+        self.whitening: Whitening | None = None
         c = config
         pixels = c.channels * c.patch_size**2
         rows, columns = geometry.tiles(c.grid_size, c.causal)
@@ -234,7 +237,7 @@ class APMAE(nn.Module):
             dtype: type of the stored weights; by default their own.
         """
         text = self.model_card() if self.origin else None
-        files.save(Path(folder), self.config, self.state_dict(), dtype, text)
+        files.save(Path(folder), self.config, self.state_dict(), dtype, text, self.whitening)
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "bundled") -> "APMAE":
@@ -255,6 +258,7 @@ class APMAE(nn.Module):
             where = found.folder / CONFIG
             raise ModelError(f"expected weights that fit {where}, they do not: {reason}") from None
         model.origin, model.source = card.read_origin(found), str(source)
+        model.whitening = found.whitening
         return model.eval()
 
     def model_card(self, repo_id: str | None = None, *, license: str | None = None) -> str:
@@ -284,7 +288,7 @@ class APMAE(nn.Module):
             ConfigError: as :meth:`model_card`.
         """
         text = self.model_card(repo_id, license=license)
-        files.save(Path(folder), self.config, self.state_dict(), None, text)
+        files.save(Path(folder), self.config, self.state_dict(), None, text, self.whitening)
 
     def push_to_hub(
         self,

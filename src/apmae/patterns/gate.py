@@ -9,22 +9,30 @@ sum over pairs of rows of what the products exceed that by, over the s.d. of tha
 Axes: n patterns, t tokens, d distances, a alignments.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from numpy import ndarray
 from torch import Tensor
 
 from apmae.patterns.overlap import Overlaps
 
-STRUCTURED = 6.0
-"""Smallest statistic of a pattern with structure, in s.d. of shuffled rows."""
+STRUCTURED = 4.5
+"""Smallest statistic of a pattern with structure, in s.d. of shuffled rows (``docs/studies/embedding.md``)."""
+SHORTEST = 32
+"""Patterns with fewer rows are not judged: many real ones could not be told from shuffled ones."""
 EVEN = 0.97
-"""Median entropy over log of the row's length from which on a pattern without structure is called uniform."""
-_FIRST_ROW = 16
-"""Rows before this have too few keys to be told from shuffled ones."""
+"""From this ``uniform`` score on, a pattern without structure is called uniform."""
+_LEAST = 1e-6
+_FIRST_ROW = 4
+"""Rows before this have too few keys to shuffle."""
 
 
 def structure(found: Overlaps) -> Float[Tensor, " n"]:
-    """The statistic: standard normal in each of the six comparisons if rows are shuffled; 0 if none can be made."""
+    """The statistic, which is standard normal in each of the six comparisons if rows are shuffled; 0 if all are equal.
+
+    NaN for patterns with fewer than 32 rows.
+    """
     first, second = (
         (mass - total.square() / found.shared.clamp(min=1)).clamp(min=0)
         for total, mass in zip(found.sums, found.masses, strict=True)
@@ -35,4 +43,20 @@ def structure(found: Overlaps) -> Float[Tensor, " n"]:
     late = late & (found.shared > 1)
     excess = ((found.product - usual) * late).sum(-1)
     spread = (variance * late).sum(-1).sqrt()
-    return torch.where(spread > 1e-6, excess / spread.clamp(min=1e-6), 0.0).flatten(1).amax(1).clamp(min=0)
+    largest = torch.where(spread > _LEAST, excess / spread.clamp(min=_LEAST), 0.0).flatten(1).amax(1).clamp(min=0)
+    rows = (found.shared[:, 0, 0] > 0).sum(1) + 1
+    return torch.where(rows >= SHORTEST, largest, torch.nan)
+
+
+def has_structure(statistic: Float[ndarray, " n"]) -> Bool[ndarray, " n"]:
+    """Whether patterns pass; those that are not judged do."""
+    return ~(np.asarray(statistic) < STRUCTURED)
+
+
+def unstructured_name(uniform: float) -> str:
+    """What a pattern that fails is called: "uniform" or "unstructured".
+
+    Args:
+        uniform: its score of that name; NaN where not measured.
+    """
+    return "uniform" if uniform >= EVEN else "unstructured"

@@ -2,7 +2,8 @@
 
 Statistics differ in how much they vary between two patterns of one behaviour: with the text, the length, the noise.
 The covariance inside programs of the grammar (``patterns/grammar.py``) measures that, and its inverse root takes it
-away: what remains far apart differs in what a head does. This is the within-class whitening of Fisher's discriminant
+away: what remains far apart differs in what a head does. The map is scaled so that the mean absolute value of what it was
+fitted on is 1: two kinds of numbers side by side then weigh as much as they are many. This is the within-class whitening of Fisher's discriminant
 (Hastie et al. 2009, section 4.3.3), shrunk so that directions without variance are not blown up.
 
 Axes: n patterns, f numbers, c classes.
@@ -52,6 +53,7 @@ class Whitening(NamedTuple):
         eigenvalues, vectors = np.linalg.eigh(covariance)
         roots = 1 / np.sqrt(np.maximum(eigenvalues, 0) + SHRINKAGE * max(eigenvalues.mean(), _LEAST))
         whiten = (vectors * roots) @ vectors.T
+        whiten /= max(np.abs(z @ whiten).mean(), _LEAST)
         return cls(mean.astype(np.float32), deviation.astype(np.float32), whiten.astype(np.float32))
 
     def standardised(self, values: Float[ndarray, "n f"]) -> Float[ndarray, "n f"]:

@@ -15,6 +15,8 @@ from rich.text import Text
 
 WIDTH = 80
 """Characters per line without a terminal and without COLUMNS."""
+_HEIGHT = 25
+"""Lines of a screen; nothing printed here depends on them."""
 _PER_COLUMN, _EDGE = 3, 1
 """Characters that the box takes besides the cells."""
 
@@ -52,8 +54,9 @@ def open_console() -> Console:
     width = int(given) if re.fullmatch(r"\d{1,5}", given, re.ASCII) else 0
     if not width and sys.stdout is not None and sys.stdout.isatty():
         width = os.get_terminal_size(sys.stdout.fileno()).columns
-    # Rich itself would take 0, or the width of a terminal at standard input or standard error.
-    return Console(width=width or WIDTH)
+    # Rich itself would take 0, or the width of a terminal at standard input or standard error; without a height it
+    # would read COLUMNS after all, and fail at digits that are not ASCII.
+    return Console(width=width or WIDTH, height=_HEIGHT)
 
 
 def print_table(console: Console, columns: Sequence[Column], elsewhere: str) -> None:

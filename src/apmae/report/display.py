@@ -118,6 +118,13 @@ def sink_words(positions: Sequence[int], texts: Sequence[str]) -> str:
     return ", ".join(f"{position} {visible(text)}" for position, text in zip(positions, texts, strict=True))
 
 
+def nearest_words(row: Mapping[str, Any]) -> str:
+    """For a head that the atlas does not know, the nearest cluster and how far it is in radii; "" for others."""
+    if row["cluster"] != NOISE or not row["nearest"]:
+        return ""
+    return f"{row['nearest'][0]} ({row['distances'][0]:.1f})"
+
+
 def with_place(name: str, positions: Sequence[int], texts: Sequence[str]) -> str:
     """A name in which a later sink has the place of the strongest one, such as "later sink on words at 54 \u2423the".
 

@@ -18,6 +18,7 @@ from apmae.report.display import (
     data_uri,
     grid_cell,
     listing,
+    nearest_words,
     prompt_pieces,
     sink_words,
     visible,
@@ -95,11 +96,12 @@ def tag_page(
             row["name"],
             row["strength"],
             row["measured"],
+            nearest_words(row),
             sink_words(row["sinks"], row["sink_tokens"]),
         )
         for row in ordered
     ]
-    header = ("head", "cluster", "name", "strength", "measured", "sinks")
+    header = ("head", "cluster", "name", "strength", "measured", "nearest (radii)", "sinks")
     count: dict[tuple[int, str], list[str]] = {}
     for row in ordered:
         count.setdefault((row["cluster"], row["name"]), []).append(head_name(row["layer"], row["head"]))

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apmae.report.console import Column, open_console, print_point, print_table
-from apmae.report.display import visible, with_place
+from apmae.report.display import nearest_words, visible, with_place
 from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.summary import summarize
 from apmae.report.tables import (
@@ -107,10 +107,12 @@ def print_tags(
         Column(header="name", cells=[row["name"] for row in shown], min_width=20),
         Column(header="strength", cells=strengths, priority=2),
         Column(header="measured", cells=measured, priority=3, min_width=20),
+        Column(header="nearest (in radii)", cells=[nearest_words(row) for row in shown], priority=4, min_width=20),
     )
     print_table(console, columns, "--json and --html have everything")
     console.print(
-        f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say."
+        f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say. For the "
+        "others the nearest cluster is given, and how far it is: members are within 1 radius."
     )
     if len(rows) > len(shown):
         console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")
