@@ -5,10 +5,10 @@
     python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 10 minutes)
 
 SRC_ZIP is a JDK's ``lib/src.zip``. The constants of the descriptor come from the grammar alone. Encoder and atlas are
-made from several language models: the three bundled ones and any others, given as ``--lm FOLDER TEXTS LANGUAGE`` for each (tiny ones of
-other families: ``tools/train_lm.py``), so that they do not learn one model's habits. The encoder is trained on prompts
-of training files, the atlas fitted on prompts of held-out files; shorter copies of the atlas's patterns are
-added to its reference points, under the same clusters, so that short prompts can be placed.
+made from several language models, so that they do not learn one model's habits: the three bundled ones and any others,
+given as ``--lm FOLDER TEXTS LANGUAGE`` for each (tiny ones of other families: ``tools/train_lm.py``). The encoder is
+trained on prompts of training files, the atlas fitted on prompts of held-out files; shorter copies of the atlas's
+patterns are added to its reference points, under the same clusters, so that short prompts can be placed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from apmae import bundled, recipes
 from apmae.artifacts import write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import Measured
-from apmae.config import AtlasConfig, CaptureConfig, PromptsConfig
+from apmae.config import AtlasConfig, CaptureConfig, PromptsConfig, parse
 from apmae.corpus.parse import parse_source
 from apmae.encode import score_batch
 from apmae.engine.prompts import load_prompts, make_prompts
@@ -43,7 +43,7 @@ _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # of the reference; two numbers per pixel of a small picture: about 10 MB
 _EPSILON = 0.15  # finer than the default: for tags, pure clusters matter more than few clusters
-_PROGRAMS, _INSTANCES = 1000, 6
+_PROGRAMS, _INSTANCES = 800, 6
 
 
 class Subject(NamedTuple):
@@ -55,17 +55,19 @@ class Subject(NamedTuple):
 
 
 def make_descriptor() -> None:
-    patterns = grammar(_PROGRAMS, _INSTANCES, seed=11)
-    found = describe(patterns)
-    passing = has_structure(found.structure)
-    Whitening.fit(found.values[passing], patterns.head[passing]).save(bundled.descriptor())
+    for causal in (True, False):
+        patterns = grammar(_PROGRAMS, _INSTANCES, seed=11, causal=causal)
+        found = describe(patterns)
+        passing = has_structure(found.structure)
+        Whitening.fit(found.values[passing], patterns.head[passing]).save(bundled.descriptor(causal))
 
 
 def captures(subject: Subject, work: Path, split: str, per_task: int) -> Iterator[Captured]:
     """The patterns that a model makes of prompts of all tasks, from one split of the files."""
     lm = load_lm(subject.lm)
     path = work / f"{Path(subject.lm).name}-{split}.parquet"
-    config = PromptsConfig(per_task=per_task, outcome="any", split=split, language=subject.language)
+    asked = {"per_task": per_task, "outcome": "any", "split": split, "language": subject.language}
+    config = parse(PromptsConfig, asked, "prompts")
     make_prompts([parse_source(subject.texts)], path, config, lm=lm)
     yield from capture_prompts(lm, load_prompts(path), CaptureConfig(batch=4), size=256)
 

@@ -118,8 +118,9 @@ def unpack_exemplars(table: pa.Table) -> Patterns:
     parts = []
     for row in table.to_pylist():
         logs = unpack_patches(row["log_pattern"], row["size"], row["patch"], row["causal"])[None]
-        where = {key: np.array([row[key]], np.int64) for key in ("prompt", "layer", "head")}
-        parts.append(Patterns(torch.from_numpy(logs.copy()), row["size"], causal=row["causal"], **where))
+        prompt, layer, head = (np.array([row[key]], np.int64) for key in ("prompt", "layer", "head"))
+        own = torch.from_numpy(logs.copy())
+        parts.append(Patterns(own, row["size"], prompt=prompt, layer=layer, head=head, causal=row["causal"]))
     return Patterns.concatenate(parts)
 
 

@@ -110,7 +110,7 @@ def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
         capture=CaptureConfig(),
         outcome="any",
         redraw=False,
-        buffer=2048,
+        buffer=4096,
         crop=0.2,
         checkpoint_every=200,
         panel_every=500,
@@ -120,7 +120,7 @@ def nano(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: i
 
 
 def bundled(*, sources: tuple[str, ...] = ("bundled",), out: Path = _STUDY, seed: int = 0) -> StudyConfig:
-    """The settings of the bundled encoder (tools/make_bundled.py), for prompts from any source: nano, trained longer."""
+    """The settings of the bundled encoder (tools/make_bundled.py), for prompts from any source: a longer nano."""
     train = TrainConfig(
         model=_guided(_NANO),
         objective="guided",

@@ -232,7 +232,7 @@ TAGS = pa.schema(
         pa.field("sink_tokens", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""One row per head: what the atlas says about it on one prompt. ``structure`` is the gate's statistic (NaN: not judged),
-``measured`` is the name that its own scores give, ``nearest`` are the names of the nearest clusters and ``distances`` how
-far they are, in radii of the cluster: 1 is as far as a member may be,
+"""One row per head: what the atlas says about it on one prompt. ``structure`` is the gate's statistic (NaN: not
+judged), ``measured`` is the name that its own scores give, ``nearest`` are the names of the nearest clusters and
+``distances`` how far they are, in radii of the cluster (1 is as far as a member may be),
 ``sinks`` are the positions of its sinks in the window, the strongest first, and ``sink_tokens`` their texts."""

@@ -31,9 +31,10 @@ def encoder() -> Path:
     return _HERE / "encoder"
 
 
-def descriptor() -> Path:
-    """Constants by which descriptors are standardised and whitened (``tools/make_bundled.py``)."""
-    return _HERE / "descriptor.safetensors"
+def descriptor(causal: bool = True) -> Path:
+    """Constants by which descriptors of causal or of square patterns are standardised and whitened
+    (``tools/make_bundled.py``)."""
+    return _HERE / ("descriptor.safetensors" if causal else "descriptor_square.safetensors")
 
 
 def atlas() -> Path:

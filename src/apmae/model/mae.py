@@ -16,7 +16,7 @@ visible and m masked patches, d encoder width, e decoder width.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ class APMAE(nn.Module):
             loss = _mean(error, real)
         else:
             target = flat.gather(1, masking.masked[..., None].expand_as(decoded))
-            standard = self.embed[0]
+            standard = cast(Standardise, self.embed[0])
             wrong = (decoded - standard(target)).square().unflatten(2, (self.config.channels, scaled))
             predicted = standard.inverse(decoded)[..., :scaled]
             error, real = self.errors(patches, predicted, masking)

@@ -8,7 +8,7 @@
 
 CLS is whitened by the covariance inside programs of the grammar, under this encoder. An encoder that ``apmae train``
 made has the constants in its folder; for any other they are computed when they are first needed, which takes the
-encoding of 600 patterns.
+encoding of 400 patterns.
 
 Axes: n patterns, d width of the representation.
 """
@@ -32,7 +32,7 @@ from apmae.patterns.whitening import Whitening
 CLS_WEIGHT = 0.5
 """Of CLS beside the descriptor in a joint representation (``docs/studies/embedding.md``)."""
 Kind = Literal["joint", "descriptor", "cls"]
-_PROGRAMS, _INSTANCES, _SEED = 150, 4, 1
+_PROGRAMS, _INSTANCES, _SEED = 100, 4, 1
 
 
 class Represented(NamedTuple):
@@ -72,31 +72,31 @@ def represented(patterns: Patterns, mae: APMAE | None = None, kind: str = "joint
     if kind == "cls":
         assert mae is not None, "it was loaded"
         return Represented(mae.encode(patterns), described.structure)
-    z = descriptor_whitening().whitened(described.values)
+    z = descriptor_whitening(patterns.causal).whitened(described.values)
     if kind == "joint":
         assert mae is not None, "it was loaded"
         z = np.concatenate([z, CLS_WEIGHT * cls_whitening(mae).whitened(mae.encode(patterns))], axis=1)
     return Represented(z, described.structure)
 
 
-@lru_cache(maxsize=1)
-def descriptor_whitening() -> Whitening:
+@lru_cache(maxsize=2)
+def descriptor_whitening(causal: bool = True) -> Whitening:
     """The constants of the descriptor, which come with the package."""
-    return Whitening.load(bundled.descriptor())
+    return Whitening.load(bundled.descriptor(causal))
 
 
 def cls_whitening(mae: APMAE) -> Whitening:
     """The constants of an encoder's CLS; computed and kept if it has none."""
     if mae.whitening is None:
-        patterns, programs = _sample(mae.config.pattern_size)
+        patterns, programs = _sample(mae.config.pattern_size, mae.config.causal)
         mae.whitening = Whitening.fit(mae.encode(patterns), programs)
     return mae.whitening
 
 
 @lru_cache(maxsize=2)
-def _sample(size: int) -> tuple[Patterns, Int[ndarray, " n"]]:
+def _sample(size: int, causal: bool) -> tuple[Patterns, Int[ndarray, " n"]]:
     """Patterns of the grammar with structure, and their programs."""
-    patterns = grammar(_PROGRAMS, _INSTANCES, size=size, seed=_SEED)
+    patterns = grammar(_PROGRAMS, _INSTANCES, size=size, seed=_SEED, causal=causal)
     patterns = patterns[has_structure(describe(patterns).structure)]
     return patterns, patterns.head
 

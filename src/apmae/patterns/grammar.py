@@ -37,7 +37,7 @@ class Text:
     """An imagined text, and where its token pairs are."""
 
     back: Int[ndarray, "t t"]
-    """query - key."""
+    """query - key; in square patterns the distance on the side that the program looks at, and ``length`` elsewhere."""
     tokens: Int[ndarray, " t"]
     """Token ids, with repeated stretches."""
     delimiter: Bool[ndarray, " t"]
@@ -49,8 +49,14 @@ class Text:
     draw: Draw
 
 
-def imagined(length: int, draw: Draw) -> Text:
-    """A text of Zipf-like tokens in which some stretches come again."""
+def imagined(length: int, side: str, draw: Draw) -> Text:
+    """A text of Zipf-like tokens in which some stretches come again.
+
+    Args:
+        length: tokens.
+        side: "causal", or in square patterns "before", "after" or "both".
+        draw: decides the text.
+    """
     vocabulary = int(draw.integers(20, 400))
     weights = 1.0 / np.arange(1, vocabulary + 1)
     tokens = draw.choice(vocabulary, length, p=weights / weights.sum())
@@ -61,11 +67,15 @@ def imagined(length: int, draw: Draw) -> Text:
     every = draw.uniform(4, 24)
     delimiter = draw.random(length) < 1 / every
     query, key = np.indices((length, length))
+    back = query - key
+    if side != "causal":
+        back = {"before": back, "after": -back, "both": np.abs(back)}[side]
+        back = np.where(back < 0, length, back)
     kinds = draw.permutation(vocabulary) % 8
-    return Text(query - key, tokens, delimiter, np.append(0, delimiter.cumsum()[:-1]), kinds[tokens], draw)
+    return Text(back, tokens, delimiter, np.append(0, delimiter.cumsum()[:-1]), kinds[tokens], draw)
 
 
-# -- primitives: a bonus over (query_pos, key_pos), in units of its strength; a is in [0, 1], chosen by the program ------
+# -- primitives: a bonus over (query_pos, key_pos), in units of its strength; a, in [0, 1], is the program's -----------
 
 
 def _log_uniform(low: float, high: float, a: float, text: Text, spread: float = 0.15) -> float:
@@ -74,7 +84,7 @@ def _log_uniform(low: float, high: float, a: float, text: Text, spread: float = 
 
 
 def _sink(text: Text, a: float) -> ndarray:
-    return text.back == np.arange(len(text.back))[:, None]
+    return np.broadcast_to(np.arange(len(text.back)) == 0, text.back.shape)
 
 
 def _itself(text: Text, a: float) -> ndarray:
@@ -223,7 +233,7 @@ PRIMITIVES: dict[str, Callable[[Text, float], ndarray]] = {
 """What a head can attend to, by name."""
 
 
-# -- gates: which rows do it, in [0, 1] -----------------------------------------------------------------------------------
+# -- gates: which rows do it, in [0, 1] --------------------------------------------------------------------------------
 
 
 def _all_rows(text: Text, share: float) -> ndarray:
@@ -274,6 +284,8 @@ class Program(NamedTuple):
     """Logit of a sink outside the softmax, less the mean score; None: there is none."""
     window: int | None
     """How many keys a row sees at most; None: all."""
+    side: str
+    """Where a square pattern looks: "before", "after" or "both"."""
 
 
 def random_program(draw: Draw) -> Program:
@@ -291,18 +303,20 @@ def random_program(draw: Draw) -> Program:
         float(draw.uniform(0.1, 2.0)),
         float(draw.uniform(0, 6)) if draw.random() < 0.06 else None,
         int(draw.integers(24, 160)) if draw.random() < 0.06 else None,
+        str(draw.choice(["before", "after", "both"])),
     )
 
 
-def instance(program: Program, length: int, draw: Draw) -> Float[ndarray, "t t"]:
+def instance(program: Program, length: int, draw: Draw, *, causal: bool = True) -> Float[ndarray, "t t"]:
     """Log probabilities of one pattern of a program; -inf where attention is impossible.
 
     Args:
         program: what the head does.
         length: tokens.
         draw: decides everything else.
+        causal: False: a square pattern, as encoders make.
     """
-    text = imagined(length, draw)
+    text = imagined(length, "causal" if causal else program.side, draw)
     done = GATES[program.gate](text, program.share)[:, None]
     strength = program.strength * draw.uniform(0.75, 1.25)
     bonus = sum(weight * PRIMITIVES[name](text, a) for name, a, weight in program.primitives)
@@ -311,9 +325,10 @@ def instance(program: Program, length: int, draw: Draw) -> Float[ndarray, "t t"]
     noise = program.noise * draw.uniform(0.6, 1.5)
     scores = scores + noise * draw.standard_normal((length, length), dtype=np.float32)
     scores = scores + 0.3 * noise * draw.standard_normal(length)  # some keys are liked a little everywhere
-    hidden = text.back < 0
+    back = np.subtract.outer(np.arange(length), np.arange(length))
+    hidden = back < 0 if causal else np.zeros_like(back, bool)
     if program.window is not None:
-        hidden = hidden | (text.back >= program.window)
+        hidden = hidden | (np.abs(back) >= program.window)
     scores = np.where(hidden, -np.inf, scores)
     largest = scores.max(1, keepdims=True)
     weights = np.exp(scores - largest)
@@ -325,7 +340,14 @@ def instance(program: Program, length: int, draw: Draw) -> Float[ndarray, "t t"]
 
 
 def grammar(
-    programs: int, instances: int, *, size: int = 256, shortest: int = SHORTEST, seed: int = 0, first: int = 0
+    programs: int,
+    instances: int,
+    *,
+    size: int = 256,
+    shortest: int = SHORTEST,
+    seed: int = 0,
+    first: int = 0,
+    causal: bool = True,
 ) -> Patterns:
     """Patterns of random programs.
 
@@ -336,12 +358,14 @@ def grammar(
         shortest: tokens of the shortest.
         seed: decides everything.
         first: number of the first program; program number i is the same whatever else is made.
+        causal: False: square patterns, as encoders make.
 
     Returns:
-        float16 patterns, program by program. ``head`` is the program's number, ``layer`` is ``PROGRAM``, ``prompt`` counts.
+        float16 patterns, program by program. ``head`` is the program's number, ``layer`` is ``PROGRAM``, and ``prompt``
+        counts.
     """
     count = programs * instances
-    logs = torch.full((count, geometry.num_patches(size, PATCH), PATCH, PATCH), -torch.inf, dtype=torch.float16)
+    logs = torch.full((count, geometry.num_patches(size, PATCH, causal), PATCH, PATCH), -torch.inf, dtype=torch.float16)
     dense = torch.full((size, size), -torch.inf)
     for number in range(programs):
         draw = generator(seed, "grammar", first + number)
@@ -349,7 +373,7 @@ def grammar(
         for i in range(instances):
             length = size if draw.random() < 0.5 else int(np.exp(draw.uniform(np.log(shortest), np.log(size + 1))))
             dense.fill_(-torch.inf)
-            dense[:length, :length] = torch.from_numpy(instance(program, length, draw))
-            logs[number * instances + i] = geometry.pack(dense[None], PATCH, -torch.inf)[0].half()
+            dense[:length, :length] = torch.from_numpy(instance(program, length, draw, causal=causal))
+            logs[number * instances + i] = geometry.pack(dense[None], PATCH, -torch.inf, causal)[0].half()
     heads = np.repeat(np.arange(first, first + programs), instances)
-    return Patterns(logs, size, prompt=np.arange(count), layer=np.full(count, PROGRAM), head=heads)
+    return Patterns(logs, size, prompt=np.arange(count), layer=np.full(count, PROGRAM), head=heads, causal=causal)

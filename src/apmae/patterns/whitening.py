@@ -2,9 +2,10 @@
 
 Statistics differ in how much they vary between two patterns of one behaviour: with the text, the length, the noise.
 The covariance inside programs of the grammar (``patterns/grammar.py``) measures that, and its inverse root takes it
-away: what remains far apart differs in what a head does. The map is scaled so that the mean absolute value of what it was
-fitted on is 1: two kinds of numbers side by side then weigh as much as they are many. This is the within-class whitening of Fisher's discriminant
-(Hastie et al. 2009, section 4.3.3), shrunk so that directions without variance are not blown up.
+away: what remains far apart differs in what a head does. This is the within-class whitening of Fisher's discriminant
+(Hastie et al. 2009, section 4.3.3), shrunk so that directions without variance are not blown up. The map is scaled so
+that the mean absolute value of what it was fitted on is 1: two kinds of numbers side by side then weigh as much as they
+are many.
 
 Axes: n patterns, f numbers, c classes.
 """

@@ -140,7 +140,9 @@ class LMSource:
         return self._buffer.draw(self._batch_size, generator(self._seed, "draw", step), pairs=self._pairs)
 
     def counts(self) -> dict[str, int]:
-        """The epoch being read, counted from 1, the prompts asked so far, and, if the model answers, how many correctly."""
+        """The epoch being read, counted from 1, the prompts asked so far, and how many were answered correctly, if the
+        model answers.
+        """
         answered = {"correct": self._correct} if self._lm.answers else {}
         return {"epoch": self._epoch + 1, "asked": self._asked, **answered}
 

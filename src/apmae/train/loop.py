@@ -176,6 +176,7 @@ def _step(
     pixels = real_pixels(real, masking)
     guided = config.objective == "guided"
     losses = torch.zeros(4 if guided else 2, device=device)
+    labels = wanted = torch.empty(0)
     if guided:
         labels = torch.from_numpy(labels_of(patterns, heads=config.head_labels)).to(device)
         wanted = described(patterns).to(device)
@@ -213,7 +214,7 @@ def _programs(config: TrainConfig, accelerator: Accelerator) -> Programs | None:
     processes, number = accelerator.num_processes, accelerator.process_index
     count = share_of(config, processes) - drawn_share(config, processes)
     seed = config.seed if processes == 1 else subseed(config.seed, "process", number)
-    return Programs(count, size=config.model.pattern_size, seed=seed) if count else None
+    return Programs(count, size=config.model.pattern_size, seed=seed, causal=config.model.causal) if count else None
 
 
 def _joined(drawn: Patterns, made: Patterns, parts: int) -> Patterns:

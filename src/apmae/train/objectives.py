@@ -19,14 +19,13 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from apmae import bundled
 from apmae.model.blocks import init_weights
 from apmae.model.mae import APMAE, Reconstruction
 from apmae.model.masking import Masking
+from apmae.model.represent import descriptor_whitening
 from apmae.patterns.descriptor import WIDTH, describe
 from apmae.patterns.grammar import PROGRAM
 from apmae.patterns.patterns import Patterns
-from apmae.patterns.whitening import Whitening
 from apmae.seeding import subseed
 
 CONTRAST, DESCRIPTION = 0.3, 1.0
@@ -113,4 +112,4 @@ def labels_of(patterns: Patterns, *, heads: bool) -> Int[ndarray, " n"]:
 
 def described(patterns: Patterns) -> Float[Tensor, "n f"]:
     """The standardised descriptors of a batch."""
-    return torch.from_numpy(Whitening.load(bundled.descriptor()).standardised(describe(patterns).values))
+    return torch.from_numpy(descriptor_whitening(patterns.causal).standardised(describe(patterns).values))

@@ -1,8 +1,8 @@
 """Patterns of the grammar for guided training: a window over an endless list of programs, which moves on every step.
 
 A step draws some programs of its window, with all their instances. Every step adds two programs to the window, which
-loses its oldest ones once it is full: a long training sees ever new programs at the cost of a few patterns per step, and
-what a step sees follows from its number.
+loses its oldest ones once it is full: a long training sees ever new programs at the cost of a few patterns per step,
+and what a step sees follows from its number.
 """
 
 from collections import deque
@@ -28,9 +28,11 @@ class Programs:
         count: patterns per step; a rest that is not a multiple of 4 has fewer instances of one program.
         size: tokens of a pattern.
         seed: decides everything.
+        causal: False: square patterns, as encoders make.
     """
 
-    def __init__(self, count: int, *, size: int, seed: int) -> None:
+    def __init__(self, count: int, *, size: int, seed: int, causal: bool = True) -> None:
+        self._causal = causal
         self._count, self._size, self._seed = count, size, subseed(seed, "programs")
         self._first = 0
         self._window: deque[Patterns] = deque()
@@ -53,6 +55,6 @@ class Programs:
             self._first += 1
         while self._first + len(self._window) < last:
             number = self._first + len(self._window)
-            made = grammar(1, INSTANCES, size=self._size, seed=self._seed, first=number)
+            made = grammar(1, INSTANCES, size=self._size, seed=self._seed, first=number, causal=self._causal)
             made.prompt = np.arange(INSTANCES) + number * INSTANCES
             self._window.append(made)
