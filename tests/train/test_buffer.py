@@ -75,6 +75,23 @@ def test_draws_are_even():
     assert np.abs(seen - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)
 
 
+def test_square_patterns_keep_their_places_when_rows_are_added():
+    """The patches of a smaller square are not the first of a larger one's."""
+    p = np.random.default_rng(0).dirichlet(np.ones(40), size=(3, 40))
+    small = Patterns.from_probabilities(p, causal=False)
+    large = Patterns.from_probabilities(np.full((2, 70, 70), 1 / 70), causal=False, prompt=[3, 4])
+    buffer = MixingBuffer(5, 70, reach="whole", device="cpu", causal=False)
+    buffer.add(large, 0, np.arange(2))
+    buffer.draw(2, np.random.default_rng(0))  # what was there is not seen again
+    buffer.add(small, 1, np.arange(3))
+    drawn = buffer.draw(3, np.random.default_rng(0))
+    assert not drawn.causal
+    assert sorted(drawn.prompt.tolist()) == [0, 1, 2]
+    for number, found in zip(drawn.prompt, drawn.probabilities(), strict=True):
+        np.testing.assert_allclose(found[:40, :40], p[number], atol=1e-3)
+        assert not found[40:].any() and not found[:, 40:].any()
+
+
 def test_shorter_patterns_have_empty_rows_whatever_was_there():
     buffer = MixingBuffer(3, 64, reach="pool", device="cpu")
     buffer.add(numbered(1, 3), 0, np.arange(3))
