@@ -69,13 +69,14 @@ def _write_study(
     no outcome is known.
 
     Head h of layer l shows cluster ``(l * heads + h) % len(names)`` on three of four prompts, otherwise the next
-    cluster or noise; the last head of the last layer is always noise.
+    cluster or noise; the last head of the last layer is always noise. A third of the noise fails the gate.
     """
     rng = np.random.default_rng(0)
     tokens = tokens or ["<fim_prefix>", "int ", "x", " = ", "<fim_suffix>", ";\n", "}", "<fim_middle>"]
     label, where = _labels(rng, prompts, layers, heads, len(names), clustered)
     centres = rng.normal(size=(len(names) + 1, DIM)) * 4
     z = (centres[label] + rng.normal(size=(len(label), DIM)) * 0.3).astype(np.float16)
+    structure = np.where((label < 0) & (np.arange(len(label)) % 3 == 0), 2.0, 50.0).astype(np.float32)
     places = (centres[label][:, :4] + rng.normal(size=(len(label), 4)) * 0.25).astype(np.float32)
     tasks = [TASKS[prompt % len(TASKS)] for prompt in range(prompts)]
     outcomes = ["correct" if (prompt // 4) % 2 else "incorrect" for prompt in range(prompts)]
@@ -95,6 +96,7 @@ def _write_study(
                 "task": [tasks[prompt] for prompt in where[own, 0]],
                 "outcome": [outcomes[prompt] for prompt in where[own, 0]],
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(z[own].ravel()), DIM),
+                "structure": pa.array(structure[own]),
                 **{f"score_{name}": pa.array(np.full(count, 0.5, np.float32)) for name in SCORES},
                 "sinks": pa.array([[0]] * count, pa.list_(pa.int32())),
                 **{kinds: _zeros(count) for kinds in ("key_kinds", "query_kinds")},
@@ -126,7 +128,7 @@ def _write_study(
             table = pa.Table.from_pylist(made, schema=RECONSTRUCTIONS)
             stage.write_tables({"reconstructions.parquet": table})
         counts = {"prompts": prompts, "layers": layers, "heads": heads, "dim": DIM, "pattern_size": SIZE, "lm": model}
-        counts["heads_by_layer"] = [heads] * layers
+        counts |= {"heads_by_layer": [heads] * layers, "representation": "cls"}
         stage.finish(counts)
     _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names)
     return folder
@@ -246,7 +248,8 @@ def _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names):
     with Stage.open(out, "cluster", {"seed": 3}, {"encode": fingerprint(folder / "embeddings")}) as stage:
         stage.write_tables({"points.parquet": points, "clusters.parquet": pa.Table.from_pylist(rows, schema=CLUSTERS)})
         encoder = read_manifest(folder / "embeddings", "encode").inputs["encoder"]
-        write_json(out / "atlas.json", {"config": {}, "dropped": {}, "encoder": encoder})
+        record = {"config": {}, "dropped": {}, "unstructured": 0, "encoder": encoder, "representation": "cls"}
+        write_json(out / "atlas.json", record)
         stage.add_files(["atlas.json"])
         stage.finish(
             {

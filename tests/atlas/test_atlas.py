@@ -142,6 +142,80 @@ def test_heads_are_accepted_and_change_no_cluster(atlas, blobs):
         Atlas.fit(z, seed=0, where=(where[0] / 2, where[1]))
 
 
+# -- the gate ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(blobs):
+    """Rows of the blobs with others between them that fail the gate: z, which pass, and the rows of each kind."""
+    own = blobs[0]
+    passing = np.ones(len(own) + 40, bool)
+    passing[np.random.default_rng(3).permutation(len(passing))[:40]] = False
+    z = np.empty((len(passing), DIM))
+    z[passing] = own
+    z[~passing] = own[:40] + 0.1 * np.random.default_rng(4).normal(size=(40, DIM))  # in the middle of a cluster
+    return z, passing
+
+
+def test_rows_that_fail_the_gate_are_in_no_cluster_and_the_fit_does_not_see_them(atlas, mixed):
+    z, passing = mixed
+    found = Atlas.fit(z, seed=0, structured=passing)
+    assert (found.labels_[~passing] == -1).all()
+    assert np.array_equal(found.labels_[passing], atlas.labels_)
+    assert np.array_equal(found.coordinates_[passing], atlas.coordinates_)
+    assert found.clusters.equals(atlas.clusters), "sizes and distances are of rows that pass"
+    assert (found.unstructured_, atlas.unstructured_) == (40, 0)
+    assert np.array_equal(found.coordinates_[~passing], atlas.place(z[~passing]).coordinates), "near what is like them"
+    for ours, theirs in zip(found.place(z), atlas.place(z), strict=True):
+        assert np.array_equal(ours, theirs), "they are not in the reference either"
+
+
+def test_names_come_from_rows_that_pass(blobs, mixed):
+    (_, truth, _), (z, passing) = blobs, mixed
+    behaviours = ["first_token", "previous", "columns", "self", "duplicate"]
+    own = measured(truth, behaviours)
+    misleading = Measured(*(np.full((len(z), part.shape[1]), 0.99, np.float32) for part in own))
+    for whole, part in zip(misleading, own, strict=True):
+        whole[passing] = part
+    found = Atlas.fit(z, seed=0, measured=misleading, structured=passing)
+    assert found.clusters.equals(Atlas.fit(z[passing], seed=0, measured=own).clusters)
+
+
+def test_how_many_rows_failed_is_saved(mixed, tmp_path):
+    z, passing = mixed
+    Atlas.fit(z, seed=0, structured=torch.from_numpy(passing)).save(tmp_path)
+    assert read_json(tmp_path / "atlas.json")["unstructured"] == 40
+    assert Atlas.load(tmp_path).unstructured_ == 40
+
+
+@pytest.mark.parametrize(
+    ("structured", "found"),
+    [
+        (np.ones(249, bool), r"\(250\), got bool of shape \(249,\)"),
+        (np.ones((250, 1), bool), r"got bool of shape \(250, 1\)"),
+        (np.ones(250, int), r"got int64 of shape \(250,\)"),
+        (np.full(250, 9.5), r"got float64 of shape \(250,\)"),
+        (True, r"got bool of shape \(\)"),
+    ],
+)
+def test_what_passes_is_one_boolean_per_row(atlas, blobs, structured, found):
+    said = f"expected structured to hold one boolean per embedding.*{found}"
+    with pytest.raises(ConfigError, match=said):
+        Atlas.fit(blobs[0], seed=0, structured=structured)
+    with pytest.raises(ConfigError, match=said):
+        atlas.place(blobs[0], structured=structured)
+
+
+@pytest.mark.parametrize("passing", [0, 1, 2])
+def test_two_rows_must_pass(passing):
+    z, structured = np.random.default_rng(0).normal(size=(30, DIM)), np.arange(30) < passing
+    if passing < 2:
+        with pytest.raises(ConfigError, match=f"at least 2 patterns with structure .* got {passing} of 30"):
+            Atlas.fit(z, seed=0, structured=structured)
+    else:
+        assert Atlas.fit(z, seed=0, structured=structured).unstructured_ == 28
+
+
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
@@ -252,12 +326,37 @@ def test_an_atlas_of_another_version_is_refused(atlas, tmp_path):
         Atlas.load(tmp_path)
 
 
-def test_an_atlas_from_before_encoders_were_noted_is_made_again(atlas, tmp_path):
+@pytest.mark.parametrize("key", ["encoder", "representation", "unstructured"])
+def test_an_atlas_of_an_earlier_version_is_made_again(atlas, tmp_path, key):
     atlas.save(tmp_path)
     record = read_json(tmp_path / "atlas.json")
-    assert record.pop("encoder") is None, "bare arrays: the encoder was not given"
+    assert not record.pop(key), "bare arrays: neither was given, and all pass the gate"
     write_json(tmp_path / "atlas.json", record)
     with pytest.raises(ArtifactError, match="an earlier version made this one; make it again .apmae cluster"):
+        Atlas.load(tmp_path)
+
+
+def test_an_atlas_refuses_rows_of_another_representation(blobs, tmp_path):
+    z = blobs[0]
+    Atlas.fit(z, seed=0, representation="descriptor").save(tmp_path)
+    loaded = Atlas.load(tmp_path)
+    assert loaded.representation == read_json(tmp_path / "atlas.json")["representation"] == "descriptor"
+    assert np.array_equal(loaded.place(z, representation="descriptor").cluster, loaded.place(z).cluster)
+    with pytest.raises(ConfigError, match=r"expected descriptor rows, .* got cls: .*kind='descriptor'\), or fit"):
+        loaded.place(z, representation="cls")
+    with pytest.raises(ConfigError, match=r"got 2 \(joint\); use its encoder and representation, which is not noted"):
+        Atlas.fit(z, seed=0).place(z[:, :2], representation="joint")
+    with pytest.raises(ConfigError, match=r"of 24 dimensions, .* got 2; make descriptor rows .* kind='descriptor'\)"):
+        loaded.place(z[:, :2])
+
+
+def test_a_representation_that_does_not_exist_is_refused(blobs, tmp_path):
+    said = "expected a representation, one of joint, descriptor, cls, got 'pixels'"
+    with pytest.raises(ConfigError, match=said):
+        Atlas.fit(blobs[0], seed=0, representation="pixels")
+    Atlas.fit(blobs[0], seed=0).save(tmp_path)
+    write_json(tmp_path / "atlas.json", {**read_json(tmp_path / "atlas.json"), "representation": "pixels"})
+    with pytest.raises(ConfigError, match=said):
         Atlas.load(tmp_path)
 
 

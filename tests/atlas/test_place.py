@@ -53,13 +53,13 @@ def test_a_place_depends_on_the_pattern_alone(atlas, blobs):
 
 def test_nothing_to_place_is_placed_nowhere(atlas):
     placed = atlas.place(np.zeros((0, DIM)))
-    assert (placed.cluster.shape, placed.strength.shape, placed.coordinates.shape) == ((0,), (0,), (0, 4))
+    assert [part.shape for part in placed] == [(0,), (0,), (0, 4), (0, 3), (0, 3)]
 
 
 @pytest.mark.parametrize(
     ("z", "said"),
     [
-        (np.zeros((2, DIM - 1)), f"expected embeddings of {DIM} dimensions, .* got {DIM - 1}; use the encoder"),
+        (np.zeros((2, DIM - 1)), f"expected embeddings of {DIM} dimensions, .* got {DIM - 1}; use its encoder"),
         (np.full((2, DIM), np.nan), "2 of 2 rows are not"),
         (np.zeros(DIM), r"expected embeddings of shape \(n, dim\)"),
     ],
@@ -215,3 +215,67 @@ def test_the_points_that_are_kept_follow_from_the_seed():
     kept = [Reference.of(*given, AtlasConfig(reference_points=100, seed=seed)).embeddings for seed in (0, 0, 1)]
     assert np.array_equal(kept[0], kept[1])
     assert not np.array_equal(kept[0], kept[2])
+
+
+# -- the nearest clusters ----------------------------------------------------------------------------------------------
+
+
+def nearest_by_loops(points, row, metric):
+    """The clusters among the 15 points nearest to a row and how many of their radii away they are, nearest first."""
+    measure = {
+        "manhattan": lambda gap: float(np.abs(gap).sum()),
+        "euclidean": lambda gap: float(np.sqrt((gap**2).sum())),
+    }
+    apart = [measure[metric](row - point) for point in points.embeddings.astype(np.float64)]
+    found = {}
+    for number in sorted(range(len(apart)), key=lambda number: apart[number])[:15]:
+        label = int(points.labels[number])
+        if label != -1:
+            found.setdefault(label, apart[number] / float(points.radii[number]))
+    return sorted(found.items(), key=lambda pair: pair[1])[:3]
+
+
+@pytest.mark.parametrize("metric", ["manhattan", "euclidean"])
+@pytest.mark.parametrize("clusters", [0, 1, 2, 3, 6])
+def test_the_nearest_clusters_are_those_of_plain_loops(metric, clusters):
+    draw = np.random.default_rng(clusters)
+    labels = draw.integers(-1, clusters, size=60)
+    radii = np.append(draw.uniform(0.2, 3, size=clusters), -1.0)[labels]  # the last is that of noise
+    points = reference(draw.normal(size=(60, 3)), labels, radii)
+    z = draw.normal(size=(80, 3)).astype(np.float16).astype(np.float32)
+    placed = points.place(z, metric)
+    counts = set()
+    for row, (nearest, distances) in enumerate(zip(placed.nearest, placed.distances, strict=True)):
+        wanted = nearest_by_loops(points, z[row].astype(np.float64), metric)
+        counts.add(len(wanted))
+        rest = 3 - len(wanted)
+        assert nearest.tolist() == [label for label, _ in wanted] + [-1] * rest
+        np.testing.assert_allclose(distances, [far for _, far in wanted] + [np.inf] * rest, rtol=1e-5)
+    assert max(counts) == min(clusters, 3)
+
+
+def test_near_means_in_radii_of_the_cluster():
+    points = reference([[1.0, 0], [2.0, 0], [0, 9.0]], [0, 1, -1], [0.5, 4.0, -1.0])
+    placed = points.place(np.zeros((1, 2), np.float32), "manhattan")
+    assert placed.nearest.tolist() == [[1, 0, -1]]
+    assert placed.distances.tolist() == [[0.5, 2.0, np.inf]]
+
+
+def test_what_is_in_a_cluster_is_within_its_radius(atlas, blobs):
+    z = blobs[0] + np.random.default_rng(1).normal(size=blobs[0].shape) * np.linspace(0, 1.5, len(blobs[0]))[:, None]
+    placed = atlas.place(z)
+    known = placed.cluster >= 0
+    assert 50 < known.sum() < 200
+    assert np.array_equal(placed.nearest[known, 0], placed.cluster[known])
+    assert (placed.distances[known, 0] <= 1).all()
+    alone = (placed.nearest[:, 1] == -1) & ~known  # all 15 points are of one cluster, which wins: too far from it
+    assert alone.any() and (placed.distances[alone, 0] > 1).all()
+
+
+def test_what_fails_the_gate_is_never_placed(atlas, blobs):
+    z, passing = blobs[0], np.arange(len(blobs[0])) % 3 > 0
+    whole, gated = atlas.place(z), atlas.place(z, structured=passing)
+    assert (whole.cluster >= 0).all()
+    assert np.array_equal(gated.cluster, np.where(passing, whole.cluster, -1))
+    for name in ("strength", "coordinates", "nearest", "distances"):
+        assert np.array_equal(getattr(gated, name), getattr(whole, name)), "what it resembles is still said"

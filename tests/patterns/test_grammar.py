@@ -89,13 +89,22 @@ def test_square_patterns_look_where_the_program_says(name):
     for a in (0.0, 0.4, 0.999):
         mass = {}
         for side in ("before", "after", "both"):
-            p = np.exp(np.stack([
-                instance(only(name, a, side=side, strength=12.0), length, generator(6, name, length), causal=False)
-                for length in (24, 40, 64)
-                for _ in range(1)
-            ], axis=0) if False else instance(  # one length at a time: shapes differ
-                only(name, a, side=side, strength=12.0), 64, generator(6, name), causal=False
-            ))
+            p = np.exp(
+                np.stack(
+                    [
+                        instance(
+                            only(name, a, side=side, strength=12.0), length, generator(6, name, length), causal=False
+                        )
+                        for length in (24, 40, 64)
+                        for _ in range(1)
+                    ],
+                    axis=0,
+                )
+                if False
+                else instance(  # one length at a time: shapes differ
+                    only(name, a, side=side, strength=12.0), 64, generator(6, name), causal=False
+                )
+            )
             # rows in which the primitive found keys: the others are even
             sharp = p.max(1) > 5 / 64
             before, after = np.tril(p, -1)[sharp].sum(), np.triu(p, 1)[sharp].sum()
@@ -133,7 +142,7 @@ def test_patterns_of_the_grammar(causal):
     assert lengths.min() >= 30 and 0.3 < (lengths == 64).mean() < 0.7
     assert p.sum(-1).max() < 1.01
     assert (np.abs(p.sum(-1)[real] - 1) < 0.01).mean() > 0.8, "few have a sink outside"
-    assert not np.triu(p, 1).any() == causal
+    assert np.triu(p, 1).any() != causal
 
 
 def test_instances_differ_and_are_alike():

@@ -190,6 +190,7 @@ def test_grids_of_small_and_large_models(tmp_path, layers, heads, write_study):
 def tag_rows(layers, heads, name="columns on ';'"):
     where = [(layer, head) for layer in range(layers) for head in range(heads)][:-1]
     same = {"strength": 0.8, "measured": "diffuse", "coordinates": [0.0, 1.0]}
+    same |= {"structure": 20.0, "nearest": ["previous token", "self"], "distances": [1.74, 3.0]}
     same |= {f"score_{score}": 0.1 for score in SCORES} | {"sinks": [3, 0], "sink_tokens": [";\n", "<fim_prefix>"]}
     kinds = [(layer + head) % 3 for layer, head in where]
     rows = [
@@ -198,6 +199,26 @@ def tag_rows(layers, heads, name="columns on ';'"):
     ]
     assert set(rows[0]) == set(TAGS.names)
     return rows
+
+
+def cells(page, header):
+    """A column of the list of heads."""
+    (table,) = (table for table in re.findall(r"<table.*?</table>", page, re.S) if f"{header}</th>" in table)
+    place = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table, re.S).index(header)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr.*?</tr>", table, re.S)[1:]]
+    return [row[place] for row in rows]
+
+
+def test_a_tag_page_has_the_nearest_cluster_of_unknown_heads():
+    rows = tag_rows(2, 2)
+    rows[0] |= {"name": "unstructured", "cluster": -1}
+    rows[2] |= {"name": "uniform", "cluster": -1, "nearest": [], "distances": []}
+    said = {"predicted": "c", "expected": "c", "outcome": "correct"}
+    page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2, 2], **said).decode()
+    assert [row["cluster"] for row in rows] == [-1, 0, -1]
+    assert cells(page, "nearest (radii)") == ["previous token (1.7)", "\u2013", "\u2013"]
+    assert cells(page, "name")[0] == "unstructured"
+    assert "2 of 3" not in check(page).text and "1 of 3" in check(page).text
 
 
 @pytest.mark.parametrize(("layers", "heads"), [(2, 2), (6, 12), (40, 48)])

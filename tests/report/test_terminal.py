@@ -1,14 +1,17 @@
+import re
+
 from apmae.report.terminal import print_tags
 
 ANSWER = {"predicted": "x", "expected": "x", "outcome": "correct"}
 
 
-def row(head, measured, sinks, texts, cluster=0):
-    tag = {"layer": 0, "head": head, "cluster": cluster, "name": "self", "strength": 0.9, "measured": measured}
-    return {**tag, "sinks": sinks, "sink_tokens": texts}
+def row(head, measured, sinks, texts, cluster=0, name="self", nearest=(), distances=()):
+    tag = {"layer": 0, "head": head, "cluster": cluster, "name": name, "strength": 0.9, "measured": measured}
+    return {**tag, "sinks": sinks, "sink_tokens": texts, "nearest": nearest, "distances": distances}
 
 
-def test_tags_say_where_the_sinks_are(capsys):
+def test_tags_say_where_the_sinks_are(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     rows = [
         row(0, "first-token sink", [0], ["<s>"]),
         row(1, "later sink on words", [9, 0], [" the", "<s>"], cluster=-1),
@@ -39,3 +42,31 @@ def test_an_encoder_without_a_head_answers_nothing(capsys):
 def test_without_a_sink_none_is_mentioned(capsys):
     print_tags([row(0, "self", [], [])], [1], **ANSWER)
     assert "Sinks" not in capsys.readouterr().out
+
+
+def test_an_unknown_head_is_shown_with_its_nearest_cluster_and_how_far_it_is(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    rows = [
+        row(0, "previous token", [], [], 1, "previous token", ["previous token", "self"], [0.25, 7.0]),
+        row(1, "diffuse", [], [], -1, "unknown", ["first-token sink", "self"], [1.26, 3.0]),
+        row(2, "diffuse", [], [], -1, "unstructured", ["blocks"], [0.84]),
+        row(3, "uniform", [], [], -1, "uniform"),
+    ]
+    print_tags(rows, [4], **ANSWER)
+    printed = capsys.readouterr().out
+    assert "nearest (in radii)" in printed
+    lines = {cells[0]: cells[2:] for line in printed.splitlines() if (cells := re.split(r" {2,}", line.strip()))[2:]}
+    assert lines["0.0"] == ["previous token", "0.90", "previous token"], "a known head is in its cluster"
+    assert lines["0.1"] == ["unknown", "-", "diffuse", "first-token sink (1.3)"]
+    assert lines["0.2"] == ["unstructured", "-", "diffuse", "blocks (0.8)"]
+    assert lines["0.3"] == ["uniform", "-", "uniform"], "none is near"
+    assert "members are within 1 radius" in " ".join(printed.split())
+
+
+def test_the_nearest_cluster_stays_where_the_terminal_is_narrow(capsys, monkeypatch):
+    rows = [row(0, "diffuse", [], [], -1, "induction + local band", ["first-token sink + self"], [1.3])]
+    monkeypatch.setenv("COLUMNS", "80")
+    print_tags(rows, [1], **ANSWER)
+    printed = capsys.readouterr().out
+    assert "first-token sink" in printed
+    assert "Left out to fit 80 characters: cluster; --json and --html have everything." in printed

@@ -16,7 +16,7 @@ from apmae.atlas.clusterers import Clusterer, GlobalClusterer
 from apmae.atlas.names import Measured, cluster_names, named_clusters
 from apmae.atlas.place import Placement, Reference
 from apmae.atlas.rows import FP16_MAX, finite_embeddings, heads_of_rows, passing_rows, stored
-from apmae.config import AtlasConfig, parse
+from apmae.config import AtlasConfig, Representation, parse, parse_representation
 from apmae.errors import ArtifactError, ConfigError
 from apmae.schema import ATLAS_FILE, CLUSTERS_FILE, NOISE
 
@@ -47,7 +47,7 @@ class Atlas:
         clusters: a pyarrow table, ``schema.CLUSTERS``, one row per cluster, largest first.
         dropped: how many clusters the filters left out, by reason.
         encoder: fingerprint of the encoder that made the fitted embeddings; None if it was not given.
-        representation: what it reads of a pattern, "joint", "descriptor" or "cls"; None if that was not given.
+        representation: what the fitted rows are, "joint", "descriptor" or "cls"; None if that was not given.
         unstructured_: how many fitted rows the gate left out.
     """
 
@@ -58,7 +58,7 @@ class Atlas:
         reference: Reference,
         *,
         encoder: str | None = None,
-        representation: str | None = None,
+        representation: Representation | None = None,
     ) -> None:
         self.config = config
         self.encoder = encoder
@@ -97,15 +97,17 @@ class Atlas:
             encoder: the encoder that made the embeddings: an ``APMAE``, or its fingerprint, which is among the inputs
                 in the manifest of embeddings. The atlas then refuses embeddings of other encoders. None takes the array
                 as it is; then only the width of later embeddings is checked.
-            representation: what the rows are (``apmae.represent``), which is noted in the atlas.
+            representation: what the rows are, "joint", "descriptor" or "cls" (``apmae.represent``). The atlas then
+                refuses rows of another one, and ``apmae.tag`` makes those that fit. None: only their width is checked.
             structured: (n,) booleans: rows that fail the gate (``patterns/gate.py``) are in no cluster, and the fit
                 does not see them. None: all pass.
 
         Raises:
-            ConfigError: if there are fewer than two rows, some are not finite or beyond fp16's range, or ``where`` or
-                ``structured`` does not hold as many values.
+            ConfigError: if there are fewer than two rows that pass, some are not finite or beyond fp16's range,
+                ``where`` or ``structured`` does not hold as many values, or there is no such representation.
         """
         config = config or AtlasConfig()
+        kind = None if representation is None else parse_representation(representation)
         if seed is not None:
             config = config.model_copy(update={"seed": int(seed)})
         z = finite_embeddings(z)
@@ -129,7 +131,7 @@ class Atlas:
         table = named_clusters(fitted.labels_, fitted.mean_distances_, fitted.persistence_, measured)
         reference = Reference.of(own, fitted.labels_, fitted.coordinates_, fitted.nearest_distances_, config)
         known = None if encoder is None else fingerprint_of(encoder)
-        atlas = cls(config, table, reference, encoder=known, representation=representation)
+        atlas = cls(config, table, reference, encoder=known, representation=kind)
         atlas.labels_ = np.full(len(z), NOISE, np.int64)
         atlas.labels_[passing] = fitted.labels_
         atlas.coordinates_ = np.zeros((len(z), fitted.coordinates_.shape[1]), np.float32)
@@ -161,8 +163,39 @@ class Atlas:
                 f"({found[:12]}); give two that belong together, or encode and cluster with this encoder"
             )
 
+    def expect_representation(self, kind: str | None, width: int) -> None:
+        """Refuse rows that are not what the atlas was fitted on.
+
+        Args:
+            kind: their representation; None if it is not known, then only their width is checked.
+            width: numbers in each.
+
+        Raises:
+            ConfigError: if they are of another representation or width.
+        """
+        own = self.representation
+        if None not in (kind, own) and kind != own:
+            raise ConfigError(
+                f"expected {own} rows, as the atlas was fitted on, got {kind}: make them with "
+                f"apmae.represent(patterns, mae, kind={own!r}), or fit an atlas on {kind} rows"
+            )
+        fitted = self._reference.embeddings.shape[1]
+        if width != fitted:
+            known = f"make {own} rows with its encoder, apmae.represent(patterns, mae, kind={own!r})"
+            unknown = "use its encoder and representation, which is not noted (Atlas.fit(..., representation=...))"
+            raise ConfigError(
+                f"expected embeddings of {fitted} dimensions, as the atlas was fitted on, got {width}"
+                f"{f' ({kind})' if kind else ''}; {known if own else unknown}"
+            )
+
     def place(
-        self, z: Any, *, where: Any = None, encoder: Encoder | str | None = None, structured: Any = None
+        self,
+        z: Any,
+        *,
+        where: Any = None,
+        encoder: Encoder | str | None = None,
+        representation: str | None = None,
+        structured: Any = None,
     ) -> Placement:
         """Place new patterns by their nearest fitted points in embedding space.
 
@@ -174,15 +207,17 @@ class Atlas:
             where: ``(layer, head)``, two int arrays (n,), as in :meth:`fit`. An atlas per head needs it; one that was
                 fitted over all heads places by the embedding alone.
             encoder: the encoder that made the embeddings, as in :meth:`fit`; None takes the array as it is.
+            representation: what the rows are, as in :meth:`fit`.
             structured: (n,) which rows pass the gate, as in :meth:`fit`.
 
         Raises:
             ConfigError: if d differs from that of the fitted rows, ``where`` or ``structured`` does not hold as many
-                values as there are rows, or the encoder is not the atlas's own.
+                values as there are rows, or the encoder or the representation is not the atlas's own.
         """
         if encoder is not None:
             self.expect_encoder(encoder)
         z = stored(finite_embeddings(z))
+        self.expect_representation(representation, z.shape[1])
         passing = passing_rows(structured, len(z))
         placed = self._reference.place(z, self.config.metric, heads_of_rows(where, len(z)))
         return placed._replace(cluster=np.where(passing, placed.cluster, NOISE))
@@ -235,13 +270,14 @@ class Atlas:
             folder: where it was saved, or "bundled".
 
         Raises:
-            ArtifactError: if it is missing, damaged, or from a version that did not note the encoder.
+            ArtifactError: if it is missing, damaged, or from a version that did not note encoder and representation.
+            ConfigError: if it has settings or a representation that this version does not know.
         """
         folder = bundled.atlas() if str(folder) == "bundled" else Path(folder)
         record = read_json(folder / ATLAS_FILE)
         if not isinstance(record, dict) or not {"config", "dropped"} <= record.keys():
             raise ArtifactError(f"expected an atlas in {folder}, its {ATLAS_FILE} does not belong to one; fit it again")
-        if not {"encoder", "representation"} <= record.keys():
+        if not {"encoder", "representation", "unstructured"} <= record.keys():
             raise ArtifactError(
                 f"expected an atlas that names its encoder and representation in {folder}, an earlier version made "
                 "this one; make it again (apmae cluster EMBEDDINGS --overwrite, or Atlas.fit and save)"
@@ -257,6 +293,8 @@ class Atlas:
             raise ArtifactError(
                 f"expected an atlas of this version in {folder}, its arrays do not fit together; fit it again"
             )
-        atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=record["representation"])
-        atlas.dropped, atlas.unstructured_ = record["dropped"], int(record.get("unstructured", 0))
+        kind = record["representation"]
+        known = None if kind is None else parse_representation(kind)
+        atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=known)
+        atlas.dropped, atlas.unstructured_ = record["dropped"], record["unstructured"]
         return atlas

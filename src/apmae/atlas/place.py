@@ -14,7 +14,6 @@ from numpy import ndarray
 
 from apmae.atlas.rows import Where, members_of, merge_duplicates
 from apmae.config import AtlasConfig
-from apmae.errors import ConfigError
 from apmae.schema import NOISE
 from apmae.seeding import generator
 
@@ -40,10 +39,11 @@ class Placement(NamedTuple):
     coordinates: Float[ndarray, "n r"]
     """Weighted mean of those points' reduced coordinates."""
     nearest: Int[ndarray, "n c"]
-    """Up to three clusters that are nearest, known or not, the nearest first; -1 after the last."""
+    """Up to three clusters among those points, whether the pattern is in one or not, the nearest first in the measure
+    of ``distances``; -1 after the last."""
     distances: Float[ndarray, "n c"]
-    """How far their nearest points are, in radii of the cluster: a pattern further than 1 is not in it. Infinite after
-    the last."""
+    """How far the nearest point of each is, in radii of the cluster: a pattern further than 1 is not in it. Infinite
+    after the last."""
 
 
 class Reference(NamedTuple):
@@ -109,21 +109,13 @@ class Reference(NamedTuple):
         """Place new patterns by the vote of their nearest points.
 
         Args:
-            z: embeddings, rounded to fp16.
+            z: embeddings of the points' width, rounded to fp16.
             metric: distance between embeddings.
             where: layer and head of each row; not used if the points are of all heads.
-
-        Raises:
-            ConfigError: if d differs from that of the points.
         """
         from sklearn.neighbors import NearestNeighbors
 
         points = self.embeddings.astype(np.float32)
-        if z.shape[1] != points.shape[1]:
-            raise ConfigError(
-                f"expected embeddings of {points.shape[1]} dimensions, as the atlas was fitted on, got {z.shape[1]}; "
-                "use the encoder of the atlas"
-            )
         if not len(z):
             nowhere, none = np.zeros((0, self.coordinates.shape[1]), np.float32), np.zeros((0, _SHOWN), np.float32)
             return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), nowhere, none.astype(np.int64), none)

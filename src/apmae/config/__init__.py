@@ -6,7 +6,7 @@ Defaults are the paper's unless the field says otherwise; whole configurations l
 from apmae.config.base import Config, parse
 from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
-from apmae.config.stages import AtlasConfig, EncodeConfig, EvaluateConfig
+from apmae.config.stages import AtlasConfig, EncodeConfig, EvaluateConfig, Representation, parse_representation
 from apmae.config.study import StudyConfig
 from apmae.config.training import SQUARE, APMAEConfig, TrainConfig
 
@@ -24,11 +24,13 @@ __all__ = [
     "EvaluateConfig",
     "LMConfig",
     "PromptsConfig",
+    "Representation",
     "Share",
     "StudyConfig",
     "Task",
     "TrainConfig",
     "device_kind",
     "parse",
+    "parse_representation",
     "tasks_of",
 ]

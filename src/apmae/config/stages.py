@@ -1,11 +1,27 @@
 """The stages after training."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from apmae.config.base import Config
 from apmae.config.capture import CaptureConfig
+from apmae.errors import ConfigError
+
+Representation = Literal["joint", "descriptor", "cls"]
+"""What an atlas reads of a pattern: the encoder's CLS, the descriptor, or both (``model/represent.py``)."""
+
+
+def parse_representation(name: str) -> Representation:
+    """A representation by its name.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    for known in get_args(Representation):
+        if name == known:
+            return known
+    raise ConfigError(f"expected a representation, one of {', '.join(get_args(Representation))}, got {name!r}")
 
 
 class EncodeConfig(Config):
@@ -15,7 +31,7 @@ class EncodeConfig(Config):
 
     capture: CaptureConfig = CaptureConfig()
 
-    representation: Literal["joint", "descriptor", "cls"] = "joint"
+    representation: Representation = "joint"
     """What the atlas reads of a pattern: the encoder's CLS, the descriptor, or both (``model/represent.py``)."""
 
     shard_prompts: int = Field(default=64, ge=1)

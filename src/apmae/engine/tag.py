@@ -9,7 +9,7 @@ import pyarrow as pa
 from apmae.artifacts import replacing, write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import contradicts, measured_names
-from apmae.config import CaptureConfig, LMConfig
+from apmae.config import CaptureConfig, LMConfig, Representation
 from apmae.encode import score_batch
 from apmae.errors import ConfigError
 from apmae.lm.language_model import LM
@@ -18,7 +18,7 @@ from apmae.lm.outcome import masks_of, window_of
 from apmae.lm.stream import capture_batch
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
-from apmae.model.represent import represented
+from apmae.model.represent import represented, width_of
 from apmae.patterns.gate import unstructured_name
 from apmae.prompts.fim import Window
 from apmae.prompts.line import line_prompt, text_prompt
@@ -58,7 +58,7 @@ def tag(
         that its own scores give, coordinates and scores.
 
     Raises:
-        ConfigError: if the atlas was fitted with another encoder.
+        ConfigError: if the atlas was fitted with another encoder, or on rows of another width.
     """
     mae = mae or APMAE.from_pretrained()
     atlas = atlas or Atlas.load()
@@ -72,12 +72,12 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
 
     An encoder reads a prompt without completion and suffix as it is, and answers nothing.
     """
-    atlas.expect_encoder(mae)  # before anything runs
+    _expect_fit(atlas, mae)  # before anything runs
     expect_shape(causal=mae.config.causal, found=lm.causal)
     size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
     captured = capture_batch(lm, [prompt], [_window(lm, prompt, size)], CaptureConfig(batch=1), size=size)
     patterns = captured.patterns
-    seen = represented(patterns, mae, atlas.representation or "joint")
+    seen = represented(patterns, mae, _representation(atlas))
     placed = atlas.place(seen.z, where=(patterns.layer, patterns.head), structured=seen.structured)
     scores = score_batch(captured)
     tokens = captured.windows[0].tokens
@@ -106,6 +106,18 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
             }
         )
     return Tagged(pa.Table.from_pylist(rows, schema=TAGS), captured.windows[0], captured.answers[0])
+
+
+def _representation(atlas: Atlas) -> Representation:
+    """What to read of patterns for an atlas; joint if it was fitted on bare arrays."""
+    return atlas.representation or "joint"
+
+
+def _expect_fit(atlas: Atlas, mae: APMAE) -> None:
+    """Refuse an encoder whose representation is not what the atlas was fitted on."""
+    atlas.expect_encoder(mae)
+    kind = _representation(atlas)
+    atlas.expect_representation(kind, width_of(kind, mae.config.encoder_dim))
 
 
 def _window(lm: LM, prompt: Prompt, size: int) -> Window:
@@ -138,7 +150,7 @@ def tag_file(
         html: where to write a page.
 
     Raises:
-        ConfigError: if the atlas was fitted with another encoder.
+        ConfigError: as :func:`tag`.
         SourceError: as :func:`line_prompt`.
         ModelError: if a model cannot be loaded.
     """
@@ -146,7 +158,7 @@ def tag_file(
     mae = APMAE.from_pretrained(encoder)
     places = Atlas.load(atlas)
     try:
-        places.expect_encoder(mae)
+        _expect_fit(places, mae)
     except ConfigError as error:
         raise ConfigError(f"--encoder {encoder} and --atlas {atlas}: {error}") from None
     model = load(lm)

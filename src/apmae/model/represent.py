@@ -14,14 +14,14 @@ Axes: n patterns, d width of the representation.
 """
 
 from functools import lru_cache
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae import bundled
-from apmae.errors import ConfigError
+from apmae.config import Representation, parse_representation
 from apmae.model.mae import APMAE
 from apmae.patterns.descriptor import WIDTH, describe
 from apmae.patterns.gate import has_structure
@@ -31,7 +31,6 @@ from apmae.patterns.whitening import Whitening
 
 CLS_WEIGHT = 0.5
 """Of CLS beside the descriptor in a joint representation (``docs/studies/embedding.md``)."""
-Kind = Literal["joint", "descriptor", "cls"]
 _PROGRAMS, _INSTANCES, _SEED = 100, 4, 1
 
 
@@ -65,8 +64,7 @@ def represent(patterns: Patterns, mae: APMAE | None = None, kind: str = "joint")
 
 def represented(patterns: Patterns, mae: APMAE | None = None, kind: str = "joint") -> Represented:
     """As :func:`represent`, with the gate's statistic, which comes with the descriptor."""
-    if kind not in get_args(Kind):
-        raise ConfigError(f"expected a representation, one of {', '.join(get_args(Kind))}, got {kind!r}")
+    kind = parse_representation(kind)
     mae = mae if kind == "descriptor" or mae is not None else APMAE.from_pretrained()
     described = describe(patterns)
     if kind == "cls":
@@ -101,6 +99,6 @@ def _sample(size: int, causal: bool) -> tuple[Patterns, Int[ndarray, " n"]]:
     return patterns, patterns.head
 
 
-def width_of(kind: str, dim: int) -> int:
+def width_of(kind: Representation, dim: int) -> int:
     """Numbers of a representation, with an encoder of ``dim`` dimensions."""
     return {"cls": dim, "descriptor": WIDTH, "joint": WIDTH + dim}[kind]
