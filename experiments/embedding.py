@@ -26,7 +26,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import contradicts, kinds_of, measured_names
-from apmae.config import CaptureConfig, PromptsConfig, parse
+from apmae.config import CaptureConfig, PromptsConfig, Representation, parse
 from apmae.corpus.parse import parse_source
 from apmae.encode import score_batch
 from apmae.engine.prompts import load_prompts, make_prompts
@@ -34,14 +34,14 @@ from apmae.lm.language_model import LM
 from apmae.lm.load import load_lm
 from apmae.lm.stream import capture_prompts
 from apmae.model.mae import APMAE
-from apmae.model.represent import Kind, represented
+from apmae.model.represent import represented
 from apmae.patterns.descriptor import describe
 from apmae.patterns.gate import has_structure
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import FAMILIES, planted
 from apmae.schema import NOISE
 
-_KINDS: tuple[Kind, ...] = ("cls", "descriptor", "joint")
+_KINDS: tuple[Representation, ...] = ("cls", "descriptor", "joint")
 
 
 class Study(NamedTuple):

@@ -62,7 +62,7 @@ class Atlas:
     ) -> None:
         self.config = config
         self.encoder = encoder
-        self.representation = representation
+        self.representation: Representation | None = representation
         self.unstructured_ = 0
         self.clusters = clusters
         self._reference = reference
