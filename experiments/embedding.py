@@ -25,7 +25,7 @@ from probes import accuracy, head_accuracy
 from sklearn.neighbors import KNeighborsClassifier
 
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.names import measured_names
+from apmae.atlas.names import contradicts, kinds_of, measured_names
 from apmae.config import CaptureConfig, PromptsConfig, parse
 from apmae.corpus.parse import parse_source
 from apmae.encode import score_batch
@@ -181,25 +181,21 @@ def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
     found, atlas = study(arguments), Atlas.load()
     seen = represented(found.patterns, mae, atlas.representation or "joint")
     placed = atlas.place(seen.z, structured=seen.structured)
-    names = np.array([leading(atlas.names[int(cluster)]) for cluster in placed.cluster])
-    own = np.array([leading(name) for name in found.measured])
-    known = placed.cluster != NOISE
+    whole = [atlas.names[int(cluster)] for cluster in placed.cluster]
+    names, own = (np.array([kinds_of(name)[0] for name in of]) for of in (whole, found.measured))
+    near = placed.cluster != NOISE
+    known = near & ~np.array([contradicts(*pair) for pair in zip(whole, found.measured, strict=True)])
     sink = np.isin(own, ["first-token sink", "later sink"])
     permuted = own[np.random.default_rng(0).permutation(len(own))]
-    print(f"placed: {known.mean():.3f}; of those, the leading kind is the measured one:")
-    for what, rows in (("all", known), ("no sinks", known & ~sink)):
-        right, null = (names[rows] == own[rows]).mean(), (names[rows] == permuted[rows]).mean()
-        print(f"| {what} | {rows.sum()} | {right:.3f} | {null:.3f} |")
+    print("| patterns | placed | leading kind as measured | heads permuted |")
+    for what, rows in (("by the atlas alone", near), ("as tag says it", known)):
+        for which, of in (("", np.ones_like(sink)), (", no sinks", ~sink)):
+            right, null = (names[rows & of] == own[rows & of]).mean(), (names[rows & of] == permuted[rows & of]).mean()
+            print(f"| {what}{which} | {rows[of].mean():.3f} | {right:.3f} | {null:.3f} |")
     for kind in np.unique(own):
         rows = known & (own == kind)
         shares = np.mean(known[own == kind]), np.mean(names[rows] == kind) if rows.any() else np.nan
         print(f"  {kind}: {shares[0]:.2f} placed, {shares[1]:.2f} of them right ({rows.sum()})")
-
-
-def leading(name: str) -> str:
-    """The first kind of a name: "columns" of "columns on ';' + local band", "induction" of "weak induction"."""
-    first = name.split(" + ")[0].removeprefix("weak ")
-    return first.split(" on ")[0] if first.startswith(("columns", "later sink")) else first
 
 
 def families(arguments: argparse.Namespace, mae: APMAE) -> None:
@@ -251,7 +247,7 @@ def picture(arguments: argparse.Namespace, mae: APMAE) -> None:
     from apmae.config import AtlasConfig
 
     found = study(arguments)
-    kinds = np.array([leading(name) for name in found.measured])
+    kinds = np.array([kinds_of(name)[0] for name in found.measured])
     most = [kind for kind, _ in sorted(zip(*np.unique(kinds, return_counts=True), strict=True), key=lambda e: -e[1])][
         :9
     ]

@@ -199,7 +199,7 @@ def _sinusoids(positions: int, width: int) -> Tensor:
     """Learned positions to begin with, ``[positions, width]``, as large as the tokens' vectors soon become.
 
     From noise, no head found the previous token in 2 M tokens. Training on more ends near sinusoids anyway. Source:
-    Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.5, with waves for shorter texts.
     """
-    angles = torch.arange(positions)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
+    angles = torch.arange(positions)[:, None] / 200 ** (torch.arange(0, width, 2) / width)
     return 0.2 * 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)

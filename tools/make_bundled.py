@@ -7,11 +7,15 @@
 SRC_ZIP is a JDK's ``lib/src.zip``. The constants of the descriptor come from the grammar alone. Encoder and atlas are
 made from several language models, so that they do not learn one model's habits: the three bundled ones and any others,
 given as ``--lm FOLDER TEXTS LANGUAGE`` for each (tiny ones of other families: ``tools/train_lm.py``). The encoder is
-trained on prompts of training files, the atlas fitted on prompts of held-out files; shorter copies of the atlas's
+trained on prompts of training files, the atlas fitted on prompts of held-out files.
+
+Heads of large models put most of their attention on a sink, which small models have not learned. So the atlas is also
+fitted on a parked copy of each prompt's patterns, in which a part of every row goes to one key. Shorter copies of the
 patterns are added to its reference points, under the same clusters, so that short prompts can be placed.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -93,29 +97,46 @@ def make_encoder(subjects: list[Subject], work: Path, per_task: int, steps: int,
     (bundled.encoder() / METRICS).write_bytes((work / "encoder" / METRICS).read_bytes())
 
 
+def parked(patterns: Patterns, draw: np.random.Generator) -> Patterns:
+    """The same patterns with a part of every row on one key: mostly key 0, else one in the prompt's first quarter."""
+    p = patterns.probabilities()
+    for number in range(len(p)):
+        real = p[number].sum(-1) > 0
+        key = 0 if draw.random() < 0.75 else int(draw.integers(1, max(int(real.sum()) // 4, 2)))
+        part = draw.beta(2, 1.2) + (draw.normal(0, 0.15, len(real)) if draw.random() < 0.6 else 0.0)
+        part = np.clip(part, 0.02, 0.995) * real * (np.arange(len(real)) >= key)
+        p[number] *= 1 - part[:, None]
+        p[number, :, key] += part
+    return Patterns.from_probabilities(
+        p, prompt=patterns.prompt, layer=patterns.layer, head=patterns.head, tokens=patterns.tokens
+    )
+
+
 def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     mae, draw = APMAE.from_pretrained(), generator(0, "short")
     rows: dict[str, list[np.ndarray]] = {}
     heads = 0
     for number, subject in enumerate(subjects):
         for captured in captures(subject, work, "held_out", per_task):
-            patterns = captured.patterns
-            scores, seen = score_batch(captured), represented(patterns, mae)
-            longest = np.array([len(window.ids) for window in captured.windows])
-            longest = longest[patterns.prompt - patterns.prompt[0]]
-            lengths = np.exp(draw.uniform(np.log(8), np.log(longest))).astype(int)
-            for name, values in (
-                ("z", seen.z),
-                ("structured", seen.structured),
-                ("layer", patterns.layer + _LAYERS * number),
-                ("head", patterns.head),
-                ("values", scores.values),
-                ("key_kinds", scores.key_kinds),
-                ("query_kinds", scores.query_kinds),
-                ("short", represented(patterns.cropped(lengths), mae).z),
-            ):
-                rows.setdefault(name, []).append(values)
-        heads += sum(load_lm(subject.lm).heads_by_layer)
+            parked_copy = dataclasses.replace(captured, patterns=parked(captured.patterns, draw))
+            for copy, seen_by in enumerate((captured, parked_copy)):
+                patterns = seen_by.patterns
+                scores, seen = score_batch(seen_by), represented(patterns, mae)
+                longest = np.array([len(window.ids) for window in seen_by.windows])
+                longest = longest[patterns.prompt - patterns.prompt[0]]
+                lengths = np.exp(draw.uniform(np.log(8), np.log(longest))).astype(int)
+                for name, values in (
+                    ("z", seen.z),
+                    ("structured", seen.structured),
+                    ("layer", patterns.layer + _LAYERS * (2 * number + copy)),
+                    ("head", patterns.head),
+                    ("values", scores.values),
+                    ("key_kinds", scores.key_kinds),
+                    ("query_kinds", scores.query_kinds),
+                    ("short", represented(patterns.cropped(lengths), mae).z),
+                ):
+                    rows.setdefault(name, []).append(values)
+        heads += 2 * sum(load_lm(subject.lm).heads_by_layer)
     found = {name: np.concatenate(values) for name, values in rows.items()}
     atlas = Atlas.fit(
         found["z"],

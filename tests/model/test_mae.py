@@ -3,9 +3,6 @@
 import hashlib
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -485,18 +482,12 @@ def test_the_bundled_encoder_knows_the_bundled_models_patterns(bundled_lm):
     assert float(result.loss) < 0.75 * float(target[mae.real[result.masking.masked]].var())  # better than the mean
 
 
-def test_an_unreachable_hub_is_reported_in_one_line():
+def test_an_unreachable_hub_is_reported_in_one_line(command_line):
     code = (
         "from apmae.errors import ModelError\nfrom apmae.model.mae import APMAE\n"
         "try: APMAE.from_pretrained('nobody/nothing')\n"
         "except ModelError as error: print(error)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        timeout=120,
-    )
+    result = command_line.run(code=code)  # it is offline
     assert result.stdout.startswith("expected an AP-MAE at nobody/nothing: no such folder, and the hub says: ")
     assert len(result.stdout.splitlines()) == 1

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from apmae.artifacts import replacing, write_json
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.names import measured_names
+from apmae.atlas.names import contradicts, measured_names
 from apmae.config import CaptureConfig, LMConfig
 from apmae.encode import score_batch
 from apmae.errors import ConfigError
@@ -84,14 +84,16 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     names, measured = atlas.names, measured_names(scores.values, scores.key_kinds)
     rows = []
     for i in range(len(patterns)):
+        cluster = int(placed.cluster[i])
+        if cluster != NOISE and contradicts(names[cluster], measured[i]):
+            cluster = NOISE  # a wrong name is worse than none
+        name = names[cluster] if seen.structured[i] else unstructured_name(scores["uniform"][i])
         rows.append(
             {
                 "layer": int(patterns.layer[i]),
                 "head": int(patterns.head[i]),
-                "cluster": int(placed.cluster[i]),
-                "name": names[int(placed.cluster[i])]
-                if seen.structured[i]
-                else unstructured_name(scores["uniform"][i]),
+                "cluster": cluster,
+                "name": name,
                 "strength": float(placed.strength[i]),
                 "structure": float(seen.structure[i]),
                 "measured": measured[i],
