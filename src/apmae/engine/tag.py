@@ -58,9 +58,11 @@ def tag(
         that its own scores give, coordinates and scores.
 
     Raises:
+        CaptureError: if the model is an encoder and ``mae`` reads causal patterns, as the bundled one does.
         ConfigError: if the atlas was fitted with another encoder, or on rows of another width.
     """
     mae = mae or APMAE.from_pretrained()
+    expect_shape(causal=mae.config.causal, found=lm.causal)
     atlas = atlas or Atlas.load()
     # No completion is expected, so any token will do: only the answer's outcome depends on it.
     completion = "\n" if lm.causal else masks_of(lm).text if suffix is not None else ""

@@ -241,7 +241,7 @@ def train(
     Args:
         patterns: patterns of at most the recipe's size, or an iterable of them, which is read once. If patterns in
             memory are smaller than the recipe's, the model gets their size, with the same number of patches; if they
-            are square, all patches of the grid, and neither crops nor the grammar are used.
+            are square, all patches of the grid, and nothing is cropped.
         recipe: a name from ``recipes.RECIPES`` or a whole configuration.
         steps: optimizer steps; None takes the recipe's.
         seed: decides initialisation, masks and order; None takes the recipe's, which is 0 for named recipes.
