@@ -78,7 +78,7 @@ def imagined(length: int, side: str, draw: Draw) -> Text:
 # -- primitives: a bonus over (query_pos, key_pos), in units of its strength; a, in [0, 1], is the program's -----------
 
 
-def _log_uniform(low: int, high: int, a: float, text: Text, spread: float = 0.15) -> float:
+def _log_uniform(low: float, high: float, a: float, text: Text, spread: float = 0.15) -> float:
     """A size between two: where, the program decides; a sixth more or less, the instance."""
     return low * (high / low) ** a * float(np.exp(text.draw.normal(0, spread)))
 
