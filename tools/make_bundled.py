@@ -10,7 +10,7 @@ given as ``--lm FOLDER TEXTS LANGUAGE`` for each (tiny ones of other families: `
 trained on prompts of training files, the atlas fitted on prompts of held-out files.
 
 Heads of large models put most of their attention on a sink, which small models have not learned. So the atlas is also
-fitted on a parked copy of each prompt's patterns, in which a part of every row goes to one key. Shorter copies of the
+fitted on copies of each prompt's patterns in which a part of every row goes to a few keys. Shorter copies of the
 patterns are added to its reference points, under the same clusters, so that short prompts can be placed.
 """
 
@@ -39,6 +39,7 @@ from apmae.patterns.descriptor import describe
 from apmae.patterns.gate import has_structure
 from apmae.patterns.grammar import grammar
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.tokens import token_kinds
 from apmae.patterns.whitening import Whitening
 from apmae.seeding import generator
 from apmae.train.loop import METRICS, train
@@ -47,6 +48,8 @@ _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # of the reference; two numbers per pixel of a small picture: about 10 MB
 _EPSILON = 0.15  # finer than the default: for tags, pure clusters matter more than few clusters
+_PARKED = 2
+"""Copies of each prompt with parked attention."""
 _PROGRAMS, _INSTANCES = 800, 6
 
 
@@ -97,19 +100,35 @@ def make_encoder(subjects: list[Subject], work: Path, per_task: int, steps: int,
     (bundled.encoder() / METRICS).write_bytes((work / "encoder" / METRICS).read_bytes())
 
 
-def parked(patterns: Patterns, draw: np.random.Generator) -> Patterns:
-    """The same patterns with a part of every row on one key: mostly key 0, else one in the prompt's first quarter."""
+def parked(captured: Captured, draw: np.random.Generator) -> Captured:
+    """The same prompts with a part of every row on a few keys, as larger models park what a head does not need.
+
+    Those keys are the first token and delimiters (Sun et al. 2024, arXiv 2402.17762): mostly key 0, else some tokens
+    of one kind, with or without key 0. How much of a row goes there is drawn for each pattern, and for most of them
+    varies from row to row.
+    """
+    patterns = captured.patterns
+    kinds = [np.asarray(token_kinds(window.tokens)) for window in captured.windows]
     p = patterns.probabilities()
-    for number in range(len(p)):
+    for number, prompt in enumerate(patterns.prompt - patterns.prompt[0]):
         real = p[number].sum(-1) > 0
-        key = 0 if draw.random() < 0.75 else int(draw.integers(1, max(int(real.sum()) // 4, 2)))
+        weights = np.zeros(len(real))
+        if draw.random() < 0.5:
+            own = kinds[prompt][: len(real)]
+            alike = np.flatnonzero(own == draw.choice(np.unique(own)))
+            chosen = draw.permutation(alike[alike > 0])[: draw.integers(1, 7)]
+            weights[chosen] = draw.uniform(0.3, 1, len(chosen))
+        if draw.random() < 0.6 or not weights.any():
+            weights[0] = draw.uniform(0.1, 1.5)
         part = draw.beta(2, 1.2) + (draw.normal(0, 0.15, len(real)) if draw.random() < 0.6 else 0.0)
-        part = np.clip(part, 0.02, 0.995) * real * (np.arange(len(real)) >= key)
-        p[number] *= 1 - part[:, None]
-        p[number, :, key] += part
-    return Patterns.from_probabilities(
+        visible = np.tril(np.broadcast_to(weights, p[number].shape))
+        total = visible.sum(-1)
+        part = np.clip(part, 0.02, 0.995) * real * (total > 0)
+        p[number] = (1 - part)[:, None] * p[number] + (part / np.maximum(total, 1e-9))[:, None] * visible
+    changed = Patterns.from_probabilities(
         p, prompt=patterns.prompt, layer=patterns.layer, head=patterns.head, tokens=patterns.tokens
     )
+    return dataclasses.replace(captured, patterns=changed)
 
 
 def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
@@ -118,8 +137,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     heads = 0
     for number, subject in enumerate(subjects):
         for captured in captures(subject, work, "held_out", per_task):
-            parked_copy = dataclasses.replace(captured, patterns=parked(captured.patterns, draw))
-            for copy, seen_by in enumerate((captured, parked_copy)):
+            for copy, seen_by in enumerate((captured, *(parked(captured, draw) for _ in range(_PARKED)))):
                 patterns = seen_by.patterns
                 scores, seen = score_batch(seen_by), represented(patterns, mae)
                 longest = np.array([len(window.ids) for window in seen_by.windows])
@@ -128,7 +146,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
                 for name, values in (
                     ("z", seen.z),
                     ("structured", seen.structured),
-                    ("layer", patterns.layer + _LAYERS * (2 * number + copy)),
+                    ("layer", patterns.layer + _LAYERS * ((1 + _PARKED) * number + copy)),
                     ("head", patterns.head),
                     ("values", scores.values),
                     ("key_kinds", scores.key_kinds),
@@ -136,7 +154,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
                     ("short", represented(patterns.cropped(lengths), mae).z),
                 ):
                     rows.setdefault(name, []).append(values)
-        heads += 2 * sum(load_lm(subject.lm).heads_by_layer)
+        heads += (1 + _PARKED) * sum(load_lm(subject.lm).heads_by_layer)
     found = {name: np.concatenate(values) for name, values in rows.items()}
     atlas = Atlas.fit(
         found["z"],

@@ -41,13 +41,15 @@ def test_every_primitive_makes_patterns(name, causal):
 def test_every_gate_makes_patterns(name, causal):
     """Rows that it lets through attend to themselves, the others to the first token."""
     program = only("itself", gate=name, share=0.5, otherwise="sink", strength=12.0)
-    logs = instance(program, 64, generator(1, name), causal=causal)
-    np.testing.assert_allclose(sums(logs), 1, atol=1e-5)
-    p = np.exp(logs)[1:]
-    own, first = np.diagonal(p, 1), p[:, 0]
-    assert (own + first > 0.9).mean() > 0.95 or name == "softly"
-    share = own.sum() / (own + first).sum()
-    assert share > 0.95 if name == "all_rows" else 0.1 < share < 0.9
+    shares = []
+    for number in range(20):
+        logs = instance(program, 64, generator(1, name, number), causal=causal)
+        np.testing.assert_allclose(sums(logs), 1, atol=1e-5)
+        p = np.exp(logs)[1:]
+        own, first = np.diagonal(p, 1), p[:, 0]
+        assert (own + first > 0.9).mean() > 0.95 or name == "softly"
+        shares.append(own.sum() / (own + first).sum())
+    assert np.mean(shares) > 0.95 if name == "all_rows" else 0.3 < np.mean(shares) < 0.7
     assert GATES[name](imagined(64, "causal", generator(2)), 0.5).shape == (64,)
 
 
@@ -59,10 +61,10 @@ def test_what_primitives_look_at():
     assert (text["sink"].argmax(1) == 0).all()
     assert (text["itself"].argmax(1) == np.arange(48)).all()
     assert (text["neighbour"].argmax(1)[1:] == np.arange(47)).all()
-    assert (np.abs(np.median(rows - text["band"][rows].argmax(1))) <= 5).all()
+    assert 0 <= np.median(rows - text["band"][rows].argmax(1)) <= 5
     assert len(np.unique(text["few_columns"][40:].argmax(1))) <= 2
-    period = np.unique(text["periodic_columns"][40:].argmax(1) % 3)
-    assert len(period) == 1 or len(np.unique(text["periodic_columns"][40:].argmax(1) % 2)) == 1
+    columns = text["periodic_columns"][40:].argmax(1)
+    assert any(len(np.unique(columns % period)) == 1 for period in (2, 3, 4))
     assert text["even"].max(1)[40:].max() < 0.1
     assert text["exponential"][40:, -8:].sum(1).min() > 0.5
 
@@ -86,35 +88,17 @@ def test_a_sink_outside_takes_its_share(causal):
 
 @pytest.mark.parametrize("name", SIDED)
 def test_square_patterns_look_where_the_program_says(name):
+    """The key with the most mass is there, in rows whose mass is on few keys; the others found none there."""
+    found = 0
     for a in (0.0, 0.4, 0.999):
-        mass = {}
-        for side in ("before", "after", "both"):
-            p = np.exp(
-                np.stack(
-                    [
-                        instance(
-                            only(name, a, side=side, strength=12.0), length, generator(6, name, length), causal=False
-                        )
-                        for length in (24, 40, 64)
-                        for _ in range(1)
-                    ],
-                    axis=0,
-                )
-                if False
-                else instance(  # one length at a time: shapes differ
-                    only(name, a, side=side, strength=12.0), 64, generator(6, name), causal=False
-                )
-            )
-            # rows in which the primitive found keys: the others are even
-            sharp = p.max(1) > 5 / 64
-            before, after = np.tril(p, -1)[sharp].sum(), np.triu(p, 1)[sharp].sum()
-            mass[side] = before, after
-        if name == "itself":
-            continue
-        if max(mass["before"]) > 2:
-            assert mass["before"][0] > 10 * mass["before"][1], (name, a)
-        if max(mass["after"]) > 2:
-            assert mass["after"][1] > 10 * mass["after"][0], (name, a)
+        for length in (24, 40, 64):
+            for side, sign in (("before", 1), ("after", -1)):
+                program = only(name, a, side=side, strength=12.0)
+                p = np.exp(instance(program, length, generator(6, name, length), causal=False))
+                rows = np.flatnonzero((p.max(1) > 5 / length) | (p.min(1) < 1e-3))
+                assert (sign * (rows - p[rows].argmax(1)) >= 0).all(), (a, length, side)
+                found += len(rows)
+    assert found > 50
 
 
 @KINDS

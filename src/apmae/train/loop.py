@@ -218,12 +218,14 @@ def _programs(config: TrainConfig, accelerator: Accelerator) -> Programs | None:
 
 
 def _joined(drawn: Patterns, made: Patterns, parts: int) -> Patterns:
-    """A batch in which each forward has its share of both."""
-    pieces = [
-        piece[torch.arange(len(piece)).chunk(parts)[number].numpy()]
-        for number in range(parts)
-        for piece in (drawn, made)
-    ]
+    """A batch in which each forward has its share of both, in the drawn ones' patches."""
+    made, total = made.repacked(drawn.patch), len(drawn) + len(made)
+    pieces, drawn_before, made_before = [], 0, 0
+    for rows in torch.arange(total).chunk(parts):
+        end = int(rows[-1]) + 1
+        drawn_end = round(end * len(drawn) / total)
+        pieces += [drawn[drawn_before:drawn_end], made[made_before : end - drawn_end]]
+        drawn_before, made_before = drawn_end, end - drawn_end
     return Patterns.concatenate(pieces)
 
 
