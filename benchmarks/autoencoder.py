@@ -26,15 +26,15 @@ class Published(APMAE):
     """The published work: every patch embedded, every token decoded and turned into pixels, attention materialised."""
 
     def __init__(self, config: APMAEConfig) -> None:
-        super().__init__(config.model_copy(update={"grid": "square", "decoder_input": "cls"}))
+        super().__init__(config.model_copy(update={"grid": "square", "decoder_input": "cls", "pixels": "log"}))
         for module in self.modules():
             if isinstance(module, Attention):
                 module.__class__ = MaterialisedAttention
 
     def whole(self, patches: Tensor) -> Tensor:
-        """Lower-triangle patches on the whole grid, zeros elsewhere: (n, 64, q)."""
+        """Scaled pixels of lower-triangle patches on the whole grid, zeros elsewhere: (n, 64, q)."""
         everything = patches.new_zeros(len(patches), self.config.grid_size**2, patches.shape[-1] ** 2)
-        everything[:, self.slots] = patches.flatten(2)
+        everything[:, self.slots] = patches[:, :, 0].flatten(2)
         return everything
 
     def loss(self, patches: Tensor, masking: Masking) -> Tensor:
@@ -87,7 +87,8 @@ def main() -> None:
     config = train_recipe(arguments.recipe).model
     ours, published = APMAE(config), Published(config)
     generator = torch.Generator().manual_seed(0)
-    patches = torch.rand(arguments.batch, config.num_patches, config.patch_size, config.patch_size, generator=generator)
+    side = config.patch_size
+    patches = torch.rand(arguments.batch, config.num_patches, config.channels, side, side, generator=generator)
     masking = random_masking(arguments.batch, config.num_patches, config.num_masked, generator)
     steps = {
         "train step": (
@@ -95,7 +96,7 @@ def main() -> None:
             trainer(ours, lambda patches, masking: ours(patches, masking).loss),
         ),
         "encode": (
-            lambda patches, _: published.encode_tokens(patches),
+            lambda patches, _: published.encode_tokens(patches[:, :, :1]),
             lambda patches, _: ours.encode_tokens(patches),
         ),
     }

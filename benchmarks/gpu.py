@@ -46,7 +46,7 @@ def train_flops(config: APMAEConfig) -> float:
     tokens = 1 + (c.num_patches if c.grid == "triangle" else c.grid_size**2)
     weights = 4 * c.decoder_dim * inner + 2 * c.decoder_dim * c.decoder_mlp_dim
     decoder = c.decoder_layers * (2 * weights * tokens + 4 * tokens**2 * inner)
-    pixels = 2 * c.patch_size**2 * c.decoder_dim * hidden
+    pixels = 2 * c.channels * c.patch_size**2 * c.decoder_dim * hidden
     return 3 * (encoder_flops(c, c.num_patches - hidden) + decoder + pixels)
 
 

@@ -53,7 +53,7 @@ def encoder_flops(config: APMAEConfig, patches: int | None = None) -> float:
     inner = c.encoder_heads * c.encoder_head_dim
     weights = 4 * c.encoder_dim * inner + 2 * c.encoder_dim * c.encoder_mlp_dim
     blocks = c.encoder_layers * (2 * weights * tokens + 4 * tokens**2 * inner)
-    return blocks + 2 * c.patch_size**2 * c.encoder_dim * patches
+    return blocks + 2 * c.channels * c.patch_size**2 * c.encoder_dim * patches
 
 
 def random_patterns(count: int) -> Patterns:

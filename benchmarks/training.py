@@ -3,7 +3,8 @@
     python benchmarks/training.py [--steps 60] [--rounds 3] [--threads 1]
 
 Model code is the language model's forward (capture included), the encoder's forward and backward, and the optimizer.
-Everything else, from drawing prompts to scaling a batch, is the stream. Rows are ratios, medians over rounds. The
+Everything else, from drawing prompts to scaling a batch, is the stream; in guided training also the patterns of the
+grammar and the descriptors. Rows are ratios, medians over rounds. The
 published loop fills a batch with one prompt after another; that is compared with ours.
 """
 
@@ -34,6 +35,7 @@ from apmae.prompts.draw import build_prompts
 from apmae.prompts.prompt import Prompt
 from apmae.recipes import train_recipe
 from apmae.train import checkpoint
+from apmae.train.launch import drawn_share
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import fit
 
@@ -95,11 +97,12 @@ def source_of(lm: LM, prompts: Sequence[Prompt], config: TrainConfig, *, overlap
         prompts,
         config.capture,
         size=config.model.pattern_size,
-        batch_size=config.batch_size,
+        batch_size=drawn_share(config, 1),
         seed=config.seed,
         buffer=config.buffer,
         outcome="any",
         overlap=overlap,
+        pairs=config.objective == "guided",
     )
 
 
@@ -182,12 +185,15 @@ def main() -> None:
         two.append(steps(lm, prompts, config, overlap=True))
     middle = {key: statistics.median(row[key] for row in one) for key in one[0]}
     ratio = statistics.median(b["seconds"] / a["seconds"] for a, b in zip(one, two, strict=True))
-    per_prompt = sum(share_of(float(config.capture.heads), heads) for heads in lm.heads.values())
+    share = config.capture.heads
+    per_prompt = sum(heads if share == "all" else share_of(float(share), heads) for heads in lm.heads.values())
+    drawn_patterns = drawn_share(config, 1)
     plain, ours = padding(lm, prompts, config)
-    print(f"{len(prompts)} prompts; buffer {config.buffer}, batch {config.batch_size}, {arguments.threads} threads")
+    batch = f"batch {config.batch_size}, {drawn_patterns} of them the model's"
+    print(f"{len(prompts)} prompts; buffer {config.buffer}, {batch}; {arguments.threads} threads")
     print(f"share of a step in model code, one after the other   {middle['share']:.3f}  (the LM's {middle['lm']:.3f})")
     print(f"a step with overlap / one after the other            {ratio:.3f}")
-    mixed = middle["prompts"] * per_prompt / config.batch_size
+    mixed = middle["prompts"] * per_prompt / drawn_patterns
     held = f"{middle['prompts']:.1f} prompts, {middle['layers']:.1f} of {lm.num_layers} layers"
     print(f"prompts per batch / filled one prompt after another  {mixed:.1f}  ({held})")
     print(f"tokens run / tokens of prompts, in the order drawn   {plain:.3f}")

@@ -16,7 +16,7 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ from apmae.train.source import ArraySource
 FLOORS = (1e-2, 1e-3, 1e-4, 1e-5)
 DARKEST = -4.0
 """log10 p at which the logarithmic colours begin."""
+
+
+PAPERS: dict[str, Any] = {"objective": "mae", "pixels": "log", "batch_size": 48, "base_lr": 1e-3, "warmup_steps": 100}
+"""Unguided, as in the paper, whatever the recipe does; and how the encoders of the study were trained."""
 
 
 class Guess(NamedTuple):
@@ -154,7 +158,7 @@ def main() -> None:
         if scaling in done:
             maes[scaling] = APMAE.from_pretrained(folder)
             continue
-        changes = {**settings(arguments.changes), "steps": arguments.steps, "scaling": scaling}
+        changes = {**PAPERS, **settings(arguments.changes), "steps": arguments.steps, "scaling": scaling}
         config = parse(TrainConfig, train_settings(arguments.recipe, changes), "train")
         mae = fit(config, ArraySource(patterns, config.batch_size, config.seed), folder=folder)
         mae.save_pretrained(folder)

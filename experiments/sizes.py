@@ -40,7 +40,8 @@ from apmae.train.evaluate import pattern_losses
 
 LENGTH = 256
 BASE_LR = {"nano": 1e-3, "small": 8e-4, "base": 5e-4}
-SIZES = {name: train_recipe(name).model for name in BASE_LR}
+SIZES = {name: train_recipe(name).model.model_copy(update={"pixels": "log"}) for name in BASE_LR}
+"""All see the same pixels, so that their losses can be compared."""
 
 
 def stored(folder: Path, split: str, prompts: int, heads: float) -> Patterns:

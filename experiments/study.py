@@ -151,7 +151,7 @@ def sincos(config: APMAEConfig, dim: int) -> Tensor:
 def step_flops(mae: APMAE) -> int:
     """Floating-point operations of the matrix products of one training step."""
     config = mae.config
-    patches = torch.zeros(BATCH, config.num_patches, config.patch_size, config.patch_size)
+    patches = torch.zeros(BATCH, config.num_patches, config.channels, config.patch_size, config.patch_size)
     with FlopCounterMode(display=False) as counter:
         mae(patches, random_masking(BATCH, config.num_patches, config.num_masked, torch.Generator())).loss.backward()
     mae.zero_grad()

@@ -8,7 +8,7 @@ from apmae.config import TASKS, StudyConfig, TrainConfig, parse
 from apmae.errors import ConfigError
 from apmae.model.mae import APMAE
 
-MILLIONS = {"nano": 2, "bundled": 4, "small": 10, "base": 29, "paper-3b": 126, "paper-7b": 126, "paper-15b": 126}
+MILLIONS = {"nano": 2.3, "bundled": 2.3, "small": 10, "base": 29, "paper-3b": 126, "paper-7b": 126, "paper-15b": 126}
 
 
 def test_recipes_have_the_documented_sizes():

@@ -47,7 +47,8 @@ from apmae.train.loop import METRICS, train
 _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # of the reference; two numbers per pixel of a small picture: about 10 MB
-_EPSILON = 0.15  # finer than the default: for tags, pure clusters matter more than few clusters
+# Finer than the default: for tags, pure clusters matter more than few clusters.
+_FINE = AtlasConfig(reference_points=_POINTS, epsilon=0.1, min_cluster_size=20, min_samples=3, floor_per_head=0.0)
 _PARKED = 2
 """Copies of each prompt with parked attention."""
 _PROGRAMS, _INSTANCES = 800, 6
@@ -159,7 +160,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     atlas = Atlas.fit(
         found["z"],
         where=(found["layer"], found["head"]),
-        config=AtlasConfig(reference_points=_POINTS, epsilon=_EPSILON),
+        config=_FINE,
         num_heads=heads,
         measured=Measured(found["values"], found["key_kinds"], found["query_kinds"]),
         encoder=mae,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apmae import bundled
-from apmae.artifacts import matrix, read_table
+from apmae.artifacts import matrix, read_json, read_manifest, read_table, read_tables
 from apmae.atlas.atlas import Atlas
 from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
@@ -104,7 +104,8 @@ def test_the_atlas_on_disk_is_the_librarys(real_study, tmp_path):
             "ORDER BY filename, file_row_number"
         ).fetchnumpy()["embedding"]
     points = read_table(tmp_path / "atlas" / "points.parquet")
-    atlas = Atlas.fit(np.stack(z), num_heads=48, seed=0)
+    table = read_tables(real_study.folder / "embeddings", "encode", "embeddings")
+    atlas = Atlas.fit(np.stack(z), num_heads=48, seed=0, structured=~(table["structure"].to_numpy() < 4.5))
     assert atlas.labels_.tolist() == points["cluster"].to_pylist()
     np.testing.assert_array_equal(matrix(points["coordinates"]), atlas.coordinates_)
     assert counts["clustered"] == int((atlas.labels_ >= 0).sum())
@@ -112,6 +113,27 @@ def test_the_atlas_on_disk_is_the_librarys(real_study, tmp_path):
     saved = Atlas.load(tmp_path / "atlas")
     for ours, theirs in zip(saved.place(np.stack(z)), atlas.place(np.stack(z)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_patterns_that_fail_the_gate_are_in_no_cluster_and_are_counted(folder, tmp_path):
+    """Of the planted study, in which they have a structure of 2 and all others one of 50."""
+    out = tmp_path / "atlas"
+    counts = local.fit_atlas(folder / "embeddings", out, AtlasConfig())
+    with duckdb.connect() as database:
+        failed, clustered = database.execute(
+            "SELECT count(*), count(*) FILTER (cluster >= 0) "
+            f"FROM '{folder}/embeddings/embeddings-*.parquet' e JOIN '{out}/points.parquet' p "
+            "USING (prompt, layer, head) WHERE structure < 4.5"
+        ).fetchone()
+    assert failed > 0 == clustered < counts["clustered"]
+    assert failed == counts["unstructured"] == read_manifest(out, "cluster").counts["unstructured"]
+    assert failed == read_json(out / "atlas.json")["unstructured"] == Atlas.load(out).unstructured_
+
+
+def test_an_atlas_names_the_representation_of_its_embeddings(real_study, folder, tmp_path):
+    assert Atlas.load(real_study.folder / "atlas").representation == "joint"
+    local.fit_atlas(folder / "embeddings", tmp_path / "atlas", AtlasConfig())
+    assert Atlas.load(tmp_path / "atlas").representation == "cls"
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "unfinished"])

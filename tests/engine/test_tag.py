@@ -1,12 +1,17 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import apmae
 from apmae.artifacts import matrix, read_table
 from apmae.atlas.atlas import Atlas
+from apmae.config import CaptureConfig
 from apmae.engine.prompts import load_prompts
 from apmae.engine.tag import tag, tag_prompt
+from apmae.errors import ConfigError
+from apmae.lm.outcome import window_of
+from apmae.lm.stream import capture_batch
 from apmae.model.mae import APMAE
 from apmae.prompts.line import text_prompt
 from apmae.schema import SCORES, TAGS
@@ -36,6 +41,13 @@ def java(tmp_path):
     return path
 
 
+def capture(lm, text):
+    """The patterns that tag sees."""
+    windows = [window_of(lm, text_prompt(text, "\n", None), 256)]
+    prompts = [text_prompt(text, "\n", None)]
+    return capture_batch(lm, prompts, windows, CaptureConfig(batch=1), size=256).patterns
+
+
 # -- tags --------------------------------------------------------------------------------------------------------------
 
 
@@ -51,7 +63,11 @@ def test_every_head_gets_a_tag_in_one_forward(bundled_lm, mae, atlas):
     heads = list(zip(tags["layer"].to_pylist(), tags["head"].to_pylist(), strict=True))
     assert heads == [(layer, head) for layer in range(6) for head in range(8)]
     assert set(tags["cluster"].to_pylist()) <= set(atlas.names)
+    assert not any(structure < 4.5 for structure in tags["structure"].to_pylist()), "too short to be judged"
     assert [atlas.names[cluster] for cluster in tags["cluster"].to_pylist()] == tags["name"].to_pylist()
+    for near, far in zip(tags["nearest"].to_pylist(), tags["distances"].to_pylist(), strict=True):
+        assert len(near) == len(far) <= 3
+        assert far == sorted(far) and set(near) <= set(atlas.names.values()) - {"unknown"}
     strength = tags["strength"].to_numpy()
     assert ((strength > 0) & (strength <= 1 + 1e-6)).all()
     assert all(tags["measured"].to_pylist())
@@ -73,7 +89,9 @@ def test_a_prompts_tags_are_what_encode_and_place_say_of_it(bundled_lm, mae, atl
     for number in (0, 5, len(prompts) - 1):
         tagged = tag_prompt(bundled_lm, prompts[number], mae=mae, atlas=atlas)
         own = table.filter(pa.compute.equal(table["prompt"], number))
-        placed = atlas.place(matrix(own["embedding"]))
+        structure = own["structure"].to_numpy()
+        placed = atlas.place(matrix(own["embedding"]), structured=~(structure < 4.5))
+        np.testing.assert_allclose(tagged.tags["structure"].to_numpy(), structure, rtol=0.02, atol=0.05)
         # Alone in its forward a prompt has no padding, and fp16 rounds: a head at a border may fall on its other side.
         assert (tagged.tags["cluster"].to_numpy() == placed.cluster).mean() > 0.95
         np.testing.assert_allclose(tagged.tags["strength"].to_numpy(), placed.strength, atol=0.05)
@@ -104,6 +122,42 @@ def test_text_around_the_cursor_changes_what_is_seen(bundled_lm, mae, atlas):
     assert len(both.window.ids) > len(left.window.ids)
     long = tag_prompt(bundled_lm, text_prompt(JAVA * 100, "1", JAVA * 100), mae=mae, atlas=atlas)
     assert len(long.window.ids) == mae.config.pattern_size
+
+
+def test_heads_that_fail_the_gate_are_named_for_it(fresh_lm, mae, atlas):
+    """Without queries a head attends evenly: its rows are the same however they are shuffled."""
+    queries = fresh_lm.model.get_submodule("model.layers.2.self_attn.q_proj")
+    with torch.no_grad():
+        for parameter in queries.parameters():
+            parameter.zero_()
+    tags = tag(fresh_lm, JAVA * 10, suffix=JAVA, mae=mae, atlas=atlas).to_pylist()
+    for row in tags:
+        assert (row["structure"] < 4.5) == (row["layer"] == 2)
+        if row["layer"] == 2:
+            assert (row["cluster"], row["name"]) == (-1, "uniform")
+            assert row["score_uniform"] > 0.97
+    assert not {row["name"] for row in tags if row["layer"] != 2} & {"uniform", "unstructured"}
+
+
+@pytest.mark.parametrize("kind", ["descriptor", "cls"])
+def test_tags_are_placed_by_the_representation_of_the_atlas(bundled_lm, mae, kind):
+    patterns = capture(bundled_lm, JAVA)
+    own = Atlas.fit(apmae.represent(patterns, mae, kind), seed=0, encoder=mae, representation=kind)
+    placed = own.place(apmae.represent(patterns, mae, kind))
+    tags = tag(bundled_lm, JAVA, mae=mae, atlas=own)
+    assert tags["cluster"].to_pylist() == placed.cluster.tolist()
+    np.testing.assert_allclose(tags["strength"].to_numpy(), placed.strength, atol=0.02)
+
+
+def test_an_atlas_of_rows_that_tag_does_not_make_is_refused_before_the_model_runs(bundled_lm, mae):
+    """Of CLS, and not told so: rows of the default representation do not fit."""
+    own = Atlas.fit(mae.encode(capture(bundled_lm, JAVA)), seed=0, encoder=mae)
+    hook = bundled_lm.model.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    try:
+        with pytest.raises(ConfigError, match=r"of 160 dimensions.* got 301 \(joint\); .*Atlas.fit\(..., represent"):
+            tag(bundled_lm, JAVA, mae=mae, atlas=own)
+    finally:
+        hook.remove()
 
 
 def test_without_encoder_and_atlas_the_bundled_ones_are_taken(bundled_lm):

@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,7 @@ from apmae import bundled
 from apmae.errors import ModelError
 from apmae.model.folder import FORMAT
 from apmae.model.mae import APMAE
+from apmae.patterns.whitening import Whitening
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def refused(folder, message):
 
 
 def test_a_saved_model_says_its_format(saved):
-    assert json.loads((saved / "config.json").read_text())["format"] == FORMAT == 1
+    assert json.loads((saved / "config.json").read_text())["format"] == FORMAT == 2
 
 
 def test_files_without_a_format_number_are_read(tiny, saved):
@@ -55,7 +57,8 @@ def test_files_without_a_format_number_are_read(tiny, saved):
     del values["format"]
     (saved / "config.json").write_text(json.dumps(values))
     assert APMAE.from_pretrained(saved).fingerprint == tiny().fingerprint
-    assert "format" not in json.loads((bundled.encoder() / "config.json").read_text())
+    change(saved, format=1)
+    assert APMAE.from_pretrained(saved).fingerprint == tiny().fingerprint
 
 
 @pytest.mark.parametrize("found", [FORMAT + 1, 999, 0, -1, "1", 1.0, True, None, [1]])
@@ -63,6 +66,50 @@ def test_another_format_is_refused_by_its_number(saved, found):
     change(saved, format=found)
     message = refused(saved, f"expected an AP-MAE of format {FORMAT} or older in .*config.json, got format ")
     assert f"got format {found!r}; install the version of apmae that wrote it" in message
+
+
+# -- the constants of CLS ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whitening(tiny):
+    """Constants that belong to nothing, but have the shapes of a model of 12 dimensions."""
+    draw = np.random.default_rng(0)
+    return Whitening(*(draw.normal(size=shape).astype(np.float32) for shape in ((12,), (12,), (12, 12))))
+
+
+def test_the_constants_of_a_models_cls_come_with_it(tiny, tmp_path, whitening):
+    model = tiny()
+    assert model.whitening is None
+    model.whitening = whitening
+    model.save_pretrained(tmp_path)
+    loaded = APMAE.from_pretrained(tmp_path)
+    assert loaded.whitening is not None
+    for name, array in whitening._asdict().items():
+        assert np.array_equal(getattr(loaded.whitening, name), array)
+    assert loaded.fingerprint == tiny().fingerprint, "they are not what an atlas compares"
+
+
+def test_the_constants_of_a_model_that_was_there_before_are_removed(tiny, tmp_path, whitening):
+    first = tiny()
+    first.whitening = whitening
+    first.save_pretrained(tmp_path)
+    tiny(seed=1).save_pretrained(tmp_path)
+    assert APMAE.from_pretrained(tmp_path).whitening is None
+
+
+def test_constants_that_cannot_be_read_or_do_not_fit_are_refused(tiny, saved, whitening):
+    path = saved / "whitening.safetensors"
+    whitening.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    refused(saved, "expected the constants of a CLS in .*whitening.safetensors: .*; delete it to compute them again")
+    save_file({"mean": torch.zeros(12)}, path)
+    refused(saved, "expected the constants of a CLS in .*; delete it to compute them again")
+    whitening._replace(whiten=np.ones((12, 11), np.float32)).save(path)
+    refused(saved, "expected constants for 12 dimensions in .*whitening.safetensors; delete it")
+    path.unlink()
+    assert APMAE.from_pretrained(saved).whitening is None
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------

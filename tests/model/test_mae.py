@@ -274,8 +274,8 @@ def test_pooled_patterns_are_encoded_by_their_rows(tiny, random_patterns):
 def test_the_model_uses_the_scaling_of_its_configuration(tiny, random_patterns, scaling):
     patterns = random_patterns(2, 40)
     seen = tiny(scaling=scaling).scale(patterns)
-    assert torch.equal(seen[:, :, 0], patterns.scaled_patches(scaling))
-    assert seen.shape[2] == 1
+    assert seen.shape == (2, 15, 1, 8, 8)
+    assert torch.equal(seen[:, :, 0], patterns.repacked(8).scaled_patches(scaling))
 
 
 def test_reconstruct_is_seeded_and_reports_what_it_hides(tiny, random_patterns):

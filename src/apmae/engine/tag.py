@@ -83,13 +83,13 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     placed = atlas.place(seen.z, where=(patterns.layer, patterns.head), structured=seen.structured)
     scores = score_batch(captured)
     tokens = captured.windows[0].tokens
-    names, measured = atlas.names, measured_names(scores.values, scores.key_kinds)
+    names, measured, passing = atlas.names, measured_names(scores.values, scores.key_kinds), seen.structured
     rows = []
     for i in range(len(patterns)):
         cluster = int(placed.cluster[i])
         if cluster != NOISE and contradicts(names[cluster], measured[i]):
             cluster = NOISE  # a wrong name is worse than none
-        name = names[cluster] if seen.structured[i] else unstructured_name(scores["uniform"][i])
+        name = names[cluster] if passing[i] else unstructured_name(float(scores["uniform"][i]))
         rows.append(
             {
                 "layer": int(patterns.layer[i]),
