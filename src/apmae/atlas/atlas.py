@@ -149,7 +149,7 @@ class Atlas:
 
     @property
     def _behaviours(self) -> Int[ndarray, " c"]:
-        """The leading behaviour of each cluster's name, as a number: clusters without a measured name have their own."""
+        """The leading behaviour of each cluster's name, as a number; clusters called by number have their own."""
         leading = [kinds_of(name)[0] for name in self.clusters["name"].to_pylist()]
         return np.unique(leading, return_inverse=True)[1].astype(np.int64)
 

@@ -112,7 +112,7 @@ class Reference(NamedTuple):
         where: Where | None = None,
         behaviours: Int[ndarray, " c"] | None = None,
     ) -> Placement:
-        """Place new patterns by the vote of their nearest points: first for a behaviour, then for a cluster that has it.
+        """Place new patterns by the vote of their nearest points: for a behaviour, then for a cluster that has it.
 
         Clusters split a behaviour by strength and width. A pattern between two of them is known all the same.
 
@@ -133,8 +133,10 @@ class Reference(NamedTuple):
         if behaviours is None:
             behaviours = np.arange(int(self.labels.max(initial=NOISE)) + 1)
         behaviours = np.append(behaviours, NOISE)  # last: of noise, label -1
-        starts = range(0, len(z), _BLOCK)
-        blocks = [self._vote(*search.kneighbors(z[start : start + _BLOCK]), behaviours) for start in starts]
+        blocks = []
+        for start in range(0, len(z), _BLOCK):
+            distances, nearest = search.kneighbors(z[start : start + _BLOCK])
+            blocks.append(self._vote(distances, nearest, behaviours))
         return Placement(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
     def _vote(
