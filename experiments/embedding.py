@@ -158,22 +158,29 @@ def jaccard(a: ndarray, b: ndarray) -> float:
 
 
 def gate(arguments: argparse.Namespace, mae: APMAE) -> None:
-    """How many patterns pass: real ones, the same with shuffled rows, and independent noise."""
+    """How many patterns pass: real ones, the same with shuffled rows, and independent noise; short ones left out."""
     patterns = study(arguments).patterns
     patterns = patterns[np.random.default_rng(0).permutation(len(patterns))[:2000]]
-    print(f"real: {has_structure(describe(patterns).structure).mean():.4f} of {len(patterns)} pass")
+    judged = ~np.isnan(describe(patterns).structure)
+    print(f"too short to be judged: {np.mean(~judged):.4f} of {len(patterns)}")
+    patterns = patterns[judged]
     draw = np.random.default_rng(1)
     probabilities = patterns[slice(0, 600)].probabilities()
     for rows in probabilities:
         for query in range(len(rows)):
             rows[query, : query + 1] = draw.permutation(rows[query, : query + 1])
-    print(
-        f"shuffled: {has_structure(describe(Patterns.from_probabilities(probabilities)).structure).mean():.4f} of 600"
-    )
     scores = draw.uniform(0.1, 4, (600, 1, 1)) * draw.standard_normal((600, 256, 256))
     scores = torch.from_numpy(scores).masked_fill(torch.ones(256, 256).triu(1).bool(), -torch.inf)
-    noise = Patterns.from_probabilities(scores.softmax(-1).float())
-    print(f"noise: {has_structure(describe(noise).structure).mean():.4f} of 600")
+    for name, some in (
+        ("real", patterns),
+        ("shuffled", Patterns.from_probabilities(probabilities)),
+        ("noise", Patterns.from_probabilities(scores.softmax(-1).float())),
+    ):
+        found = describe(some).structure
+        spread = np.quantile(found, [0.01, 0.5, 0.99])
+        print(
+            f"| {name} | {len(some)} | {has_structure(found).mean():.4f} | {' | '.join(f'{x:.1f}' for x in spread)} |"
+        )
 
 
 def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
