@@ -124,6 +124,18 @@ def test_no_pattern_comes_twice_and_none_is_lost(make, bundled_lm):
     assert len(by_layer) == asked * bundled_lm.num_layers
 
 
+def test_pairs_are_of_one_head_on_two_prompts(make):
+    """As guided training needs; half of them would not be, if pairs were drawn by chance."""
+    source = make(pairs=True, heads="all")
+    seen = []
+    for step in range(4):
+        batch = places(source.batch(step))
+        for one, two in zip(batch[::2], batch[1::2], strict=True):
+            assert one[1:] == two[1:] and one[0] != two[0]
+        seen += batch
+    assert len(set(seen)) == len(seen), "each is drawn once"
+
+
 def test_heads_are_redrawn_for_every_prompt_and_epoch(make):
     source = make(count=4, buffer=480)
     source.batch(0)
