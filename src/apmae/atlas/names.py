@@ -32,6 +32,8 @@ _BEHAVIOURS = (
 )
 _ON_KINDS = ("columns", "later sink")
 """Names that also say which kind of token the keys are."""
+_NUMBERED = "cluster "
+"""Clusters without measured scores are called by their number."""
 _WITH_KINDS = ("columns", "later sink", "looks at", "retrieval")
 """Names that a token kind follows."""
 _SINK_OF_COLUMNS = 2 / 3
@@ -133,8 +135,15 @@ def kinds_of(name: str) -> tuple[str, ...]:
 
 
 def contradicts(name: str, measured: str) -> bool:
-    """Whether a cluster's name and the name that a pattern's own scores give have no behaviour in common."""
-    return not set(kinds_of(name)) & set(kinds_of(measured))
+    """Whether a cluster's name and the name that a pattern's own scores give have no behaviour in common.
+
+    Clusters that are called by their number contradict nothing.
+    """
+    return not _numbered(name) and not set(kinds_of(name)) & set(kinds_of(measured))
+
+
+def _numbered(name: str) -> bool:
+    return name.startswith(_NUMBERED)
 
 
 def measured_names(values: Float[ndarray, "n s"], key_kinds: Float[ndarray, "n k"]) -> list[str]:
@@ -171,7 +180,7 @@ def named_clusters(
     for number, members in enumerate(members_of(labels, len(persistence))):
         row: dict[str, Any] = {
             "cluster": number,
-            "name": f"cluster {number}",
+            "name": f"{_NUMBERED}{number}",
             "size": len(members),
             "mean_distance": float(mean_distances[number]),
             "persistence": float(persistence[number]),
