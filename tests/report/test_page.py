@@ -217,8 +217,8 @@ def test_a_tag_page_has_the_nearest_cluster_of_unknown_heads():
     page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2, 2], **said).decode()
     assert [row["cluster"] for row in rows] == [-1, 0, -1]
     assert cells(page, "nearest (radii)") == ["previous token (1.7)", "\u2013", "\u2013"]
-    assert cells(page, "strength") == ["0.80"] * 3
-    assert check(page).text.count("unstructured") == 2, "in the list and among the names"
+    assert cells(page, "strength") == ["80.0%"] * 3
+    assert check(page).text.count("unstructured") == 3, "in the grid, in the list and among the names"
     assert "2 of 3" not in check(page).text and "1 of 3" in check(page).text
 
 
