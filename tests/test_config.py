@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from apmae.config import (
+    SQUARE,
     TASKS,
     APMAEConfig,
     AtlasConfig,
@@ -49,6 +50,19 @@ def test_a_model_masks_some_patches_and_leaves_some(patch, grid, ratio):
     assert model.num_patches == sum(1 for row in range(grid) for column in range(grid) if column <= row)
     assert 1 <= model.num_masked <= model.num_patches - 1
     assert abs(model.num_masked - ratio * model.num_patches) <= 1
+
+
+@given(st.integers(1, 40), st.integers(2, 12))
+def test_square_patterns_have_all_patches(patch, grid):
+    assert APMAEConfig(pattern_size=patch * grid, patch_size=patch, causal=False).num_patches == grid * grid
+
+
+def test_what_square_patterns_do_not_allow_is_refused():
+    with pytest.raises(ConfigError, match="crop is 0.2, but rows of square patterns depend on all tokens"):
+        parse(TrainConfig, {"causal": False, "crop": 0.2}, "train")
+    with pytest.raises(ConfigError, match="grid 'square' is the released models' way to read causal patterns"):
+        parse(APMAEConfig, {"causal": False, "grid": "square"}, "model")
+    assert parse(TrainConfig, {**SQUARE, "objective": "guided"}, "train").model.num_patches == 64
 
 
 @pytest.mark.parametrize("kind", ALL)

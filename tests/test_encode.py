@@ -273,9 +273,16 @@ def test_whole_patterns_are_kept_nowhere_but_in_the_sample(real_study, exemplars
     assert exemplars.num_rows < 12 * 48 / 2
 
 
+@pytest.fixture(scope="module")
+def whole(bundled_lm, mae, prompts, tmp_path_factory):
+    """The bytes of a run over five prompts that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    encode_to(out, bundled_lm, mae, prompts[:5])
+    return bytes_of(out)
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
-def test_a_run_that_stopped_ends_with_the_same_bytes(tmp_path, bundled_lm, mae, prompts, stop_after):
-    encode_to(tmp_path / "whole", bundled_lm, mae, prompts[:5])
+def test_a_run_that_stopped_ends_with_the_same_bytes(tmp_path, bundled_lm, mae, prompts, whole, stop_after):
     out = tmp_path / "stopped"
     encode_to(out, bundled_lm, mae, prompts[:5], stop_after=stop_after)
     shards = sorted(out.glob("*.parquet")) if out.exists() else []
@@ -283,16 +290,15 @@ def test_a_run_that_stopped_ends_with_the_same_bytes(tmp_path, bundled_lm, mae, 
     before = {path: path.stat().st_mtime_ns for path in shards}
     encode_to(out, bundled_lm, mae, prompts[:5])
     assert {path: path.stat().st_mtime_ns for path in shards} == before, "whole shards are not made again"
-    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+    assert bytes_of(out) == whole
 
 
-def test_a_shard_that_lost_one_of_its_files_is_made_again(tmp_path, bundled_lm, mae, prompts):
-    encode_to(tmp_path / "whole", bundled_lm, mae, prompts[:4])
+def test_a_shard_that_lost_one_of_its_files_is_made_again(tmp_path, bundled_lm, mae, prompts, whole):
     out = tmp_path / "stopped"
-    encode_to(out, bundled_lm, mae, prompts[:4], stop_after=1)
+    encode_to(out, bundled_lm, mae, prompts[:5], stop_after=1)
     (out / "prompts-00000.parquet").unlink()
-    encode_to(out, bundled_lm, mae, prompts[:4])
-    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+    encode_to(out, bundled_lm, mae, prompts[:5])
+    assert bytes_of(out) == whole
 
 
 def test_a_share_of_heads_is_redrawn_for_each_prompt(tmp_path, bundled_lm, mae, prompts):

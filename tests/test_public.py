@@ -43,7 +43,8 @@ def test_these_rooms_do_without_torch(rooms):
 
 def test_every_public_name_is_there_and_documented():
     assert sorted(apmae.__all__) == sorted(
-        ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "edit", "load_lm", "score", "show", "tag", "train"]
+        ["APMAE", "ApmaeError", "Atlas", "Patterns", "capture", "edit", "load_lm", "represent", "score", "show", "tag"]
+        + ["train"]
     )
     assert dir(apmae) == sorted(apmae.__all__)
     for name in apmae.__all__:
@@ -91,6 +92,11 @@ def test_the_example_of_the_design_runs(real_study, tmp_path):
     mae.save_pretrained(tmp_path / "encoder")
     np.testing.assert_array_equal(apmae.APMAE.from_pretrained(str(tmp_path / "encoder")).encode(patterns), z)
 
+    cls, z = z, apmae.represent(patterns, mae, kind="joint")
+    assert z.shape == (96, 141 + 160) and z.dtype == np.float32
+    np.testing.assert_array_equal(apmae.represent(patterns, mae, kind="cls"), cls)
+    np.testing.assert_array_equal(apmae.represent(patterns, mae, kind="descriptor"), z[:, :141])
+
     atlas = apmae.Atlas.fit(z, seed=0)
     assert atlas.labels_.shape == (96,)
     assert isinstance(atlas.clusters, pa.Table)
@@ -135,7 +141,7 @@ def test_an_atlas_refuses_the_embeddings_of_another_encoder(bundled_lm, tmp_path
     patterns, _ = planted(2, size=64)
     mine, other = (apmae.train(patterns, recipe="debug", steps=1, seed=seed) for seed in (0, 1))
     z = mine.encode(patterns)
-    apmae.Atlas.fit(z, seed=0, encoder=mine).save(tmp_path / "mine")
+    apmae.Atlas.fit(z, seed=0, encoder=mine, representation="cls").save(tmp_path / "mine")
     atlas = apmae.Atlas.load(tmp_path / "mine")
     assert atlas.encoder == mine.fingerprint
     assert np.array_equal(atlas.place(z, encoder=mine).cluster, atlas.place(z).cluster)

@@ -7,11 +7,15 @@
 SRC_ZIP is a JDK's ``lib/src.zip``. The constants of the descriptor come from the grammar alone. Encoder and atlas are
 made from several language models, so that they do not learn one model's habits: the three bundled ones and any others,
 given as ``--lm FOLDER TEXTS LANGUAGE`` for each (tiny ones of other families: ``tools/train_lm.py``). The encoder is
-trained on prompts of training files, the atlas fitted on prompts of held-out files; shorter copies of the atlas's
+trained on prompts of training files, the atlas fitted on prompts of held-out files.
+
+Heads of large models put most of their attention on a sink, which small models have not learned. So the atlas is also
+fitted on copies of each prompt's patterns in which a part of every row goes to a few keys. Shorter copies of the
 patterns are added to its reference points, under the same clusters, so that short prompts can be placed.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +39,7 @@ from apmae.patterns.descriptor import describe
 from apmae.patterns.gate import has_structure
 from apmae.patterns.grammar import grammar
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.tokens import token_kinds
 from apmae.patterns.whitening import Whitening
 from apmae.seeding import generator
 from apmae.train.loop import METRICS, train
@@ -42,7 +47,10 @@ from apmae.train.loop import METRICS, train
 _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # of the reference; two numbers per pixel of a small picture: about 10 MB
-_EPSILON = 0.15  # finer than the default: for tags, pure clusters matter more than few clusters
+# Finer than the default: for tags, pure clusters matter more than few clusters.
+_FINE = AtlasConfig(reference_points=_POINTS, epsilon=0.1, min_cluster_size=20, min_samples=3, floor_per_head=0.0)
+_PARKED = 2
+"""Copies of each prompt with parked attention."""
 _PROGRAMS, _INSTANCES = 800, 6
 
 
@@ -93,34 +101,66 @@ def make_encoder(subjects: list[Subject], work: Path, per_task: int, steps: int,
     (bundled.encoder() / METRICS).write_bytes((work / "encoder" / METRICS).read_bytes())
 
 
+def parked(captured: Captured, draw: np.random.Generator) -> Captured:
+    """The same prompts with a part of every row on a few keys, as larger models park what a head does not need.
+
+    Those keys are the first token and delimiters (Sun et al. 2024, arXiv 2402.17762): mostly key 0, else some tokens
+    of one kind, with or without key 0. How much of a row goes there is drawn for each pattern, and for most of them
+    varies from row to row.
+    """
+    patterns = captured.patterns
+    kinds = [np.asarray(token_kinds(window.tokens)) for window in captured.windows]
+    p = patterns.probabilities()
+    for number, prompt in enumerate(patterns.prompt - patterns.prompt[0]):
+        real = p[number].sum(-1) > 0
+        weights = np.zeros(len(real))
+        if draw.random() < 0.5:
+            own = kinds[prompt][: len(real)]
+            alike = np.flatnonzero(own == draw.choice(np.unique(own)))
+            chosen = draw.permutation(alike[alike > 0])[: draw.integers(1, 7)]
+            weights[chosen] = draw.uniform(0.3, 1, len(chosen))
+        if draw.random() < 0.6 or not weights.any():
+            weights[0] = draw.uniform(0.1, 1.5)
+        part = draw.beta(2, 1.2) + (draw.normal(0, 0.15, len(real)) if draw.random() < 0.6 else 0.0)
+        visible = np.tril(np.broadcast_to(weights, p[number].shape))
+        total = visible.sum(-1)
+        part = np.clip(part, 0.02, 0.995) * real * (total > 0)
+        p[number] = (1 - part)[:, None] * p[number] + (part / np.maximum(total, 1e-9))[:, None] * visible
+    changed = Patterns.from_probabilities(
+        p, prompt=patterns.prompt, layer=patterns.layer, head=patterns.head, tokens=patterns.tokens
+    )
+    return dataclasses.replace(captured, patterns=changed)
+
+
 def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     mae, draw = APMAE.from_pretrained(), generator(0, "short")
     rows: dict[str, list[np.ndarray]] = {}
     heads = 0
     for number, subject in enumerate(subjects):
         for captured in captures(subject, work, "held_out", per_task):
-            patterns = captured.patterns
-            scores, seen = score_batch(captured), represented(patterns, mae)
-            longest = np.array([len(window.ids) for window in captured.windows])
-            longest = longest[patterns.prompt - patterns.prompt[0]]
-            lengths = np.exp(draw.uniform(np.log(8), np.log(longest))).astype(int)
-            for name, values in (
-                ("z", seen.z),
-                ("structured", seen.structured),
-                ("layer", patterns.layer + _LAYERS * number),
-                ("head", patterns.head),
-                ("values", scores.values),
-                ("key_kinds", scores.key_kinds),
-                ("query_kinds", scores.query_kinds),
-                ("short", represented(patterns.cropped(lengths), mae).z),
-            ):
-                rows.setdefault(name, []).append(values)
-        heads += sum(load_lm(subject.lm).heads_by_layer)
+            for copy, seen_by in enumerate((captured, *(parked(captured, draw) for _ in range(_PARKED)))):
+                patterns = seen_by.patterns
+                scores, seen = score_batch(seen_by), represented(patterns, mae)
+                longest = np.array([len(window.ids) for window in seen_by.windows])
+                longest = longest[patterns.prompt - patterns.prompt[0]]
+                lengths = np.exp(draw.uniform(np.log(8), np.log(longest))).astype(int)
+                for name, values in (
+                    ("z", seen.z),
+                    ("structured", seen.structured),
+                    ("layer", patterns.layer + _LAYERS * ((1 + _PARKED) * number + copy)),
+                    ("head", patterns.head),
+                    ("values", scores.values),
+                    ("key_kinds", scores.key_kinds),
+                    ("query_kinds", scores.query_kinds),
+                    ("short", represented(patterns.cropped(lengths), mae).z),
+                ):
+                    rows.setdefault(name, []).append(values)
+        heads += (1 + _PARKED) * sum(load_lm(subject.lm).heads_by_layer)
     found = {name: np.concatenate(values) for name, values in rows.items()}
     atlas = Atlas.fit(
         found["z"],
         where=(found["layer"], found["head"]),
-        config=AtlasConfig(reference_points=_POINTS, epsilon=_EPSILON),
+        config=_FINE,
         num_heads=heads,
         measured=Measured(found["values"], found["key_kinds"], found["query_kinds"]),
         encoder=mae,

@@ -25,6 +25,9 @@ itself returns (`attn_implementation="eager"`). Every row was run with a small r
 the logits were bit-identical with and without capture. Loading a model repeats the comparison on its own weights and
 refuses the model if the two differ.
 
+Families whose attention is square are encoders. What they see of a prompt, and what those answer that have no head for
+masked tokens, is in [prompts](prompts.md#encoders).
+
 - **attention**: hybrids have patterns for the layers that attend, under the model's own numbers, and none for the
   others.
 - **reached**: how the attention is read. *interface*: the layers call a function of transformers' AttentionInterface

@@ -78,7 +78,7 @@ CASES = {
         (*TAG, "--encoder", bundled.language_model()),
         "an AP-MAE config, ours or the published one",
     ),
-    "tag: an encoder of the future": ((*TAG, "--encoder", "newer"), "format 1 or older", "got format 99"),
+    "tag: an encoder of the future": ((*TAG, "--encoder", "newer"), "format 2 or older", "got format 99"),
     "tag: no such atlas": ((*TAG, "--atlas", "none"), "none/atlas.json: No such file"),
     "tag: an atlas without its files": ((*TAG, "--atlas", "folder"), "folder/atlas.json: No such file"),
     "tag: another thing as atlas": ((*TAG, "--atlas", "mapless"), "its atlas.json does not belong to one"),

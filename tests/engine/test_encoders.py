@@ -4,17 +4,26 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import yaml
 
 from apmae.artifacts import read_manifest, read_table
-from apmae.config import CaptureConfig, CircuitsConfig, LMConfig, PromptsConfig, StudyConfig
+from apmae.atlas.atlas import Atlas
+from apmae.config import CaptureConfig, CircuitsConfig, EncodeConfig, LMConfig, PromptsConfig, StudyConfig
 from apmae.corpus.parse import parse_source
-from apmae.engine import checks, prompts
-from apmae.engine.settings import training
-from apmae.errors import ConfigError
+from apmae.engine import checks, local, prompts
+from apmae.engine.settings import read_study, training
+from apmae.engine.study import run_study
+from apmae.engine.tag import tag, tag_file, tag_prompt
+from apmae.errors import CaptureError, ConfigError
 from apmae.lm.declared import Declared
 from apmae.lm.outcome import window_of
 from apmae.lm.stream import capture_prompts
+from apmae.model.mae import APMAE
+from apmae.prompts.line import text_prompt
+from apmae.study.exemplars import unpack
+from apmae.study.reader import Study
 from apmae.train.lm_source import LMSource
 
 TEXT = PromptsConfig(language="text", tasks=("sentence_end", "number", "random"), per_task=4, length=64)
@@ -92,6 +101,91 @@ def test_training_needs_outcomes_only_if_they_decide(encoder_lm, harbour, tmp_pa
         assert source.counts() == {"epoch": 1, "asked": 8}
 
 
+# -- a whole study -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["sentence", pytest.param("bert", marks=pytest.mark.slow)])
+def finished(request, encoder_folder, harbour, tmp_path_factory):
+    """A study of a small encoder that trains its own AP-MAE of square patterns; with a head, and without."""
+    lm = encoder_folder(request.param, "." if request.param == "bert" else None)
+    path = tmp_path_factory.mktemp("study") / "study.yaml"
+    drawn = {"language": "text", "length": 64}
+    study = {
+        "lm": str(lm),
+        "sources": [str(harbour)],
+        "encoder": "train",
+        "prompts": {**drawn, "tasks": ["sentence_end", "number"], "per_task": 4, "outcome": "any", "split": "all"},
+        "train": {"recipe": "debug", "outcome": "any", "pattern_size": 64, "patch_size": 16},
+        "train_prompts": {**drawn, "per_task": 8, "split": "all"},
+        "encode": {"exemplars_per_head": 2},
+    }
+    path.write_text(yaml.safe_dump(study))
+    config = read_study(path)
+    assert not config.train.model.causal
+    assert config.train.crop == 0
+    return request.param, config, run_study(config)
+
+
+def test_a_study_of_an_encoder_goes_from_prompts_to_its_report(finished):
+    kind, config, page = finished
+    study = Study(config.out)
+    assert study.heads_by_layer == (4, 4)
+    assert study.points.num_rows == 2 * 4 * study.prompts.num_rows == 64
+    mae = APMAE.from_pretrained(config.out / "encoder")
+    assert (mae.config.causal, mae.config.num_patches) == (False, 16)
+    unknown = kind == "sentence"
+    assert study.prompts["outcome"].null_count == (study.prompts.num_rows if unknown else 0)
+    assert (study.encoded.counts["correct"] is None) == unknown
+    rows = study.read_exemplars(range(len(study.exemplars.prompt)))
+    assert rows and not any(row["causal"] for row in rows)
+    for row in rows:
+        probabilities = np.exp(unpack(row))
+        count = len(study.tokens(row["prompt"]))
+        np.testing.assert_allclose(probabilities[:count, :count].sum(1), 1, atol=5e-3)
+        assert np.triu(probabilities, 1).any()
+    assert {row["causal"] for row in study.reconstructions} == {False}
+    text = page.read_text()
+    assert "8 prompts" in text
+    assert ("no outcome is known" in text) == unknown
+
+
+def test_heads_of_an_encoder_are_tagged(finished, encoder_lm, tmp_path, capsys):
+    kind, config, _ = finished
+    lm = encoder_lm(kind, "." if kind == "bert" else None)
+    mae, atlas = APMAE.from_pretrained(config.out / "encoder"), Atlas.load(config.out / "atlas")
+    text = "Anna counted the boats. Peter saw the lamp."
+    whole = tag_prompt(lm, text_prompt(text, "", None), mae=mae, atlas=atlas)
+    assert whole.answer is None
+    assert list(whole.window.ids) == lm.tokenizer(text).input_ids, "without a gap the text is read as it is"
+    assert whole.tags.num_rows == 8
+    assert repr(tag(lm, text, mae=mae, atlas=atlas).to_pylist()) == repr(whole.tags.to_pylist()), "a NaN is not itself"
+    holed = tag(lm, "Anna counted the ", suffix=" in the evening.", mae=mae, atlas=atlas)
+    assert holed.num_rows == 8
+    with pytest.raises(CaptureError, match="causal patterns for this AP-MAE, got square ones"):
+        tag(lm, text)
+    file = tmp_path / "a.txt"
+    file.write_text("The old harbour was quiet.\nBoats rested on the water.\nThe wind turned.\n")
+    where = {"encoder": str(config.out / "encoder"), "atlas": str(config.out / "atlas")}
+    tag_file(LMConfig(source=lm.source), file, 2, json=tmp_path / "a.json", html=tmp_path / "a.html", **where)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["expected"] == "Boats rested on the water."
+    assert record["predicted"] == (None if kind == "sentence" else ".")
+    assert record["outcome"] == (None if kind == "sentence" else "incorrect")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("answers nothing" in printed) == (kind == "sentence")
+
+
+def test_an_ap_mae_of_the_other_shape_is_refused_before_torch_is_imported(finished, tmp_path):
+    _, config, _ = finished
+    encode = EncodeConfig()
+    given = (tmp_path / "prompts.jsonl", tmp_path / "embeddings", encode)
+    given[0].write_text(json.dumps({"prompt": "The ", "completion": "lamp"}))
+    with pytest.raises(CaptureError, match="causal patterns for this AP-MAE, got square ones of an encoder"):
+        checks.expect_encode(config.lm, "bundled", *given, overwrite=False)
+    with pytest.raises(CaptureError, match="square patterns for this AP-MAE, .* got causal ones"):
+        local.encode(LMConfig(), str(config.out / "encoder"), *given)
+
+
 # -- before anything heavy ---------------------------------------------------------------------------------------------
 
 
@@ -126,7 +220,7 @@ def test_outcomes_that_cannot_be_known_are_refused_before_torch_is_imported(enco
         lambda: checks.expect_source_files(sources, None, settings(outcome="correct"), lm, overwrite=False),
         lambda: checks.expect_circuits(None, CircuitsConfig(circuits=("ioi",), length=64), lm, overwrite=False),
         lambda: checks.expect_training(
-            training("nano", {}, lm.model_dump(), language="text", per_task=4),
+            training("nano", {"outcome": "correct"}, lm.model_dump(), language="text", per_task=4),
             tmp_path / "encoder",
             prompts=None,
             corpus=sources,

@@ -10,6 +10,7 @@ import torch
 from apmae import bundled
 from apmae.artifacts import matrix, read_json, read_manifest, read_table, read_tables
 from apmae.atlas.atlas import Atlas
+from apmae.atlas.names import Measured
 from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.engine import local
@@ -17,6 +18,7 @@ from apmae.engine.prompts import make_prompts
 from apmae.errors import ApmaeError, ArtifactError, ConfigError, SourceError
 from apmae.lm.load import load_lm
 from apmae.model.mae import APMAE
+from apmae.schema import SCORES
 from apmae.study.reader import Study
 
 TINY = PromptsConfig(per_task=3, tasks=("identifier", "eol"))
@@ -105,7 +107,10 @@ def test_the_atlas_on_disk_is_the_librarys(real_study, tmp_path):
         ).fetchnumpy()["embedding"]
     points = read_table(tmp_path / "atlas" / "points.parquet")
     table = read_tables(real_study.folder / "embeddings", "encode", "embeddings")
-    atlas = Atlas.fit(np.stack(z), num_heads=48, seed=0, structured=~(table["structure"].to_numpy() < 4.5))
+    scores = np.stack([table[f"score_{name}"].to_numpy() for name in SCORES], axis=1)
+    measured = Measured(scores, matrix(table["key_kinds"]), matrix(table["query_kinds"]))
+    passing = ~(table["structure"].to_numpy() < 4.5)
+    atlas = Atlas.fit(np.stack(z), num_heads=48, seed=0, measured=measured, structured=passing)
     assert atlas.labels_.tolist() == points["cluster"].to_pylist()
     np.testing.assert_array_equal(matrix(points["coordinates"]), atlas.coordinates_)
     assert counts["clustered"] == int((atlas.labels_ >= 0).sum())

@@ -69,6 +69,37 @@ def test_it_is_surprise_less_entropy_over_hidden_keys(case):
     assert measured(*case) == pytest.approx(by_loops(*case), rel=1e-9, abs=1e-12)
 
 
+def square_case(size, seed):
+    """As :func:`case`, of an encoder: every query sees every key."""
+    draw = np.random.default_rng(seed)
+    logs = draw.normal(0, 2, (size, size))
+    logs -= np.log(np.exp(logs).sum(-1, keepdims=True))
+    grid = geometry.grid_size(size, PATCH)
+    hidden = draw.random((grid, grid)) < 0.6
+    hidden[0, -1] = True
+    return logs, logs + draw.normal(0, 1, logs.shape), hidden
+
+
+@pytest.mark.parametrize("size", [4, 7, 16])
+def test_hidden_keys_of_square_patterns_are_on_both_sides(size):
+    logs, predicted, hidden = square_case(size, size)
+    given_patches = torch.from_numpy(hidden).flatten()[None]
+    patches = [
+        geometry.pack(torch.from_numpy(dense)[None], PATCH, -torch.inf, causal=False) for dense in (logs, predicted)
+    ]
+    for guess, dense in ((patches[1], predicted), (torch.zeros_like(patches[1]), np.zeros_like(predicted))):
+        total = weight = 0.0
+        for query in range(size):
+            keys = np.flatnonzero(hidden[query // PATCH, np.arange(size) // PATCH])
+            truth = np.exp(logs[query, keys])
+            shares = np.exp(np.clip(dense[query, keys], math.log(SMALLEST), 0))
+            total += rel_entr(truth / truth.sum(), shares / shares.sum()).sum() * truth.sum() if len(keys) else 0
+            weight += truth.sum()
+        found = divergence(patches[0], guess, given_patches, causal=False).item()
+        assert found == pytest.approx(total / weight, rel=1e-9, abs=1e-12)
+    assert uniform_divergence(patches[0], given_patches, causal=False).item() == found
+
+
 @given(case=cases)
 def test_of_a_whole_row_it_is_that_of_the_hidden_part(case):
     """With visible entries known, the row's prediction is a distribution, and scipy can compute its divergence."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apmae.patterns.patterns import Patterns
-from apmae.train.buffer import MixingBuffer
+from apmae.train.buffer import MixingBuffer, paired
 
 
 def numbered(first, count, size=64):
@@ -75,6 +75,23 @@ def test_draws_are_even():
     assert np.abs(seen - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)
 
 
+def test_square_patterns_keep_their_places_when_rows_are_added():
+    """The patches of a smaller square are not the first of a larger one's."""
+    p = np.random.default_rng(0).dirichlet(np.ones(40), size=(3, 40))
+    small = Patterns.from_probabilities(p, causal=False)
+    large = Patterns.from_probabilities(np.full((2, 70, 70), 1 / 70), causal=False, prompt=[3, 4])
+    buffer = MixingBuffer(5, 70, reach="whole", device="cpu", causal=False)
+    buffer.add(large, 0, np.arange(2))
+    buffer.draw(2, np.random.default_rng(0))  # what was there is not seen again
+    buffer.add(small, 1, np.arange(3))
+    drawn = buffer.draw(3, np.random.default_rng(0))
+    assert not drawn.causal
+    assert sorted(drawn.prompt.tolist()) == [0, 1, 2]
+    for number, found in zip(drawn.prompt, drawn.probabilities(), strict=True):
+        np.testing.assert_allclose(found[:40, :40], p[number], atol=1e-3)
+        assert not found[40:].any() and not found[:, 40:].any()
+
+
 def test_shorter_patterns_have_empty_rows_whatever_was_there():
     buffer = MixingBuffer(3, 64, reach="pool", device="cpu")
     buffer.add(numbered(1, 3), 0, np.arange(3))
@@ -98,3 +115,37 @@ def test_a_drawn_batch_shares_no_memory_with_the_buffer():
 def test_it_takes_the_memory_that_the_documents_say():
     buffer = MixingBuffer(10, 256, reach="whole", device="cpu")
     assert buffer.nbytes == 10 * 73_728
+
+
+# -- pairs -------------------------------------------------------------------------------------------------------------
+
+
+def paired_by_searching(order, heads, count):
+    left, chosen = list(order), []
+    while left and len(chosen) < count:
+        first = left.pop(0)
+        chosen.append(first)
+        partner = next((number for number in left if heads[number] == heads[first]), None)
+        if partner is not None:
+            left.remove(partner)
+            chosen.append(partner)
+    return chosen[:count]
+
+
+@given(st.lists(st.integers(0, 4), max_size=25), st.integers(0, 30), st.integers(0, 99))
+def test_each_is_followed_by_another_of_its_head(heads, count, seed):
+    order = np.random.default_rng(seed).permutation(len(heads))
+    found = paired(order, np.array(heads, np.int64), count)
+    assert found.tolist() == paired_by_searching(order.tolist(), heads, count)
+
+
+@given(st.integers(0, 30), st.integers(0, 99))
+def test_pairs_are_drawn_once(count, seed):
+    buffer = MixingBuffer(70, 64, reach="whole", device="cpu")
+    buffer.add(numbered(0, 70), 0, np.arange(70))  # two of each head
+    first = numbers_of(buffer.draw(count, np.random.default_rng(seed), pairs=True))
+    assert len(first) == count and len(buffer) == 70 - count
+    for one, two in zip(first[::2], first[1::2], strict=False):
+        assert abs(one - two) == 35, "the other pattern of its layer and head"
+    rest = numbers_of(buffer.draw(70 - count, np.random.default_rng(seed), pairs=True))
+    assert sorted(first + rest) == list(range(70))

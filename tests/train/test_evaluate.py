@@ -84,6 +84,26 @@ def divergence_by_hand(mae, patterns, number, masking, uniform=False):
     return total / weight
 
 
+def test_losses_of_square_patterns_are_over_all_hidden_pixels(mae):
+    encoder = mae(causal=False)
+    p = np.random.default_rng(0).dirichlet(np.full(32, 0.3), size=(3, 32))
+    patterns = Patterns.from_probabilities(p, patch=PATCH, causal=False)
+    found = pattern_losses(encoder, patterns, seed=2)
+    masking = hidden(patterns, encoder.config.num_patches, encoder.config.num_masked, 2)
+    with torch.no_grad():
+        predicted = encoder(encoder.scale(patterns), masking).predicted.numpy()
+    scaled = patterns.scaled()
+    for number in range(3):
+        errors = []
+        for place, patch in enumerate(masking.masked[number].tolist()):
+            row, column = divmod(patch, 32 // PATCH)
+            tile = scaled[number, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH]
+            errors.append((predicted[number, place].reshape(PATCH, PATCH) - tile) ** 2)
+        assert found.loss[number] == pytest.approx(np.mean(errors), rel=1e-4)
+        assert found.published_loss[number] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert (found.divergence > 0).all()
+
+
 @pytest.mark.parametrize("model", [{}, {"scaling": "log"}, {"scaling": "raw"}, {"grid": "square"}])
 def test_divergences_are_sums_over_hidden_keys(mae, small_patterns, model):
     """Also for short prompts, and for smaller patterns than the encoder's in other patches."""

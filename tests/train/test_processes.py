@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from command_line import kill_once
 from safetensors.torch import load_file
 
@@ -17,16 +18,20 @@ from apmae.config import CaptureConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.load import load_lm
+from apmae.model.mae import APMAE
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import planted
 from apmae.prompts.draw import build_prompts
 from apmae.prompts.epochs import DrawnPrompts, files_of, own_files
 from apmae.recipes import train_recipe
 from apmae.seeding import subseed
+from apmae.train.batch import cropped, step_masking
 from apmae.train.launch import share_of
 from apmae.train.lm_source import LMSource
 from apmae.train.loop import METRICS, fit
+from apmae.train.objectives import Guided, described, labels_of
 from apmae.train.processes import expect_agreement, start
+from apmae.train.programs import Programs
 from apmae.train.source import ArraySource
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -39,6 +44,7 @@ from pathlib import Path
 from apmae.config import TrainConfig
 from apmae.errors import TrainingError
 from apmae.patterns.planted import planted
+from apmae.train.launch import drawn_share
 from apmae.train.loop import fit
 from apmae.train.source import ArraySource
 from apmae.train.processes import end, start
@@ -57,7 +63,9 @@ class Hanging(ArraySource):
 accelerator = start("cpu")
 number = accelerator.process_index
 patterns = planted(3, seed=0)[0]
-source = Hanging(patterns, config.batch_size, config.seed, process=number, processes=accelerator.num_processes)
+processes = accelerator.num_processes
+drawn = drawn_share(config, processes) * processes
+source = Hanging(patterns, drawn, config.seed, process=number, processes=processes, pairs=drawn < config.batch_size)
 if wrong == ["data", "folders"]:
     try:
         fit(config, source, folder=folder, accelerator=accelerator, inputs=f"other {number}")
@@ -95,7 +103,7 @@ del sys.argv[1:4]
 def fork(command_line, config):
     """Starts the program in two processes without torchrun, which takes seconds to begin and to end."""
 
-    def started(folder, *wrong):
+    def started(folder, *wrong, config=config):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         arguments = (2, port, folder, config.model_dump_json(), *wrong)
@@ -107,7 +115,7 @@ def fork(command_line, config):
 @pytest.fixture(scope="module")
 def config():
     changes = {"steps": 6, "checkpoint_every": 3, "batch_size": 16, "accumulate": 2, "crop": 0.3, "ema": 0.8}
-    return train_recipe("debug").model_copy(update=changes)
+    return train_recipe("debug").model_copy(update={"objective": "mae", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +145,30 @@ def test_two_processes_are_one_with_twice_the_batch(config, together, tmp_path):
     a, b = (load_file(folder / "model.safetensors") for folder in (together, tmp_path))
     for name in a:
         np.testing.assert_allclose(a[name].numpy(), b[name].numpy(), atol=3e-4, err_msg=name)
+
+
+def test_two_processes_train_guided_on_programs_of_their_own(fork, config, tmp_path):
+    """The first step by hand: one forward of both batches. Contrast alone is within a process."""
+    config = config.model_copy(update={"objective": "guided", "accumulate": 1, "steps": 1})
+    for process in fork(tmp_path, config=config):
+        finished = process.finish()
+        assert finished.returncode == 0, finished.stderr
+    (first,) = metrics(tmp_path)
+    model = Guided(APMAE(config.model, seed=config.seed), seed=config.seed)
+    parts = []
+    for number in (0, 1):
+        source = ArraySource(planted(3, seed=0)[0], 8, config.seed, process=number, processes=2, pairs=True)
+        made = Programs(4, size=256, seed=subseed(config.seed, "process", number))
+        parts += [source.batch(0), made.batch(0)]
+    assert not np.array_equal(parts[1].head, parts[3].head)
+    batch = cropped(Patterns.concatenate([part.without_texts() for part in parts]), config, 0)
+    labels = torch.from_numpy(labels_of(batch, heads=True))
+    with torch.no_grad():
+        found = model(model.mae.scale(batch), step_masking(config, 16, 0), labels, described(batch))
+    assert first["loss"] == pytest.approx(float(found.reconstruction.loss), rel=2e-5)
+    assert first["published_loss"] == pytest.approx(float(found.reconstruction.published_loss), rel=2e-5)
+    assert first["description"] == pytest.approx(float(found.description), rel=2e-5)
+    assert first["contrast"] > 0
 
 
 def test_two_processes_that_were_killed_end_with_the_same_bytes(fork, together, tmp_path):

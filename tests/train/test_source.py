@@ -97,3 +97,49 @@ def test_a_stream_cannot_repeat_or_skip_a_step(small_patterns):
     for step in (0, 2):
         with pytest.raises(TrainingError, match=f"expected step 1 of a stream, got {step}; a stream cannot be resumed"):
             source.batch(step)
+
+
+# -- pairs -------------------------------------------------------------------------------------------------------------
+
+
+def of_heads(small_patterns, heads):
+    patterns = small_patterns[: len(heads)]
+    patterns.layer, patterns.head = np.array(heads) // 10, np.array(heads) % 10
+    return patterns
+
+
+@given(st.lists(st.integers(0, 25), min_size=1, max_size=40), st.integers(1, 12), st.integers(0, 9))
+def test_every_second_pattern_is_another_one_of_the_head_before_it(small_patterns, heads, batch_size, seed):
+    patterns = of_heads(small_patterns, heads)
+    source = ArraySource(patterns, batch_size, seed, pairs=True)
+    plain = ArraySource(patterns, batch_size, seed)
+    for step in (0, 3, 1):
+        batch, drawn = source.batch(step), plain.batch(step)
+        where = (batch.layer * 10 + batch.head).tolist()
+        assert batch.prompt[::2].tolist() == drawn.prompt[::2].tolist()
+        for place in range(1, len(batch), 2):
+            if heads.count(where[place - 1]) > 1:
+                assert where[place] == where[place - 1]
+                assert batch.prompt[place] != batch.prompt[place - 1]
+            else:
+                assert batch.prompt[place] == drawn.prompt[place], "there is no other"
+        again = ArraySource(patterns, batch_size, seed, pairs=True).batch(step)
+        assert again.prompt.tolist() == batch.prompt.tolist()
+
+
+def test_all_other_patterns_of_a_head_are_equally_likely(small_patterns):
+    patterns = of_heads(small_patterns, [3] * 5)
+    source = ArraySource(patterns, 2, 0, pairs=True)
+    steps = (source.batch(step).prompt.tolist() for step in range(2000))
+    pairs = np.zeros((5, 5))
+    for one, two in steps:
+        pairs[one, two] += 1
+    others = pairs[~np.eye(5, dtype=bool)]
+    assert np.abs(others - 100).max() < 5 * 10 and not pairs.diagonal().any()
+
+
+def test_processes_share_the_pairs_of_a_batch(small_patterns):
+    patterns = of_heads(small_patterns, [number % 4 for number in range(40)])
+    whole = ArraySource(patterns, 8, 0, pairs=True).batch(2).prompt.tolist()
+    parts = [ArraySource(patterns, 8, 0, process=part, processes=2, pairs=True).batch(2) for part in (0, 1)]
+    assert [number for part in parts for number in part.prompt.tolist()] == whole

@@ -54,7 +54,7 @@ def refuse(
         ArtifactError: always.
     """
     broken = f"; {damaged[0]} is damaged: give its original inputs and settings to make it again" if damaged else ""
-    differences = list(_differences(found, wanted))
+    differences = sorted(_differences(found, wanted), key=lambda text: not text.startswith("stage "))
     raise ArtifactError(
         f"{out} {what} with another configuration ({'; '.join(differences[:4])}"
         f"{'; ...' if len(differences) > 4 else ''}){broken}; choose another --out, or pass --overwrite to replace it"

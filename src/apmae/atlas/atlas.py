@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from apmae import bundled
 from apmae.artifacts import read_json, read_table, write_json, write_table, write_through
 from apmae.atlas.clusterers import Clusterer, GlobalClusterer
-from apmae.atlas.names import Measured, cluster_names, named_clusters
+from apmae.atlas.names import Measured, cluster_names, kinds_of, named_clusters
 from apmae.atlas.place import Placement, Reference
 from apmae.atlas.rows import FP16_MAX, finite_embeddings, heads_of_rows, passing_rows, stored
 from apmae.config import AtlasConfig, Representation, parse, parse_representation
@@ -62,7 +62,7 @@ class Atlas:
     ) -> None:
         self.config = config
         self.encoder = encoder
-        self.representation = representation
+        self.representation: Representation | None = representation
         self.unstructured_ = 0
         self.clusters = clusters
         self._reference = reference
@@ -147,6 +147,12 @@ class Atlas:
         """Name of each cluster; -1 is "unknown"."""
         return cluster_names(self.clusters)
 
+    @property
+    def _behaviours(self) -> Int[ndarray, " c"]:
+        """The leading behaviour of each cluster's name, as a number; clusters called by number have their own."""
+        leading = [kinds_of(name)[0] for name in self.clusters["name"].to_pylist()]
+        return np.unique(leading, return_inverse=True)[1].astype(np.int64)
+
     def expect_encoder(self, encoder: Encoder | str) -> None:
         """Check that an encoder is the atlas's own. An atlas that does not know its encoder accepts any.
 
@@ -199,8 +205,9 @@ class Atlas:
     ) -> Placement:
         """Place new patterns by their nearest fitted points in embedding space.
 
-        A pattern is unknown (-1) if it fails the gate, if noise wins the vote, if no cluster wins half of it, or if the
-        pattern is further from the winner's nearest member than members of that cluster are from one another.
+        A pattern is unknown (-1) if it fails the gate, if noise wins the vote, if no behaviour (the leading one of the
+        clusters' names) wins half of it, or if the pattern is further from the nearest member of the winning cluster
+        than members of that cluster are from one another.
 
         Args:
             z: (n, d) embeddings from the same encoder.
@@ -219,7 +226,7 @@ class Atlas:
         z = stored(finite_embeddings(z))
         self.expect_representation(representation, z.shape[1])
         passing = passing_rows(structured, len(z))
-        placed = self._reference.place(z, self.config.metric, heads_of_rows(where, len(z)))
+        placed = self._reference.place(z, self.config.metric, heads_of_rows(where, len(z)), self._behaviours)
         return placed._replace(cluster=np.where(passing, placed.cluster, NOISE))
 
     def extend(self, z: Any, labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]) -> None:

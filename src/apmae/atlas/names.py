@@ -32,6 +32,10 @@ _BEHAVIOURS = (
 )
 _ON_KINDS = ("columns", "later sink")
 """Names that also say which kind of token the keys are."""
+_NUMBERED = "cluster "
+"""Clusters without measured scores are called by their number."""
+_WITH_KINDS = ("columns", "later sink", "looks at", "retrieval")
+"""Names that a token kind follows."""
 _SINK_OF_COLUMNS = 2 / 3
 """Columns are called a later sink if sinks draw at least this share of their attention."""
 _CLEAR_IF_EVEN = 0.5
@@ -118,6 +122,30 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
     return f"weak {shown[0][1]}" if shown and shown[0][0] >= _WEAK else "mixed"
 
 
+def kinds_of(name: str) -> tuple[str, ...]:
+    """The behaviours that a name is made of, the leading one first, without the token kinds and "weak".
+
+    For instance ("columns", "local band") of "columns on ';' + local band", and ("looks at",) of "looks at newlines".
+    """
+    found = []
+    for part in name.split(" + "):
+        plain = part.removeprefix("weak ")
+        found.append(next((stem for stem in _WITH_KINDS if plain.startswith(f"{stem} ")), plain))
+    return tuple(found)
+
+
+def contradicts(name: str, measured: str) -> bool:
+    """Whether a cluster's name and the name that a pattern's own scores give have no behaviour in common.
+
+    Clusters that are called by their number contradict nothing.
+    """
+    return not _numbered(name) and not set(kinds_of(name)) & set(kinds_of(measured))
+
+
+def _numbered(name: str) -> bool:
+    return name.startswith(_NUMBERED)
+
+
 def measured_names(values: Float[ndarray, "n s"], key_kinds: Float[ndarray, "n k"]) -> list[str]:
     """The name that its own scores give each pattern.
 
@@ -152,7 +180,7 @@ def named_clusters(
     for number, members in enumerate(members_of(labels, len(persistence))):
         row: dict[str, Any] = {
             "cluster": number,
-            "name": f"cluster {number}",
+            "name": f"{_NUMBERED}{number}",
             "size": len(members),
             "mean_distance": float(mean_distances[number]),
             "persistence": float(persistence[number]),

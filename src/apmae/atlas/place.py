@@ -34,8 +34,8 @@ class Placement(NamedTuple):
     cluster: Int[ndarray, " n"]
     """-1 where the atlas does not know the pattern."""
     strength: Float[ndarray, " n"]
-    """Share of the nearest fitted points, weighted by nearness, that belong to the cluster; in [0, 1]. Merged points
-    have one vote each."""
+    """Share of the nearest fitted points, weighted by nearness, that belong to the cluster or to others of its
+    behaviour; in [0, 1]. Merged points have one vote each."""
     coordinates: Float[ndarray, "n r"]
     """Weighted mean of those points' reduced coordinates."""
     nearest: Int[ndarray, "n c"]
@@ -105,13 +105,22 @@ class Reference(NamedTuple):
         found = cls(**{name: tensors[name] for name in cls._fields})
         return found if len({len(values) for values in found[:-1]}) == 1 else None
 
-    def place(self, z: Float[ndarray, "n d"], metric: str, where: Where | None = None) -> Placement:
-        """Place new patterns by the vote of their nearest points.
+    def place(
+        self,
+        z: Float[ndarray, "n d"],
+        metric: str,
+        where: Where | None = None,
+        behaviours: Int[ndarray, " c"] | None = None,
+    ) -> Placement:
+        """Place new patterns by the vote of their nearest points: for a behaviour, then for a cluster that has it.
+
+        Clusters split a behaviour by strength and width. A pattern between two of them is known all the same.
 
         Args:
             z: embeddings of the points' width, rounded to fp16.
             metric: distance between embeddings.
             where: layer and head of each row; not used if the points are of all heads.
+            behaviours: of each cluster, a number; None: every cluster has its own.
         """
         from sklearn.neighbors import NearestNeighbors
 
@@ -121,19 +130,30 @@ class Reference(NamedTuple):
             return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), nowhere, none.astype(np.int64), none)
         search = NearestNeighbors(n_neighbors=min(VOTERS, len(points)), metric=metric, algorithm="brute")
         search.fit(points)
-        blocks = [self._vote(*search.kneighbors(z[start : start + _BLOCK])) for start in range(0, len(z), _BLOCK)]
+        if behaviours is None:
+            behaviours = np.arange(int(self.labels.max(initial=NOISE)) + 1)
+        behaviours = np.append(behaviours, NOISE)  # last: of noise, label -1
+        blocks = []
+        for start in range(0, len(z), _BLOCK):
+            distances, nearest = search.kneighbors(z[start : start + _BLOCK])
+            blocks.append(self._vote(distances, nearest, behaviours))
         return Placement(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
-    def _vote(self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"]) -> Placement:
+    def _vote(
+        self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"], behaviours: Int[ndarray, " c"]
+    ) -> Placement:
         copies = self.counts[nearest]
         votes = np.clip(VOTERS - (copies.cumsum(1) - copies), 0, copies)
         weights = votes / (distances + float(self.scale[0]))
         weights /= weights.sum(1, keepdims=True)
         voters = self.labels[nearest]
-        share = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
+        does = behaviours[voters]
+        share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)  # of each voter's behaviour
         best = share.argmax(1)
         rows = np.arange(len(voters))
-        winner, strength = voters[rows, best], share[rows, best]
+        behaviour, strength = does[rows, best], share[rows, best]
+        own = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
+        winner = voters[rows, np.where(does == behaviour[:, None], own, -1.0).argmax(1)]
         closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
         radius = self.radii[nearest[rows, closest]]
         known = (strength >= _MIN_STRENGTH) & (distances[rows, closest] <= radius)

@@ -94,8 +94,8 @@ class APMAEConfig(Config):
         return min(max(round(self.num_patches * self.mask_ratio), 1), self.num_patches - 1)
 
 
-SQUARE: dict[str, Any] = {"causal": False, "crop": 0.0, "grammar_share": 0.0}
-"""Settings of a training on the square patterns of encoders, which cannot be cropped and are not in the grammar."""
+SQUARE: dict[str, Any] = {"causal": False, "crop": 0.0}
+"""Settings of a training on the square patterns of encoders, which cannot be cropped."""
 
 
 class TrainConfig(Config):
@@ -175,15 +175,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _square_patterns_are_whole(self) -> Self:
-        if self.model.causal:
-            return self
-        if self.crop:
+        if self.crop and not self.model.causal:
             raise ValueError(f"crop is {self.crop}, but rows of square patterns depend on all tokens: set it to 0")
-        if self.objective == "guided" and self.grammar_share:
-            raise ValueError(
-                f"grammar_share is {self.grammar_share}, but the patterns of the grammar are causal: set it to 0 for "
-                "square ones"
-            )
         return self
 
     @property

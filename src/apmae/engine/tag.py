@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from apmae.artifacts import replacing, write_json
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.names import measured_names
+from apmae.atlas.names import contradicts, measured_names
 from apmae.config import CaptureConfig, LMConfig, Representation
 from apmae.encode import score_batch
 from apmae.errors import ConfigError
@@ -58,9 +58,11 @@ def tag(
         that its own scores give, coordinates and scores.
 
     Raises:
+        CaptureError: if the model is an encoder and ``mae`` reads causal patterns, as the bundled one does.
         ConfigError: if the atlas was fitted with another encoder, or on rows of another width.
     """
     mae = mae or APMAE.from_pretrained()
+    expect_shape(causal=mae.config.causal, found=lm.causal)
     atlas = atlas or Atlas.load()
     # No completion is expected, so any token will do: only the answer's outcome depends on it.
     completion = "\n" if lm.causal else masks_of(lm).text if suffix is not None else ""
@@ -84,12 +86,16 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     names, measured, passing = atlas.names, measured_names(scores.values, scores.key_kinds), seen.structured
     rows = []
     for i in range(len(patterns)):
+        cluster = int(placed.cluster[i])
+        if cluster != NOISE and contradicts(names[cluster], measured[i]):
+            cluster = NOISE  # a wrong name is worse than none
+        name = names[cluster] if passing[i] else unstructured_name(float(scores["uniform"][i]))
         rows.append(
             {
                 "layer": int(patterns.layer[i]),
                 "head": int(patterns.head[i]),
-                "cluster": int(placed.cluster[i]),
-                "name": names[int(placed.cluster[i])] if passing[i] else unstructured_name(float(scores["uniform"][i])),
+                "cluster": cluster,
+                "name": name,
                 "strength": float(placed.strength[i]),
                 "structure": float(seen.structure[i]),
                 "measured": measured[i],

@@ -158,8 +158,12 @@ def _settings(source: str) -> dict[str, Any]:
     path = Path(source) / CONFIG
     if not Path(source).is_dir():
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        cached = try_to_load_from_cache(source, CONFIG)
+        try:
+            cached = try_to_load_from_cache(source, CONFIG)
+        except HFValidationError:  # a path: loading says that there is no such folder
+            return {}
         if not isinstance(cached, str):
             return {}
         path = Path(cached)

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -60,8 +61,8 @@ def save(
     write_json(folder / CONFIG, {"model_type": MODEL_TYPE, "format": FORMAT, **config.model_dump(mode="json")})
     if whitening is not None:
         whitening.save(folder / WHITENING)
-    else:  # those of a model that was there before would be taken for this one's
-        (folder / WHITENING).unlink(missing_ok=True)
+    else:
+        (folder / WHITENING).unlink(missing_ok=True)  # those of other weights
     if card is not None:
         with replacing(folder / CARD) as file:
             file.write(card.encode())
@@ -119,8 +120,14 @@ def _whitening(found: Encoder) -> Whitening | None:
             f"expected the constants of a CLS in {path}: {error}; delete it to compute them again"
         ) from None
     wanted = found.config.encoder_dim
-    if [array.shape for array in whitening] != [(wanted,), (wanted,), (wanted, wanted)]:
-        raise ModelError(f"expected constants for {wanted} dimensions in {path}; delete it to compute them again")
+    shapes = [array.shape for array in whitening]
+    if shapes != [(wanted,), (wanted,), (wanted, wanted)]:
+        raise ModelError(
+            f"expected constants for {wanted} dimensions in {path}, got shapes {shapes}; delete it to compute them "
+            "again"
+        )
+    if not all(np.isfinite(array).all() for array in whitening):
+        raise ModelError(f"expected finite constants in {path}, some are not; delete it to compute them again")
     return whitening
 
 

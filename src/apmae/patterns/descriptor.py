@@ -1,4 +1,4 @@
-"""The descriptor: 136 statistics of a pattern that do not depend on where its text has what.
+"""The descriptor: 141 statistics of a pattern that do not depend on where its text has what.
 
 Two patterns of one behaviour differ pixel by pixel, because the text decides where a head finds what it looks for. The
 descriptor measures how a pattern attends, not where: how far back, in how many columns, how periodically, how
@@ -11,23 +11,25 @@ group           size  numbers
 ``lag``           16  root of the mean of pn over rows, in bins of lag with edges 0 1 2 3 4 6 8 12 16 24 ... 256
 ``peak``          12  root of the largest single lag's mean inside each of the upper 12 bins
 ``lag_rank``       7  root of the lag profile, sorted, at ranks 1 2 3 5 9 17 33
-``lag_period``     2  largest peak of the lag profile's autocorrelation, and its largest share of a frequency
+``lag_period``     2  periodicity of the lag profile: its largest autocorrelation at shifts from 2 to half the length,
+                      and the share of its strongest frequency (``patterns/profiles.py``)
 ``column_rank``    8  root of the column profile (keys 8 or more back, mean over the rows that could see them),
                       sorted, at ranks 1 2 3 5 9 17 33 65
-``column_period``  2  the same two numbers of the column profile
-``rows``          15  quantiles (5, 25, 50, 75, 95 %) over rows of entropy / log of the row's length, of mass on key 0,
-                      and of the largest entry of pn
+``column_period``  2  periodicity of the column profile
+``rows``          20  quantiles (5, 25, 50, 75, 95 %) over rows of entropy / log of the row's length; of mass on key 0;
+                      of log p of key 0, less the row's mean of log p, over log 1e6; and of the largest entry of pn
 ``persistence``   40  quantiles over rows of the overlap of rows q and q + 1, q + 4, q + 16, by key and by lag
-                      (``patterns/overlap.py``), of pn over what both have off key 0, and of p for q + 1
-``roughness``      7  of log p, cut at 1e-6: its s.d., mean absolute difference down, along the diagonal and across, and
-                      these over the s.d.
-``where``         24  by eighths of the prompt: root of the mass of pn over keys, entropy and mass on key 0 over queries
+                      (``patterns/overlap.py``): of pn over what both have off key 0; and of p for q + 1
+``roughness``      7  of log p: its s.d., mean absolute difference down, along the diagonal and across, and these over
+                      the s.d.
+``where``         24  by eighths of the prompt: root of the share of pn over keys; entropy and mass on key 0 of rows
 ``ahead``          3  root of the mass on keys 1, 2 to 7 and 8 or more ahead, in square patterns; else 0
 ==============  ====  ==============================================================================================
 
-Rows are those of real tokens except the first, which has no choice. Square patterns count distance both ways.
+Rows are those of real tokens except the first, which has no choice. log p is cut at 1e-6. Square patterns count
+distance both ways.
 
-Axes: n patterns, t tokens, k patches, p pixels along a patch, f numbers, q quantiles.
+Axes: n patterns, t tokens, k patches, p pixels along a patch, f numbers, q quantiles, e eighths.
 """
 
 from typing import NamedTuple
@@ -42,9 +44,17 @@ from apmae.patterns import geometry
 from apmae.patterns.gate import structure
 from apmae.patterns.overlap import DISTANCES, Overlaps, overlaps
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.profiles import (
+    COLUMN_RANKS,
+    LAG_RANKS,
+    binned,
+    column_profile,
+    lag_profile,
+    peaks,
+    periodicity,
+    ranked,
+)
 
-EDGES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Edges of the bins of lag, in tokens: two per octave. Whatever is further back is in the last bin."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 EIGHTHS = 8
 SIZES = {
@@ -63,16 +73,11 @@ SIZES = {
 """How many numbers each group has, in their order."""
 WIDTH = sum(SIZES.values())
 
-_LAG_RANKS = (1, 2, 3, 5, 9, 17, 33)
-_COLUMN_RANKS = (1, 2, 3, 5, 9, 17, 33, 65)
-_COLUMN_BACK = 8
-_WINDOW = 31
-"""Width of the moving mean that is taken away before a period is looked for."""
 _SMALLEST_LOG = float(np.log(1e-6))
+_ROUNDING = 0.01
+"""Rows whose sum is less than 1 by more than this have a sink outside the softmax."""
 _SHORTEST = 4
 """Shorter patterns get empty rows up to this many."""
-_FEWEST_ROWS = 8
-"""A mean over fewer rows than this counts as one over so many: a few rows at the end say little."""
 _PIXELS = 1 << 18
 """Pixels described at a time: arrays of 1 MB, which a core's cache holds."""
 
@@ -152,38 +157,55 @@ def describe_dense(
         real: which rows are not empty.
         causal: whether row q sees the keys up to q.
     """
-    p = root.square()
-    position = torch.arange(p.shape[1], device=p.device)
+    position = torch.arange(root.shape[1], device=root.device)
     length, rows = _lengths(real), real & (position > 0)
-    found = overlaps(root, real, causal)
-    mass = p.sum(-1)
-    off = (mass - p[:, :, 0]).clamp(min=0) * rows
+    p = _with_sinks(root, height, real)
+    p[:, 0] = 0
+    off = (p.sum(-1) - p[:, :, 0]).clamp(min=0)
     sink = (1 - off).clamp(min=0) * rows
     options = (position + 1).expand(len(p), -1) if causal else length[:, None].expand(-1, len(position))
-    spent = torch.linalg.vecdot(p, height) + _SMALLEST_LOG * mass  # the sum of p log p
-    spent = spent - torch.special.xlogy(p[:, :, 0], p[:, :, 0]) + torch.special.xlogy(sink, sink)
-    entropy = (-spent / options.clamp(min=2).log()).clamp(0, 1)
+    entropy = _entropy(p, height, sink, options)
     standing = (height[:, :, 0] - height.sum(-1) / options.clamp(min=1)) / -_SMALLEST_LOG
-    lags, ahead = _lag_profile(p, rows, length, causal)
-    columns = _column_profile(p, rows, length, causal)
+    lags, ahead = lag_profile(p, length, causal)
+    columns = column_profile(p, length, causal)
+    found = overlaps(root, real, causal)
     pairs = [_pairs(real, distance) & rows for distance in DISTANCES]
     quantiles = _quantiles(
         torch.stack([entropy, sink, standing, p[:, :, 1:].amax(-1), *_persistence(found, root, off)], 1),
         torch.stack([rows] * 4 + pairs * 2 + pairs[:1] * 2, 1),
     )
     values = [
-        _binned(lags).clamp(min=0).sqrt(),
-        _peaks(lags).clamp(min=0).sqrt(),
-        _ranked(lags, _LAG_RANKS),
-        _period(lags, length),
-        _ranked(columns, _COLUMN_RANKS),
-        _period(columns, length),
+        _root(binned(lags)),
+        _root(peaks(lags)),
+        _root(ranked(lags, LAG_RANKS)),
+        periodicity(lags, length),
+        _root(ranked(columns, COLUMN_RANKS)),
+        periodicity(columns, length),
         quantiles.flatten(1),
         _roughness(height, rows, length, causal),
         _where(p, off, entropy, sink, rows, length),
-        ahead.clamp(min=0).sqrt(),
+        _root(_ahead(ahead, rows)),
     ]
     return torch.cat(values, dim=1), structure(found)
+
+
+def _with_sinks(
+    root: Float[Tensor, "n t t"], height: Float[Tensor, "n t t"], real: Bool[Tensor, "n t"]
+) -> Float[Tensor, "n t t"]:
+    """p, in which key 0 has what a row gives to no key; then ``root`` and ``height`` are changed too."""
+    p = root.square()
+    missing = (1 - _ROUNDING - p.sum(-1)).clamp(min=0) * real
+    if missing.any():
+        first = p[:, :, 0] + missing
+        higher = (first.clamp(min=1e-9).log() - _SMALLEST_LOG).clamp(min=0)
+        p[:, :, 0], root[:, :, 0] = first, first.sqrt()
+        height[:, :, 0] = torch.where(missing > 0, higher, height[:, :, 0])
+    return p
+
+
+def _root(values: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
+    """Differences of sums can be a little less than 0."""
+    return values.clamp(min=0).sqrt()
 
 
 def _first(some: Bool[Tensor, "n t"]) -> Int[Tensor, " n"]:
@@ -200,48 +222,14 @@ def _pairs(real: Bool[Tensor, "n t"], distance: int) -> Bool[Tensor, "n t"]:
     return real & torch.nn.functional.pad(real, (0, distance))[:, distance:]
 
 
-def _lag_profile(
-    p: Float[Tensor, "n t t"], rows: Bool[Tensor, "n t"], length: Int[Tensor, " n"], causal: bool
-) -> tuple[Float[Tensor, "n t"], Float[Tensor, "n 3"]]:
-    """Mean of pn at each lag over the rows that have it; and of the mass on keys 1, 2 to 7 and 8 or more ahead."""
-    size = p.shape[1]
-    lag = torch.arange(size, device=p.device)
-    have = (length[:, None] - 1 - lag).clamp(min=0)
-    if causal:
-        # Row q moved q places to the left in rows of 2 t: lags become columns.
-        skewed = torch.nn.functional.pad(p, (size - 1, 0)).as_strided(
-            (len(p), size, size), (size * (2 * size - 1), 2 * size, 1)
-        )
-        back, ahead = skewed.sum(1).flip(-1), p.new_zeros(len(p), 3)
-    else:
-        other = p * rows[..., None]
-        wide = torch.nn.functional.pad(other, (size - 1, size)).as_strided(
-            (len(p), size, 2 * size - 1), (size * (3 * size - 1), 3 * size, 1)
-        )
-        sums = wide.sum(1)
-        back, later = sums[:, :size].flip(-1), torch.nn.functional.pad(sums[:, size:], (1, 0))
-        count = rows.sum(1, keepdim=True).clamp(min=1)
-        ahead = torch.stack([later[:, 1:2].sum(1), later[:, 2:8].sum(1), later[:, 8:].sum(1)], 1) / count
-        back = back + later
-        have = (2 * have).minimum(length[:, None] - 1)
-    return (back - p[:, :, 0] * rows.any(1, keepdim=True)) / have.clamp(min=_FEWEST_ROWS), ahead
-
-
-def _column_profile(
-    p: Float[Tensor, "n t t"], rows: Bool[Tensor, "n t"], length: Int[Tensor, " n"], causal: bool
+def _entropy(
+    p: Float[Tensor, "n t t"], height: Float[Tensor, "n t t"], sink: Float[Tensor, "n t"], options: Int[Tensor, "n t"]
 ) -> Float[Tensor, "n t"]:
-    """Mean mass that each key draws from rows 8 or more tokens away; 0 for key 0."""
-    size = p.shape[1]
-    key = torch.arange(size, device=p.device)
-    drawn = p.sum(1)
-    count = (length[:, None] - key - _COLUMN_BACK).clamp(min=0)
-    for lag in range(min(_COLUMN_BACK, size)):
-        drawn[:, : size - lag] -= p.diagonal(-lag, 1, 2)
-        if not causal and lag:
-            drawn[:, lag:] -= p.diagonal(lag, 1, 2)
-    if not causal:
-        count = count + (key - _COLUMN_BACK + 1).clamp(min=0)
-    return (drawn.clamp(min=0) / count.clamp(min=_FEWEST_ROWS)) * ((key > 0) & (count > 0))
+    """Entropy of each row over the log of its options, with the sink's mass on key 0."""
+    spent = torch.linalg.vecdot(p, height) + _SMALLEST_LOG * p.sum(-1)  # the sum of p log p
+    first = p[:, :, 0]
+    spent = spent - torch.special.xlogy(first, first) + torch.special.xlogy(sink, sink)
+    return (-spent / options.clamp(min=2).log()).clamp(0, 1)
 
 
 def _persistence(
@@ -277,46 +265,6 @@ def _sorted(values: Float[Tensor, "n f t"]) -> Float[Tensor, "n f t"]:
     if values.device.type != "cpu" or values.requires_grad:
         return values.sort(-1).values
     return torch.from_numpy(np.sort(values.numpy(), axis=-1))
-
-
-def _binned(lags: Float[Tensor, "n t"]) -> Float[Tensor, "n b"]:
-    """Sums of a lag profile in the bins of lag."""
-    edges = torch.tensor(EDGES[1:-1], device=lags.device)
-    number = torch.bucketize(torch.arange(lags.shape[1], device=lags.device), edges, right=True)
-    return lags.new_zeros(len(lags), len(EDGES) - 1).index_add_(1, number, lags)
-
-
-def _peaks(lags: Float[Tensor, "n t"]) -> Float[Tensor, "n b"]:
-    """The largest value of a lag profile in each of the upper bins."""
-    peaks = []
-    for begin, end in zip(EDGES[4:-1], EDGES[5:], strict=True):
-        part = lags[:, begin : end if end < EDGES[-1] else None]
-        peaks.append(part.amax(1) if part.shape[1] else lags.new_zeros(len(lags)))
-    return torch.stack(peaks, 1)
-
-
-def _ranked(profile: Float[Tensor, "n t"], ranks: tuple[int, ...]) -> Float[Tensor, "n r"]:
-    """The root of a profile's largest values, at the given ranks."""
-    most = max(ranks)
-    ordered = torch.nn.functional.pad(profile, (0, max(most - profile.shape[1], 0))).topk(most).values
-    return ordered[:, [rank - 1 for rank in ranks]].clamp(min=0).sqrt()
-
-
-def _period(profile: Float[Tensor, "n t"], length: Int[Tensor, " n"]) -> Float[Tensor, "n 2"]:
-    """How periodic a profile is: its autocorrelation's largest peak, and the largest share of one frequency."""
-    size = profile.shape[1]
-    position = torch.arange(size, device=profile.device)
-    inside = ((position > 0) & (position < length[:, None])).to(profile.dtype)
-    around = torch.nn.functional.avg_pool1d(torch.stack([profile * inside, inside], 1), _WINDOW, 1, _WINDOW // 2)
-    rest = (profile - around[:, 0] / around[:, 1].clamp(min=1e-9)) * inside
-    power = torch.fft.rfft(rest, n=2 * size).abs().square()
-    correlation = torch.fft.irfft(power, n=2 * size)[:, :size]
-    variance = correlation[:, :1].clamp(min=1e-12)
-    pairs = (length[:, None] - position).clamp(min=1) / length[:, None].clamp(min=1)
-    near = (position < 2) | (position > length[:, None] // 2)
-    peak = (correlation / pairs / variance).masked_fill(near, 0.0).amax(1).clamp(0, 1)
-    share = power[:, 1:].amax(1) / power[:, 1:].sum(1).clamp(min=1e-12)
-    return torch.stack([peak, share], 1)
 
 
 def _roughness(
@@ -373,3 +321,9 @@ def _where(
     count = summed(rows.to(p.dtype)).clamp(min=1)
     keys = summed(drawn) / off.sum(1, keepdim=True).clamp(min=1e-6)
     return torch.cat([keys.clamp(min=0).sqrt(), summed(entropy * rows) / count, summed(sink) / count], 1)
+
+
+def _ahead(ahead: Float[Tensor, "n t"], rows: Bool[Tensor, "n t"]) -> Float[Tensor, "n 3"]:
+    """Mean mass on keys 1, 2 to 7 and 8 or more ahead."""
+    count = rows.sum(1, keepdim=True).clamp(min=1)
+    return torch.stack([ahead[:, 1:2].sum(1), ahead[:, 2:8].sum(1), ahead[:, 8:].sum(1)], 1) / count

@@ -37,7 +37,7 @@ class Text:
     """An imagined text, and where its token pairs are."""
 
     back: Int[ndarray, "t t"]
-    """query - key; in square patterns the distance on the side that the program looks at, and ``length`` elsewhere."""
+    """query - key; in square patterns the distance on the side that the program looks at, and their size elsewhere."""
     tokens: Int[ndarray, " t"]
     """Token ids, with repeated stretches."""
     delimiter: Bool[ndarray, " t"]
@@ -83,6 +83,11 @@ def _log_uniform(low: float, high: float, a: float, text: Text, spread: float = 
     return low * (high / low) ** a * float(np.exp(text.draw.normal(0, spread)))
 
 
+def _on_side(text: Text, chosen: ndarray) -> ndarray:
+    """Only keys on the side that the program looks at."""
+    return chosen & (text.back < len(text.back))
+
+
 def _sink(text: Text, a: float) -> ndarray:
     return np.broadcast_to(np.arange(len(text.back)) == 0, text.back.shape)
 
@@ -96,16 +101,16 @@ def _neighbour(text: Text, a: float) -> ndarray:
 
 
 def _band(text: Text, a: float) -> ndarray:
-    return text.back <= _log_uniform(3, 64, a, text)
+    return _on_side(text, text.back <= _log_uniform(3.0, 64.0, a, text))
 
 
 def _distant_band(text: Text, a: float) -> ndarray:
-    begin = _log_uniform(4, 100, a, text)
-    return (text.back >= begin) & (text.back <= begin * 1.6)
+    begin = _log_uniform(4.0, 100.0, a, text)
+    return _on_side(text, (text.back >= begin) & (text.back <= begin * 1.6))
 
 
 def _exponential(text: Text, a: float) -> ndarray:
-    return np.maximum(-text.back / _log_uniform(2, 100, a, text), -3.0)
+    return np.maximum(-text.back / _log_uniform(2.0, 100.0, a, text), -3.0)
 
 
 def _power(text: Text, a: float) -> ndarray:
@@ -113,11 +118,12 @@ def _power(text: Text, a: float) -> ndarray:
 
 
 def _distant(text: Text, a: float) -> ndarray:
-    return text.back >= _log_uniform(8, 80, a, text)
+    return _on_side(text, text.back >= _log_uniform(8.0, 80.0, a, text))
 
 
 def _diagonal(text: Text, a: float) -> ndarray:
-    return np.abs(text.back - round(_log_uniform(6, 100, a, text))) <= text.draw.integers(0, 2)
+    distance = np.abs(text.back - round(_log_uniform(6.0, 100.0, a, text)))
+    return _on_side(text, distance <= text.draw.integers(0, 2))
 
 
 def _few_columns(text: Text, a: float) -> ndarray:
@@ -165,27 +171,27 @@ def _earlier_stretch(text: Text, a: float) -> ndarray:
 
 
 def _first_tokens(text: Text, a: float) -> ndarray:
-    return np.arange(len(text.back)) < np.broadcast_to(_log_uniform(3, 60, a, text), text.back.shape)
+    return np.arange(len(text.back)) < np.broadcast_to(_log_uniform(3.0, 60.0, a, text), text.back.shape)
 
 
 def _periodic_columns(text: Text, a: float) -> ndarray:
-    period = round(_log_uniform(3, 24, a, text))
+    period = round(_log_uniform(3.0, 24.0, a, text))
     phase = text.draw.integers(0, period)
     return np.broadcast_to(np.arange(len(text.back)) % period == phase, text.back.shape)
 
 
 def _periodic_lags(text: Text, a: float) -> ndarray:
-    period = round(_log_uniform(4, 40, a, text))
-    return (text.back > 0) & (text.back % period == 0)
+    period = round(_log_uniform(4.0, 40.0, a, text))
+    return _on_side(text, (text.back > 0) & (text.back % period == 0))
 
 
 def _copies(text: Text, a: float) -> ndarray:
-    return (text.tokens[:, None] == text.tokens) & (text.back > 0)
+    return _on_side(text, (text.tokens[:, None] == text.tokens) & (text.back > 0))
 
 
 def _after_copies(text: Text, a: float) -> ndarray:
     before = np.append(-1, text.tokens[:-1])
-    return (text.tokens[:, None] == before) & (text.back > 0)
+    return _on_side(text, (text.tokens[:, None] == before) & (text.back > 0))
 
 
 def _content(text: Text, a: float) -> ndarray:
@@ -281,7 +287,7 @@ class Program(NamedTuple):
     noise: float
     """S.d. of the scores."""
     outside: float | None
-    """Logit of a sink outside the softmax, less the mean score; None: there is none."""
+    """Logit of a sink outside the softmax, where keys without a bonus have 0 on average; None: there is none."""
     window: int | None
     """How many keys a row sees at most; None: all."""
     side: str
@@ -355,7 +361,7 @@ def grammar(
         programs: how many.
         instances: of each.
         size: tokens of the longest; half of the instances are shorter, log-uniformly from ``shortest`` on.
-        shortest: tokens of the shortest.
+        shortest: tokens of the shortest, at most ``size``.
         seed: decides everything.
         first: number of the first program; program number i is the same whatever else is made.
         causal: False: square patterns, as encoders make.
@@ -364,7 +370,7 @@ def grammar(
         float16 patterns, program by program. ``head`` is the program's number, ``layer`` is ``PROGRAM``, and ``prompt``
         counts.
     """
-    count = programs * instances
+    count, shortest = programs * instances, min(shortest, size)
     logs = torch.full((count, geometry.num_patches(size, PATCH, causal), PATCH, PATCH), -torch.inf, dtype=torch.float16)
     dense = torch.full((size, size), -torch.inf)
     for number in range(programs):

@@ -41,13 +41,14 @@ def share_of(config: TrainConfig, processes: int) -> int:
 
 
 def drawn_share(config: TrainConfig, processes: int) -> int:
-    """Patterns per step that each process takes from its source; the rest of a guided batch is the grammar's.
+    """Patterns per step that each process takes from its source, at least one; the rest of a guided batch is the
+    grammar's.
 
     Raises:
         ConfigError: as :func:`share_of`.
     """
     share = share_of(config, processes)
-    return share - round(share * config.grammar_share) if config.objective == "guided" else share
+    return max(share - round(share * config.grammar_share), 1) if config.objective == "guided" else share
 
 
 def expect_tracker(name: str | None) -> None:

@@ -218,12 +218,14 @@ def _programs(config: TrainConfig, accelerator: Accelerator) -> Programs | None:
 
 
 def _joined(drawn: Patterns, made: Patterns, parts: int) -> Patterns:
-    """A batch in which each forward has its share of both."""
-    pieces = [
-        piece[torch.arange(len(piece)).chunk(parts)[number].numpy()]
-        for number in range(parts)
-        for piece in (drawn, made)
-    ]
+    """A batch in which each forward has its share of both, in the drawn ones' patches."""
+    made, total = made.repacked(drawn.patch), len(drawn) + len(made)
+    pieces, drawn_before, made_before = [], 0, 0
+    for rows in torch.arange(total).chunk(parts):
+        end = int(rows[-1]) + 1
+        drawn_end = round(end * len(drawn) / total)
+        pieces += [drawn[drawn_before:drawn_end], made[made_before : end - drawn_end]]
+        drawn_before, made_before = drawn_end, end - drawn_end
     return Patterns.concatenate(pieces)
 
 
@@ -241,7 +243,7 @@ def train(
     Args:
         patterns: patterns of at most the recipe's size, or an iterable of them, which is read once. If patterns in
             memory are smaller than the recipe's, the model gets their size, with the same number of patches; if they
-            are square, all patches of the grid, and neither crops nor the grammar are used.
+            are square, all patches of the grid, and nothing is cropped.
         recipe: a name from ``recipes.RECIPES`` or a whole configuration.
         steps: optimizer steps; None takes the recipe's.
         seed: decides initialisation, masks and order; None takes the recipe's, which is 0 for named recipes.

@@ -32,6 +32,8 @@ CONTRAST, DESCRIPTION = 0.3, 1.0
 """Weights of the two losses beside the autoencoder's."""
 _TEMPERATURE = 0.2
 _PROJECTED = 128
+_NEVER = -1e4
+"""Likeness of a pattern to itself. Not -inf: the gradient of a batch of one would not be a number."""
 
 
 class Guidance(NamedTuple):
@@ -87,7 +89,8 @@ def contrast(z: Float[Tensor, "n e"], labels: Int[Tensor, " n"]) -> Float[Tensor
     """Supervised contrast: the mean over patterns that share their label with another; 0 if there are none."""
     z = F.normalize(z.float(), dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    likeness = (z @ z.T / _TEMPERATURE).masked_fill(itself, -torch.inf)
+    with torch.autocast(z.device.type, enabled=False):  # in bfloat16 near neighbours would be equal
+        likeness = (z @ z.T / _TEMPERATURE).masked_fill(itself, _NEVER)
     log_share = likeness - likeness.logsumexp(1, keepdim=True)
     same = (labels[:, None] == labels) & ~itself
     count = same.sum(1)

@@ -51,7 +51,7 @@ def epoch_positions(count: int, first: int, wanted: int, seed: int) -> Int[ndarr
 
 
 def _groups(heads: Int[ndarray, " n"]) -> list[Int[ndarray, " g"]]:
-    """For each pattern, the patterns of its head."""
+    """For each pattern, the patterns of its head, ascending."""
     _, index = np.unique(heads, return_inverse=True)
     order = np.argsort(index, kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(index))[:-1])
@@ -67,8 +67,8 @@ class ArraySource:
         seed: decides the order.
         process: number of this process.
         processes: how many there are.
-        pairs: every second pattern is replaced by another one of the head before it, as guided training needs; then an
-            epoch leaves out some patterns.
+        pairs: every second pattern is replaced by another one of the head before it, if there is one, as guided
+            training needs; then an epoch leaves out some patterns.
     """
 
     def __init__(
@@ -98,7 +98,10 @@ class ArraySource:
         if self._alike is not None:
             chance = generator(self._seed, "pairs", step)
             for place in range(1, len(positions), 2):
-                positions[place] = chance.choice(self._alike[int(positions[place - 1])])
+                alike = self._alike[int(positions[place - 1])]
+                if len(alike) > 1:
+                    own = np.searchsorted(alike, positions[place - 1])
+                    positions[place] = alike[(own + chance.integers(1, len(alike))) % len(alike)]
         return self._patterns[positions[self._own]]
 
     def state(self) -> dict[str, ndarray]:
