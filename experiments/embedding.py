@@ -139,6 +139,8 @@ def probe(arguments: argparse.Namespace, mae: APMAE) -> None:
 def halves(arguments: argparse.Namespace, mae: APMAE) -> None:
     """Are clusters of one half of the prompts found again in the other? Best Jaccard of each, and its mean."""
     found = study(arguments)
+    passing = represented(found.patterns, mae, "descriptor").structured
+    found = Study(found.patterns[passing], found.head[passing], found.half[passing], found.measured)
     for name, z in inputs(found.patterns, mae).items():
         one, other = Atlas.fit(z[found.half], seed=0), Atlas.fit(z[~found.half], seed=0)
         placed = one.place(z[~found.half]).cluster
@@ -193,12 +195,19 @@ def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
     near = placed.cluster != NOISE
     known = near & ~np.array([contradicts(*pair) for pair in zip(whole, found.measured, strict=True)])
     sink = np.isin(own, ["first-token sink", "later sink"])
-    permuted = own[np.random.default_rng(0).permutation(len(own))]
-    print("| patterns | placed | leading kind as measured | heads permuted |")
-    for what, rows in (("by the atlas alone", near), ("as tag says it", known)):
+    # The null: the measured names of the prompt's other heads, under the same rule.
+    draw, order = np.random.default_rng(0), np.arange(len(own))
+    for prompt in np.unique(found.patterns.prompt):
+        rows = np.flatnonzero(found.patterns.prompt == prompt)
+        order[rows] = draw.permutation(rows)
+    permuted = [found.measured[number] for number in order]
+    chance = near & ~np.array([contradicts(*pair) for pair in zip(whole, permuted, strict=True)])
+    print("| patterns | placed | leading kind as measured | heads permuted: placed | leading kind |")
+    for what, rows, null in (("by the atlas alone", near, near), ("as tag says it", known, chance)):
         for which, of in (("", np.ones_like(sink)), (", no sinks", ~sink)):
-            right, null = (names[rows & of] == own[rows & of]).mean(), (names[rows & of] == permuted[rows & of]).mean()
-            print(f"| {what}{which} | {rows[of].mean():.3f} | {right:.3f} | {null:.3f} |")
+            shares = [rows[of].mean(), (names == own)[rows & of].mean(), null[of].mean()]
+            shares.append((names == own[order])[null & of].mean())
+            print(f"| {what}{which} | {' | '.join(f'{share:.3f}' for share in shares)} |")
     for kind in np.unique(own):
         rows = known & (own == kind)
         shares = np.mean(known[own == kind]), np.mean(names[rows] == kind) if rows.any() else np.nan

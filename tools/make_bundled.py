@@ -1,7 +1,7 @@
 """Make what the package carries to represent and place patterns: constants, encoder and atlas.
 
     python tools/make_bundled.py descriptor --work WORK          (about 2 minutes)
-    python tools/make_bundled.py encoder SRC_ZIP --work WORK     (about 25 minutes on two cores; resumes after a kill)
+    python tools/make_bundled.py encoder SRC_ZIP --work WORK     (about 20 minutes of one core; resumes after a kill)
     python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 10 minutes)
 
 SRC_ZIP is a JDK's ``lib/src.zip``. The constants of the descriptor come from the grammar alone. Encoder and atlas are
@@ -35,6 +35,7 @@ from apmae.lm.load import load_lm
 from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
 from apmae.model.represent import cls_whitening, represented
+from apmae.patterns import geometry
 from apmae.patterns.descriptor import describe
 from apmae.patterns.gate import has_structure
 from apmae.patterns.grammar import grammar
@@ -46,7 +47,7 @@ from apmae.train.loop import METRICS, train
 
 _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
-_POINTS = 14_000  # of the reference; two numbers per pixel of a small picture: about 10 MB
+_POINTS = 14_000  # fitted ones of the reference, and half as many shorter copies, of 301 numbers each: 13 MB
 # Finer than the default: for tags, pure clusters matter more than few clusters.
 _FINE = AtlasConfig(reference_points=_POINTS, epsilon=0.1, min_cluster_size=20, min_samples=3, floor_per_head=0.0)
 _PARKED = 2
@@ -91,8 +92,10 @@ def training_patterns(subjects: list[Subject], work: Path, per_task: int) -> Pat
     return Patterns.concatenate(parts)
 
 
-def make_encoder(subjects: list[Subject], work: Path, per_task: int, steps: int, seed: int) -> None:
-    config = recipes.train_recipe("bundled").model_copy(update={"steps": steps, "seed": seed})
+def make_encoder(subjects: list[Subject], work: Path, per_task: int, steps: int | None, seed: int) -> None:
+    config = recipes.train_recipe("bundled").model_copy(update={"seed": seed})
+    if steps:
+        config = config.model_copy(update={"steps": steps})
     mae = train(training_patterns(subjects, work, per_task), config, folder=work / "encoder")
     cls_whitening(mae)
     mae.save_pretrained(bundled.encoder(), dtype=torch.float16)
@@ -126,8 +129,14 @@ def parked(captured: Captured, draw: np.random.Generator) -> Captured:
         total = visible.sum(-1)
         part = np.clip(part, 0.02, 0.995) * real * (total > 0)
         p[number] = (1 - part)[:, None] * p[number] + (part / np.maximum(total, 1e-9))[:, None] * visible
-    changed = Patterns.from_probabilities(
-        p, prompt=patterns.prompt, layer=patterns.layer, head=patterns.head, tokens=patterns.tokens
+    logs = torch.from_numpy(p).float().log()  # not from_probabilities: rows with a sink outside sum to less than 1
+    changed = Patterns(
+        geometry.pack(logs, patterns.patch, -torch.inf),
+        patterns.size,
+        prompt=patterns.prompt,
+        layer=patterns.layer,
+        head=patterns.head,
+        tokens=patterns.tokens,
     )
     return dataclasses.replace(captured, patterns=changed)
 
@@ -170,6 +179,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     kept = np.flatnonzero(found["structured"])
     kept = np.sort(draw.permutation(kept)[: _POINTS // 2])
     atlas.extend(found["short"][kept], atlas.labels_[kept], atlas.coordinates_[kept])
+    atlas.models = tuple(Path(subject.lm).name for subject in subjects)
     atlas.save(bundled.atlas())
 
 
@@ -179,7 +189,7 @@ def main() -> None:
     parser.add_argument("source", nargs="?", help="folder, zip or tar of Java that is not in the bundled sample")
     parser.add_argument("--lm", nargs=3, action="append", default=[], metavar=("FOLDER", "TEXTS", "LANGUAGE"))
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and intermediate tables")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, help="of the encoder; by default the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-task", type=int, default=6, help="prompts per task and model")
     arguments = parser.parse_args()

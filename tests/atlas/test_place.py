@@ -125,9 +125,10 @@ def test_an_extended_atlas_knows_the_variants_and_places_all_others_as_before(bl
     found = Atlas.fit(z, seed=0)
     shift = np.zeros(DIM)
     shift[::2] = 30
-    variants, before = z[::2] + shift, found.place(z)
+    variants, before, radii = z[::2] + shift, found.place(z), set(found._reference.radii.tolist())
     assert (found.place(variants).cluster == -1).all()
     found.extend(variants, found.labels_[::2], found.coordinates_[::2])
+    assert set(found._reference.radii.tolist()) == radii, "variants do not make a cluster wider"
     assert (found.place(variants).cluster == found.labels_[::2]).all()
     assert (found.place(z[1::2] + shift).cluster == found.labels_[1::2]).mean() > 0.9
     assert (found.place(z - shift).cluster == -1).all()
@@ -179,12 +180,12 @@ def test_copies_are_known_within_half_the_usual_distance(blobs):
         assert found.place(30 + step).cluster.tolist() == [cluster]
 
 
-def test_a_lone_added_point_is_known_within_the_usual_distance(blobs):
+def test_a_lone_added_point_is_known_within_its_clusters_radius(blobs):
     found = Atlas.fit(blobs[0], seed=0)
     found.extend(np.full((1, DIM), -90.0), np.array([3]), np.zeros((1, 4)))
     step = np.zeros((1, DIM))
     for share, cluster in ((0.9, 3), (1.1, -1)):
-        step[0, 0] = share * float(found._reference.scale[0])
+        step[0, 0] = share * float(found._reference.radii[found._reference.labels == 3].max())
         assert found.place(-90 + step).cluster.tolist() == [cluster]
 
 

@@ -116,6 +116,7 @@ def test_the_atlas_on_disk_is_the_librarys(real_study, tmp_path):
     assert counts["clustered"] == int((atlas.labels_ >= 0).sum())
     assert counts["clusters"] == len(atlas.clusters)
     saved = Atlas.load(tmp_path / "atlas")
+    assert saved.models == ("bundled",) and atlas.models == ()
     for ours, theirs in zip(saved.place(np.stack(z)), atlas.place(np.stack(z)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from apmae.patterns import geometry
 from apmae.patterns.descriptor import describe
 from apmae.patterns.gate import EVEN, SHORTEST, STRUCTURED, has_structure, structure, unstructured_name
 from apmae.patterns.overlap import DISTANCES, overlaps
@@ -100,6 +101,16 @@ def test_shuffled_rows_and_noise_fail(causal: bool) -> None:
     found = describe(Patterns.from_probabilities(others, causal=causal)).structure
     assert np.mean(has_structure(found)) <= 0.01
     assert np.quantile(found, 0.9) < 4
+
+
+def test_mass_outside_the_softmax_is_no_column() -> None:
+    draw = np.random.default_rng(3)
+    p = noise(12, 128, draw, scale=1.5) * draw.uniform(0.1, 0.9, (12, 128, 1)).astype(np.float32)
+    logs = np.where(np.tri(128, dtype=bool), np.log(np.maximum(p, 1e-30)), -np.inf)
+    packed = geometry.pack(torch.from_numpy(logs), 32, -torch.inf)
+    where = np.zeros(12, np.int64)
+    patterns = Patterns(packed, 128, prompt=np.arange(12), layer=where, head=where)
+    assert not has_structure(describe(patterns).structure).any()
 
 
 def test_constant_rows_have_none_and_short_patterns_are_not_judged() -> None:

@@ -25,6 +25,11 @@ def test_tags_say_where_the_sinks_are(capsys, monkeypatch):
     )
 
 
+def test_a_note_comes_first(capsys):
+    print_tags([row(0, "self", [], [])], [1], **ANSWER, note="The atlas was fitted on other models: a.")
+    assert capsys.readouterr().out.startswith("The atlas was fitted on other models: a.\nThe model answers x")
+
+
 def test_of_many_sinks_those_of_most_heads_are_listed(capsys):
     rows = [row(head, "later sink", [*range(1, head + 1)], ["[b]"] * head) for head in range(1, 9)]
     print_tags(rows, [9], **ANSWER)
@@ -60,7 +65,7 @@ def test_an_unknown_head_is_shown_with_its_nearest_cluster_and_how_far_it_is(cap
     assert lines["0.1"] == ["unknown", "-", "diffuse", "first-token sink (1.3)"]
     assert lines["0.2"] == ["unstructured", "-", "diffuse", "blocks (0.8)"]
     assert lines["0.3"] == ["uniform", "-", "uniform"], "none is near"
-    assert "members are within 1 radius" in " ".join(printed.split())
+    assert "beyond 1 it is not like its members, within 1 the head's own scores contradict" in " ".join(printed.split())
 
 
 def test_the_nearest_cluster_stays_where_the_terminal_is_narrow(capsys, monkeypatch):

@@ -48,6 +48,7 @@ class Atlas:
         dropped: how many clusters the filters left out, by reason.
         encoder: fingerprint of the encoder that made the fitted embeddings; None if it was not given.
         representation: what the fitted rows are, "joint", "descriptor" or "cls"; None if that was not given.
+        models: names of the language models whose patterns it was fitted on; empty if they were not given.
         unstructured_: how many fitted rows the gate left out.
     """
 
@@ -63,6 +64,7 @@ class Atlas:
         self.config = config
         self.encoder = encoder
         self.representation: Representation | None = representation
+        self.models: tuple[str, ...] = ()
         self.unstructured_ = 0
         self.clusters = clusters
         self._reference = reference
@@ -248,7 +250,7 @@ class Atlas:
             raise ConfigError(f"expected as many labels and coordinates as embeddings, {len(z)}, got {len(labels)}")
         if len(labels) and not NOISE <= labels.min() <= labels.max() < len(self.clusters):
             raise ConfigError(f"expected clusters in -1-{len(self.clusters) - 1}, got {labels.min()}-{labels.max()}")
-        self._reference = self._reference.extended(z, labels, coordinates, self.config.metric)
+        self._reference = self._reference.extended(z, labels, coordinates)
 
     def save(self, folder: str | Path) -> list[str]:
         """Write ``clusters.parquet``, ``reference.safetensors`` and, last, ``atlas.json``.
@@ -263,6 +265,7 @@ class Atlas:
             "config": self.config.model_dump(mode="json"),
             "dropped": self.dropped,
             "unstructured": self.unstructured_,
+            "models": list(self.models),
             "encoder": self.encoder,
             "representation": self.representation,
         }
@@ -303,5 +306,6 @@ class Atlas:
         kind = record["representation"]
         known = None if kind is None else parse_representation(kind)
         atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=known)
+        atlas.models = tuple(record.get("models", ()))
         atlas.dropped, atlas.unstructured_ = record["dropped"], record["unstructured"]
         return atlas

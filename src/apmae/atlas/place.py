@@ -183,7 +183,7 @@ class Reference(NamedTuple):
         return clusters, far
 
     def extended(
-        self, z: Float[ndarray, "n d"], labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"], metric: str
+        self, z: Float[ndarray, "n d"], labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]
     ) -> "Reference":
         """A reference with more points of the same clusters.
 
@@ -191,18 +191,13 @@ class Reference(NamedTuple):
             z: embeddings, rounded to fp16.
             labels: their clusters, -1 for noise.
             coordinates: their reduced coordinates.
-            metric: distance between embeddings.
         """
-        from sklearn.neighbors import NearestNeighbors
-
-        scale = float(self.scale[0])
-        radii = np.full(len(z), _NO_RADIUS, np.float32)
-        for own in members_of(labels, int(labels.max(initial=NOISE)) + 1):
-            if len(own) > 1:
-                search = NearestNeighbors(n_neighbors=2, metric=metric, algorithm="brute").fit(z[own])
-                radii[own] = _radius(search.kneighbors(z[own])[0][:, 1], scale)
-            elif len(own):
-                radii[own] = scale
+        # A cluster's radius stays that of its fitted members: variants lie apart and would make it several times wider.
+        last = max(int(self.labels.max(initial=NOISE)), int(labels.max(initial=NOISE)))
+        fitted = np.full(last + 2, _NO_RADIUS)
+        np.maximum.at(fitted, self.labels, self.radii)
+        fitted[NOISE] = _NO_RADIUS
+        radii = fitted[labels].astype(np.float32)
         added = {
             "embeddings": z.astype(np.float16),
             "labels": labels.astype(np.int32),

@@ -171,6 +171,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 POINTS.field("coordinates"), pa.array(list(atlas.coordinates_), type=POINTS.field("coordinates").type)
             )
             stage.write_tables({POINTS_FILE: points.cast(POINTS)})
+            atlas.models = (encoded["lm"],)
             stage.add_files(atlas.save(stage.staging))
             advance()
         clustered = int((atlas.labels_ >= 0).sum())

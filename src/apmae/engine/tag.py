@@ -198,4 +198,6 @@ def tag_file(
         )
         with replacing(html) as written:
             written.write(page)
-    print_tags(rows, model.heads_by_layer, predicted=predicted, expected=expected, outcome=outcome)
+    fitted = not places.models or model.name in places.models
+    others = "" if fitted else f"The atlas was fitted on other models: {', '.join(places.models)}."
+    print_tags(rows, model.heads_by_layer, note=others, predicted=predicted, expected=expected, outcome=outcome)

@@ -159,7 +159,10 @@ def describe_dense(
     """
     position = torch.arange(root.shape[1], device=root.device)
     length, rows = _lengths(real), real & (position > 0)
-    p = _with_sinks(root, height, real)
+    found = overlaps(root, real, causal)
+    statistic = structure(found)  # of the attention that there is: mass outside would be a column
+    p, changed = _with_sinks(root, height, real)
+    found = overlaps(root, real, causal) if changed else found
     p[:, 0] = 0
     off = (p.sum(-1) - p[:, :, 0]).clamp(min=0)
     sink = (1 - off).clamp(min=0) * rows
@@ -168,7 +171,6 @@ def describe_dense(
     standing = (height[:, :, 0] - height.sum(-1) / options.clamp(min=1)) / -_SMALLEST_LOG
     lags, ahead = lag_profile(p, length, causal)
     columns = column_profile(p, length, causal)
-    found = overlaps(root, real, causal)
     pairs = [_pairs(real, distance) & rows for distance in DISTANCES]
     quantiles = _quantiles(
         torch.stack([entropy, sink, standing, p[:, :, 1:].amax(-1), *_persistence(found, root, off)], 1),
@@ -186,21 +188,22 @@ def describe_dense(
         _where(p, off, entropy, sink, rows, length),
         _root(_ahead(ahead, rows)),
     ]
-    return torch.cat(values, dim=1), structure(found)
+    return torch.cat(values, dim=1), statistic
 
 
 def _with_sinks(
     root: Float[Tensor, "n t t"], height: Float[Tensor, "n t t"], real: Bool[Tensor, "n t"]
-) -> Float[Tensor, "n t t"]:
-    """p, in which key 0 has what a row gives to no key; then ``root`` and ``height`` are changed too."""
+) -> tuple[Float[Tensor, "n t t"], bool]:
+    """p, in which key 0 has what a row gives to no key, and whether any does; ``root`` and ``height`` then change."""
     p = root.square()
     missing = (1 - _ROUNDING - p.sum(-1)).clamp(min=0) * real
-    if missing.any():
+    changed = bool(missing.any())
+    if changed:
         first = p[:, :, 0] + missing
         higher = (first.clamp(min=1e-9).log() - _SMALLEST_LOG).clamp(min=0)
         p[:, :, 0], root[:, :, 0] = first, first.sqrt()
         height[:, :, 0] = torch.where(missing > 0, higher, height[:, :, 0])
-    return p
+    return p, changed
 
 
 def _root(values: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:

@@ -6,6 +6,9 @@ of squared deviations of a (moments of a linear permutation statistic: Hoeffding
 sum over pairs of rows of what the products exceed that by, over the s.d. of that sum; the largest of six, for rows
 1, 4 and 16 apart, by key and by lag (``patterns/overlap.py``).
 
+What a row gives to no key (sinks outside the softmax) does not count. A first-token sink is structure, and so is a
+sliding window: in a pattern whose rows see few keys the window itself is a band.
+
 Axes: n patterns, t tokens, d distances, a alignments.
 """
 

@@ -71,6 +71,7 @@ def print_tags(
     predicted: str | None,
     expected: str,
     outcome: str | None,
+    note: str = "",
 ) -> None:
     """Print what each head does on one prompt.
 
@@ -80,8 +81,11 @@ def print_tags(
         predicted: the model's answer; None if it answers nothing.
         expected: the completion.
         outcome: "correct" or "incorrect"; None if the model answers nothing.
+        note: a line to print first.
     """
     console = open_console()
+    if note:
+        console.print(note, highlight=False, markup=False)
     if predicted is None:
         answer = Text(f"Masked: {visible(expected)}. An encoder without a head for masked tokens answers nothing.")
     else:
@@ -107,12 +111,13 @@ def print_tags(
         Column(header="name", cells=[row["name"] for row in shown], min_width=20),
         Column(header="strength", cells=strengths, priority=2),
         Column(header="measured", cells=measured, priority=3, min_width=20),
-        Column(header="nearest (in radii)", cells=[nearest_words(row) for row in shown], priority=4, min_width=20),
+        Column(header="nearest (in radii)", cells=[nearest_words(row) for row in shown], priority=9, min_width=20),
     )
     print_table(console, columns, "--json and --html have everything")
     console.print(
         f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say. For the "
-        "others the nearest cluster is given, and how far it is: members are within 1 radius."
+        "others the nearest cluster is given, and how far it is in radii: beyond 1 it is not like its "
+        "members, within 1 the head's own scores contradict the name."
     )
     if len(rows) > len(shown):
         console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")

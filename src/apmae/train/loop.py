@@ -1,6 +1,7 @@
 """The training loop: AdamW, cosine schedule, loss on masked patches (paper section 4, Training Setup).
 
-Any number of processes train like one with the whole batch: the mean is over the masked pixels of all of them.
+Any number of processes train like one with the whole batch: the mean is over the masked pixels of all of them. Guided
+training is the exception: contrast compares the patterns of one forward of one process.
 
 Panels show the step's own batch, after the step: fixed patterns would have to be kept for resumed runs.
 """
