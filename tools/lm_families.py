@@ -181,7 +181,10 @@ FAMILIES = {
 
 
 def build_model(settings: Settings) -> PreTrainedModel:
-    """The untrained model: matrices from N(0, 0.02), biases and sinks 0, norms 1, drawn from a separate generator."""
+    """The untrained model: matrices from N(0, 0.02), biases and sinks 0, norms 1, drawn from a separate generator.
+
+    Learned positions begin as sinusoids.
+    """
     model = AutoModelForCausalLM.from_config(FAMILIES[settings.family].config(settings))
     draw = torch.Generator().manual_seed(subseed(settings.seed, "weights"))
     for name, parameter in model.named_parameters():
@@ -189,7 +192,6 @@ def build_model(settings: Settings) -> PreTrainedModel:
             torch.nn.init.zeros_(parameter)
         elif parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.02, generator=draw)
-    for name, parameter in model.named_parameters():
         if name.endswith("embed_positions.weight"):
             parameter.data = _sinusoids(*parameter.shape)
     return model
@@ -198,8 +200,8 @@ def build_model(settings: Settings) -> PreTrainedModel:
 def _sinusoids(positions: int, width: int) -> Tensor:
     """Learned positions to begin with, ``[positions, width]``, as large as the tokens' vectors soon become.
 
-    From noise, no head found the previous token in 2 M tokens. Training on more ends near sinusoids anyway. Source:
-    Vaswani et al. 2017, "Attention Is All You Need", section 3.5, with waves for shorter texts.
+    From noise, no head of a GPT-2 found the previous token in 2 M tokens. Source: Vaswani et al. 2017, "Attention Is
+    All You Need", section 3.5.
     """
-    angles = torch.arange(positions)[:, None] / 200 ** (torch.arange(0, width, 2) / width)
+    angles = torch.arange(positions)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
     return 0.2 * 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)
