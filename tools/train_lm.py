@@ -196,10 +196,12 @@ def main() -> None:
     if infilling and flags.texts != "java":
         parser.error(f"{flags.family} learns infilling, which needs java: leave out --texts, or take another --family")
     torch.set_num_threads(flags.threads)
-    chosen = SIZES[flags.size or "large"] if infilling else TINY[flags.family]
+    chosen = SIZES[flags.size or "large"] if infilling else TINY
     wanted = (flags.part1_tokens, flags.part2_tokens)
     tokens = (part.tokens if n is None else n for part, n in zip(chosen.parts, wanted, strict=False))
-    settings = dataclasses.replace(chosen, texts=flags.texts, seed=flags.seed, parts=with_tokens(chosen.parts, *tokens))
+    settings = dataclasses.replace(
+        chosen, family=flags.family, texts=flags.texts, seed=flags.seed, parts=with_tokens(chosen.parts, *tokens)
+    )
     try:
         model, tokenizer = train(settings, flags.source, flags.out, flags.tokenizer)
     except (ValueError, OSError, zipfile.BadZipFile) as problem:
