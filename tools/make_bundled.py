@@ -179,6 +179,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     kept = np.flatnonzero(found["structured"])
     kept = np.sort(draw.permutation(kept)[: _POINTS // 2])
     atlas.extend(found["short"][kept], atlas.labels_[kept], atlas.coordinates_[kept])
+    atlas.forget_noise()
     atlas.models = tuple(Path(subject.lm).name for subject in subjects)
     atlas.save(bundled.atlas())
 

@@ -180,6 +180,18 @@ def test_copies_are_known_within_half_the_usual_distance(blobs):
         assert found.place(30 + step).cluster.tolist() == [cluster]
 
 
+def test_without_noise_clusters_alone_vote_and_radii_decide(blobs):
+    z = blobs[0]
+    found = Atlas.fit(z, seed=0)
+    near = z[:1] + 0.3
+    found.extend(np.repeat(near, 20, 0) + 0.001 * np.random.default_rng(0).normal(size=(20, DIM)),
+                 np.full(20, -1), np.zeros((20, 4)))  # fmt: skip
+    assert found.place(near).cluster.tolist() == [-1]
+    found.forget_noise()
+    assert found.place(near).cluster.tolist() == found.labels_[:1].tolist()
+    assert found.place(near + 1000).cluster.tolist() == [-1]
+
+
 def test_a_lone_added_point_is_known_within_its_clusters_radius(blobs):
     found = Atlas.fit(blobs[0], seed=0)
     found.extend(np.full((1, DIM), -90.0), np.array([3]), np.zeros((1, 4)))

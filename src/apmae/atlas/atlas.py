@@ -252,6 +252,13 @@ class Atlas:
             raise ConfigError(f"expected clusters in -1-{len(self.clusters) - 1}, got {labels.min()}-{labels.max()}")
         self._reference = self._reference.extended(z, labels, coordinates)
 
+    def forget_noise(self) -> None:
+        """Leave noise out of the points among which patterns are placed; then clusters alone vote, and radii decide.
+
+        This is for an atlas that others use: what its own models make no cluster of may be common in another.
+        """
+        self._reference = self._reference.without_noise()
+
     def save(self, folder: str | Path) -> list[str]:
         """Write ``clusters.parquet``, ``reference.safetensors`` and, last, ``atlas.json``.
 

@@ -182,6 +182,12 @@ class Reference(NamedTuple):
             relative = np.where(labels == labels[rows, best][:, None], np.inf, relative)
         return clusters, far
 
+    def without_noise(self) -> "Reference":
+        """The points that are in a cluster."""
+        kept = self.labels != NOISE
+        points = {name: values[kept] for name, values in self._asdict().items() if name != "scale"}
+        return self._replace(**points)
+
     def extended(
         self, z: Float[ndarray, "n d"], labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]
     ) -> "Reference":
