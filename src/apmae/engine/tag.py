@@ -199,5 +199,12 @@ def tag_file(
         with replacing(html) as written:
             written.write(page)
     fitted = not places.models or model.name in places.models
-    others = "" if fitted else f"The atlas was fitted on other models: {', '.join(places.models)}."
+    others = (
+        ""
+        if fitted
+        else (
+            f"The atlas was fitted on other models ({', '.join(places.models)}): it recognises sinks and even attention, "
+            "other names are doubtful; go by 'measured'."
+        )
+    )
     print_tags(rows, model.heads_by_layer, note=others, predicted=predicted, expected=expected, outcome=outcome)
