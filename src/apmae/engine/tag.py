@@ -110,6 +110,16 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     return Tagged(pa.Table.from_pylist(rows, schema=TAGS), captured.windows[0], captured.answers[0])
 
 
+def _note(atlas: Atlas, model: str) -> str:
+    """What to say first of an atlas that was not fitted on this model; "" if it was, or if nobody knows."""
+    if not atlas.models or model in atlas.models:
+        return ""
+    return (
+        f"The atlas was fitted on other models ({', '.join(atlas.models)}): it recognises sinks and even attention, "
+        "other names are doubtful; go by 'measured'."
+    )
+
+
 def _representation(atlas: Atlas) -> Representation:
     """What to read of patterns for an atlas; joint if it was fitted on bare arrays."""
     return atlas.representation or "joint"
@@ -198,13 +208,11 @@ def tag_file(
         )
         with replacing(html) as written:
             written.write(page)
-    fitted = not places.models or model.name in places.models
-    others = (
-        ""
-        if fitted
-        else (
-            f"The atlas was fitted on other models ({', '.join(places.models)}): it recognises sinks and even attention, "
-            "other names are doubtful; go by 'measured'."
-        )
+    print_tags(
+        rows,
+        model.heads_by_layer,
+        note=_note(places, model.name),
+        predicted=predicted,
+        expected=expected,
+        outcome=outcome,
     )
-    print_tags(rows, model.heads_by_layer, note=others, predicted=predicted, expected=expected, outcome=outcome)
