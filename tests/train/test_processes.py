@@ -214,11 +214,13 @@ class _Both:
 def test_the_command_gives_each_process_its_own_files(tmp_path):
     """Compared with one process that reads the files of both."""
     out = tmp_path / "encoder"
+    # Guided processes draw other programs, and contrast is within one of them.
     arguments = ["train", "--corpus", "bundled", "--recipe", "debug", "--set", "outcome=any", "--steps", 4]
+    arguments += ["--set", "objective=mae"]
     ran = run([*TORCHRUN, "-m", "apmae"], [*arguments, "--out", out])
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert ran.stdout.count("encoder in") == 1
-    config = train_recipe("debug").model_copy(update={"outcome": "any", "steps": 4})
+    config = train_recipe("debug").model_copy(update={"outcome": "any", "steps": 4, "objective": "mae"})
     lm = load_lm()
     drawn = PromptsConfig(per_task=64, tasks=("random",), split="train")
     files = parse_source("bundled").handles((".java",))
