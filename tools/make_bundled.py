@@ -2,7 +2,7 @@
 
     python tools/make_bundled.py descriptor --work WORK          (about 2 minutes)
     python tools/make_bundled.py encoder SRC_ZIP --work WORK     (about 20 minutes of one core; resumes after a kill)
-    python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 10 minutes)
+    python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 3 minutes)
 
 SRC_ZIP is a JDK's ``lib/src.zip``. The constants of the descriptor come from the grammar alone. Encoder and atlas are
 made from several language models, so that they do not learn one model's habits: the three bundled ones and any others,
