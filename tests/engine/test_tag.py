@@ -1,15 +1,19 @@
+import json
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
 import apmae
+from apmae import bundled
 from apmae.artifacts import matrix, read_table
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import kinds_of
-from apmae.config import CaptureConfig
+from apmae.config import CaptureConfig, LMConfig
 from apmae.engine.prompts import load_prompts
-from apmae.engine.tag import tag, tag_prompt
+from apmae.engine.tag import tag, tag_file, tag_prompt
 from apmae.errors import ConfigError
 from apmae.lm.outcome import window_of
 from apmae.lm.stream import capture_batch
@@ -166,6 +170,17 @@ def test_an_atlas_of_rows_that_tag_does_not_make_is_refused_before_the_model_run
             tag(bundled_lm, JAVA, mae=mae, atlas=own)
     finally:
         hook.remove()
+
+
+def test_a_file_is_told_if_the_atlas_was_fitted_on_other_models(java, tmp_path, capsys):
+    for source, told in (("bundled", False), (str(bundled.language_model()), False), (str(tmp_path / "other"), True)):
+        if told:
+            shutil.copytree(bundled.language_model(), source)
+        tag_file(LMConfig(source=source), java, 3, json=tmp_path / "t.json", html=tmp_path / "t.html")
+        first = "The atlas was fitted on other models (bundled-small"
+        assert capsys.readouterr().out.startswith(first) == told
+        assert json.loads((tmp_path / "t.json").read_text())["note"].startswith(first) == told
+        assert (first in (tmp_path / "t.html").read_text()) == told
 
 
 def test_without_encoder_and_atlas_the_bundled_ones_are_taken(bundled_lm):

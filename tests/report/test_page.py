@@ -216,6 +216,9 @@ def test_a_tag_page_has_the_nearest_cluster_of_unknown_heads():
     said = {"predicted": "c", "expected": "c", "outcome": "correct"}
     page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2, 2], **said).decode()
     assert [row["cluster"] for row in rows] == [-1, 0, -1]
+    assert "fitted on" not in page
+    noted = tag_page(title="t", tokens=["a"], rows=rows, heads_by_layer=[2, 2], **said, note="fitted on <b>other</b>")
+    assert b'<p class="note">fitted on &lt;b&gt;other&lt;/b&gt;</p>' in noted
     assert cells(page, "nearest (radii)") == ["previous token (1.7)", "\u2013", "\u2013"]
     assert cells(page, "strength") == ["80.0%"] * 3
     assert check(page).text.count("unstructured") == 3, "in the grid, in the list and among the names"

@@ -114,10 +114,8 @@ def _note(atlas: Atlas, model: str) -> str:
     """What to say first of an atlas that was not fitted on this model; "" if it was, or if nobody knows."""
     if not atlas.models or model in atlas.models:
         return ""
-    return (
-        f"The atlas was fitted on other models ({', '.join(atlas.models)}): it recognises sinks and even attention, "
-        "other names are doubtful; go by 'measured'."
-    )
+    others = ", ".join(atlas.models)
+    return f"The atlas was fitted on other models ({others}), so its names are doubtful here: go by 'measured'."
 
 
 def _representation(atlas: Atlas) -> Representation:
@@ -176,6 +174,7 @@ def tag_file(
     model = load(lm)
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
     rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.text
+    note = _note(places, model.name)
     predicted, outcome = (None, None) if answer is None else (answer.predicted, answer.outcome)
     if json:
         # JSON has no NaN, which a score is if the prompt has no row to measure it on.
@@ -191,6 +190,7 @@ def tag_file(
             "token_correct": answer and answer.token_correct,
             "layers": model.num_layers,
             "heads_by_layer": list(model.heads_by_layer),
+            "note": note,
             "heads": finite,
         }
         write_json(json, record)
@@ -205,13 +205,14 @@ def tag_file(
             predicted=predicted,
             expected=expected,
             outcome=outcome,
+            note=note,
         )
         with replacing(html) as written:
             written.write(page)
     print_tags(
         rows,
         model.heads_by_layer,
-        note=_note(places, model.name),
+        note=note,
         predicted=predicted,
         expected=expected,
         outcome=outcome,

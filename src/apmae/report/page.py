@@ -66,6 +66,7 @@ def tag_page(
     predicted: str | None,
     expected: str,
     outcome: str | None,
+    note: str = "",
 ) -> bytes:
     """The page of one prompt: its text, and what the atlas says about every head.
 
@@ -77,6 +78,7 @@ def tag_page(
         predicted: the model's answer at the completion position; None if it answers nothing.
         expected: the completion.
         outcome: "correct" or "incorrect"; None if the model answers nothing.
+        note: what to say first, for instance that the atlas was fitted on other models.
     """
     heads = max(heads_by_layer)
     ordered = sorted(rows, key=lambda row: (row["layer"], row["head"]))
@@ -113,6 +115,7 @@ def tag_page(
         heads=describe_heads(heads_by_layer),
         predicted=predicted,
         expected=expected,
+        note=note,
         outcome=outcome,
         known=sum(row["cluster"] != NOISE for row in rows),
         tagged=len(rows),
