@@ -181,6 +181,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     atlas.extend(found["short"][kept], atlas.labels_[kept], atlas.coordinates_[kept])
     atlas.forget_noise()
     atlas.models = tuple(Path(subject.lm).name for subject in subjects)
+    atlas.constants = bundled.constants()
     atlas.save(bundled.atlas())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apmae import bundled
-from apmae.artifacts import matrix, read_json, read_manifest, read_table, read_tables
+from apmae.artifacts import matrix, read_json, read_manifest, read_table, read_tables, write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import Measured
 from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig
@@ -177,6 +177,16 @@ def test_damaged_embeddings_of_another_encoder_are_refused_with_the_reason(copy,
         ArtifactError, match=r"inputs.encoder was '\w+', now '\w+'.; embeddings-00001.parquet is damaged"
     ):
         local.encode(bundled_lm, "bundled", prompts, copy / "embeddings", config)
+
+
+def test_an_atlas_names_the_constants_of_its_descriptors(real_study, tmp_path):
+    folder = real_study.folder / "atlas"
+    noted = read_manifest(real_study.folder / "embeddings", "encode").inputs["constants"]
+    assert noted == Atlas.load(folder).constants == bundled.constants()
+    copy = Path(shutil.copytree(folder, tmp_path / "atlas"))
+    write_json(copy / "atlas.json", {**read_json(copy / "atlas.json"), "constants": "c" * 64})
+    with pytest.raises(ConfigError, match="this version's constants .* with others .cccccccccccc.; encode and cluster"):
+        Atlas.load(copy).expect_constants()
 
 
 def test_an_atlas_names_the_encoder_of_its_embeddings(real_study):

@@ -48,6 +48,7 @@ class Atlas:
         dropped: how many clusters the filters left out, by reason.
         encoder: fingerprint of the encoder that made the fitted embeddings; None if it was not given.
         representation: what the fitted rows are, "joint", "descriptor" or "cls"; None if that was not given.
+        constants: fingerprint of the descriptor's constants (``bundled.constants``) that made them; None if unknown.
         models: names of the language models whose patterns it was fitted on; empty if they were not given.
         unstructured_: how many fitted rows the gate left out.
     """
@@ -65,6 +66,7 @@ class Atlas:
         self.encoder = encoder
         self.representation: Representation | None = representation
         self.models: tuple[str, ...] = ()
+        self.constants: str | None = None
         self.unstructured_ = 0
         self.clusters = clusters
         self._reference = reference
@@ -171,6 +173,18 @@ class Atlas:
                 f"({found[:12]}); give two that belong together, or encode and cluster with this encoder"
             )
 
+    def expect_constants(self) -> None:
+        """Refuse to compare with the descriptors that this version makes, if the fitted ones had other constants.
+
+        Raises:
+            ConfigError: if they had.
+        """
+        if self.constants not in (None, bundled.constants()):
+            raise ConfigError(
+                f"expected an atlas of descriptors with this version's constants ({bundled.constants()[:12]}), got one "
+                f"with others ({self.constants[:12]}); encode and cluster again with this version"
+            )
+
     def expect_representation(self, kind: str | None, width: int) -> None:
         """Refuse rows that are not what the atlas was fitted on.
 
@@ -273,6 +287,7 @@ class Atlas:
             "dropped": self.dropped,
             "unstructured": self.unstructured_,
             "models": list(self.models),
+            "constants": self.constants,
             "encoder": self.encoder,
             "representation": self.representation,
         }
@@ -313,6 +328,6 @@ class Atlas:
         kind = record["representation"]
         known = None if kind is None else parse_representation(kind)
         atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=known)
-        atlas.models = tuple(record.get("models", ()))
+        atlas.models, atlas.constants = tuple(record.get("models", ())), record.get("constants")
         atlas.dropped, atlas.unstructured_ = record["dropped"], record["unstructured"]
         return atlas

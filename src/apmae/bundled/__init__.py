@@ -3,6 +3,7 @@
 Everything was made for this project by the scripts in ``tools/``, and lies beside this file.
 """
 
+from hashlib import sha256
 from pathlib import Path
 
 _HERE = Path(__file__).parent
@@ -35,6 +36,13 @@ def descriptor(causal: bool = True) -> Path:
     """Constants by which descriptors of causal or of square patterns are standardised and whitened
     (``tools/make_bundled.py``)."""
     return _HERE / ("descriptor.safetensors" if causal else "descriptor_square.safetensors")
+
+
+def constants() -> str:
+    """SHA-256 of the descriptor's constants: representations made with others cannot be compared. The constants of an
+    encoder's CLS follow from its weights and from the grammar that these were fitted on.
+    """
+    return sha256(b"".join(descriptor(causal).read_bytes() for causal in (True, False))).hexdigest()
 
 
 def atlas() -> Path:

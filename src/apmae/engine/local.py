@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from apmae import bundled
 from apmae.artifacts import (
     Stage,
     cut,
@@ -71,6 +72,8 @@ def encode(
     mae = APMAE.from_pretrained(encoder).to(lm.device)
     expect_shape(causal=mae.config.causal, found=lm.causal)
     inputs = {"lm": lm.fingerprint, "encoder": mae.fingerprint, "prompts": fingerprint(prompts_path)}
+    if config.representation != "cls":
+        inputs["constants"] = bundled.constants()
     with Stage.open(out, "encode", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "encode").counts
@@ -171,7 +174,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 POINTS.field("coordinates"), pa.array(list(atlas.coordinates_), type=POINTS.field("coordinates").type)
             )
             stage.write_tables({POINTS_FILE: points.cast(POINTS)})
-            atlas.models = (encoded["lm"],)
+            atlas.models, atlas.constants = (encoded["lm"],), manifest.inputs.get("constants")
             stage.add_files(atlas.save(stage.staging))
             advance()
         clustered = int((atlas.labels_ >= 0).sum())

@@ -126,6 +126,7 @@ def _representation(atlas: Atlas) -> Representation:
 def _expect_fit(atlas: Atlas, mae: APMAE) -> None:
     """Refuse an encoder whose representation is not what the atlas was fitted on."""
     atlas.expect_encoder(mae)
+    atlas.expect_constants()
     kind = _representation(atlas)
     atlas.expect_representation(kind, width_of(kind, mae.config.encoder_dim))
 
