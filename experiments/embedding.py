@@ -2,7 +2,7 @@
 
     python experiments/embedding.py heads MODEL TEXTS [--language python] [--encoder FOLDER]
     python experiments/embedding.py probes | halves | gate | tags | cost MODEL TEXTS ...
-    python experiments/embedding.py planted [--encoder FOLDER]
+    python experiments/embedding.py planted | clusters [--encoder FOLDER]
     python experiments/embedding.py map MODEL TEXTS --out FIGURE.png
 
 MODEL is a language model, TEXTS what ``apmae prompts`` takes; prompts are of any outcome, from files of the split
@@ -22,6 +22,7 @@ import torch
 from held_out import HELD_OUT, held_out
 from numpy import ndarray
 from probes import accuracy, head_accuracy
+from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from apmae.atlas.atlas import Atlas
@@ -232,6 +233,23 @@ def families(arguments: argparse.Namespace, mae: APMAE) -> None:
                 )
 
 
+def clusters(arguments: argparse.Namespace, mae: APMAE) -> None:
+    """Clusters of planted families by the defaults: how many, coverage, ARI of the clustered points and of all."""
+    for name, make in (("planted", partial(planted, noise=(0.1, 2.0))), ("held out", held_out)):
+        for length, shortest in (("256", None), ("32 to 256", 32)):
+            for seed in range(arguments.seeds):
+                patterns, family = make(arguments.count, shortest=shortest, seed=800 + seed)
+                seen = represented(patterns, mae)
+                labels = Atlas.fit(seen.z, seed=0, structured=seen.structured).labels_
+                inside = labels != NOISE
+                agreed = (adjusted_rand_score(family[of], labels[of]) for of in (inside, np.ones_like(inside)))
+                print(
+                    f"| {name}, {length} tokens | {800 + seed} | {labels.max() + 1} of {len(np.unique(family))} | "
+                    f"{inside.mean():.3f} | {' | '.join(f'{one:.3f}' for one in agreed)} |",
+                    flush=True,
+                )
+
+
 def cost(arguments: argparse.Namespace, mae: APMAE) -> None:
     """Time of descriptor and gate per pattern, and of representing all heads beside the model's forward; one core."""
     torch.set_num_threads(1)
@@ -291,6 +309,7 @@ COMMANDS = {
     "gate": gate,
     "tags": tags,
     "planted": families,
+    "clusters": clusters,
     "cost": cost,
     "map": picture,
 }
