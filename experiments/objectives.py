@@ -1,9 +1,9 @@
 """Which objective makes the better encoder, in equal time? The table of docs/studies/embedding.md.
 
-    python experiments/objectives.py TEXTS --unseen SMOLLM2 [--seconds 150] [--seeds 3]
+    python experiments/objectives.py TEXTS --unseen SMOLLM2 [--seconds 100] [--seeds 3]
 
 Each encoder is ``nano`` with one objective, trained on patterns of the bundled model (files of the split ``train``) for
-as many steps as fit into the processor seconds. The figure is the head by 5 neighbours on other prompts: of the bundled
+as many steps as fit into equal processor time. The figure is the head by 5 neighbours on other prompts: of the bundled
 model, on held-out files, and of a model that no encoder saw.
 """
 
@@ -28,6 +28,8 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "and contrast over heads (nano)": ({}, {}),
 }
 """What is compared: settings, and weights of the guided losses where they differ from ``train/objectives.py``."""
+WEIGHTS = {"CONTRAST": loop.CONTRAST, "DESCRIPTION": loop.DESCRIPTION}
+"""Those of ``train/objectives.py``, before any objective sets its own."""
 _TIMED = 12
 """Steps that are timed, to learn how many fit."""
 
@@ -40,14 +42,11 @@ def config_of(name: str, steps: int, seed: int) -> TrainConfig:
     return parse(TrainConfig, values, "train")
 
 
-WEIGHTS = {"CONTRAST": loop.CONTRAST, "DESCRIPTION": loop.DESCRIPTION}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", nargs="+")
     parser.add_argument("--unseen", required=True, help="a model to measure on that nothing is trained on")
-    parser.add_argument("--seconds", type=float, default=150, help="processor time of each training")
+    parser.add_argument("--seconds", type=float, default=100, help="processor time of each training")
     parser.add_argument("--prompts", type=int, default=60, help="of the bundled model, to train on")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()

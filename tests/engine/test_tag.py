@@ -117,6 +117,13 @@ def test_a_prompts_tags_are_what_encode_and_place_say_of_it(bundled_lm, mae, atl
         assert np.mean([ours == theirs for ours, theirs in pairs]) > 0.95
 
 
+def test_an_atlas_of_other_constants_is_refused(bundled_lm):
+    atlas = Atlas.load()
+    atlas.constants = "c" * 64
+    with pytest.raises(ConfigError, match="expected an atlas of descriptors with this version's constants"):
+        tag(bundled_lm, "int x = ", atlas=atlas)
+
+
 def test_the_expected_token_decides_the_outcome_alone(bundled_lm, mae, atlas):
     free = tag_prompt(bundled_lm, text_prompt("int x = ", "\n", ";\n"), mae=mae, atlas=atlas)
     answer = free.answer.predicted
