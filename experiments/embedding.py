@@ -26,7 +26,8 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.names import contradicts, kinds_of, measured_names
+from apmae.atlas.kinds import kinds_of, measured_names
+from apmae.atlas.names import Measured
 from apmae.config import CaptureConfig, PromptsConfig, Representation, parse
 from apmae.corpus.parse import parse_source
 from apmae.encode import score_batch
@@ -55,6 +56,7 @@ class Study(NamedTuple):
     """(n) whether the prompt is for fitting."""
     measured: list[str]
     """(n) the name that each pattern's own scores give."""
+    scores: Measured
 
 
 def study(arguments: argparse.Namespace, lm: LM | None = None) -> Study:
@@ -68,15 +70,17 @@ def study(arguments: argparse.Namespace, lm: LM | None = None) -> Study:
         prompts = load_prompts(path)
     order = np.random.default_rng(arguments.seed).permutation(len(prompts))
     prompts = [prompts[number] for number in order[: arguments.prompts]]
-    parts, names = [], []
+    parts, names, values = [], [], []
     for captured in capture_prompts(lm, prompts, CaptureConfig(batch=4), size=256):
         parts.append(captured.patterns.without_texts())
         scores = score_batch(captured)
         names += measured_names(scores.values, scores.key_kinds)
+        values.append((scores.values, scores.key_kinds, scores.query_kinds))
     patterns = Patterns.concatenate(parts)
+    scores = Measured(*(np.concatenate(part) for part in zip(*values, strict=True)))
     _, head = np.unique(np.stack([patterns.layer, patterns.head]), axis=1, return_inverse=True)
     print(f"{lm.name}: {len(prompts)} prompts, {head.max() + 1} heads", flush=True)
-    return Study(patterns, head.ravel(), patterns.prompt < len(prompts) // 2, names)
+    return Study(patterns, head.ravel(), patterns.prompt < len(prompts) // 2, names, scores)
 
 
 def pixels(patterns: Patterns, *, root: bool = False) -> ndarray:
@@ -141,7 +145,7 @@ def halves(arguments: argparse.Namespace, mae: APMAE) -> None:
     """Are clusters of one half of the prompts found again in the other? Best Jaccard of each, and its mean."""
     found = study(arguments)
     passing = represented(found.patterns, mae, "descriptor").structured
-    found = Study(found.patterns[passing], found.head[passing], found.half[passing], found.measured)
+    found = Study(found.patterns[passing], found.head[passing], found.half[passing], found.measured, found.scores)
     for name, z in inputs(found.patterns, mae).items():
         one, other = Atlas.fit(z[found.half], seed=0), Atlas.fit(z[~found.half], seed=0)
         placed = one.place(z[~found.half]).cluster
@@ -191,24 +195,27 @@ def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
     found, atlas = study(arguments), Atlas.load()
     seen = represented(found.patterns, mae, atlas.representation or "joint")
     placed = atlas.place(seen.z, structured=seen.structured)
-    whole = [atlas.names[int(cluster)] for cluster in placed.cluster]
-    names, own = (np.array([kinds_of(name)[0] for name in of]) for of in (whole, found.measured))
-    near = placed.cluster != NOISE
-    known = near & ~np.array([contradicts(*pair) for pair in zip(whole, found.measured, strict=True)])
-    sink = np.isin(own, ["first-token sink", "later sink"])
-    # The null: the measured names of the prompt's other heads, under the same rule.
-    draw, order = np.random.default_rng(0), np.arange(len(own))
+    # The null: the scores of the prompt's other heads, under the same rule.
+    draw, order = np.random.default_rng(0), np.arange(len(found.measured))
     for prompt in np.unique(found.patterns.prompt):
         rows = np.flatnonzero(found.patterns.prompt == prompt)
         order[rows] = draw.permutation(rows)
-    permuted = [found.measured[number] for number in order]
-    chance = near & ~np.array([contradicts(*pair) for pair in zip(whole, permuted, strict=True)])
+    own = np.array([kinds_of(name)[0] for name in found.measured])
+    sink = np.isin(own, ["first-token sink", "later sink"])
+    result = {"by the atlas alone": (placed.cluster, placed.cluster)}
+    result["as tag says it"] = tuple(
+        atlas.place(seen.z, structured=seen.structured, measured=found.scores.of(rows)).cluster
+        for rows in (slice(None), order)
+    )
     print("| patterns | placed | leading kind as measured | heads permuted: placed | leading kind |")
-    for what, rows, null in (("by the atlas alone", near, near), ("as tag says it", known, chance)):
+    for what, (clusters, permuted) in result.items():
+        names, nulls = (np.array([kinds_of(atlas.names[int(one)])[0] for one in of]) for of in (clusters, permuted))
+        near, null = clusters != NOISE, permuted != NOISE
         for which, of in (("", np.ones_like(sink)), (", no sinks", ~sink)):
-            shares = [rows[of].mean(), (names == own)[rows & of].mean(), null[of].mean()]
-            shares.append((names == own[order])[null & of].mean())
+            shares = [near[of].mean(), (names == own)[near & of].mean(), null[of].mean()]
+            shares.append((nulls == own[order])[null & of].mean())
             print(f"| {what}{which} | {' | '.join(f'{share:.3f}' for share in shares)} |")
+    known = near
     for kind in np.unique(own):
         rows = known & (own == kind)
         shares = np.mean(known[own == kind]), np.mean(names[rows] == kind) if rows.any() else np.nan

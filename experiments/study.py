@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from apmae import bundled
-from apmae.atlas.names import measured_names
+from apmae.atlas.kinds import measured_names
 from apmae.config import APMAEConfig, CaptureConfig, PromptsConfig
 from apmae.corpus.parse import parse_source
 from apmae.corpus.source import list_sources

@@ -49,7 +49,7 @@ _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # fitted ones of the reference, and half as many shorter copies, of 301 numbers each: 13 MB
 # Finer than the default: for tags, pure clusters matter more than few clusters.
-_FINE = AtlasConfig(reference_points=_POINTS, epsilon=0.1, min_cluster_size=20, min_samples=3, floor_per_head=0.0)
+_CONFIG = AtlasConfig(reference_points=_POINTS)
 _PARKED = 2
 """Copies of each prompt with parked attention."""
 _PROGRAMS, _INSTANCES = 800, 6
@@ -144,7 +144,6 @@ def parked(captured: Captured, draw: np.random.Generator) -> Captured:
 def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     mae, draw = APMAE.from_pretrained(), generator(0, "short")
     rows: dict[str, list[np.ndarray]] = {}
-    heads = 0
     for number, subject in enumerate(subjects):
         for captured in captures(subject, work, "held_out", per_task):
             for copy, seen_by in enumerate((captured, *(parked(captured, draw) for _ in range(_PARKED)))):
@@ -158,23 +157,23 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
                     ("structured", seen.structured),
                     ("layer", patterns.layer + _LAYERS * ((1 + _PARKED) * number + copy)),
                     ("head", patterns.head),
+                    ("prompt", patterns.prompt + 10**6 * number),
                     ("values", scores.values),
                     ("key_kinds", scores.key_kinds),
                     ("query_kinds", scores.query_kinds),
                     ("short", represented(patterns.cropped(lengths), mae).z),
                 ):
                     rows.setdefault(name, []).append(values)
-        heads += (1 + _PARKED) * sum(load_lm(subject.lm).heads_by_layer)
     found = {name: np.concatenate(values) for name, values in rows.items()}
     atlas = Atlas.fit(
         found["z"],
         where=(found["layer"], found["head"]),
-        config=_FINE,
-        num_heads=heads,
+        config=_CONFIG,
         measured=Measured(found["values"], found["key_kinds"], found["query_kinds"]),
         encoder=mae,
         representation="joint",
         structured=found["structured"],
+        prompts=found["prompt"],
     )
     kept = np.flatnonzero(found["structured"])
     kept = np.sort(draw.permutation(kept)[: _POINTS // 2])

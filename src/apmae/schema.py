@@ -14,6 +14,7 @@ ENCODED = ("embeddings", "prompts", "exemplars")
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
 POINTS_FILE = "points.parquet"
 CLUSTERS_FILE = "clusters.parquet"
+NAMES_FILE = "names.json"
 ATLAS_FILE = "atlas.json"
 
 KINDS = (
@@ -200,20 +201,33 @@ POINTS = pa.schema(
 )
 """One row per pattern of the atlas, in the order of the embeddings: its cluster (-1: noise) and reduced coordinates."""
 
+QUALIFIER = pa.struct([("feature", pa.string()), ("low", pa.float32()), ("high", pa.float32()), ("words", pa.string())])
+"""A range of a measured feature that members of a cluster are in (``atlas/qualifiers.py``)."""
+
 CLUSTERS = pa.schema(
     [
         pa.field("cluster", pa.int32(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("mean_distance", pa.float32(), nullable=False),
-        pa.field("persistence", pa.float32(), nullable=False),
+        pa.field("stability", pa.float32(), nullable=False),
+        pa.field("seed_stability", pa.float32(), nullable=False),
+        pa.field("unstable", pa.bool_(), nullable=False),
+        pa.field("kinds", pa.list_(pa.string()), nullable=False),
+        pa.field("qualifiers", pa.list_(QUALIFIER), nullable=False),
+        pa.field("true_share", pa.float32()),
+        pa.field("like_share", pa.float32()),
+        pa.field("confidence", pa.float32()),
         pa.field("looks_at", pa.string(), nullable=False),
         pa.field("looks_from", pa.string(), nullable=False),
         *[pa.field(f"score_{name}", pa.float32()) for name in SCORES],
     ]
 )
-"""One row per cluster: its name, members, mean distance of a member to the centre in reduced coordinates, HDBSCAN
-persistence, the token kinds it attends to and from beyond chance, and the members' mean scores (null: not measured)."""
+"""One row per cluster: its name, members, mean distance of a member to the centre in reduced coordinates, Jaccard index
+over halves of the prompts and over seeds, whether either is too low (``unstable``), what the name claims (``kinds``,
+``qualifiers``), the share of members that it is true for, the largest share of a like cluster's members that it is true
+for too, the name's confidence (the first times one less the second), the token kinds it attends to and from beyond
+chance, and the members' mean scores (null: not measured)."""
 
 TAGS = pa.schema(
     [
@@ -222,6 +236,7 @@ TAGS = pa.schema(
         pa.field("cluster", pa.int32(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
         pa.field("strength", pa.float32(), nullable=False),
+        pa.field("unstable", pa.bool_(), nullable=False),
         pa.field("structure", pa.float32(), nullable=False),
         pa.field("measured", pa.string(), nullable=False),
         pa.field("nearest", pa.list_(pa.string()), nullable=False),
@@ -232,7 +247,8 @@ TAGS = pa.schema(
         pa.field("sink_tokens", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""One row per head: what the atlas says about it on one prompt. ``structure`` is the gate's statistic (NaN: not
+"""One row per head: what the atlas says about it on one prompt. ``unstable`` says that the
+cluster is not found again well enough, ``structure`` is the gate's statistic (NaN: not
 judged), ``measured`` is the name that its own scores give, ``nearest`` are the names of the nearest clusters and
 ``distances`` how far they are, in radii of the cluster (1 is as far as a member may be),
 ``sinks`` are the positions of its sinks in the window, the strongest first, and ``sink_tokens`` their texts."""

@@ -100,7 +100,7 @@ def test_a_sparse_reference_still_knows_the_members_it_leaves_out():
     axes = np.linalg.qr(draw.normal(size=(DIM, 2)))[0].T
     sheet = draw.uniform(-1, 1, size=(1600, 2)) @ axes
     sheet[800:] += 20
-    found = Atlas.fit(sheet, config=AtlasConfig(reference_points=100, split_wide=False, max_mean_distance=100), seed=0)
+    found = Atlas.fit(sheet, config=AtlasConfig(reference_points=100, max_mean_distance=100), seed=0)
     assert adjusted_rand_score(np.repeat([0, 1], 800), found.labels_) == 1
     assert len(found._reference.labels) < 200
     assert (found.place(sheet).cluster == found.labels_).mean() > 0.9

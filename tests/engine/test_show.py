@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import apmae
-from apmae.atlas.names import measured_names
+from apmae.atlas.kinds import measured_names
 from apmae.engine.show import SIDE, parse_heads, sheet_of
 from apmae.engine.sources import prompt_text
 from apmae.errors import CaptureError, ConfigError, ModelError, SourceError

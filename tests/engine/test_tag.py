@@ -10,7 +10,7 @@ import apmae
 from apmae import bundled
 from apmae.artifacts import matrix, read_table
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.names import kinds_of
+from apmae.atlas.kinds import kinds_of
 from apmae.config import CaptureConfig, LMConfig
 from apmae.engine.prompts import load_prompts
 from apmae.engine.tag import tag, tag_file, tag_prompt

@@ -12,15 +12,24 @@ from safetensors.numpy import load_file, save_file
 
 from apmae import bundled
 from apmae.artifacts import read_json, read_table, write_json, write_table, write_through
-from apmae.atlas.clusterers import Clusterer, GlobalClusterer
-from apmae.atlas.names import Measured, cluster_names, kinds_of, named_clusters
+from apmae.atlas.clusterers import PaperClusterer, StableClusterer
+from apmae.atlas.heads import PerHeadClusterer
+from apmae.atlas.kinds import kinds_of
+from apmae.atlas.names import MIXED, Measured, cluster_names, definitions, named_clusters, overlay, renamed
 from apmae.atlas.place import Placement, Reference
-from apmae.atlas.rows import FP16_MAX, finite_embeddings, heads_of_rows, passing_rows, stored
+from apmae.atlas.qualifiers import Features, satisfies
+from apmae.atlas.rows import heads_of_rows, passing_rows, prompts_of_rows, sample_of, stored
 from apmae.config import AtlasConfig, Representation, parse, parse_representation
 from apmae.errors import ArtifactError, ConfigError
-from apmae.schema import ATLAS_FILE, CLUSTERS_FILE, NOISE
+from apmae.schema import ATLAS_FILE, CLUSTERS, CLUSTERS_FILE, NAMES_FILE, NOISE
 
 _REFERENCE = "reference.safetensors"
+
+
+def _clusterer(config: AtlasConfig, num_heads: int | None) -> StableClusterer | PaperClusterer | PerHeadClusterer:
+    if config.clusterer == "per_head":
+        return PerHeadClusterer(config)
+    return PaperClusterer(config, num_heads) if config.clusterer == "paper" else StableClusterer(config)
 
 
 @runtime_checkable
@@ -50,7 +59,8 @@ class Atlas:
         representation: what the fitted rows are, "joint", "descriptor" or "cls"; None if that was not given.
         constants: fingerprint of the descriptor's constants (``bundled.constants``) that made them; None if unknown.
         models: names of the language models whose patterns it was fitted on; empty if they were not given.
-        unstructured_: how many fitted rows the gate left out.
+        unstructured_: how many rows the gate left out.
+        fitted_: how many rows clusters were looked for in; 0 after loading. The others were placed among them.
     """
 
     def __init__(
@@ -67,7 +77,7 @@ class Atlas:
         self.representation: Representation | None = representation
         self.models: tuple[str, ...] = ()
         self.constants: str | None = None
-        self.unstructured_ = 0
+        self.unstructured_ = self.fitted_ = 0
         self.clusters = clusters
         self._reference = reference
         self.labels_: Int[ndarray, " n"] = np.zeros(0, np.int64)
@@ -87,15 +97,16 @@ class Atlas:
         encoder: Encoder | str | None = None,
         representation: str | None = None,
         structured: Any = None,
+        prompts: Any = None,
     ) -> "Atlas":
         """Reduce, cluster, filter, name (paper section 5).
 
         Args:
             z: (n, d) embeddings, array or CPU tensor.
             seed: for UMAP and the choice of reference points; None takes the configuration's.
-            where: ``(layer, head)``, two int arrays (n,): the head of each row. Clusterers that work per head need it;
-                the only one so far does not, and gives the same clusters with or without it.
-            config: settings; the paper's by default.
+            where: ``(layer, head)``, two int arrays (n,): the head of each row. Clusters per head need it; others are
+                the same with or without it.
+            config: settings; ``config.PRESETS`` has the paper's. Table 4 needs those and ``num_heads``.
             num_heads: heads of the whole language model, which scale the smallest cluster; None: 5 members.
             measured: scores of the same rows; without them clusters are called "cluster 0", "cluster 1", ...
             encoder: the encoder that made the embeddings: an ``APMAE``, or its fingerprint, which is among the inputs
@@ -105,6 +116,11 @@ class Atlas:
                 refuses rows of another one, and ``apmae.tag`` makes those that fit. None: only their width is checked.
             structured: (n,) booleans: rows that fail the gate (``patterns/gate.py``) are in no cluster, and the fit
                 does not see them. None: all pass.
+            prompts: (n,) int, the prompt of each row: clusters that half of the prompts do not show are unstable. None:
+                rows are halved instead, and copies of a pattern may be in both halves.
+
+        Clusters are looked for among at most ``config.fit_points`` rows, fewer where memory is short (``fitted_``); the
+        others are placed among them.
 
         Raises:
             ConfigError: if there are fewer than two rows that pass, some are not finite or beyond fp16's range,
@@ -114,35 +130,46 @@ class Atlas:
         kind = None if representation is None else parse_representation(representation)
         if seed is not None:
             config = config.model_copy(update={"seed": int(seed)})
-        z = finite_embeddings(z)
-        if np.abs(z).max(initial=0) > FP16_MAX:
-            raise ConfigError(
-                f"expected embeddings within {FP16_MAX:g}, fp16's range, got {np.abs(z).max():g}; scale them down"
-            )
+        z = stored(z, clip=False)
         if len(z) < 2:
             raise ConfigError(f"expected at least 2 embeddings to fit an atlas, got {len(z)}; encode more prompts")
-        z, heads, passing = stored(z), heads_of_rows(where, len(z)), passing_rows(structured, len(z))
+        heads, passing = heads_of_rows(where, len(z)), passing_rows(structured, len(z))
+        prompts = prompts_of_rows(prompts, len(z))
         if passing.sum() < 2:
             raise ConfigError(
                 f"expected at least 2 patterns with structure to fit an atlas, got {int(passing.sum())} of {len(z)}; "
                 "rows of the others could have been shuffled: look at some (apmae show)"
             )
-        own = z[passing]
-        clusterer: Clusterer = GlobalClusterer(config, num_heads)
-        fitted = clusterer.fit(own, None if heads is None else (heads[0][passing], heads[1][passing]))
-        if measured is not None:
-            measured = Measured(*(values[passing] for values in measured))
-        table = named_clusters(fitted.labels_, fitted.mean_distances_, fitted.persistence_, measured)
-        reference = Reference.of(own, fitted.labels_, fitted.coordinates_, fitted.nearest_distances_, config)
-        known = None if encoder is None else fingerprint_of(encoder)
-        atlas = cls(config, table, reference, encoder=known, representation=kind)
-        atlas.labels_ = np.full(len(z), NOISE, np.int64)
-        atlas.labels_[passing] = fitted.labels_
-        atlas.coordinates_ = np.zeros((len(z), fitted.coordinates_.shape[1]), np.float32)
-        atlas.coordinates_[passing] = fitted.coordinates_
-        if not passing.all():  # somewhere near what they resemble
-            atlas.coordinates_[~passing] = reference.place(z[~passing], config.metric).coordinates
-        atlas.unstructured_ = int((~passing).sum())
+        rows = sample_of(np.flatnonzero(passing), config.fit_points, z.shape[1], config.seed)
+        own = z[rows].astype(np.float32)
+        at = None if heads is None else (heads[0][rows], heads[1][rows])
+        fitted = _clusterer(config, num_heads).fit(own, at, None if prompts is None else prompts[rows])
+        reference = Reference.of(
+            own,
+            fitted.labels_,
+            fitted.coordinates_,
+            fitted.nearest_distances_,
+            config,
+            at if config.clusterer == "per_head" else None,
+        )
+        labels, coordinates = np.full(len(z), NOISE, np.int64), np.zeros((len(z), config.dimensions), np.float32)
+        labels[rows], coordinates[rows] = fitted.labels_, fitted.coordinates_
+        others = np.setdiff1d(np.arange(len(z)), rows, assume_unique=True)
+        placed = reference.place(
+            z[others], config.metric, None if heads is None else (heads[0][others], heads[1][others])
+        )
+        labels[others] = np.where(passing[others], placed.cluster, NOISE)
+        coordinates[others] = placed.coordinates  # somewhere near what they resemble, if they fail the gate
+        table = named_clusters(labels, fitted.mean_distances_, fitted.stability_, fitted.seed_stability_, measured)
+        atlas = cls(
+            config,
+            table,
+            reference,
+            encoder=None if encoder is None else fingerprint_of(encoder),
+            representation=kind,
+        )
+        atlas.labels_, atlas.coordinates_ = labels, coordinates
+        atlas.fitted_, atlas.unstructured_ = len(rows), int((~passing).sum())
         atlas.dropped = fitted.dropped_
         return atlas
 
@@ -153,8 +180,11 @@ class Atlas:
 
     @property
     def _behaviours(self) -> Int[ndarray, " c"]:
-        """The leading behaviour of each cluster's name, as a number; clusters called by number have their own."""
-        leading = [kinds_of(name)[0] for name in self.clusters["name"].to_pylist()]
+        """The leading behaviour of each cluster, as a number; clusters that do nothing known have their own."""
+        leading = [
+            f"cluster {number}" if one.kinds in ((), MIXED) else kinds_of(one.kinds[0])[0]
+            for number, one in enumerate(definitions(self.clusters))
+        ]
         return np.unique(leading, return_inverse=True)[1].astype(np.int64)
 
     def expect_encoder(self, encoder: Encoder | str) -> None:
@@ -218,6 +248,7 @@ class Atlas:
         encoder: Encoder | str | None = None,
         representation: str | None = None,
         structured: Any = None,
+        measured: Measured | None = None,
     ) -> Placement:
         """Place new patterns by their nearest fitted points in embedding space.
 
@@ -232,6 +263,7 @@ class Atlas:
             encoder: the encoder that made the embeddings, as in :meth:`fit`; None takes the array as it is.
             representation: what the rows are, as in :meth:`fit`.
             structured: (n,) which rows pass the gate, as in :meth:`fit`.
+            measured: scores of the same rows. Then a pattern is in no cluster whose kinds its own scores contradict.
 
         Raises:
             ConfigError: if d differs from that of the fitted rows, ``where`` or ``structured`` does not hold as many
@@ -239,11 +271,45 @@ class Atlas:
         """
         if encoder is not None:
             self.expect_encoder(encoder)
-        z = stored(finite_embeddings(z))
+        z = stored(z)
         self.expect_representation(representation, z.shape[1])
-        passing = passing_rows(structured, len(z))
-        placed = self._reference.place(z, self.config.metric, heads_of_rows(where, len(z)), self._behaviours)
+        passing, heads = passing_rows(structured, len(z)), heads_of_rows(where, len(z))
+        if self.config.clusterer == "per_head" and heads is None:
+            raise ConfigError("expected where=(layer, head) for an atlas of clusters per head, got none; give it")
+        true = None
+        if measured is not None:
+            own = [one.kinds_hold(measured) for one in definitions(self.clusters)]
+            true = np.array(own, bool).reshape(len(self.clusters), len(z)).T
+        placed = self._reference.place(z, self.config.metric, heads, self._behaviours, true)
         return placed._replace(cluster=np.where(passing, placed.cluster, NOISE))
+
+    def names_of(self, clusters: Int[ndarray, " n"], measured: Measured) -> list[str]:
+        """The name of each pattern: that of its cluster, without qualifiers that are not true of this pattern.
+
+        Args:
+            clusters: from :meth:`place`; -1 is "unknown".
+            measured: scores of the same patterns.
+        """
+        names = [self.names[int(number)] for number in clusters]
+        features = Features.of(measured)
+        for number, one in enumerate(definitions(self.clusters)):
+            rows = np.flatnonzero(clusters == number)
+            for qualifier in one.qualifiers if len(rows) else ():
+                false = rows[~satisfies((qualifier,), features._replace(values=features.values[rows]))]
+                for row in false.tolist():
+                    names[row] = names[row].replace(f", {qualifier.words}", "", 1)
+        return names
+
+    def rename(self, names: dict[int, str]) -> None:
+        """Call clusters by names of your own; ``names.json`` beside a saved atlas does the same.
+
+        Args:
+            names: by the clusters' numbers.
+
+        Raises:
+            ConfigError: if there is no such cluster, or two would have the same name.
+        """
+        self.clusters = renamed(self.clusters, names)
 
     def extend(self, z: Any, labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]) -> None:
         """Add points with known clusters to those among which patterns are placed; the fitted clusters do not change.
@@ -259,7 +325,7 @@ class Atlas:
         Raises:
             ConfigError: if the numbers of rows differ, or a label is not one of this atlas.
         """
-        z = stored(finite_embeddings(z))
+        z = stored(z)
         if not len(z) == len(labels) == len(coordinates):
             raise ConfigError(f"expected as many labels and coordinates as embeddings, {len(z)}, got {len(labels)}")
         if len(labels) and not NOISE <= labels.min() <= labels.max() < len(self.clusters):
@@ -321,13 +387,25 @@ class Atlas:
         config = parse(AtlasConfig, record["config"], str(folder))
         clusters = read_table(folder / CLUSTERS_FILE)
         reference = Reference.from_tensors(tensors)
-        if reference is None:
+        if reference is None or not clusters.schema.equals(CLUSTERS):
             raise ArtifactError(
                 f"expected an atlas of this version in {folder}, its arrays do not fit together; fit it again"
+            )
+        broken = [
+            name for name, values in tensors.items() if values.dtype.kind == "f" and not np.isfinite(values).all()
+        ]
+        if broken or (len(reference.labels) and int(reference.labels.max()) >= len(clusters)):
+            raise ArtifactError(
+                f"expected finite arrays and labels of {len(clusters)} clusters in {folder}, its {_REFERENCE} is "
+                "damaged; fit it again"
             )
         kind = record["representation"]
         known = None if kind is None else parse_representation(kind)
         atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=known)
         atlas.models, atlas.constants = tuple(record.get("models", ())), record.get("constants")
         atlas.dropped, atlas.unstructured_ = record["dropped"], record["unstructured"]
+        try:
+            atlas.rename(overlay(folder))
+        except ConfigError as error:
+            raise ArtifactError(f"{folder / NAMES_FILE}: {error}; mend or remove it") from None
         return atlas

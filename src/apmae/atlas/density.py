@@ -8,18 +8,14 @@ quadratic time, and fast_hdbscan compiles for minutes at first use.
 """
 
 import warnings
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from scipy.spatial import KDTree
 
 from apmae.atlas.rows import members_of
 from apmae.config import AtlasConfig
 from apmae.schema import NOISE
-
-_SCALE_NEIGHBOR = 10
 
 
 def floor_of(config: AtlasConfig, num_heads: int | None) -> int:
@@ -44,7 +40,7 @@ def smallest_cluster(config: AtlasConfig, num_heads: int | None, rows: int) -> i
 
 
 class FilteredHDBSCAN:
-    """HDBSCAN that splits wide clusters, then drops those that are still wide and small ones. A scikit-learn estimator.
+    """HDBSCAN, of which wide and small clusters are dropped. A scikit-learn estimator.
 
     Attributes:
         labels_: (n,) cluster of each row, -1 for noise; the largest cluster is 0.
@@ -76,7 +72,7 @@ class FilteredHDBSCAN:
         counts: Int[ndarray, " n"],
         nearest: Float[ndarray, " n"] | None = None,
     ) -> "FilteredHDBSCAN":
-        """Find clusters, split the wide ones, then drop those that are still wide and the small ones.
+        """Find clusters, then drop the wide and the small ones.
 
         Args:
             coordinates: reduced embeddings of distinct rows.
@@ -87,22 +83,16 @@ class FilteredHDBSCAN:
         """
         config = self.config
         smallest = smallest_cluster(config, self.num_heads, len(coordinates))
-        labels, persistence = _hdbscan(coordinates, smallest, config, "eom", config.epsilon)
-        if config.split_wide:
-            labels, persistence = _split_wide(coordinates, counts, smallest, labels, persistence, config)
+        labels, persistence = _hdbscan(coordinates, smallest, config)
         floor = floor_of(config, self.num_heads)
-        many = counts >= floor
-        isolated = labels == NOISE
-        if nearest is not None:
-            isolated |= _outlying(labels, nearest, many, len(persistence))
-        lone = np.flatnonzero(isolated & many)
         start = len(persistence)
+        lone = lone_rows(labels, nearest, counts >= floor, start)
         labels[lone] = np.arange(start, start + len(lone))
         persistence = np.concatenate([persistence, np.ones(len(lone))])
         total = len(persistence)
         members = members_of(labels, total)
         sizes = np.array([counts[own].sum() for own in members], dtype=np.int64)
-        spread = np.array([_mean_distance(coordinates[own], counts[own]) for own in members])
+        spread = np.array([mean_distance(coordinates[own], counts[own]) for own in members])
         wide, small = spread > config.max_mean_distance, sizes < floor
         kept = np.flatnonzero(~wide & ~small)
         kept = kept[np.argsort(-sizes[kept], kind="stable")]
@@ -114,44 +104,10 @@ class FilteredHDBSCAN:
         return self
 
 
-def _split_wide(
-    coordinates: Float[ndarray, "n r"],
-    counts: Int[ndarray, " n"],
-    smallest: int,
-    labels: Int[ndarray, " n"],
-    persistence: Float[ndarray, " c"],
-    config: AtlasConfig,
-) -> tuple[Int[ndarray, " n"], Float[ndarray, " s"]]:
-    """Replace each cluster that the width filter would drop by the leaves of its part of the cluster tree.
-
-    The paper's separation of 0.5 is an absolute distance in a layout of 19.2 million patterns. In a layout of a few
-    thousand it joins nearly everything into one cluster (9 600 patterns: 2 clusters, both too wide). Leaves that are
-    closer than the layout's scale, the median distance to the tenth neighbour, stay joined
-    (``docs/studies/planted.md``).
-    """
-    members = members_of(labels, len(persistence))
-    wide = [
-        n for n, own in enumerate(members) if _mean_distance(coordinates[own], counts[own]) > config.max_mean_distance
-    ]
-    if not wide:
-        return labels, persistence
-    distances, _ = KDTree(coordinates).query(coordinates, k=min(_SCALE_NEIGHBOR, len(coordinates) - 1) + 1)
-    leaves, leaf_persistence = _hdbscan(
-        coordinates, smallest, config, "leaf", min(config.epsilon, float(np.median(distances[:, -1])))
-    )
-    inside = np.isin(labels, wide)
-    split = np.where(inside, np.where(leaves == NOISE, NOISE, leaves + len(persistence)), labels)
-    numbers, renumbered = np.unique(split[split != NOISE], return_inverse=True)
-    split[split != NOISE] = renumbered
-    return split, np.concatenate([persistence, leaf_persistence])[numbers]
-
-
 def _hdbscan(
     coordinates: Float[ndarray, "n r"],
     smallest: int,
     config: AtlasConfig,
-    selection: Literal["eom", "leaf"],
-    epsilon: float,
 ) -> tuple[Int[ndarray, " n"], Float[ndarray, " c"]]:
     if len(coordinates) < max(smallest, 3):
         return np.full(len(coordinates), NOISE, dtype=np.int64), np.zeros(0)
@@ -162,12 +118,28 @@ def _hdbscan(
         model = HDBSCAN(
             min_cluster_size=smallest,
             min_samples=min(config.min_samples or min(smallest, 10), len(coordinates) - 1),
-            cluster_selection_method=selection,
-            cluster_selection_epsilon=epsilon,
+            cluster_selection_epsilon=config.epsilon,
             approx_min_span_tree=False,  # the approximate tree is no faster and mislabels a few percent of the rows
             core_dist_n_jobs=1,
         ).fit(coordinates.astype(np.float64))
     return model.labels_.astype(np.int64), np.asarray(model.cluster_persistence_, dtype=np.float64)
+
+
+def lone_rows(
+    labels: Int[ndarray, " n"], nearest: Float[ndarray, " n"] | None, many: Bool[ndarray, " n"], count: int
+) -> Int[ndarray, " l"]:
+    """Rows that occur often enough to be a cluster alone, and are noise or an outlier of the cluster that they are in.
+
+    Args:
+        labels: cluster of each row, -1 for noise.
+        nearest: distance of each row to its nearest other row before the reduction; None counts only noise.
+        many: which rows occur often enough.
+        count: number of clusters.
+    """
+    isolated = labels == NOISE
+    if nearest is not None:
+        isolated |= _outlying(labels, nearest, many, count)
+    return np.flatnonzero(isolated & many)
 
 
 def _outlying(
@@ -184,7 +156,7 @@ def _outlying(
     return outlying
 
 
-def _mean_distance(points: Float[ndarray, "m r"], weights: Int[ndarray, " m"]) -> float:
-    """Mean distance to the centre. The paper says intra-cluster distance, but there are quadratically many pairs."""
+def mean_distance(points: Float[ndarray, "m r"], weights: Int[ndarray, " m"]) -> float:
+    """Weighted mean distance to the centre. The paper says intra-cluster distance, but there are quadratically many."""
     centre = np.average(points, axis=0, weights=weights)
     return float(np.average(np.linalg.norm(points - centre, axis=1), weights=weights))

@@ -1,70 +1,39 @@
-"""Names of clusters, from the measured scores of their members. The same rules name a single pattern.
+"""Names of clusters: ``kind[ + kind][ on token kind][, qualifiers]``, each true for nine in ten of the members.
 
-A behaviour that is not clear is called weak rather than left out. The thresholds were chosen by judgement.
+A kind names a cluster if 90 % of its members satisfy the kind's definition (``atlas/kinds.py``). Where several clusters
+have the same kinds, qualifiers say what separates them: ranges of measured scores, and token kinds of the queries. They
+are found on the members, and each is a definition too. So a name can be checked, on the members and on new patterns.
 
-Axes: n patterns, c clusters, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``).
+Axes: n patterns, c clusters, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``), m members.
 """
 
-from collections.abc import Mapping
-from math import isnan
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from apmae.artifacts import read_json
+from apmae.atlas.kinds import BEHAVIOURS, holds, kind_word, measured_names, strengths, token_kind
+from apmae.atlas.qualifiers import Features, Qualifier, satisfies, separate
 from apmae.atlas.rows import members_of
-from apmae.schema import CLUSTERS, KINDS, NOISE, SCORES
+from apmae.atlas.stability import STABLE
+from apmae.errors import ArtifactError, ConfigError
+from apmae.schema import CLUSTERS, KINDS, NAMES_FILE, NOISE, SCORES
 
-_BEHAVIOURS = (
-    # Score, the name it gives, the score of a uniform causal pattern of 256 tokens, and the threshold for naming, as a
-    # share of the range above that. It is lower for bands: those wider than the score's window cannot reach 1.
-    ("first_token", "first-token sink", 0.02, 0.35),
-    ("previous", "previous token", 0.02, 0.35),
-    ("self", "self", 0.02, 0.35),
-    ("induction", "induction", 0.03, 0.35),
-    ("duplicate", "duplicate token", 0.03, 0.35),
-    ("local", "local band", 0.10, 0.25),
-    ("columns", "columns", 0.05, 0.35),
-    ("blocks", "blocks", 0.0, 0.3),
-    ("later_sink", "later sink", 0.0, 0.35),
-)
-_ON_KINDS = ("columns", "later sink")
-"""Names that also say which kind of token the keys are."""
+TRUE_FOR = 0.9
+"""Share of a cluster's members that its name has to be true for."""
+UNNAMED = "unnamed"
+MIXED = ("mixed",)
+"""The kinds of a cluster if none holds for enough of its members; it claims nothing."""
 _NUMBERED = "cluster "
 """Clusters without measured scores are called by their number."""
-_WITH_KINDS = ("columns", "later sink", "looks at", "retrieval")
-"""Names that a token kind follows."""
-_SINK_OF_COLUMNS = 2 / 3
-"""Columns are called a later sink if sinks draw at least this share of their attention."""
-_CLEAR_IF_EVEN = 0.5
-"""The threshold for diffuse patterns: with few tokens, even attention alone scores high."""
-_SECOND = 0.25
-_WEAK = 0.15
-"""From this share on, a behaviour that is not clear is still named, as weak."""
-_KIND = 0.12
-"""Attention beyond chance that a token kind needs to be named."""
-_RETRIEVAL = 0.6
-"""Mass on distant keys that a pattern needs to be named by it, if it is not diffuse and no other name fits: a uniform
-causal pattern of 256 tokens has 0.7 there, and columns and induction attend to distant keys too."""
-_UNIFORM = 0.88
-_DIFFUSE = 0.75
-_KIND_WORDS = {
-    "sentinel": "sentinels",
-    "word": "words",
-    "keyword": "keywords",
-    "number": "numbers",
-    "string": "quotes",
-    "operator": "operators",
-    "open_bracket": "opening brackets",
-    "close_bracket": "closing brackets",
-    "semicolon": "';'",
-    "separator": "separators",
-    "newline": "newlines",
-    "space": "spaces",
-    "other": "other tokens",
-}
+_SAMPLE = 1000
+"""Members whose own names decide what kinds to look at, evenly spaced; all of them are checked."""
+_TELLING = 0.5
+"""Qualifiers that more than this share of a like cluster's members satisfy too do not separate the two."""
 
 
 class Measured(NamedTuple):
@@ -77,83 +46,28 @@ class Measured(NamedTuple):
     query_kinds: Float[ndarray, "n k"]
     """Attention beyond chance from queries of each of ``schema.KINDS``."""
 
-
-def kind_word(excess: Mapping[str, float]) -> str:
-    """The name of the token kind that stands out most; "" if none does.
-
-    Args:
-        excess: attention beyond chance by kind (``Scores.key_kinds`` or ``query_kinds``).
-    """
-    kind = max(KINDS, key=lambda name: excess.get(name, 0.0))
-    return _KIND_WORDS[kind] if excess.get(kind, 0.0) >= _KIND else ""
+    def of(self, rows: Any) -> "Measured":
+        """The scores of some rows."""
+        return Measured(*(values[rows] for values in self))
 
 
-def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
-    """The name that scores give, for instance "previous token" or "first-token sink + columns on ';'".
+class Definition(NamedTuple):
+    """What a cluster's name claims, so that it can be checked."""
 
-    Args:
-        scores: by the names in ``schema.SCORES``; NaN or missing where not measured.
-        looks_at: the token kind that stands out among the keys, from :func:`kind_word`.
-    """
-    uniform = scores.get("uniform", float("nan"))
-    columns = scores.get("columns", float("nan"))
-    sink = scores.get("later_sink", float("nan")) >= _SINK_OF_COLUMNS * (0.0 if isnan(columns) else columns)
-    hidden = "columns" if sink else "later sink"  # a sink is a column too: only one of the two is named
-    shown = []
-    for score, name, chance, clear in _BEHAVIOURS:
-        value = scores.get(score, float("nan"))
-        if not isnan(value) and name != hidden:
-            shown.append(((value - chance) / (1 - chance), name, _CLEAR_IF_EVEN if uniform >= _DIFFUSE else clear))
-    shown.sort(key=lambda entry: -entry[0])
-    words = [name for strength, name, clear in shown if strength >= clear][:1]
-    if words:
-        second = max(_SECOND, 0.5 * shown[0][0])
-        words += [name for strength, name, _ in shown[:2] if name not in words and strength >= second]
-    if words and not uniform >= _UNIFORM:
-        return " + ".join(f"{word} on {looks_at}" if word in _ON_KINDS and looks_at else word for word in words)
-    if scores.get("retrieval", 0.0) >= _RETRIEVAL and uniform < _DIFFUSE:
-        return f"retrieval of {looks_at}" if looks_at else "retrieval"
-    if looks_at:
-        return f"looks at {looks_at}"
-    if uniform >= _UNIFORM:
-        return "uniform"
-    if uniform >= _DIFFUSE:
-        return "diffuse"
-    return f"weak {shown[0][1]}" if shown and shown[0][0] >= _WEAK else "mixed"
+    kinds: tuple[str, ...]
+    """The leading one first."""
+    qualifiers: tuple[Qualifier, ...]
 
+    def kinds_hold(self, measured: Measured) -> Bool[ndarray, " n"]:
+        """Which patterns satisfy every kind."""
+        true = np.ones(len(measured.values), bool)
+        for number, kind in enumerate(self.kinds):
+            true &= holds(kind, measured.values, measured.key_kinds, leading=number == 0)
+        return true
 
-def kinds_of(name: str) -> tuple[str, ...]:
-    """The behaviours that a name is made of, the leading one first, without the token kinds and "weak".
-
-    For instance ("columns", "local band") of "columns on ';' + local band", and ("looks at",) of "looks at newlines".
-    """
-    found = []
-    for part in name.split(" + "):
-        plain = part.removeprefix("weak ")
-        found.append(next((stem for stem in _WITH_KINDS if plain.startswith(f"{stem} ")), plain))
-    return tuple(found)
-
-
-def contradicts(name: str, measured: str) -> bool:
-    """Whether a cluster's name and the name that a pattern's own scores give have no behaviour in common.
-
-    Clusters that are called by their number contradict nothing.
-    """
-    return not _numbered(name) and not set(kinds_of(name)) & set(kinds_of(measured))
-
-
-def _numbered(name: str) -> bool:
-    return name.startswith(_NUMBERED)
-
-
-def measured_names(values: Float[ndarray, "n s"], key_kinds: Float[ndarray, "n k"]) -> list[str]:
-    """The name that its own scores give each pattern.
-
-    Args:
-        values: in the order of ``schema.SCORES``; NaN where not measured.
-        key_kinds: attention beyond chance to each of ``schema.KINDS``.
-    """
-    return [_name(scores, kinds) for scores, kinds in zip(values.tolist(), key_kinds.tolist(), strict=True)]
+    def holds(self, measured: Measured) -> Bool[ndarray, " n"]:
+        """Which patterns satisfy the whole name."""
+        return self.kinds_hold(measured) & satisfies(self.qualifiers, Features.of(measured))
 
 
 def cluster_names(clusters: pa.Table) -> dict[int, str]:
@@ -162,54 +76,152 @@ def cluster_names(clusters: pa.Table) -> dict[int, str]:
     return {**found, NOISE: "unknown"}
 
 
+def renamed(clusters: pa.Table, names: dict[int, str]) -> pa.Table:
+    """A table of clusters with names that somebody gave; what a name claimed is kept as it was found.
+
+    Raises:
+        ConfigError: if there is no such cluster, or two clusters would have the same name.
+    """
+    found = cluster_names(clusters)
+    missing = sorted(set(names) - set(found) | ({NOISE} & set(names)))
+    if missing:
+        raise ConfigError(f"expected names of clusters 0-{len(clusters) - 1}, got one of {missing[0]}")
+    found |= names
+    column = [found[number] for number in clusters["cluster"].to_pylist()]
+    twice = sorted({name for name in column if column.count(name) > 1 or not name.strip()})
+    if twice:
+        raise ConfigError(f"expected a name of its own for each cluster, got {twice[0]!r} for several or an empty one")
+    return clusters.set_column(
+        clusters.schema.get_field_index("name"), CLUSTERS.field("name"), pa.array(column, pa.string())
+    )
+
+
+def overlay(folder: Path) -> dict[int, str]:
+    """Names that somebody wrote beside an atlas, in ``names.json``: {"3": "my name"}; none if there is no such file.
+
+    Raises:
+        ArtifactError: if the file is no such object.
+    """
+    path = folder / NAMES_FILE
+    if not path.exists():
+        return {}
+    record = read_json(path)
+    try:
+        return {int(number): str(name) for number, name in dict(record).items()}
+    except (TypeError, ValueError):
+        raise ArtifactError(
+            f'expected {path} to give names by the clusters\' numbers, {{"3": "my name"}}; mend or remove it'
+        ) from None
+
+
+def definitions(clusters: pa.Table) -> list[Definition]:
+    """What each cluster's name claims, in the order of the table."""
+    return [
+        Definition(tuple(row["kinds"]), tuple(Qualifier(**one) for one in row["qualifiers"]))
+        for row in clusters.select(["kinds", "qualifiers"]).to_pylist()
+    ]
+
+
 def named_clusters(
     labels: Int[ndarray, " n"],
     mean_distances: Float[ndarray, " c"],
-    persistence: Float[ndarray, " c"],
+    stability: Float[ndarray, " c"],
+    seed_stability: Float[ndarray, " c"],
     measured: Measured | None,
 ) -> pa.Table:
     """The table of clusters, ``schema.CLUSTERS``.
 
     Args:
         labels: cluster of each row, -1 for noise.
-        mean_distances: of each cluster, from ``Clusterer``.
-        persistence: of each cluster, from ``Clusterer``.
+        mean_distances: of each cluster, from ``Clusterer``, as are the next two.
+        stability: Jaccard index over halves of the prompts.
+        seed_stability: Jaccard index over seeds.
         measured: scores of the same rows; without them clusters are called "cluster 0", "cluster 1", ...
     """
-    rows = []
-    for number, members in enumerate(members_of(labels, len(persistence))):
-        row: dict[str, Any] = {
+    members = members_of(labels, len(stability))
+    names: list[dict[str, Any]] = [
+        {"name": f"{_NUMBERED}{number}", "kinds": [], "qualifiers": [], "looks_at": "", "looks_from": ""}
+        for number in range(len(members))
+    ]
+    if measured is not None:
+        names = _names([measured.of(rows) for rows in members])
+    rows = [
+        {
             "cluster": number,
-            "name": f"{_NUMBERED}{number}",
-            "size": len(members),
+            "size": len(members[number]),
             "mean_distance": float(mean_distances[number]),
-            "persistence": float(persistence[number]),
-            "looks_at": "",
-            "looks_from": "",
+            "stability": float(stability[number]),
+            "seed_stability": float(seed_stability[number]),
+            "unstable": bool(min(stability[number], seed_stability[number]) < STABLE),
+            **names[number],
         }
-        if measured is not None:
-            scores = _means(measured.values[members])
-            keys, queries = (kinds[members].mean(0).tolist() for kinds in (measured.key_kinds, measured.query_kinds))
-            row |= {
-                "name": _name(scores, keys),
-                "looks_at": _kind(keys),
-                "looks_from": _kind(queries),
-                **{f"score_{score}": value for score, value in zip(SCORES, scores, strict=True) if not isnan(value)},
-            }
-        rows.append(row)
+        for number in range(len(members))
+    ]
     return pa.Table.from_pylist(rows, schema=CLUSTERS)
 
 
-def _means(values: Float[ndarray, "m s"]) -> list[float]:
+def _names(clusters: list[Measured]) -> list[dict[str, Any]]:
+    """The columns of ``schema.CLUSTERS`` that say what the members do."""
+    kinds = [_kinds(own) for own in clusters]
+    features = [Features.of(own) for own in clusters]
+    rows, unnamed = [], 0
+    for number, own in enumerate(clusters):
+        like = [features[other] for other in range(len(clusters)) if other != number and kinds[other] == kinds[number]]
+        true = Definition(kinds[number], ()).kinds_hold(own)
+        qualifiers, shared = separate(features[number], like, kinds[number], true, TRUE_FOR)
+        if shared > _TELLING:
+            unnamed += 1
+            words, qualifiers = [f"{UNNAMED} {unnamed}"], ()
+            if kinds[number] != MIXED:
+                words.insert(0, " + ".join(kinds[number]))
+        else:
+            words = [" + ".join(kinds[number]), *(one.words for one in qualifiers)]
+        share = float(Definition(kinds[number], qualifiers).holds(own).mean())
+        keys, queries = own.key_kinds.mean(0), own.query_kinds.mean(0)
+        rows.append(
+            {
+                "name": ", ".join(words),
+                "kinds": list(kinds[number]),
+                "qualifiers": [one._asdict() for one in qualifiers],
+                "true_share": share,
+                "like_share": shared,
+                "confidence": share * (1 - shared),
+                "looks_at": kind_word(dict(zip(KINDS, keys.tolist(), strict=True))),
+                "looks_from": kind_word(dict(zip(KINDS, queries.tolist(), strict=True))),
+                **{f"score_{score}": value for score, value in _means(own.values).items() if value == value},
+            }
+        )
+    return rows
+
+
+def _kinds(own: Measured) -> tuple[str, ...]:
+    """The kinds that nine in ten members satisfy together: what most are named by first, and one more behaviour."""
+    some = own.of(slice(None, None, max(len(own.values) // _SAMPLE, 1)))
+    names = measured_names(some.values, some.key_kinds)
+    leading = [name.split(" + ")[0] for name in names]
+    strength = {
+        name: float(np.nanmean(of)) if np.isfinite(of).any() else -1.0 for name, of in strengths(own.values).items()
+    }
+    candidates = sorted(set(leading), key=lambda name: (-leading.count(name), name))
+    # A name with a token kind is true without it too. Weak behaviours count only if nothing is clear.
+    candidates += [token_kind(name)[0] for name in candidates if token_kind(name)[1]]
+    candidates = [name for name in candidates if name not in ("mixed", "looks at")]  # these say nothing
+    candidates += [f"weak {name}" for name in sorted(strength, key=lambda name: -strength[name])]
+    for first in candidates:
+        if holds(first, own.values, own.key_kinds).mean() < TRUE_FOR:
+            continue
+        second = max((name for name in BEHAVIOURS if name not in first), key=lambda name: strength[name])
+        both = Definition((first, second), ())
+        enough = strength[second] >= 0.5 * strength.get(token_kind(first)[0], 2.0)
+        if enough and both.kinds_hold(own).mean() >= TRUE_FOR:
+            return both.kinds
+        return (first,)
+    return MIXED
+
+
+def _means(values: Float[ndarray, "m s"]) -> dict[str, float]:
     """The mean of each score over the rows on which it was measured; NaN if on none."""
     measurable = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return (np.where(measurable, values, 0).sum(0) / measurable.sum(0)).tolist()
-
-
-def _name(scores: list[float], key_kinds: list[float]) -> str:
-    return name_of(dict(zip(SCORES, scores, strict=True)), _kind(key_kinds))
-
-
-def _kind(excess: list[float]) -> str:
-    return kind_word(dict(zip(KINDS, excess, strict=True)))
+        means = np.where(measurable, values, 0).sum(0) / measurable.sum(0)
+    return dict(zip(SCORES, means.tolist(), strict=True))

@@ -1,7 +1,7 @@
 """Placing new patterns among fitted ones, by their nearest neighbours in embedding space.
 
-Neighbours are found by brute force among at most 20 000 fitted points: exact, without compilation, and linear in the
-number of new patterns. The radius of a cluster is twice the 95th percentile of its members' nearest distances.
+Neighbours are found among at most 20 000 fitted points (``neighbors.Search``), in a time that is linear in the number
+of new patterns. The radius of a cluster is twice the 95th percentile of its members' nearest distances.
 
 Axes: n rows, d embedding, r reduced dimensions, k neighbours, m members of a cluster, p points of the reference.
 """
@@ -58,6 +58,8 @@ class Reference(NamedTuple):
     coordinates: Float[ndarray, "p r"]
     radii: Float[ndarray, " p"]
     """How far from each point a new pattern of its cluster may be; below 0 for noise."""
+    heads: Int[ndarray, " p"]
+    """The head that each point is of (``head_numbers``), if clusters are of single heads; else -1."""
     scale: Float[ndarray, " 1"]
     """Median distance of a member to its nearest other member: what counts as near."""
 
@@ -69,6 +71,7 @@ class Reference(NamedTuple):
         coordinates: Float[ndarray, "n r"],
         nearest: Float[ndarray, " n"],
         config: AtlasConfig,
+        where: Where | None = None,
     ) -> "Reference":
         """Choose the points, merging equal rows, and measure how far members are from one another.
 
@@ -78,8 +81,11 @@ class Reference(NamedTuple):
             coordinates: reduced coordinates.
             nearest: distance of each row to the nearest other row of its label.
             config: number of points, metric, seed.
+            where: layer and head of each row, if clusters are of single heads.
         """
-        first, _, counts = merge_duplicates(z)
+        heads = np.full(len(z), -1) if where is None else head_numbers(where)
+        first, _, counts = merge_duplicates(z if where is None else np.column_stack([z, *where]))
+        heads = heads[first]
         z, labels, coordinates, nearest = z[first], labels[first], coordinates[first], nearest[first]
         members = members_of(labels, int(labels.max()) + 1)
         points = _sample(labels, members, config)
@@ -94,6 +100,7 @@ class Reference(NamedTuple):
             counts=counts[points].astype(np.int64),
             coordinates=coordinates[points].astype(np.float32),
             radii=radii[labels[points]].astype(np.float32),
+            heads=heads[points].astype(np.int32),
             scale=np.array([scale], np.float32),
         )
 
@@ -111,6 +118,7 @@ class Reference(NamedTuple):
         metric: str,
         where: Where | None = None,
         behaviours: Int[ndarray, " c"] | None = None,
+        true: Bool[ndarray, "n c"] | None = None,
     ) -> Placement:
         """Place new patterns by the vote of their nearest points: for a behaviour, then for a cluster that has it.
 
@@ -119,34 +127,63 @@ class Reference(NamedTuple):
         Args:
             z: embeddings of the points' width, rounded to fp16.
             metric: distance between embeddings.
-            where: layer and head of each row; not used if the points are of all heads.
+            where: layer and head of each row; used if the points' clusters are of single heads.
             behaviours: of each cluster, a number; None: every cluster has its own.
+            true: which clusters' names are true of each row; points of the others have no vote. None: all.
         """
-        from sklearn.neighbors import NearestNeighbors
-
-        points = self.embeddings.astype(np.float32)
-        if not len(z):
-            nowhere, none = np.zeros((0, self.coordinates.shape[1]), np.float32), np.zeros((0, _SHOWN), np.float32)
-            return Placement(np.zeros(0, np.int64), np.zeros(0, np.float32), nowhere, none.astype(np.int64), none)
-        search = NearestNeighbors(n_neighbors=min(VOTERS, len(points)), metric=metric, algorithm="brute")
-        search.fit(points)
         if behaviours is None:
             behaviours = np.arange(int(self.labels.max(initial=NOISE)) + 1)
         behaviours = np.append(behaviours, NOISE)  # last: of noise, label -1
+        if where is None or (self.heads < 0).all():
+            return self._place(z, metric, behaviours, true)
+        placed = _nowhere(len(z), self.coordinates.shape[1])
+        own = head_numbers(where)
+        for head in np.unique(own):
+            rows, points = np.flatnonzero(own == head), self.heads == head
+            if not points.any():
+                continue  # a head that was not fitted
+            part = self._replace(**{name: values[points] for name, values in self._asdict().items() if name != "scale"})
+            some = part._place(z[rows], metric, behaviours, None if true is None else true[rows])
+            for whole, values in zip(placed, some, strict=True):
+                whole[rows] = values
+        return placed
+
+    def _place(
+        self,
+        z: Float[ndarray, "n d"],
+        metric: str,
+        behaviours: Int[ndarray, " c"],
+        true: Bool[ndarray, "n c"] | None,
+    ) -> Placement:
+        if not len(z):
+            return _nowhere(0, self.coordinates.shape[1])
+        from apmae.atlas.search import Search
+
+        search = Search(self.embeddings, metric, VOTERS)
         blocks = []
         for start in range(0, len(z), _BLOCK):
-            distances, nearest = search.kneighbors(z[start : start + _BLOCK])
-            blocks.append(self._vote(distances, nearest, behaviours))
+            found = search.nearest(z[start : start + _BLOCK])
+            voting = None if true is None else true[start : start + _BLOCK]
+            blocks.append(self._vote(found.distances, found.indices, behaviours, voting))
         return Placement(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
     def _vote(
-        self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"], behaviours: Int[ndarray, " c"]
+        self,
+        distances: Float[ndarray, "n k"],
+        nearest: Int[ndarray, "n k"],
+        behaviours: Int[ndarray, " c"],
+        true: Bool[ndarray, "n c"] | None,
     ) -> Placement:
         copies = self.counts[nearest]
         votes = np.clip(VOTERS - (copies.cumsum(1) - copies), 0, copies)
-        weights = votes / (distances + float(self.scale[0]))
-        weights /= weights.sum(1, keepdims=True)
+        near = votes / (distances + float(self.scale[0]))
+        near /= near.sum(1, keepdims=True)
         voters = self.labels[nearest]
+        weights = near
+        if true is not None:
+            may = np.column_stack([true, np.ones(len(true), bool)])  # last: noise, label -1
+            weights = near * np.take_along_axis(may, voters, 1)
+            weights = weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
         does = behaviours[voters]
         share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)  # of each voter's behaviour
         best = share.argmax(1)
@@ -157,7 +194,7 @@ class Reference(NamedTuple):
         closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
         radius = self.radii[nearest[rows, closest]]
         known = (strength >= _MIN_STRENGTH) & (distances[rows, closest] <= radius)
-        placed = (weights[:, :, None] * self.coordinates[nearest]).sum(1)
+        placed = (near[:, :, None] * self.coordinates[nearest]).sum(1)
         return Placement(
             np.where(known, winner, NOISE).astype(np.int64),
             strength.astype(np.float32),
@@ -210,8 +247,25 @@ class Reference(NamedTuple):
             "counts": np.ones(len(z), np.int64),
             "coordinates": coordinates.astype(np.float32),
             "radii": radii,
+            "heads": np.full(len(z), -1, np.int32),
         }
         return self._replace(**{name: np.concatenate([getattr(self, name), new]) for name, new in added.items()})
+
+
+def head_numbers(where: Where) -> Int[ndarray, " n"]:
+    """One number for each layer and head."""
+    return where[0].astype(np.int64) * 4096 + where[1]
+
+
+def _nowhere(rows: int, dimensions: int) -> Placement:
+    """Rows of which nothing is known."""
+    return Placement(
+        np.full(rows, NOISE, np.int64),
+        np.zeros(rows, np.float32),
+        np.zeros((rows, dimensions), np.float32),
+        np.full((rows, _SHOWN), NOISE, np.int64),
+        np.full((rows, _SHOWN), np.inf, np.float32),
+    )
 
 
 def _radius(distances: Float[ndarray, " p"], scale: float) -> float:

@@ -10,33 +10,68 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae.errors import ConfigError
+from apmae.seeding import generator
 
 Where = tuple[Int[ndarray, " n"], Int[ndarray, " n"]]
 """Layer and head of each row."""
 FP16_MAX = float(np.finfo(np.float16).max)
+_BLOCK = 65_536
+"""Rows checked at a time."""
+_BYTES_PER_POINT = 25_000
+"""Memory of a fit: neighbours, UMAP's graph and branches, measured at 20 000 points (``benchmarks/atlas.py``)."""
+_LEAST_POINTS = 2_000
 
 
-def finite_embeddings(z: Any) -> Float[ndarray, "n d"]:
-    """Embeddings as a float32 array, checked.
+def stored(z: Any, *, clip: bool = True) -> Float[ndarray, "n d"]:
+    """Embeddings as they come back from disk, float16; checked, a block of rows at a time.
 
     Args:
-        z: (n, d) embeddings, array or CPU tensor.
+        z: (n, d) embeddings, array or CPU tensor. An array of float16 is returned as it is.
+        clip: whether values beyond fp16's range are cut; False refuses them.
 
     Raises:
-        ConfigError: if it does not have two axes, or some rows are not finite.
+        ConfigError: if it does not have two axes, some rows are not finite, or some are beyond fp16's range.
     """
-    array = np.ascontiguousarray(np.asarray(z), dtype=np.float32)
+    array = np.asarray(z)
     if array.ndim != 2:
         raise ConfigError(f"expected embeddings of shape (n, dim), got {array.shape}")
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array).all(1)).sum())
+    found = array if array.dtype == np.float16 else np.empty(array.shape, np.float16)
+    bad, largest = 0, 0.0
+    for begin in range(0, len(array), _BLOCK):
+        rows = array[begin : begin + _BLOCK].astype(np.float32)
+        finite = np.isfinite(rows).all(1)
+        bad += int((~finite).sum())
+        largest = max(largest, float(np.abs(rows[finite]).max(initial=0)))
+        if found is not array:
+            found[begin : begin + len(rows)] = np.clip(np.nan_to_num(rows), -FP16_MAX, FP16_MAX)
+    if bad:
         raise ConfigError(f"expected finite embeddings, {bad} of {len(array)} rows are not; check the encoder")
-    return array
+    if largest > FP16_MAX and not clip:
+        raise ConfigError(f"expected embeddings within {FP16_MAX:g}, fp16's range, got {largest:g}; scale them down")
+    return found
 
 
-def stored(z: Float[ndarray, "n d"]) -> Float[ndarray, "n d"]:
-    """Embeddings as they come back from disk: rounded to fp16."""
-    return np.clip(z, -FP16_MAX, FP16_MAX).astype(np.float16).astype(np.float32)
+def sample_of(rows: Int[ndarray, " n"], points: int, width: int, seed: int) -> Int[ndarray, " k"]:
+    """A seeded sample of row numbers, ascending: at most ``points``, and no more than memory has room for.
+
+    Args:
+        rows: numbers to draw from.
+        points: how many are wanted.
+        width: numbers in an embedding.
+        seed: for the draw.
+    """
+    room = max(int(_free_memory() / (_BYTES_PER_POINT + 12 * width)), _LEAST_POINTS)
+    points = min(points, room)
+    return rows if len(rows) <= points else np.sort(generator(seed, "fit").permutation(rows)[:points])
+
+
+def _free_memory() -> float:
+    """Bytes that are available, caches included; without bound where the system does not say (``/proc/meminfo``)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return float("inf")
 
 
 def heads_of_rows(where: Any, rows: int) -> Where | None:
@@ -79,6 +114,22 @@ def passing_rows(structured: Any, rows: int) -> Bool[ndarray, " n"]:
             f"{passing.shape}"
         )
     return passing
+
+
+def prompts_of_rows(prompts: Any, rows: int) -> Int[ndarray, " n"] | None:
+    """The prompt of each row, checked; None if unknown.
+
+    Raises:
+        ConfigError: if it does not hold one integer per row.
+    """
+    if prompts is None:
+        return None
+    found = np.asarray(prompts)
+    if found.shape != (rows,) or (rows and found.dtype.kind not in "iu"):
+        raise ConfigError(
+            f"expected prompts to hold one integer per embedding ({rows}), got {found.dtype} of shape {found.shape}"
+        )
+    return found.astype(np.int64)
 
 
 def merge_duplicates(z: Float[ndarray, "n d"]) -> tuple[Int[ndarray, " u"], Int[ndarray, " n"], Int[ndarray, " u"]]:

@@ -1,6 +1,6 @@
 """The stages after training."""
 
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -64,6 +64,10 @@ class EvaluateConfig(Config):
 class AtlasConfig(Config):
     """How embeddings become clusters (paper section 5)."""
 
+    clusterer: Literal["stable", "paper", "per_head"] = "stable"
+    """What decides which groups are clusters: how well they are found again, the paper's filters, or those in each head
+    alone. ``PRESETS`` has the settings that belong to each."""
+
     neighbors: int = Field(default=15, ge=2)
     """UMAP neighbours."""
     min_dist: float = Field(default=0.1, ge=0, le=1)
@@ -77,19 +81,35 @@ class AtlasConfig(Config):
     """HDBSCAN's; the paper does not state it. None: see ``atlas.density.smallest_cluster``."""
     min_samples: int | None = Field(default=None, ge=1)
     """HDBSCAN's; None: ``min_cluster_size``, but at most 10."""
-    epsilon: float = Field(default=0.5, ge=0)
-    """HDBSCAN's cluster selection epsilon (paper: minimum separation 0.5)."""
 
-    split_wide: bool = True
-    """Whether a cluster that ``max_mean_distance`` would drop is first split into its leaves. False is the paper's way;
-    in small studies it leaves one large cluster, which is then dropped."""
+    epsilon: float = Field(default=0.5, ge=0)
+    """HDBSCAN's cluster selection epsilon (paper: minimum separation 0.5). Not for ``stable``, nor are the next two."""
     max_mean_distance: float = Field(default=1.0, gt=0)
     """A cluster whose members lie further than this from its centre on average, in reduced coordinates, is dropped."""
     floor_per_head: float = Field(default=0.139, ge=0)
     """A cluster with fewer members than this times the model's heads is dropped (paper: 100 / 160 / 267 members for
     720 / 1 152 / 1 920 heads)."""
 
+    fit_points: int = Field(default=20_000, ge=100)
+    """Patterns that clusters are looked for in, drawn by the seed; the others are placed among them."""
     reference_points: int = Field(default=20_000, ge=100)
     """Fitted points that the saved atlas keeps, to place new patterns among them."""
 
     seed: int = 0
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "stable": {},
+    "paper": {"clusterer": "paper"},
+    "per_head": {
+        "clusterer": "per_head",
+        "dimensions": 8,
+        "metric": "cosine",
+        "neighbors": 20,
+        "min_dist": 0.05,
+        "min_samples": 20,
+        "min_cluster_size": 25,
+    },
+}
+"""Settings of an atlas by name: those that measured best, those of the paper's Table 4, and those of its published
+notebook, which clusters each head alone."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from apmae import bundled
 from apmae.artifacts import Stage, cut, fingerprint, missing, read_tables, run_shards
-from apmae.atlas.names import measured_names
+from apmae.atlas.kinds import measured_names
 from apmae.config import EvaluateConfig, LMConfig
 from apmae.encode import score_batch
 from apmae.engine.checks import losses_folder, named_sources

@@ -151,7 +151,10 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
             return read_manifest(out, "cluster").counts
         with progress("cluster", 3) as advance:
             table = read_tables(embeddings, "encode", "embeddings")
-            advance(note=f"UMAP of {table.num_rows} patterns")
+            points = min(table.num_rows, config.fit_points)
+            advance(
+                note=f"UMAP and tree of {points} patterns, four times: once more by another seed, once by each half"
+            )
             measured = Measured(
                 np.stack([table[f"score_{name}"].to_numpy() for name in SCORES], axis=1),
                 matrix(table["key_kinds"]),
@@ -166,6 +169,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 encoder=encoder,
                 representation=encoded["representation"],
                 structured=has_structure(table["structure"].to_numpy()),
+                prompts=table["prompt"].to_numpy(),
             )
             advance(note=f"{len(atlas.clusters)} clusters")
             points = table.select(["prompt", "layer", "head", "task", "outcome"])
@@ -184,7 +188,9 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 "clusters": len(atlas.clusters),
                 "clustered": clustered,
                 "dropped": atlas.dropped,
+                "unstable": sum(atlas.clusters["unstable"].to_pylist()),
                 "unstructured": atlas.unstructured_,
+                "fitted": atlas.fitted_,
                 "layers": encoded["layers"],
                 "heads": encoded["heads"],
                 "heads_by_layer": encoded["heads_by_layer"],

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from apmae.artifacts import replacing
-from apmae.atlas.names import measured_names
+from apmae.atlas.kinds import measured_names
 from apmae.config import LMConfig
 from apmae.engine.checks import expect_options, heads_written
 from apmae.errors import ConfigError, SourceError

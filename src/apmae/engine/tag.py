@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from apmae.artifacts import replacing, write_json
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.names import contradicts, measured_names
+from apmae.atlas.kinds import measured_names
+from apmae.atlas.names import Measured
 from apmae.config import CaptureConfig, LMConfig, Representation
 from apmae.encode import score_batch
 from apmae.errors import ConfigError
@@ -80,16 +81,17 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     captured = capture_batch(lm, [prompt], [_window(lm, prompt, size)], CaptureConfig(batch=1), size=size)
     patterns = captured.patterns
     seen = represented(patterns, mae, _representation(atlas))
-    placed = atlas.place(seen.z, where=(patterns.layer, patterns.head), structured=seen.structured)
     scores = score_batch(captured)
+    own = Measured(scores.values, scores.key_kinds, scores.query_kinds)
+    placed = atlas.place(seen.z, where=(patterns.layer, patterns.head), structured=seen.structured, measured=own)
     tokens = captured.windows[0].tokens
-    names, measured, passing = atlas.names, measured_names(scores.values, scores.key_kinds), seen.structured
+    measured, passing = measured_names(scores.values, scores.key_kinds), seen.structured
+    called, names = atlas.names_of(placed.cluster, own), atlas.names
+    unstable = dict(zip(atlas.clusters["cluster"].to_pylist(), atlas.clusters["unstable"].to_pylist(), strict=True))
     rows = []
     for i in range(len(patterns)):
         cluster = int(placed.cluster[i])
-        if cluster != NOISE and contradicts(names[cluster], measured[i]):
-            cluster = NOISE  # a wrong name is worse than none
-        name = names[cluster] if passing[i] else unstructured_name(float(scores["uniform"][i]))
+        name = called[i] if passing[i] else unstructured_name(float(scores["uniform"][i]))
         rows.append(
             {
                 "layer": int(patterns.layer[i]),
@@ -97,6 +99,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
                 "cluster": cluster,
                 "name": name,
                 "strength": float(placed.strength[i]),
+                "unstable": unstable.get(cluster, False),
                 "structure": float(seen.structure[i]),
                 "measured": measured[i],
                 "nearest": [names[number] for number in placed.nearest[i].tolist() if number != NOISE],

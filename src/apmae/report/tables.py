@@ -93,12 +93,15 @@ def clusters_table(study: Study) -> Table:
         named = [(head_name(*divmod(head, study.heads)), count / row["size"]) for count, head in heads]
         where = ", ".join(f"{head} ({part:.0%})" for head, part in named if part >= _WHERE_SHARE)
         share = row["size"] / max(points.num_rows, 1)
-        measured = (row["mean_distance"], row["persistence"], row["looks_at"], row["looks_from"])
-        rows.append((row["cluster"], row["name"], row["size"], share, *measured, where))
+        found_again = (row["stability"], row["seed_stability"], "no" if row["unstable"] else "yes")
+        claim = (row["true_share"], row["confidence"])
+        looks = (row["looks_at"], row["looks_from"])
+        rows.append((row["cluster"], row["name"], row["size"], share, *found_again, *claim, *looks, where))
     return Table(
         name="clusters",
         header=(
-            "cluster", "name", "size", "share", "mean distance", "persistence", "looks at", "looks from", "where",
+            "cluster", "name", "size", "share", "in halves", "over seeds", "stable", "true for", "confidence",
+            "looks at", "looks from", "where",
         ),
         rows=tuple(rows),
     )  # fmt: skip

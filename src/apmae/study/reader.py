@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from apmae.artifacts import fingerprint, matrix, read_json, read_manifest, read_table, read_tables
-from apmae.atlas.names import cluster_names
+from apmae.atlas.names import cluster_names, overlay, renamed
 from apmae.errors import ArtifactError
 from apmae.schema import (
     ATLAS_FILE,
@@ -112,7 +112,7 @@ class Study:
     @cached_property
     def clusters(self) -> pa.Table:
         """``schema.CLUSTERS``, largest first."""
-        return read_table(self.atlas_folder / CLUSTERS_FILE)
+        return renamed(read_table(self.atlas_folder / CLUSTERS_FILE), overlay(self.atlas_folder))
 
     @property
     def names(self) -> dict[int, str]:
