@@ -204,7 +204,7 @@ def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
     sink = np.isin(own, ["first-token sink", "later sink"])
     result = {"by the atlas alone": (placed.cluster, placed.cluster)}
     result["as tag says it"] = tuple(
-        atlas.place(seen.z, structured=seen.structured, measured=found.scores.of(rows)).cluster
+        atlas.place(seen.z, structured=seen.structured, measured=found.scores.of(rows), leading=True).cluster
         for rows in (slice(None), order)
     )
     print("| patterns | placed | leading kind as measured | heads permuted: placed | leading kind |")

@@ -49,7 +49,7 @@ _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # fitted ones of the reference, and half as many shorter copies, of 301 numbers each: 13 MB
 # Finer than the default: for tags, pure clusters matter more than few clusters.
-_CONFIG = AtlasConfig(reference_points=_POINTS)
+_CONFIG = AtlasConfig(reference_points=_POINTS, min_cluster_size=10, min_samples=5)
 _PARKED = 2
 """Copies of each prompt with parked attention."""
 _PROGRAMS, _INSTANCES = 800, 6

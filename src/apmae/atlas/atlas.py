@@ -15,7 +15,7 @@ from apmae.artifacts import read_json, read_table, write_json, write_table, writ
 from apmae.atlas.clusterers import PaperClusterer, StableClusterer
 from apmae.atlas.heads import PerHeadClusterer
 from apmae.atlas.kinds import kinds_of
-from apmae.atlas.names import MIXED, Measured, cluster_names, definitions, named_clusters, overlay, renamed
+from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, named_clusters, overlay, renamed
 from apmae.atlas.place import Placement, Reference
 from apmae.atlas.qualifiers import Features, satisfies
 from apmae.atlas.rows import heads_of_rows, passing_rows, prompts_of_rows, sample_of, stored
@@ -249,6 +249,7 @@ class Atlas:
         representation: str | None = None,
         structured: Any = None,
         measured: Measured | None = None,
+        leading: bool = False,
     ) -> Placement:
         """Place new patterns by their nearest fitted points in embedding space.
 
@@ -263,7 +264,9 @@ class Atlas:
             encoder: the encoder that made the embeddings, as in :meth:`fit`; None takes the array as it is.
             representation: what the rows are, as in :meth:`fit`.
             structured: (n,) which rows pass the gate, as in :meth:`fit`.
-            measured: scores of the same rows. Then a pattern is in no cluster whose kinds its own scores contradict.
+            measured: scores of the same rows. Then a pattern is in no cluster whose kinds are not true of it.
+            leading: with ``measured``, whether a cluster's leading kind has to be the one that leads the pattern's own
+                name: for models that the atlas was not fitted on.
 
         Raises:
             ConfigError: if d differs from that of the fitted rows, ``where`` or ``structured`` does not hold as many
@@ -276,10 +279,7 @@ class Atlas:
         passing, heads = passing_rows(structured, len(z)), heads_of_rows(where, len(z))
         if self.config.clusterer == "per_head" and heads is None:
             raise ConfigError("expected where=(layer, head) for an atlas of clusters per head, got none; give it")
-        true = None
-        if measured is not None:
-            own = [one.kinds_hold(measured) for one in definitions(self.clusters)]
-            true = np.array(own, bool).reshape(len(self.clusters), len(z)).T
+        true = None if measured is None else agreeing(definitions(self.clusters), measured, leading=leading)
         placed = self._reference.place(z, self.config.metric, heads, self._behaviours, true)
         return placed._replace(cluster=np.where(passing, placed.cluster, NOISE))
 

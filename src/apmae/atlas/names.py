@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae.artifacts import read_json
-from apmae.atlas.kinds import BEHAVIOURS, holds, kind_word, measured_names, strengths, token_kind
+from apmae.atlas.kinds import BEHAVIOURS, holds, kind_word, kinds_of, measured_names, strengths, token_kind
 from apmae.atlas.qualifiers import Features, Qualifier, satisfies, separate
 from apmae.atlas.rows import members_of
 from apmae.atlas.stability import STABLE
@@ -122,6 +122,26 @@ def definitions(clusters: pa.Table) -> list[Definition]:
     ]
 
 
+def agreeing(clusters: list[Definition], measured: Measured, *, leading: bool) -> Bool[ndarray, "n c"]:
+    """Which clusters' names are true of each pattern, by its own scores.
+
+    Args:
+        clusters: what their names claim.
+        measured: scores of the patterns.
+        leading: whether the cluster's leading kind has to lead the pattern's own name too. Mixed clusters then suit
+            only patterns whose own name is mixed.
+    """
+    names = measured_names(measured.values, measured.key_kinds) if leading else []
+    own = np.array([kinds_of(name)[0] for name in names], object)
+    found = np.ones((len(measured.values), len(clusters)), bool)
+    for number, one in enumerate(clusters):
+        if one.kinds:  # else it is called by its number
+            found[:, number] = one.kinds_hold(measured)
+            if leading:
+                found[:, number] &= own == kinds_of(one.kinds[0])[0]
+    return found
+
+
 def named_clusters(
     labels: Int[ndarray, " n"],
     mean_distances: Float[ndarray, " c"],
@@ -171,9 +191,7 @@ def _names(clusters: list[Measured]) -> list[dict[str, Any]]:
         qualifiers, shared = separate(features[number], like, kinds[number], true, TRUE_FOR)
         if shared > _TELLING:
             unnamed += 1
-            words, qualifiers = [f"{UNNAMED} {unnamed}"], ()
-            if kinds[number] != MIXED:
-                words.insert(0, " + ".join(kinds[number]))
+            words, qualifiers = [" + ".join(kinds[number]), f"{UNNAMED} {unnamed}"], ()
         else:
             words = [" + ".join(kinds[number]), *(one.words for one in qualifiers)]
         share = float(Definition(kinds[number], qualifiers).holds(own).mean())

@@ -118,6 +118,11 @@ def sink_words(positions: Sequence[int], texts: Sequence[str]) -> str:
     return ", ".join(f"{position} {visible(text)}" for position, text in zip(positions, texts, strict=True))
 
 
+def flagged(name: str, unstable: bool) -> str:
+    """A cluster's name, with a word if the cluster is not found again well enough (``atlas/stability.py``)."""
+    return f"{name} (unstable)" if unstable else name
+
+
 def nearest_words(row: Mapping[str, Any]) -> str:
     """For a head that the atlas does not know, the nearest cluster and how far it is in radii; "" for others."""
     if row["cluster"] != NOISE or not row["nearest"]:

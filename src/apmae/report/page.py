@@ -16,6 +16,7 @@ from apmae.report import figures, tables
 from apmae.report.display import (
     cells_in_a_grid,
     data_uri,
+    flagged,
     grid_cell,
     listing,
     nearest_words,
@@ -95,7 +96,7 @@ def tag_page(
         (
             head_name(row["layer"], row["head"]),
             _known(row["cluster"]),
-            row["name"],
+            flagged(row["name"], row["unstable"]),
             row["strength"],
             row["measured"],
             nearest_words(row),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apmae.report.console import Column, open_console, print_point, print_table
-from apmae.report.display import nearest_words, visible, with_place
+from apmae.report.display import flagged, nearest_words, visible, with_place
 from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.summary import summarize
 from apmae.report.tables import (
@@ -108,7 +108,7 @@ def print_tags(
     columns = (
         Column(header="head", cells=[head_name(row["layer"], row["head"]) for row in shown]),
         Column(header="cluster", cells=clusters, priority=1),
-        Column(header="name", cells=[row["name"] for row in shown], min_width=20),
+        Column(header="name", cells=[flagged(row["name"], row["unstable"]) for row in shown], min_width=20),
         Column(header="strength", cells=strengths, priority=2),
         Column(header="measured", cells=measured, priority=3, min_width=20),
         Column(header="nearest (in radii)", cells=[nearest_words(row) for row in shown], priority=9, min_width=20),
@@ -117,7 +117,8 @@ def print_tags(
     console.print(
         f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say. For the "
         "others the nearest cluster is given, and how far it is in radii: beyond 1 it is not like its "
-        "members, within 1 the head's own scores contradict the name."
+        "members, within 1 the name is not true of it."
+        + (" Unstable clusters are not found again well in other prompts." if any(r["unstable"] for r in rows) else "")
     )
     if len(rows) > len(shown):
         console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")
@@ -177,7 +178,11 @@ def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], tot
             cells=[f" {number} " for number in numbers],
             styles=[f"{ink_on(color)} on {color}" for color in colors],
         ),
-        Column(header="name", cells=[str(row["name"]) for row in clusters], min_width=20),
+        Column(
+            header="name",
+            cells=[flagged(str(row["name"]), row["stable"] == "no") for row in clusters],
+            min_width=20,
+        ),
         Column(header="patterns", cells=[f"{row['size']:,}" for row in clusters], priority=1),
         Column(header="share", cells=[f"{row['share']:.1%}" for row in clusters], priority=3),
         Column(header="looks at", cells=[str(row["looks at"] or "") for row in clusters], priority=2),
