@@ -12,7 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from apmae import bundled
 from apmae.artifacts import read_json, read_table, write_json, write_table, write_through
+from apmae.atlas import members
 from apmae.atlas.clusterers import Clusterer, GlobalClusterer
+from apmae.atlas.compare import Comparison, Fitted, compared
 from apmae.atlas.names import Measured, cluster_names, kinds_of, named_clusters
 from apmae.atlas.place import Placement, Reference
 from apmae.atlas.rows import FP16_MAX, finite_embeddings, heads_of_rows, passing_rows, stored
@@ -331,3 +333,50 @@ class Atlas:
         atlas.models, atlas.constants = tuple(record.get("models", ())), record.get("constants")
         atlas.dropped, atlas.unstructured_ = record["dropped"], record["unstructured"]
         return atlas
+
+    def compare(self, other: "Atlas") -> Comparison:
+        """Find this atlas's clusters again in another: of other models, languages, training steps or prompts.
+
+        Args:
+            other: an atlas of the same representation and, where both know theirs, encoder and descriptor constants.
+
+        Raises:
+            ConfigError: if one of them differs. Descriptors alone need no encoder, so theirs may.
+        """
+        own, theirs = self._reference, other._reference
+        self.expect_representation(other.representation, theirs.embeddings.shape[1])
+        if other.encoder is not None and self.representation != "descriptor":
+            self.expect_encoder(other.encoder)
+        if None not in (self.constants, other.constants) and self.constants != other.constants:
+            raise ConfigError(
+                f"expected an atlas of descriptors with the same constants ({str(self.constants)[:12]}), got one with "
+                f"others ({str(other.constants)[:12]}); encode and cluster both with this version"
+            )
+        return compared(
+            Fitted(self.clusters, own.labels, own.counts, other.place(own.embeddings).cluster),
+            Fitted(other.clusters, theirs.labels, theirs.counts, self.place(theirs.embeddings).cluster),
+        )
+
+    def medoids(self) -> dict[int, int]:
+        """The fitted row in the middle of each cluster (:func:`members.medoids` of the reduced coordinates).
+
+        Raises:
+            ConfigError: if the atlas was loaded, as for the next two.
+        """
+        return members.medoids(*self._rows("medoids"), seed=self.config.seed)
+
+    def exemplars(self, count: int = 5) -> dict[int, Int[ndarray, " _"]]:
+        """Up to ``count`` fitted rows of each cluster, from its centre to its edge (:func:`members.exemplars`)."""
+        return members.exemplars(*self._rows("exemplars"), count, self.config.seed)
+
+    def hull(self, cluster: int, count: int = 6) -> Int[ndarray, " k"]:
+        """Up to ``count`` fitted rows of a cluster, the most distant on its convex hull (:func:`members.hull`)."""
+        return members.hull(*self._rows("hull"), cluster, count)
+
+    def _rows(self, wanted: str) -> tuple[Float[ndarray, "n r"], Int[ndarray, " n"]]:
+        if not len(self.labels_):
+            raise ConfigError(
+                "expected an atlas that was just fitted, a loaded one does not keep its rows; read coordinates and "
+                f"cluster from points.parquet and call apmae.atlas.members.{wanted}(coordinates, cluster)"
+            )
+        return self.coordinates_, self.labels_

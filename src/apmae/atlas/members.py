@@ -1,0 +1,158 @@
+"""Members that stand for a cluster: its medoid, members from its centre to its edge, and the corners of its hull.
+
+All of them take one row of coordinates per pattern (reduced ones, or any others), compared by Euclidean distance, and
+the patterns' clusters; rows with -1 are in none. They give numbers of rows.
+
+Axes: n rows, r coordinates, m members of a cluster, k chosen ones.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from apmae.atlas.rows import members_of
+from apmae.errors import ConfigError
+from apmae.schema import NOISE
+from apmae.seeding import generator
+
+EXACT_MEMBERS = 2000
+"""In a larger cluster the medoid is that of a seeded sample of so many members."""
+_HULL_DIMENSIONS = 4
+"""A hull of 2 000 points has 1 300 facets in four dimensions, as in the paper, and 2 600 000 in eight."""
+_FLAT = 1e-5
+"""An axis along which a cluster is narrower than this share of its widest has no extent: float32 is no finer."""
+
+
+def medoids(places: Float[ndarray, "n r"], labels: Int[ndarray, " n"], seed: int = 0) -> dict[int, int]:
+    """The member of each cluster with the least total distance to the others; among equals the first row.
+
+    It is exact for clusters of up to ``EXACT_MEMBERS`` (2 000) members. Of a larger one, it is the medoid of a seeded
+    sample of so many.
+
+    Args:
+        places: coordinates of each row, finite.
+        labels: cluster of each row, -1 for none.
+        seed: for the samples.
+
+    Returns:
+        cluster -> row, clusters ascending; a cluster without a row is left out.
+
+    Raises:
+        ConfigError: if there is not one label per row.
+    """
+    found = {}
+    for cluster, own in _clusters(places, labels).items():
+        if len(own) > EXACT_MEMBERS:
+            draw = generator(seed, "medoid", cluster)
+            own = np.sort(draw.choice(own, EXACT_MEMBERS, replace=False, shuffle=False))
+        found[cluster] = int(own[_total_distances(places[own]).argmin()])
+    return found
+
+
+def exemplars(
+    places: Float[ndarray, "n r"], labels: Int[ndarray, " n"], count: int = 5, seed: int = 0
+) -> dict[int, Int[ndarray, " _"]]:
+    """Members of each cluster from its centre to its edge.
+
+    The first is the medoid. The others are sorted by their distance from it and cut into ``count - 1`` parts of equal
+    size, and one member of each part is drawn.
+
+    Args:
+        places: coordinates of each row, finite.
+        labels: cluster of each row, -1 for none.
+        count: members of each cluster, at least 1.
+        seed: decides which member of a part.
+
+    Returns:
+        cluster -> its rows, the medoid first and the furthest last, clusters ascending. A smaller cluster gives all of
+        its members.
+
+    Raises:
+        ConfigError: if there is not one label per row, or ``count`` is below 1.
+    """
+    _expect_count(count)
+    clusters, found = _clusters(places, labels), {}
+    for cluster, medoid in medoids(places, labels, seed).items():
+        others = clusters[cluster][clusters[cluster] != medoid]
+        outward = others[np.argsort(np.linalg.norm(places[others] - places[medoid], axis=1), kind="stable")]
+        draw = generator(seed, "exemplars", cluster)
+        parts = np.array_split(outward, min(count - 1, len(outward))) if count > 1 and len(outward) else []
+        found[cluster] = np.array([medoid, *(int(draw.choice(part)) for part in parts)], dtype=np.int64)
+    return found
+
+
+def hull(
+    places: Float[ndarray, "n r"], labels: Int[ndarray, " n"], cluster: int, count: int = 6
+) -> Int[ndarray, " k"]:
+    """The most distant points on the convex hull of a cluster (paper Figure 9).
+
+    The first is the corner furthest from the cluster's mean; each further one is the corner furthest from those before
+    it. A cluster that is flat has the hull of the plane or line in which it lies, and one of more than four dimensions
+    that of its four widest axes.
+
+    Args:
+        places: coordinates of each row, finite.
+        labels: cluster of each row, -1 for none.
+        cluster: which one.
+        count: most rows, at least 1.
+
+    Returns:
+        Rows of the cluster; fewer than ``count`` if its hull has fewer corners: two for a line, one if all are equal.
+
+    Raises:
+        ConfigError: if there is not one label per row, no row of this cluster, or ``count`` is below 1.
+    """
+    _expect_count(count)
+    clusters = _clusters(places, labels)
+    if cluster not in clusters:
+        known = f"one of {min(clusters)}-{max(clusters)}" if clusters else "rows that are in a cluster"
+        raise ConfigError(f"expected {known}, got cluster {cluster}, of which there is no row")
+    own = clusters[cluster]
+    corners = own[_corners(places[own])]
+    return corners[_far_apart(places[corners], places[own].mean(0), count)]
+
+
+def _corners(places: Float[ndarray, "m r"]) -> Int[ndarray, " k"]:
+    """The points on the convex hull, ascending; of equal points the first."""
+    first = np.sort(np.unique(places, axis=0, return_index=True)[1])
+    centred = places[first].astype(np.float64) - places[first].mean(0, dtype=np.float64)
+    _, widths, axes = np.linalg.svd(centred, full_matrices=False)
+    rank = min(int((widths > _FLAT * widths[0]).sum()), _HULL_DIMENSIONS)
+    if rank == 0:
+        return first[:1]
+    along = centred @ axes[:rank].T
+    if rank == 1:
+        return first[np.unique([along.argmin(), along.argmax()])]
+    from scipy.spatial import ConvexHull
+
+    return first[np.sort(ConvexHull(along).vertices)]
+
+
+def _far_apart(corners: Float[ndarray, "m r"], centre: Float[ndarray, " r"], count: int) -> Int[ndarray, " k"]:
+    """First the corner furthest from the centre, then always the one furthest from those chosen."""
+    chosen = [int(np.linalg.norm(corners - centre, axis=1).argmax())]
+    nearest = np.linalg.norm(corners - corners[chosen[0]], axis=1)
+    while len(chosen) < min(count, len(corners)):
+        nearest[chosen] = -1  # no corner is chosen twice
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, np.linalg.norm(corners - corners[chosen[-1]], axis=1))
+    return np.array(chosen, dtype=np.int64)
+
+
+def _total_distances(places: Float[ndarray, "m r"]) -> Float[ndarray, " m"]:
+    from scipy.spatial.distance import cdist
+
+    return cdist(places, places).sum(1)
+
+
+def _clusters(places: Float[ndarray, "n r"], labels: Int[ndarray, " n"]) -> dict[int, Int[ndarray, " _"]]:
+    """The rows of each cluster that has some, ascending."""
+    if len(places) != len(labels):
+        raise ConfigError(f"expected one label per row of coordinates, {len(places)}, got {len(labels)}")
+    members = members_of(labels, int(labels.max(initial=NOISE)) + 1)
+    return {cluster: own for cluster, own in enumerate(members) if len(own)}
+
+
+def _expect_count(count: int) -> None:
+    if count < 1:
+        raise ConfigError(f"expected a count of at least 1, got {count}")
