@@ -33,10 +33,10 @@ COMPARED = pa.schema(
         pa.field("parts", pa.list_(pa.int32()), nullable=False),
     ]
 )
-"""One row per cluster of the first atlas. ``match`` is the cluster of the second with the largest ``overlap``; null, and
-all numbers 0, if there is none. ``mutual``: it is also the other way round the largest. ``partner`` is the cluster that
-the one-to-one matching of largest total overlap gives. ``parts`` are the clusters of the second that this one is split
-into; fewer than two if it is not split."""
+"""One row per cluster of the first atlas. ``match`` is the cluster of the second with the largest ``overlap``; if there
+is none, it is null and all numbers are 0. ``mutual``: it is also the largest the other way round. ``partner`` is the
+cluster that the one-to-one matching of largest total overlap gives. ``parts`` are the clusters of the second that this
+one is split into; fewer than two if it is not split."""
 FOUND_AGAIN = 0.5
 """A cluster with more than this overlap is found again. At most one cluster can have it, and it is then mutual."""
 _PART = 0.5

@@ -6,6 +6,8 @@ the patterns' clusters; rows with -1 are in none. They give numbers of rows.
 Axes: n rows, r coordinates, m members of a cluster, k chosen ones.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -23,25 +25,26 @@ _FLAT = 1e-5
 """An axis along which a cluster is narrower than this share of its widest has no extent: float32 is no finer."""
 
 
-def medoids(places: Float[ndarray, "n r"], labels: Int[ndarray, " n"], seed: int = 0) -> dict[int, int]:
+def medoids(places: Any, labels: Any, seed: int = 0) -> dict[int, int]:
     """The member of each cluster with the least total distance to the others; among equals the first row.
 
     It is exact for clusters of up to ``EXACT_MEMBERS`` (2 000) members. Of a larger one, it is the medoid of a seeded
     sample of so many.
 
     Args:
-        places: coordinates of each row, finite.
-        labels: cluster of each row, -1 for none.
+        places: (n, r) coordinates of each row, finite.
+        labels: (n,) cluster of each row, -1 for none.
         seed: for the samples.
 
     Returns:
         cluster -> row, clusters ascending; a cluster without a row is left out.
 
     Raises:
-        ConfigError: if there is not one label per row.
+        ConfigError: if coordinates are not finite numbers of shape (n, r), or labels not one integer per row.
     """
+    places, clusters = _checked(places, labels)
     found = {}
-    for cluster, own in _clusters(places, labels).items():
+    for cluster, own in clusters.items():
         if len(own) > EXACT_MEMBERS:
             draw = generator(seed, "medoid", cluster)
             own = np.sort(draw.choice(own, EXACT_MEMBERS, replace=False, shuffle=False))
@@ -49,17 +52,15 @@ def medoids(places: Float[ndarray, "n r"], labels: Int[ndarray, " n"], seed: int
     return found
 
 
-def exemplars(
-    places: Float[ndarray, "n r"], labels: Int[ndarray, " n"], count: int = 5, seed: int = 0
-) -> dict[int, Int[ndarray, " _"]]:
+def exemplars(places: Any, labels: Any, count: int = 5, seed: int = 0) -> dict[int, Int[ndarray, " _"]]:
     """Members of each cluster from its centre to its edge.
 
     The first is the medoid. The others are sorted by their distance from it and cut into ``count - 1`` parts of equal
     size, and one member of each part is drawn.
 
     Args:
-        places: coordinates of each row, finite.
-        labels: cluster of each row, -1 for none.
+        places: (n, r) coordinates of each row, finite.
+        labels: (n,) cluster of each row, -1 for none.
         count: members of each cluster, at least 1.
         seed: decides which member of a part.
 
@@ -68,10 +69,11 @@ def exemplars(
         its members.
 
     Raises:
-        ConfigError: if there is not one label per row, or ``count`` is below 1.
+        ConfigError: as for :func:`medoids`, or if ``count`` is below 1.
     """
     _expect_count(count)
-    clusters, found = _clusters(places, labels), {}
+    places, clusters = _checked(places, labels)
+    found = {}
     for cluster, medoid in medoids(places, labels, seed).items():
         others = clusters[cluster][clusters[cluster] != medoid]
         outward = others[np.argsort(np.linalg.norm(places[others] - places[medoid], axis=1), kind="stable")]
@@ -81,9 +83,7 @@ def exemplars(
     return found
 
 
-def hull(
-    places: Float[ndarray, "n r"], labels: Int[ndarray, " n"], cluster: int, count: int = 6
-) -> Int[ndarray, " k"]:
+def hull(places: Any, labels: Any, cluster: int, count: int = 6) -> Int[ndarray, " k"]:
     """The most distant points on the convex hull of a cluster (paper Figure 9).
 
     The first is the corner furthest from the cluster's mean; each further one is the corner furthest from those before
@@ -91,8 +91,8 @@ def hull(
     that of its four widest axes.
 
     Args:
-        places: coordinates of each row, finite.
-        labels: cluster of each row, -1 for none.
+        places: (n, r) coordinates of each row, finite.
+        labels: (n,) cluster of each row, -1 for none.
         cluster: which one.
         count: most rows, at least 1.
 
@@ -100,10 +100,10 @@ def hull(
         Rows of the cluster; fewer than ``count`` if its hull has fewer corners: two for a line, one if all are equal.
 
     Raises:
-        ConfigError: if there is not one label per row, no row of this cluster, or ``count`` is below 1.
+        ConfigError: as for :func:`medoids`, or if there is no row of this cluster, or ``count`` is below 1.
     """
     _expect_count(count)
-    clusters = _clusters(places, labels)
+    places, clusters = _checked(places, labels)
     if cluster not in clusters:
         known = f"one of {min(clusters)}-{max(clusters)}" if clusters else "rows that are in a cluster"
         raise ConfigError(f"expected {known}, got cluster {cluster}, of which there is no row")
@@ -145,12 +145,19 @@ def _total_distances(places: Float[ndarray, "m r"]) -> Float[ndarray, " m"]:
     return cdist(places, places).sum(1)
 
 
-def _clusters(places: Float[ndarray, "n r"], labels: Int[ndarray, " n"]) -> dict[int, Int[ndarray, " _"]]:
-    """The rows of each cluster that has some, ascending."""
-    if len(places) != len(labels):
-        raise ConfigError(f"expected one label per row of coordinates, {len(places)}, got {len(labels)}")
+def _checked(places: Any, labels: Any) -> tuple[Float[ndarray, "n r"], dict[int, Int[ndarray, " _"]]]:
+    """Coordinates as an array, and the rows of each cluster that has some, ascending."""
+    places, labels = np.asarray(places), np.asarray(labels)
+    if places.ndim != 2 or places.dtype.kind != "f" or not np.isfinite(places).all():
+        raise ConfigError(
+            f"expected finite coordinates of shape (n, r), floats, got {places.dtype} of shape {places.shape}"
+        )
+    if labels.shape != (len(places),) or (len(labels) and labels.dtype.kind not in "iu"):
+        raise ConfigError(
+            f"expected a label for each of {len(places)} rows, integers, got {labels.dtype} of shape {labels.shape}"
+        )
     members = members_of(labels, int(labels.max(initial=NOISE)) + 1)
-    return {cluster: own for cluster, own in enumerate(members) if len(own)}
+    return places, {cluster: own for cluster, own in enumerate(members) if len(own)}
 
 
 def _expect_count(count: int) -> None:
