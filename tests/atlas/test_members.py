@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -180,3 +181,9 @@ def test_a_loaded_atlas_says_where_its_rows_are(atlas, tmp_path):
     for call in (loaded.medoids, loaded.exemplars, lambda: loaded.hull(0)):
         with pytest.raises(ConfigError, match=r"just fitted, .* points.parquet and call apmae.atlas.members.\w+\("):
             call()
+
+
+def test_the_members_of_a_loaded_atlas_come_from_its_points(atlas):
+    points = pa.table({"coordinates": list(atlas.coordinates_), "cluster": atlas.labels_.astype(np.int32)})
+    assert members.medoids(points["coordinates"].to_pylist(), points["cluster"]) == atlas.medoids()
+    np.testing.assert_array_equal(members.hull(points["coordinates"].to_pylist(), points["cluster"], 2), atlas.hull(2))
