@@ -247,7 +247,7 @@ def test_the_tour_of_the_library_runs(command_line, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "'strength'" in result.stdout
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"heads.html", "my-atlas", "my-encoder", "patterns.safetensors"}
+    assert left == {"heads.html", "map.png", "my-atlas", "my-encoder", "patterns.safetensors"}
 
 
 def test_every_study_file_is_valid():

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from scipy.spatial import ConvexHull
 
 from apmae.analyze.locations import HeadGrid
 from apmae.report import figures
@@ -118,27 +119,32 @@ def test_hidden_patches_of_a_square_pattern_are_above_the_diagonal_too(encoder_s
     assert np.triu(hidden, 16).any()
 
 
-def test_the_example_of_a_cluster_is_one_of_its_members_nearest_to_the_centre(study):
+def test_the_example_of_a_cluster_has_the_least_total_distance_to_its_other_exemplars(study):
     found = one_per_cluster(study)
     assert [entry.cluster for entry in found] == study.clusters["cluster"].to_pylist()
     assert [entry.name for entry in found] == study.clusters["name"].to_pylist()
     exemplars = study.exemplars
     for entry in found:
-        own = exemplars.cluster == entry.cluster
-        distance = np.linalg.norm(exemplars.coordinates - exemplars.coordinates[own].mean(0), axis=1)
-        same = np.column_stack([exemplars.prompt, exemplars.layer, exemplars.head]) == entry[2:5]
-        assert distance[same.all(1)] == distance[own].min()
+        own = np.flatnonzero(exemplars.cluster == entry.cluster)
+        places = exemplars.coordinates[own].astype(float)
+        totals = [sum(np.linalg.norm(place - other) for other in places) for place in places]
+        best = own[np.argmin(totals)]
+        assert (exemplars.prompt[best], exemplars.layer[best], exemplars.head[best]) == entry[2:5]
     assert len(one_per_cluster(study, 2)) == 2
 
 
-def test_members_shown_of_a_cluster_are_of_the_largest_with_enough(study):
+def test_members_shown_of_a_cluster_are_on_the_hull_of_the_largest_with_enough(study):
     found = extremes_of_a_cluster(study)
     assert len({(entry.prompt, entry.layer, entry.head) for entry in found}) == 6
     assert {entry.cluster for entry in found} == {0}
-    fewest = min((study.exemplars.cluster == cluster).sum() for cluster in range(4))
-    most = max((study.exemplars.cluster == cluster).sum() for cluster in range(4))
-    assert fewest > 2
-    assert len(extremes_of_a_cluster(study, int(most) + 5)) == most
+    exemplars = study.exemplars
+    most = max(range(4), key=lambda cluster: (exemplars.cluster == cluster).sum())
+    own = exemplars.cluster == most
+    every = extremes_of_a_cluster(study, int(own.sum()))
+    corners = ConvexHull(exemplars.coordinates[own].astype(float)).vertices
+    places = np.column_stack([exemplars.prompt, exemplars.layer, exemplars.head])[own][corners]
+    assert {entry[2:5] for entry in every} == set(map(tuple, places.tolist()))
+    assert {entry.cluster for entry in every} == {most}
 
 
 def test_the_typical_prompt_is_the_median_one(study):
@@ -148,7 +154,7 @@ def test_the_typical_prompt_is_the_median_one(study):
     query = "select prompt, avg((cluster >= 0)::int) as share from points group by all order by share, prompt"
     rows = duckdb.sql(query).fetchall()
     middle = rows[(len(rows) - 1) // 2][1]
-    assert typical_prompt(study) == min(prompt for prompt, share in rows if share == middle)
+    assert typical_prompt(study.points) == min(prompt for prompt, share in rows if share == middle)
 
 
 def test_colours_are_distinct_and_their_ink_readable():

@@ -8,7 +8,7 @@ import pytest
 
 from apmae.artifacts import manifest_path, read_table, read_tables, unpack_patches, write_table
 from apmae.errors import ArtifactError
-from apmae.report.examples import attended, farthest_points
+from apmae.report.examples import attended
 from apmae.study.exemplars import dense, scaled, unpack
 from apmae.study.reader import Study
 
@@ -149,16 +149,6 @@ def test_too_few_points_are_refused(tmp_path, write_study):
         _ = Study(study).points
     with pytest.raises(ArtifactError, match="a point for each exemplar"):
         _ = Study(study).exemplars
-
-
-def test_farthest_points_take_the_corners_of_a_square():
-    inside = np.random.default_rng(0).random((50, 2)) * 0.5 + 0.25
-    corners = np.array([[0, 0], [0, 1], [1, 0], [1.1, 1.1]])
-    assert set(farthest_points(np.concatenate([inside, corners]), 4).tolist()) == {50, 51, 52, 53}
-
-
-def test_farthest_points_among_equal_ones_are_different_rows():
-    assert sorted(farthest_points(np.zeros((3, 2)), 5).tolist()) == [0, 1, 2]
 
 
 def test_a_short_prompt_is_shown_without_its_empty_rows():

@@ -7,23 +7,21 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 from numpy import ndarray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from apmae import bundled
-from apmae.artifacts import read_json, read_table, write_json, write_table, write_through
+from apmae.atlas import members
 from apmae.atlas.clusterers import PaperClusterer, StableClusterer
+from apmae.atlas.compare import Comparison, Fitted, compared
 from apmae.atlas.heads import PerHeadClusterer
 from apmae.atlas.kinds import kinds_of
-from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, named_clusters, overlay, renamed
+from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, named_clusters, renamed
 from apmae.atlas.place import Placement, Reference
 from apmae.atlas.qualifiers import Features, satisfies
 from apmae.atlas.rows import heads_of_rows, passing_rows, prompts_of_rows, sample_of, stored
+from apmae.atlas.saved import read_atlas, write_atlas
 from apmae.config import AtlasConfig, Representation, parse, parse_representation
-from apmae.errors import ArtifactError, ConfigError
-from apmae.schema import ATLAS_FILE, CLUSTERS, CLUSTERS_FILE, NAMES_FILE, NOISE
-
-_REFERENCE = "reference.safetensors"
+from apmae.errors import ConfigError
+from apmae.schema import NOISE
 
 
 def _clusterer(config: AtlasConfig, num_heads: int | None) -> StableClusterer | PaperClusterer | PerHeadClusterer:
@@ -345,9 +343,6 @@ class Atlas:
         Returns:
             The files' names.
         """
-        folder = Path(folder)
-        write_table(folder / CLUSTERS_FILE, self.clusters)
-        write_through(folder / _REFERENCE, lambda path: save_file(self._reference._asdict(), path))
         record = {
             "config": self.config.model_dump(mode="json"),
             "dropped": self.dropped,
@@ -357,55 +352,76 @@ class Atlas:
             "encoder": self.encoder,
             "representation": self.representation,
         }
-        write_json(folder / ATLAS_FILE, record)
-        return [CLUSTERS_FILE, _REFERENCE, ATLAS_FILE]
+        return write_atlas(Path(folder), record, self.clusters, self._reference)
 
     @classmethod
     def load(cls, folder: str | Path = "bundled") -> "Atlas":
         """Read a saved atlas, which does not contain ``labels_`` and ``coordinates_`` of the fitted rows.
 
+        Clusters that ``names.json`` in the folder gives names, {"3": "my name"}, are called by these.
+
         Args:
             folder: where it was saved, or "bundled".
 
         Raises:
-            ArtifactError: if it is missing, damaged, or from a version that did not note encoder and representation.
+            ArtifactError: if it is missing, damaged, or from another version.
             ConfigError: if it has settings or a representation that this version does not know.
         """
         folder = bundled.atlas() if str(folder) == "bundled" else Path(folder)
-        record = read_json(folder / ATLAS_FILE)
-        if not isinstance(record, dict) or not {"config", "dropped"} <= record.keys():
-            raise ArtifactError(f"expected an atlas in {folder}, its {ATLAS_FILE} does not belong to one; fit it again")
-        if not {"encoder", "representation", "unstructured"} <= record.keys():
-            raise ArtifactError(
-                f"expected an atlas that names its encoder and representation in {folder}, an earlier version made "
-                "this one; make it again (apmae cluster EMBEDDINGS --overwrite, or Atlas.fit and save)"
-            )
-        try:
-            tensors = load_file(folder / _REFERENCE)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"expected an atlas in {folder}: {error}; fit it again") from None
+        record, clusters, reference = read_atlas(folder)
         config = parse(AtlasConfig, record["config"], str(folder))
-        clusters = read_table(folder / CLUSTERS_FILE)
-        reference = Reference.from_tensors(tensors)
-        if reference is None or not clusters.schema.equals(CLUSTERS):
-            raise ArtifactError(
-                f"expected an atlas of this version in {folder}, its arrays do not fit together; fit it again"
-            )
-        broken = [
-            name for name, values in tensors.items() if values.dtype.kind == "f" and not np.isfinite(values).all()
-        ]
-        if broken or (len(reference.labels) and int(reference.labels.max()) >= len(clusters)):
-            raise ArtifactError(
-                f"expected finite arrays and labels of {len(clusters)} clusters in {folder}, its {_REFERENCE} is "
-                "damaged; fit it again"
-            )
         kind = record["representation"]
         known = None if kind is None else parse_representation(kind)
         atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=known)
         atlas.models, atlas.constants = tuple(record.get("models", ())), record.get("constants")
         atlas.dropped, atlas.unstructured_ = record["dropped"], record["unstructured"]
-        try:
-            atlas.rename(overlay(folder))
-        except ConfigError as error:
-            raise ArtifactError(f"{folder / NAMES_FILE}: {error}; mend or remove it") from None
         return atlas
+
+    def compare(self, other: "Atlas") -> Comparison:
+        """Find this atlas's clusters again in another: of other models, languages, training steps or prompts.
+
+        Args:
+            other: an atlas of the same representation and, where both know theirs, encoder and descriptor constants.
+
+        Raises:
+            ConfigError: if one of them differs. Descriptors alone need no encoder, so theirs may.
+        """
+        own, theirs = self._reference, other._reference
+        self.expect_representation(other.representation, theirs.embeddings.shape[1])
+        if other.encoder is not None and self.representation != "descriptor":
+            self.expect_encoder(other.encoder)
+        if None not in (self.constants, other.constants) and self.constants != other.constants:
+            raise ConfigError(
+                f"expected an atlas of descriptors with the same constants ({str(self.constants)[:12]}), got one with "
+                f"others ({str(other.constants)[:12]}); encode and cluster both with this version"
+            )
+        return compared(
+            Fitted(self.clusters, own.labels, own.counts, other.place(own.embeddings, where=own.where).cluster),
+            Fitted(
+                other.clusters, theirs.labels, theirs.counts, self.place(theirs.embeddings, where=theirs.where).cluster
+            ),
+        )
+
+    def medoids(self) -> dict[int, int]:
+        """The fitted row in the middle of each cluster (:func:`members.medoids` of the reduced coordinates).
+
+        Raises:
+            ConfigError: if the atlas was loaded, as for the next two.
+        """
+        return members.medoids(*self._rows("medoids"), seed=self.config.seed)
+
+    def exemplars(self, count: int = 5) -> dict[int, Int[ndarray, " _"]]:
+        """Up to ``count`` fitted rows of each cluster, from its centre to its edge (:func:`members.exemplars`)."""
+        return members.exemplars(*self._rows("exemplars"), count, self.config.seed)
+
+    def hull(self, cluster: int, count: int = 6) -> Int[ndarray, " k"]:
+        """Up to ``count`` fitted rows of a cluster, the most distant on its convex hull (:func:`members.hull`)."""
+        return members.hull(*self._rows("hull"), cluster, count)
+
+    def _rows(self, wanted: str) -> tuple[Float[ndarray, "n r"], Int[ndarray, " n"]]:
+        if not len(self.labels_):
+            raise ConfigError(
+                "expected an atlas that was just fitted, a loaded one does not keep its rows; read coordinates and "
+                f"cluster from points.parquet and call apmae.atlas.members.{wanted}(coordinates, cluster)"
+            )
+        return self.coordinates_, self.labels_

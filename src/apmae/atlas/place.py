@@ -24,6 +24,8 @@ _PROBES = 200
 """For the radius of a cluster, the distance to the reference is measured for at most this many other members."""
 _NO_RADIUS = -1.0
 _SHOWN = 3
+_HEADS = 4096
+"""More heads than any layer has."""
 _BLOCK = 4096
 """Rows placed at a time."""
 
@@ -103,6 +105,11 @@ class Reference(NamedTuple):
             heads=heads[points].astype(np.int32),
             scale=np.array([scale], np.float32),
         )
+
+    @property
+    def where(self) -> Where | None:
+        """Layer and head of each point, if clusters are of single heads."""
+        return None if (self.heads < 0).all() else divmod(self.heads.astype(np.int64), _HEADS)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Shaped[ndarray, "..."]]) -> "Reference | None":
@@ -254,7 +261,7 @@ class Reference(NamedTuple):
 
 def head_numbers(where: Where) -> Int[ndarray, " n"]:
     """One number for each layer and head."""
-    return where[0].astype(np.int64) * 4096 + where[1]
+    return where[0].astype(np.int64) * _HEADS + where[1]
 
 
 def _nowhere(rows: int, dimensions: int) -> Placement:

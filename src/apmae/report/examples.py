@@ -1,17 +1,19 @@
 """Which patterns and which prompt the pictures show. Every choice follows a rule, not taste.
 
-The members of a cluster that are furthest apart (Figure 9) are found by farthest-point selection among the kept
-exemplars. The paper takes points of the convex hull, which is costly in four dimensions. The prompt of Figure 10 A is
-the one with the median share of clustered heads.
+Patterns are chosen among the exemplars that the study kept: the medoid of each cluster (Figure 8) and corners of one
+cluster's hull (Figure 9), both by ``atlas/members.py``. The prompt of Figure 10 A is the one with the median share of
+clustered heads.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+import pyarrow as pa
+from jaxtyping import Float
 from numpy import ndarray
 
+from apmae.atlas.members import hull, medoids
 from apmae.schema import NOISE
 from apmae.study.exemplars import unpack
 from apmae.study.reader import Exemplars, Study
@@ -32,32 +34,22 @@ class Example(NamedTuple):
 
 
 def one_per_cluster(study: Study, limit: int | None = None) -> list[Example]:
-    """For each cluster that has exemplars, the one nearest to their centre; largest clusters first.
+    """For each cluster that has exemplars, their medoid; largest clusters first.
 
     Args:
         study: with its exemplars.
         limit: most examples; None for all.
     """
     exemplars = study.exemplars
-    chosen = []
-    for cluster in study.clusters["cluster"].to_pylist():
-        own = np.flatnonzero(exemplars.cluster == cluster)
-        if len(own) and (limit is None or len(chosen) < limit):
-            places = exemplars.coordinates[own]
-            chosen.append(int(own[np.linalg.norm(places - places.mean(0), axis=1).argmin()]))
-    return _read(study, chosen)
+    return _read(study, list(medoids(exemplars.coordinates, exemplars.cluster).values())[:limit])
 
 
 def extremes_of_a_cluster(study: Study, count: int = VARIATION_MEMBERS) -> list[Example]:
-    """The members of a cluster that are furthest apart in reduced coordinates.
-
-    The paper takes the most distant points on the cluster's convex hull (section 6.1). Here they come from
-    farthest-point selection among the members whose pattern was kept, which needs no hull in four dimensions and finds
-    the same corners.
+    """The most distant exemplars on the convex hull of a cluster, in reduced coordinates (paper section 6.1).
 
     Args:
         study: with its exemplars.
-        count: members to show. The cluster is the largest with so many exemplars, or else the one with most exemplars.
+        count: most members to show. The cluster is the largest with so many exemplars, or else the one with most.
 
     Returns:
         An empty list if no cluster has two exemplars.
@@ -69,32 +61,18 @@ def extremes_of_a_cluster(study: Study, count: int = VARIATION_MEMBERS) -> list[
     best = enough[0] if enough else max(clusters, key=lambda cluster: number[cluster], default=NOISE)
     if number.get(best, 0) < 2:
         return []
-    own = np.flatnonzero(exemplars.cluster == best)
-    return _read(study, own[farthest_points(exemplars.coordinates[own], count)].tolist())
+    return _read(study, hull(exemplars.coordinates, exemplars.cluster, best, count).tolist())
 
 
-def farthest_points(places: Float[ndarray, "n r"], count: int) -> Int[ndarray, " c"]:
-    """Rows that are far apart: first the one furthest from the centre, then always the one furthest from those chosen.
+def typical_prompt(points: pa.Table) -> int:
+    """The prompt whose share of clustered heads is the median; among equals the one with the lowest number.
 
     Args:
-        places: at least one point.
-        count: most rows.
+        points: ``schema.POINTS``, at least one row.
     """
-    distance = np.linalg.norm(places - places.mean(0), axis=1)
-    chosen = [int(distance.argmax())]
-    nearest = np.linalg.norm(places - places[chosen[0]], axis=1)
-    while len(chosen) < min(count, len(places)):
-        nearest[chosen] = -1  # no point is chosen twice
-        chosen.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, np.linalg.norm(places - places[chosen[-1]], axis=1))
-    return np.array(chosen)
-
-
-def typical_prompt(study: Study) -> int:
-    """The prompt whose share of clustered heads is the median; among equals the one with the lowest number."""
-    prompts = study.points["prompt"].to_numpy()
+    prompts = points["prompt"].to_numpy()
     count = np.bincount(prompts)
-    share = np.bincount(prompts, study.points["cluster"].to_numpy() != NOISE) / np.maximum(count, 1)
+    share = np.bincount(prompts, points["cluster"].to_numpy() != NOISE) / np.maximum(count, 1)
     known = np.sort(share[count > 0])
     return int(np.flatnonzero((share == known[(len(known) - 1) // 2]) & (count > 0))[0])
 

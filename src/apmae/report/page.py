@@ -141,7 +141,7 @@ def _tables(study: Study) -> list[Table]:
 
 
 def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], files: Mapping[str, bytes]) -> bytes:
-    prompt = typical_prompt(study)
+    prompt = typical_prompt(study.points)
     about = next((row for row in study.prompts.to_pylist() if row["prompt"] == prompt), None)
     summary = summarize(study, made)
     template = environment().get_template("report.html.j2")

@@ -2,13 +2,11 @@
 
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from apmae.analyze.locations import head_grid, prompt_grid
 from apmae.report import figures
-from apmae.report.examples import extremes_of_a_cluster, one_per_cluster, typical_prompt
-from apmae.report.palette import NO_HEAD
+from apmae.report.atlas_figures import draw_heads
+from apmae.report.examples import extremes_of_a_cluster, one_per_cluster
 from apmae.study.reader import SAMPLE_ROWS, Study
 
 _EXAMPLES = 12
@@ -29,10 +27,6 @@ def pictures_of(study: Study) -> list[Picture]:
     """Draw every figure of a study."""
     sample, members = study.sample(), extremes_of_a_cluster(study)
     examples = one_per_cluster(study, _EXAMPLES)
-    prompt = typical_prompt(study)
-    single = prompt_grid(study.points, prompt, study.layers, study.heads)
-    single[np.arange(study.heads) >= np.array(study.heads_by_layer)[:, None]] = NO_HEAD
-    grid = head_grid(study.points, study.layers, study.heads)
     of_all = "" if study.points.num_rows <= SAMPLE_ROWS else f" A seeded sample of {SAMPLE_ROWS:,} patterns."
     varied = f"cluster {members[0].cluster}, {members[0].name}" if members else "one cluster"
     return [
@@ -55,17 +49,17 @@ def pictures_of(study: Study) -> list[Picture]:
         Picture(
             "pattern_examples",
             "One pattern of each cluster",
-            "Paper Figure 8. The largest clusters, each shown by the kept pattern that is nearest to the centre. Every "
-            "row is a query token, every column a key token that it may attend to. Yellow is most attention; what is "
-            "white cannot be attended to.",
+            "Paper Figure 8. The largest clusters, each shown by its medoid: the kept pattern with the least total "
+            "distance to the others. Every row is a query token, every column a key token that it may attend to. "
+            "Yellow is most attention; what is white cannot be attended to.",
             figures.pattern_examples(examples),
         ),
         Picture(
             "cluster_variation",
             "Variation within a cluster",
-            f"Paper Figure 9. The members of {varied} that are furthest apart in reduced coordinates, by "
-            "farthest-point selection among the kept patterns (the paper takes points of the convex hull). What they "
-            "have in common is what the cluster means; their differences are what it tolerates.",
+            f"Paper Figure 9. The members of {varied} that are furthest apart on its convex hull in reduced "
+            "coordinates, among the kept patterns. What they have in common is what the cluster means; their "
+            "differences are what it tolerates.",
             figures.cluster_variation(members),
         ),
         Picture(
@@ -74,6 +68,6 @@ def pictures_of(study: Study) -> list[Picture]:
             "Paper Figure 10. A: the cluster of every head on one prompt, the prompt with the median share of "
             "clustered heads. B: over all prompts, the share of a head's patterns that belong to any cluster. C: how "
             "many different clusters they belong to.",
-            figures.head_maps(prompt, single, grid, study.names),
+            draw_heads(study.points, study.names, study.heads_by_layer),
         ),
     ]

@@ -208,7 +208,7 @@ class Study:
             own = picked[(picked >= first) & (picked < first + file["rows"])] - first
             if len(own):
                 column = read_table(self.embeddings_folder / name, ["embedding"])["embedding"]
-                parts.append(_plane(matrix(column.take(pa.array(own)))))
+                parts.append(plane(matrix(column.take(pa.array(own)))))
             first += file["rows"]
         return np.concatenate(parts)
 
@@ -217,7 +217,7 @@ class Study:
         for batch in self._point_batches(["coordinates"]):
             own = picked[(picked >= first) & (picked < first + batch.num_rows)] - first
             if len(own):
-                parts.append(_plane(matrix(batch["coordinates"].take(pa.array(own)))))
+                parts.append(plane(matrix(batch["coordinates"].take(pa.array(own)))))
             first += batch.num_rows
         return np.concatenate(parts)
 
@@ -236,6 +236,6 @@ def _key(prompt: ndarray, layer: ndarray, head: ndarray) -> Int[ndarray, " n"]:
     return (prompt << 32) | (layer << 16) | head
 
 
-def _plane(values: Float[ndarray, "n d"]) -> Float[ndarray, "n 2"]:
+def plane(values: Float[ndarray, "n d"]) -> Float[ndarray, "n 2"]:
     """The first two columns; a missing second one is 0."""
     return np.pad(values[:, :2].astype(np.float32), ((0, 0), (0, max(0, 2 - values.shape[1]))))
