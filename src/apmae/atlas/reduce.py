@@ -2,10 +2,16 @@
 
 UMAP starts from PCA, not from the spectral layout: PCA takes linear time and copes with many connected components.
 
+On a GPU both the search for neighbours and UMAP are cuML's, and nothing else imports it. The calls follow the source of cuML
+26.10; they were never run on a GPU.
+
 Axes: n rows, d embedding, r reduced dimensions.
 """
 
 import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,14 +19,19 @@ from numpy import ndarray
 
 from apmae.atlas.neighbors import Neighbors, find_neighbors
 from apmae.config import AtlasConfig
+from apmae.errors import ConfigError
 from apmae.seeding import subseed
+
+_EXTENT = 10.0
+"""Largest coordinate of a layout's start, as in UMAP itself."""
 
 
 class Reducer:
     """UMAP, with the interface of a scikit-learn estimator.
 
     It is seeded and therefore runs on one thread: within a process the same rows give the same coordinates. In another
-    process the last bits may differ (linear algebra uses threads), and then the layout does too: compare partitions.
+    process the last bits may differ (linear algebra uses threads), and then the layout does too: compare partitions. The
+    layout of a GPU is another one.
 
     Attributes:
         coordinates_: (n, r) reduced rows.
@@ -34,8 +45,12 @@ class Reducer:
         """Store the settings.
 
         Args:
-            config: neighbours, minimum distance, metric, dimensions, seed.
+            config: neighbours, minimum distance, metric, dimensions, device, seed.
+
+        Raises:
+            ConfigError: if the device is "cuda" and cuML is not installed.
         """
+        expect_device(config.device)
         self.config = config
 
     def fit(self, z: Float[ndarray, "n d"]) -> "Reducer":
@@ -43,12 +58,19 @@ class Reducer:
 
         Args:
             z: distinct embeddings, at least 1.
+
+        Raises:
+            ConfigError: if the device is "cuda" and cuML finds no GPU.
         """
         config, seed = self.config, subseed(self.config.seed, "umap") % 2**31
         k = min(config.neighbors, len(z))
-        self.neighbors_ = find_neighbors(z, k, config.metric, seed)
+        gpu = config.device == "cuda"
+        self.neighbors_ = _cuml_neighbors(z, k, config.metric) if gpu else find_neighbors(z, k, config.metric, seed)
         if len(z) <= config.dimensions + 2:  # too few rows for a layout: use their principal axes
             self.coordinates_ = _principal(z, config.dimensions)
+            return self
+        if gpu:
+            self.coordinates_ = _cuml_layout(z, k, config, seed)
             return self
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # umap and numba warn about their internals on import and on small data
@@ -66,6 +88,55 @@ class Reducer:
             )
             self.coordinates_ = np.asarray(model.fit_transform(z), dtype=np.float32)
         return self
+
+
+def expect_device(device: str) -> None:
+    """Refuse a device whose library is not installed.
+
+    Raises:
+        ConfigError: if it is "cuda", and cuML is not there.
+    """
+    if device == "cuda" and find_spec("cuml") is None:
+        raise ConfigError(
+            "expected cuML for device=cuda, it is not installed; on Linux with an NVIDIA GPU run: pip install "
+            "'apmae[gpu]', or leave device at cpu"
+        )
+
+
+def _cuml(room: str) -> Any:
+    """A module of cuML."""
+    try:
+        return import_module(f"cuml.{room}")
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: what CUDA's own errors are
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(f"expected a GPU that cuML can use for device=cuda: {why}; leave device at cpu") from error
+
+
+def _cuml_neighbors(z: Float[ndarray, "n d"], k: int, metric: str) -> Neighbors:
+    """The k rows nearest to each row, itself among them; exact, however many rows there are."""
+    search = _cuml("neighbors").NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric, output_type="numpy")
+    distances, indices = search.fit(z).kneighbors(z)
+    return Neighbors(np.asarray(indices, dtype=np.int64), np.asarray(distances, dtype=np.float32))
+
+
+def _cuml_layout(z: Float[ndarray, "n d"], k: int, config: AtlasConfig, seed: int) -> Float[ndarray, "n r"]:
+    """UMAP from PCA. cuML searches neighbours again: it takes none in which equal distances put the row itself second."""
+    from sklearn.decomposition import PCA
+
+    start: Any = "random"
+    if z.shape[1] >= config.dimensions:
+        axes = PCA(config.dimensions, random_state=seed).fit_transform(z)
+        start = (axes * (_EXTENT / np.abs(axes).max())).astype(np.float32)
+    model = _cuml("manifold").UMAP(
+        n_neighbors=k,
+        min_dist=config.min_dist,
+        metric=config.metric,
+        n_components=config.dimensions,
+        init=start,
+        random_state=seed,
+        output_type="numpy",
+    )
+    return np.asarray(model.fit_transform(z), dtype=np.float32)
 
 
 def _principal(z: Float[ndarray, "n d"], dimensions: int) -> Float[ndarray, "n r"]:

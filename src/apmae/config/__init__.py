@@ -6,7 +6,14 @@ Defaults are the paper's unless the field says otherwise; whole configurations l
 from apmae.config.base import Config, parse
 from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
-from apmae.config.stages import AtlasConfig, EncodeConfig, EvaluateConfig, Representation, parse_representation
+from apmae.config.stages import (
+    AtlasConfig,
+    DimensionsConfig,
+    EncodeConfig,
+    EvaluateConfig,
+    Representation,
+    parse_representation,
+)
 from apmae.config.study import StudyConfig
 from apmae.config.training import SQUARE, APMAEConfig, TrainConfig
 
@@ -20,6 +27,7 @@ __all__ = [
     "Circuit",
     "CircuitsConfig",
     "Config",
+    "DimensionsConfig",
     "EncodeConfig",
     "EvaluateConfig",
     "LMConfig",
