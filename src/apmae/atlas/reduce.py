@@ -2,8 +2,8 @@
 
 UMAP starts from PCA, not from the spectral layout: PCA takes linear time and copes with many connected components.
 
-On a GPU both the search for neighbours and UMAP are cuML's, and nothing else imports it. The calls follow the source of cuML
-26.10; they were never run on a GPU.
+On a GPU both the search for neighbours and UMAP are cuML's, which is imported for nothing else. The calls follow the
+source of cuML 26.10; they were never run on a GPU.
 
 Axes: n rows, d embedding, r reduced dimensions.
 """
@@ -30,8 +30,8 @@ class Reducer:
     """UMAP, with the interface of a scikit-learn estimator.
 
     It is seeded and therefore runs on one thread: within a process the same rows give the same coordinates. In another
-    process the last bits may differ (linear algebra uses threads), and then the layout does too: compare partitions. The
-    layout of a GPU is another one.
+    process the last bits may differ (linear algebra uses threads), and then the layout does too: compare partitions.
+    A GPU gives another layout.
 
     Attributes:
         coordinates_: (n, r) reduced rows.
@@ -120,7 +120,7 @@ def _cuml_neighbors(z: Float[ndarray, "n d"], k: int, metric: str) -> Neighbors:
 
 
 def _cuml_layout(z: Float[ndarray, "n d"], k: int, config: AtlasConfig, seed: int) -> Float[ndarray, "n r"]:
-    """UMAP from PCA. cuML searches neighbours again: it takes none in which equal distances put the row itself second."""
+    """UMAP from PCA. It searches neighbours again: given ones have to begin with the row itself, which ties prevent."""
     from sklearn.decomposition import PCA
 
     start: Any = "random"

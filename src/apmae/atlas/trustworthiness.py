@@ -1,9 +1,9 @@
 """Trustworthiness of a reduction (paper section 5.1 and Figure 7; Venna and Kaski 2001).
 
-Are rows that are neighbours in reduced space neighbours in embedding space too? Each of a row's k nearest in reduced space
-costs by how far beyond k it ranks in embedding space; 1 means that none does. The definition is that of scikit-learn's
-``sklearn.manifold.trustworthiness``, which holds all n x n distances and their order at once. Here ranks are as exact, but
-taken for some query rows at a time, against all rows.
+Are rows that are neighbours in reduced space neighbours in embedding space too? Each of a row's k nearest in reduced
+space costs as much as it ranks beyond k in embedding space. The definition is that of ``trustworthiness`` in
+``sklearn.manifold``, which holds all n x n distances and their order at once. Here ranks are as exact, but taken for
+some query rows at a time, against all rows.
 
 Axes: n rows, d embedding, r reduced dimensions, q queries, k neighbours.
 """
@@ -31,8 +31,8 @@ class Trustworthiness(NamedTuple):
     """In [0, 1]; 1: every neighbour in reduced space is one of the k nearest in embedding space. Random neighbours have
     about 0.5."""
     error: float
-    """Standard error of ``value`` from asking a sample of the n rows, as an estimate for these n rows and this reduction.
-    0 if all were asked. What another sample of patterns or another seed of UMAP would give is not in it."""
+    """Standard error of ``value`` from asking a sample of the n rows; 0 if all were asked. It says how far the value for
+    these n rows and this reduction may be off, not what other patterns or another seed of UMAP would give."""
     queries: int
     """Rows asked."""
 
@@ -54,8 +54,8 @@ def trustworthiness(
         seed: decides which rows are asked: the same ones for every reduction of as many rows.
 
     Raises:
-        ConfigError: if ``k`` is not in [1, n / 2), ``queries`` is under 2, the arrays have different numbers of rows, or
-            not all values are finite.
+        ConfigError: if ``k`` is not in [1, n / 2), ``queries`` is under 2, the arrays have different numbers of rows,
+            or not all values are finite.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -65,8 +65,8 @@ def trustworthiness(
         raise ConfigError(f"expected as many reduced rows as embeddings, {rows}, got {len(reduced)}")
     if not 1 <= k < rows / 2:
         raise ConfigError(
-            f"expected neighbors from 1 to {(rows - 1) // 2}, fewer than half of the {rows} rows, got {k}; take fewer, or "
-            "encode more prompts"
+            f"expected neighbors from 1 to {(rows - 1) // 2}, fewer than half of the {rows} rows, got {k}; take fewer, "
+            "or encode more prompts"
         )
     if queries is not None and queries < 2:
         raise ConfigError(f"expected at least 2 queries, for a standard error, got {queries}")

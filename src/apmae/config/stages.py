@@ -114,7 +114,7 @@ class DimensionsConfig(Config):
     """The first of the seeds; the others follow it."""
 
     atlas: AtlasConfig = AtlasConfig()
-    """UMAP's settings, of those of the cluster stage; ``dimensions`` and ``seed`` are replaced by each of those above."""
+    """UMAP's settings, of those of the cluster stage; ``dimensions`` and ``seed`` are those above instead."""
 
     @model_validator(mode="after")
     def _each_dimension_once(self) -> Self:
