@@ -226,8 +226,8 @@ DIMENSIONS = pa.schema(
         pa.field("queries", pa.int32(), nullable=False),
     ]
 )
-"""One row per number of UMAP dimensions and seed (paper Figure 7): trustworthiness (``atlas/trustworthiness.py``) and its
-standard error from asking ``queries`` of the ``points`` for their ``neighbors``."""
+"""One row per number of UMAP dimensions and seed (paper Figure 7): trustworthiness (``atlas/trustworthiness.py``) and
+its standard error from asking ``queries`` of the ``points`` for their ``neighbors``."""
 
 TAGS = pa.schema(
     [

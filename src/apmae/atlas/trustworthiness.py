@@ -31,8 +31,8 @@ class Trustworthiness(NamedTuple):
     """In [0, 1]; 1: every neighbour in reduced space is one of the k nearest in embedding space. Random neighbours have
     about 0.5."""
     error: float
-    """Standard error of ``value`` from asking a sample of the n rows; 0 if all were asked. It says how far the value for
-    these n rows and this reduction may be off, not what other patterns or another seed of UMAP would give."""
+    """Standard error of ``value`` from asking a sample of the n rows; 0 if all were asked. It says how far the value
+    for these n rows and this reduction may be off, not what other patterns or another seed of UMAP would give."""
     queries: int
     """Rows asked."""
 
