@@ -69,7 +69,7 @@ def _measure(embeddings: Path, manifest: Manifest, config: DimensionsConfig, sta
     seeds = range(config.seed, config.seed + config.seeds)
     fits = [(dimensions, seed) for seed in seeds for dimensions in sorted(config.dimensions)]
     done = sum(_key(*fit) in stage.notes for fit in fits)
-    with progress("dimensions", len(fits), done=done, unit="fits of UMAP") as advance:
+    with progress("dimensions", len(fits), done=done, unit="fits") as advance:
         if done < len(fits):
             advance(0, note="read embeddings")
             samples = _samples(embeddings, manifest, config)
@@ -80,11 +80,12 @@ def _measure(embeddings: Path, manifest: Manifest, config: DimensionsConfig, sta
                     f"dimensions: {k:,} neighbours instead of {config.neighbors:,}, fewer than half of the "
                     f"{smallest:,} different patterns with structure"
                 )
+            finished = 0  # counted together with the note of what comes next
             for dimensions, seed in fits:
                 if _key(dimensions, seed) in stage.notes:
                     continue
                 z = samples[seed]
-                advance(0, note=f"UMAP of {len(z):,} patterns to {dimensions} dimensions, seed {seed}")
+                advance(finished, note=f"UMAP of {len(z):,} patterns to {dimensions} dimensions, seed {seed}")
                 settings = config.atlas.model_copy(update={"dimensions": dimensions, "seed": seed})
                 coordinates = Reducer(settings).fit(z).coordinates_
                 advance(0, note=f"{k:,} neighbours in {dimensions} dimensions, seed {seed}")
@@ -99,7 +100,8 @@ def _measure(embeddings: Path, manifest: Manifest, config: DimensionsConfig, sta
                     "queries": found.queries,
                 }
                 stage.note(_key(dimensions, seed), measured)
-                advance()
+                finished = 1
+            advance(finished, note="picture")
     return [
         {"dimensions": dimensions, "seed": seed, **stage.notes[_key(dimensions, seed)]}
         for dimensions, seed in sorted(fits)
