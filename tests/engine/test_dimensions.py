@@ -175,6 +175,6 @@ def test_the_command_writes_the_picture_and_prints_the_numbers(folder, tmp_path,
     assert result.returncode == 0, result.stderr
     assert "20 neighbours of 50 of 60 patterns, 1 seed" in result.stdout
     assert f"picture in {tmp_path / 'figure.png'}, numbers in {tmp_path / 'figure.parquet'}" in result.stdout
-    assert "UMAP of 60 patterns to 2 dimensions, seed 0" in result.stderr
+    assert "1 of 2 fits, UMAP of 60 patterns to 3 dimensions, seed 0" in result.stderr
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert read_table(tmp_path / "figure.parquet")["dimensions"].to_pylist() == [2, 3]

@@ -30,8 +30,8 @@ EXAMPLES = {
     ),
     "dimensions": (
         "apmae dimensions study/embeddings/ --out study/dimensions.png --dimensions 2,3,4,6,8",
-        "With 20000 patterns under a minute for each number of dimensions and seed; --points 5000 is quicker. Next: apmae "
-        "cluster --set dimensions=4.",
+        "With 20000 patterns under a minute for each number of dimensions and seed; --points 5000 is quicker. Next: "
+        "apmae cluster --set dimensions=4.",
     ),
     "cluster": (
         "apmae cluster study/embeddings/ --out study/atlas/",
