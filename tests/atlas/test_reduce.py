@@ -125,10 +125,17 @@ def test_cuml_is_imported_only_if_it_is_asked_for(cuml, halves):
     assert "cuml" not in sys.modules
 
 
-@pytest.mark.parametrize("error", ["ImportError('no libcuda.so.1')", "RuntimeError('cudaErrorNoDevice: no device')"])
-def test_cuml_without_a_gpu_says_so_in_one_line(cuml, halves, error):
-    cuml(__init__=f"raise {error}")
-    with pytest.raises(ConfigError, match=r"expected a GPU that cuML can use .*(libcuda|no device).*; leave device at"):
+@pytest.mark.parametrize(
+    ("module", "error"),
+    [
+        ("__init__", "ImportError('no libcuda.so.1')"),
+        ("neighbors", "RuntimeError('cudaErrorNoDevice:\\n no device')"),
+        ("manifold", "MemoryError('std::bad_alloc: out_of_memory')"),
+    ],
+)
+def test_a_gpu_that_is_missing_or_full_is_reported_in_one_line(cuml, halves, module, error):
+    cuml(**{**CUML, module: f"raise {error}"})
+    with pytest.raises(ConfigError, match=r"a GPU that cuML can use .*(libcuda|: no device|out_of).*; leave device at"):
         Reducer(AtlasConfig(device="cuda")).fit(halves)
 
 

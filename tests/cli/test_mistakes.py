@@ -244,6 +244,11 @@ CASES = {
         ("dimensions", "old", "--out", "block.png"),
         "block.parquet is a folder",
     ),
+    "dimensions: another table where the numbers go": (
+        ("dimensions", "old", "--out", "mine.png"),
+        "no other table at mine.parquet, where the numbers of mine.png go",
+        "--overwrite",
+    ),
     "dimensions: other settings": (
         ("dimensions", "old", "--seeds", "7", "--out", "figure.png"),
         "figure.parquet was made with",
@@ -353,6 +358,7 @@ def results(tmp_path_factory, environment):
     (home / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
     (home / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
     (home / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (home / "mine.parquet").write_bytes(b"mine")
     (home / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "int x = "}\n')
     for folder in (
         "folder",

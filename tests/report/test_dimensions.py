@@ -35,6 +35,8 @@ def test_means_spread_and_error_are_those_by_hand(table):
     assert two.sd == pytest.approx(0.1 / np.sqrt(2))
     assert two.error == pytest.approx(0.05 / 2)
     assert eight.error == 0
+    assert two.gain is None
+    assert (three.gain, eight.gain) == (pytest.approx(0.14), pytest.approx(0.02 / 5))
     assert (found.neighbors, found.points, found.queries, found.seeds) == (50, 4000, 100, 2)
 
 
@@ -42,7 +44,10 @@ def test_the_fewest_dimensions_that_cannot_be_told_from_the_best(table):
     """3 dimensions are 0.02 below the best, whose s.d. is 0.014; then 0.01."""
     found = summarize_dimensions(table(*THREE))
     assert (found.best.dimensions, found.fewest.dimensions) == (8, 8)
-    assert found.finding == "8 dimensions keep most, and fewer keep clearly less."
+    assert found.finding.startswith("Trustworthiness still rises at 8 dimensions, the most that were measured")
+    fallen = summarize_dimensions(table(*THREE, (9, 0, 0.8, 0), (9, 1, 0.8, 0)))
+    assert (fallen.best.dimensions, fallen.fewest.dimensions) == (8, 8)
+    assert fallen.finding == "8 dimensions keep most, and fewer keep clearly less."
     near = summarize_dimensions(table(*THREE[:2], (3, 0, 0.89, 0.01), (3, 1, 0.91, 0.0), *THREE[4:]))
     assert (near.best.dimensions, near.fewest.dimensions) == (8, 3)
     assert near.finding == (

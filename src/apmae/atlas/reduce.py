@@ -9,6 +9,8 @@ Axes: n rows, d embedding, r reduced dimensions.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -60,17 +62,19 @@ class Reducer:
             z: distinct embeddings, at least 1.
 
         Raises:
-            ConfigError: if the device is "cuda" and cuML finds no GPU.
+            ConfigError: if the device is "cuda" and cuML cannot compute there: no GPU, or too little memory on it.
         """
         config, seed = self.config, subseed(self.config.seed, "umap") % 2**31
         k = min(config.neighbors, len(z))
-        gpu = config.device == "cuda"
-        self.neighbors_ = _cuml_neighbors(z, k, config.metric) if gpu else find_neighbors(z, k, config.metric, seed)
-        if len(z) <= config.dimensions + 2:  # too few rows for a layout: use their principal axes
-            self.coordinates_ = _principal(z, config.dimensions)
+        few = len(z) <= config.dimensions + 2
+        if config.device == "cuda":
+            with _gpu_errors():
+                self.neighbors_ = _cuml_neighbors(z, k, config.metric)
+                self.coordinates_ = _principal(z, config.dimensions) if few else _cuml_layout(z, k, config, seed)
             return self
-        if gpu:
-            self.coordinates_ = _cuml_layout(z, k, config, seed)
+        self.neighbors_ = find_neighbors(z, k, config.metric, seed)
+        if few:  # too few rows for a layout: use their principal axes
+            self.coordinates_ = _principal(z, config.dimensions)
             return self
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # umap and numba warn about their internals on import and on small data
@@ -103,18 +107,21 @@ def expect_device(device: str) -> None:
         )
 
 
-def _cuml(room: str) -> Any:
-    """A module of cuML."""
+@contextmanager
+def _gpu_errors() -> Iterator[None]:
+    """What cuML says of a GPU that is missing, too old or full, in one line; CUDA's own errors are RuntimeErrors."""
     try:
-        return import_module(f"cuml.{room}")
-    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: what CUDA's own errors are
+        yield
+    except (ImportError, OSError, RuntimeError, MemoryError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(f"expected a GPU that cuML can use for device=cuda: {why}; leave device at cpu") from error
 
 
 def _cuml_neighbors(z: Float[ndarray, "n d"], k: int, metric: str) -> Neighbors:
     """The k rows nearest to each row, itself among them; exact, however many rows there are."""
-    search = _cuml("neighbors").NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric, output_type="numpy")
+    search = import_module("cuml.neighbors").NearestNeighbors(
+        n_neighbors=k, algorithm="brute", metric=metric, output_type="numpy"
+    )
     distances, indices = search.fit(z).kneighbors(z)
     return Neighbors(np.asarray(indices, dtype=np.int64), np.asarray(distances, dtype=np.float32))
 
@@ -127,7 +134,7 @@ def _cuml_layout(z: Float[ndarray, "n d"], k: int, config: AtlasConfig, seed: in
     if z.shape[1] >= config.dimensions:
         axes = PCA(config.dimensions, random_state=seed).fit_transform(z)
         start = (axes * (_EXTENT / np.abs(axes).max())).astype(np.float32)
-    model = _cuml("manifold").UMAP(
+    model = import_module("cuml.manifold").UMAP(
         n_neighbors=k,
         min_dist=config.min_dist,
         metric=config.metric,

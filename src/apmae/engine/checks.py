@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from apmae.artifacts import expect_place, expect_stage, manifest_path, read_manifest
+from apmae.artifacts import expect_place, expect_stage, journal_path, manifest_path, read_manifest
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.reduce import expect_device
 from apmae.config import (
@@ -214,7 +214,14 @@ def expect_dimensions(embeddings: Path, out: Path, config: DimensionsConfig, *, 
         raise ConfigError(f"expected a file that ends in .png, got {out}; give --out another name")
     expect_device(config.atlas.device)
     expect_place(out)
-    expect_stage(measurements_file(out), "dimensions", _settings(config), overwrite=overwrite)
+    table = measurements_file(out)
+    expect_stage(table, "dimensions", _settings(config), overwrite=overwrite)
+    ours = manifest_path(table).is_file() or journal_path(table).is_file()
+    if table.is_file() and not ours and not overwrite:
+        raise ConfigError(
+            f"expected no other table at {table}, where the numbers of {out.name} go; give --out another name, or pass "
+            "--overwrite to replace it"
+        )
 
 
 def measurements_file(picture: Path) -> Path:

@@ -28,6 +28,8 @@ class Dimension:
     seed."""
     error: float
     """Standard error of the mean that comes from asking a sample of the patterns; 0 if all were asked."""
+    gain: float | None
+    """By how much the mean rose for each dimension since the next lower number; None for the lowest."""
 
     @property
     def uncertain(self) -> float:
@@ -63,6 +65,11 @@ class Dimensions:
         fewest, best = self.fewest, self.best
         if len(self.rows) == 1:
             return f"Only {best.dimensions} dimensions were measured: there is nothing to compare."
+        if fewest == best == self.rows[-1]:
+            return (
+                f"Trustworthiness still rises at {best.dimensions} dimensions, the most that were measured: choose where "
+                "one more gains little."
+            )
         if fewest == best:
             return f"{best.dimensions} dimensions keep most, and fewer keep clearly less."
         return (
@@ -78,12 +85,15 @@ def summarize_dimensions(table: pa.Table) -> Dimensions:
         table: ``schema.DIMENSIONS``, at least one row.
     """
     dimensions, values, errors = (table[name].to_numpy() for name in ("dimensions", "trustworthiness", "error"))
-    rows = []
+    rows: list[Dimension] = []
     for number in np.unique(dimensions).tolist():
         own = values[dimensions == number].astype(np.float64)
         error = np.sqrt((errors[dimensions == number].astype(np.float64) ** 2).sum()) / len(own)
         sd = float(own.std(ddof=1)) if len(own) > 1 else None
-        rows.append(Dimension(dimensions=number, mean=float(own.mean()), sd=sd, error=float(error)))
+        mean, gain = float(own.mean()), None
+        if rows:
+            gain = (mean - rows[-1].mean) / (number - rows[-1].dimensions)
+        rows.append(Dimension(dimensions=number, mean=mean, sd=sd, error=float(error), gain=gain))
     smallest = {name: min(table[name].to_pylist()) for name in ("neighbors", "points", "queries")}
     return Dimensions(rows=tuple(rows), seeds=len(table["seed"].unique()), **smallest)
 

@@ -187,6 +187,11 @@ def print_dimensions(found: "Dimensions") -> None:
         ),
         Column(header="trustworthiness", cells=[f"{row.mean:.4f}" for row in found.rows]),
         Column(
+            header="gain per dimension",
+            cells=["-" if row.gain is None else f"{row.gain:+.4f}" for row in found.rows],
+            priority=3,
+        ),
+        Column(
             header="s.d. over seeds",
             cells=["-" if row.sd is None else f"{row.sd:.4f}" for row in found.rows],
             priority=2,
