@@ -49,6 +49,7 @@ class Synthetic:
         return z.astype(np.float16), group
 
     def rows(self, count: int) -> tuple[ndarray, ndarray]:
+        """Many rows in one array."""
         z, group = np.empty((count, _WIDTH), np.float16), np.empty(count, np.int64)
         for number, begin in enumerate(range(0, count, _BLOCK)):
             end = min(begin + _BLOCK, count)
@@ -115,9 +116,8 @@ def place(data: Synthetic, counts: list[int]) -> None:
     recall = np.mean([len(set(a) & set(b)) / 15 for a, b in zip(found.tolist(), true.tolist(), strict=True)])
     for name, speeds in times.items():
         print(f"| {name} | {np.median(speeds):,.0f} patterns/s |")
-    print(
-        f"48 patterns placed in {1000 * few:.0f} ms; {recall:.3f} of the true 15 neighbours; {torch.get_num_threads()} threads"
-    )
+    print(f"48 patterns placed in {1000 * few:.0f} ms; {recall:.3f} of the true 15 neighbours")
+    print(f"{torch.get_num_threads()} threads")
 
 
 def stream(data: Synthetic, counts: list[int]) -> None:

@@ -12,6 +12,7 @@ from apmae.config import (
     APMAEConfig,
     AtlasConfig,
     CaptureConfig,
+    DimensionsConfig,
     EncodeConfig,
     EvaluateConfig,
     LMConfig,
@@ -23,7 +24,10 @@ from apmae.config import (
 )
 from apmae.errors import ApmaeError, ConfigError
 
-ALL = [PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, StudyConfig]
+ALL = [
+    *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
+    StudyConfig,
+]
 
 
 def test_the_defaults_are_the_paper():
@@ -80,7 +84,7 @@ def test_a_configuration_is_frozen_and_knows_its_fields(kind):
         parse(kind, {"colour": "red"}, "study.yaml")
 
 
-@pytest.mark.parametrize("kind", [PromptsConfig, EncodeConfig, AtlasConfig, TrainConfig, StudyConfig])
+@pytest.mark.parametrize("kind", [PromptsConfig, EncodeConfig, AtlasConfig, DimensionsConfig, TrainConfig, StudyConfig])
 def test_settings_of_a_stage_have_descriptions(kind):
     plain = {"seed", "weight_decay", "betas", "model", "capture", "encode", "atlas"}
     assert {name for name, field in kind.model_fields.items() if not field.description} <= plain
@@ -113,6 +117,21 @@ def test_settings_of_a_stage_have_descriptions(kind):
         (AtlasConfig, {"neighbors": 1}, "neighbors", "got 1"),
         (AtlasConfig, {"min_dist": 1.5}, "min_dist", "got 1.5"),
         (AtlasConfig, {"metric": "hamming"}, "metric", "'hamming'"),
+        (AtlasConfig, {"device": "cuda:1"}, "device", "'cuda:1'"),
+        (
+            DimensionsConfig,
+            {"dimensions": []},
+            "DimensionsConfig",
+            "one or more dimensions, each from 2 and once, got none",
+        ),
+        (DimensionsConfig, {"dimensions": [4, 1]}, "DimensionsConfig", "each from 2 and once, got 4, 1"),
+        (DimensionsConfig, {"dimensions": [3, 3]}, "DimensionsConfig", "each from 2 and once, got 3, 3"),
+        (DimensionsConfig, {"dimensions": ["x"]}, "dimensions.0", "'x'"),
+        (DimensionsConfig, {"neighbors": 0}, "neighbors", "got 0"),
+        (DimensionsConfig, {"queries": 1}, "queries", "got 1"),
+        (DimensionsConfig, {"seeds": 0}, "seeds", "got 0"),
+        (DimensionsConfig, {"points": 9}, "points", "got 9"),
+        (DimensionsConfig, {"atlas": {"metric": "hamming"}}, "atlas.metric", "'hamming'"),
         (PromptsConfig, {"tasks": ["eol", "verbs"]}, "tasks.1", "'verbs'"),
         (PromptsConfig, {"language": "cobol"}, "language", "'cobol'"),
         (StudyConfig, {"sources": "src"}, "sources", "'src'"),

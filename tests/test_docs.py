@@ -15,6 +15,7 @@ from apmae import config, schema
 from apmae.cli import app
 from apmae.config import (
     AtlasConfig,
+    DimensionsConfig,
     EncodeConfig,
     EvaluateConfig,
     PromptsConfig,
@@ -38,6 +39,7 @@ SECTIONS = {
     "train": (TrainConfig,),
     "evaluate": (EvaluateConfig,),
     "encode": (EncodeConfig,),
+    "dimensions": (DimensionsConfig,),
     "cluster": (AtlasConfig,),
     "STUDY.yaml": (StudyConfig,),
 }
@@ -54,6 +56,7 @@ TABLES = {
     "LOSSES": schema.LOSSES,
     "POINTS": schema.POINTS,
     "CLUSTERS": schema.CLUSTERS,
+    "DIMENSIONS": schema.DIMENSIONS,
     "TAGS": schema.TAGS,
 }
 

@@ -229,6 +229,20 @@ over halves of the prompts and over seeds, whether either is too low (``unstable
 for too, the name's confidence (the first times one less the second), the token kinds it attends to and from beyond
 chance, and the members' mean scores (null: not measured)."""
 
+DIMENSIONS = pa.schema(
+    [
+        pa.field("dimensions", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("trustworthiness", pa.float32(), nullable=False),
+        pa.field("error", pa.float32(), nullable=False),
+        pa.field("neighbors", pa.int32(), nullable=False),
+        pa.field("points", pa.int32(), nullable=False),
+        pa.field("queries", pa.int32(), nullable=False),
+    ]
+)
+"""One row per number of UMAP dimensions and seed (paper Figure 7): trustworthiness (``atlas/trustworthiness.py``) and
+its standard error from asking ``queries`` of the ``points`` for their ``neighbors``."""
+
 TAGS = pa.schema(
     [
         pa.field("layer", pa.int16(), nullable=False),

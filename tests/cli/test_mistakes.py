@@ -9,7 +9,7 @@ import pytest
 
 from apmae import bundled
 from apmae.artifacts import Stage
-from apmae.config import AtlasConfig, EncodeConfig, PromptsConfig, TrainConfig
+from apmae.config import AtlasConfig, DimensionsConfig, EncodeConfig, PromptsConfig, TrainConfig
 
 HEAVY = ["torch", "transformers", "accelerate", "umap", "numba", "hdbscan", "sklearn", "matplotlib"]
 
@@ -17,6 +17,7 @@ RUN = """
 import json, os, sys
 import apmae.cli, apmae.engine.checks
 
+sys.modules["cuml"] = None  # as where it is not installed
 results = {}
 for case, arguments in json.load(sys.stdin).items():
     reading, writing = os.pipe()
@@ -50,6 +51,8 @@ json.dump(results, sys.stdout)
 OUT = ("--out", "made")
 PROMPTS = ("--prompts", "good.jsonl")
 TAG = ("tag", "bundled", "A.java", "--line", "3")
+FIGURE = ("--out", "made.png")
+DIMENSIONS = ("dimensions", "old", *FIGURE)
 TRAIN = ("train", *PROMPTS, "--recipe", "debug", *OUT)
 
 CASES = {
@@ -220,6 +223,38 @@ CASES = {
     "cluster: no setting": (("cluster", "old", *OUT, "--set", "colour=red"), "colour", "'red'"),
     "cluster: a file in the way": (("cluster", "old", "--out", "A.java"), "A.java is a file"),
     "cluster: other settings": (("cluster", "old", "--seed", "7", "--out", "old-atlas"), "config.seed was 0, now 7"),
+    "cluster: no such device": (("cluster", "old", *OUT, "--set", "device=gpu"), "'cpu' or 'cuda'", "got 'gpu'"),
+    "cluster: no cuML": (("cluster", "old", *OUT, "--set", "device=cuda"), "cuML", "pip install 'apmae[gpu]'"),
+    # -- dimensions
+    "dimensions: no embeddings": (("dimensions", "folder", *FIGURE), "encode artifact at folder", "run encode first"),
+    "dimensions: another stage's folder": (("dimensions", "old-atlas", *FIGURE), "expected stage 'encode'"),
+    "dimensions: no number": ((*DIMENSIONS, "--dimensions", "2,many"), "dimensions.1", "got 'many'"),
+    "dimensions: a line": ((*DIMENSIONS, "--dimensions", "1,2"), "each from 2 and once, got 1, 2"),
+    "dimensions: one twice": ((*DIMENSIONS, "--dimensions", "4,4"), "each from 2 and once, got 4, 4"),
+    "dimensions: more than there are": (
+        ("dimensions", "narrow", *FIGURE),
+        "at most 6 dimensions, as many as embeddings in narrow have, got 10",
+    ),
+    "dimensions: no neighbours": ((*DIMENSIONS, "--neighbors", "0"), "neighbors", "got 0"),
+    "dimensions: no seeds": ((*DIMENSIONS, "--seeds", "0"), "seeds", "got 0"),
+    "dimensions: no points": ((*DIMENSIONS, "--points", "0"), "points", "got 0"),
+    "dimensions: no picture": (("dimensions", "old", "--out", "x.pdf"), "ends in .png, got x.pdf", "another name"),
+    "dimensions: a folder in the way": (("dimensions", "old", "--out", "way.png"), "way.png is a folder"),
+    "dimensions: a folder where the numbers go": (
+        ("dimensions", "old", "--out", "block.png"),
+        "block.parquet is a folder",
+    ),
+    "dimensions: another table where the numbers go": (
+        ("dimensions", "old", "--out", "mine.png"),
+        "no other table at mine.parquet, where the numbers of mine.png go",
+        "--overwrite",
+    ),
+    "dimensions: other settings": (
+        ("dimensions", "old", "--seeds", "7", "--out", "figure.png"),
+        "figure.parquet was made with",
+        "config.seeds was 3, now 7",
+    ),
+    "dimensions: no cuML": ((*DIMENSIONS, "--set", "atlas={device: cuda}"), "cuML", "pip install 'apmae[gpu]'"),
     # -- report
     "report: no study": (("report", "folder"), "a finished encode artifact at folder/embeddings", "run encode first"),
     "report: nothing there": (("report", "none"), "none/embeddings"),
@@ -238,6 +273,7 @@ CASES = {
         "study/embeddings",
         "config.seed was 0, now 7",
     ),
+    "run: no cuML": (("run", "gpu.yaml"), "cuML", "pip install 'apmae[gpu]'"),
     "run: a file in the way": (("run", "in-the-way.yaml"), "A.java is a file"),
     "demo: a file in the way": (("demo", "--out", "A.java"), "A.java is a file"),
     "demo: other settings": (("demo", "--seed", "7", "--out", "study"), "study/embeddings", "config.seed was 0, now 7"),
@@ -310,9 +346,9 @@ CASES = {
 MODELS = ("nested", "wordless", "cut", "shards", "fewer")
 
 
-def artifact(out, stage, config):
+def artifact(out, stage, config, **counts):
     with Stage.open(out, stage, config.model_dump(mode="json"), {}) as opened:
-        opened.finish({"layers": 1, "heads": 1})
+        opened.finish({"layers": 1, "heads": 1, **counts})
 
 
 @pytest.fixture(scope="module")
@@ -322,8 +358,20 @@ def results(tmp_path_factory, environment):
     (home / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
     (home / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
     (home / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (home / "mine.parquet").write_bytes(b"mine")
     (home / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "int x = "}\n')
-    for folder in ("folder", "way.png", "way.parquet", "broken", "listed", "hollow", "weightless", "short", "newer"):
+    for folder in (
+        "folder",
+        "way.png",
+        "way.parquet",
+        "block.parquet",
+        "broken",
+        "listed",
+        "hollow",
+        "weightless",
+        "short",
+        "newer",
+    ):
         (home / folder).mkdir()
     (home / "broken" / "config.json").write_text("{")
     (home / "listed" / "config.json").write_text("[]")
@@ -365,6 +413,7 @@ def results(tmp_path_factory, environment):
         "encoderless": "encoder: ./none\n",
         "changed": "out: study\nencode: {seed: 7}\n",
         "in-the-way": "out: A.java\n",
+        "gpu": "out: gpu\natlas: {device: cuda}\n",
         "wide": "out: wide\nencode: {context: 100000}\n",
     }
     for name, text in studies.items():
@@ -372,6 +421,8 @@ def results(tmp_path_factory, environment):
     artifact(home / "old.parquet", "prompts", PromptsConfig())
     artifact(home / "old-encoder", "train", TrainConfig())
     artifact(home / "old", "encode", EncodeConfig())
+    artifact(home / "narrow", "encode", EncodeConfig(), dim=6)
+    artifact(home / "figure.parquet", "dimensions", DimensionsConfig())
     artifact(home / "old-atlas", "cluster", AtlasConfig())
     artifact(home / "study" / "embeddings", "encode", EncodeConfig())
     before = sorted(home.rglob("*"))

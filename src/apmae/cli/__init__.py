@@ -26,7 +26,15 @@ app = typer.Typer(
 
 _PANELS = {
     "Start here": (study.demo, study.run, study.recipes),
-    "Stages": (prompts.prompts, stages.train, stages.evaluate, stages.encode, stages.cluster, stages.report),
+    "Stages": (
+        prompts.prompts,
+        stages.train,
+        stages.evaluate,
+        stages.encode,
+        stages.dimensions,
+        stages.cluster,
+        stages.report,
+    ),
     "Use an atlas": (heads.tag,),
     "Use a model": (heads.show,),
     "Share": (hub.push,),

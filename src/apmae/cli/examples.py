@@ -28,6 +28,11 @@ EXAMPLES = {
         "apmae encode --lm MODEL --encoder encoder/ --prompts prompts.parquet --out study/embeddings/",
         "The model has to fit into memory; --dtype bfloat16 halves its size. Next: apmae cluster.",
     ),
+    "dimensions": (
+        "apmae dimensions study/embeddings/ --out study/dimensions.png --dimensions 2,3,4,6,8",
+        "With 20000 patterns under a minute for each number of dimensions and seed; --points 5000 is quicker. Next: "
+        "apmae cluster --set dimensions=4.",
+    ),
     "cluster": (
         "apmae cluster study/embeddings/ --out study/atlas/",
         "Few or no clusters: --set min_cluster_size=10, or encode more prompts. Next: apmae report, apmae tag --atlas.",

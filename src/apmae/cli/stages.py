@@ -1,4 +1,4 @@
-"""The stages after prompts: ``train``, ``evaluate``, ``encode``, ``cluster``, ``report``."""
+"""The stages after prompts: ``train``, ``evaluate``, ``encode``, ``dimensions``, ``cluster``, ``report``."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -169,6 +169,38 @@ def cluster(
     counts = fit_atlas(embeddings, out, config, overwrite=overwrite)
     share = counts["clustered"] / max(counts["patterns"], 1)
     say(f"{counts['clusters']} clusters hold {share:.1%} of {counts['patterns']} patterns; atlas in {out}")
+
+
+def dimensions(
+    embeddings: Annotated[Path, typer.Argument(help="Folder that apmae encode made.")],
+    out: Annotated[Path, typer.Option(help="Picture, PNG; the numbers go into a Parquet file beside it.")],
+    dimensions: Annotated[str, typer.Option(help="Numbers of dimensions to compare.")] = "2,3,4,5,6,8,10",
+    neighbors: Annotated[int, typer.Option(help="Nearest neighbours that should stay so.")] = 1000,
+    seeds: Annotated[int, typer.Option(help="How often patterns are drawn and UMAP runs.")] = 3,
+    points: Annotated[int, typer.Option(help="Patterns to reduce, drawn among those with structure.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Measure how far UMAP can be trusted, by its number of dimensions. A killed run resumes after its last fit."""
+    from apmae.config import DimensionsConfig, parse
+
+    values = {
+        "dimensions": [number.strip() for number in dimensions.split(",")],
+        "neighbors": neighbors,
+        "seeds": seeds,
+        "points": points,
+        "seed": seed,
+        **settings(set_),
+    }
+    config = parse(DimensionsConfig, values, "dimensions")
+    from apmae.engine.checks import expect_dimensions
+
+    expect_dimensions(embeddings, out, config, overwrite=overwrite)
+    from apmae.engine.dimensions import measure_dimensions, print_dimensions
+
+    print_dimensions(measure_dimensions(embeddings, out, config, overwrite=overwrite))
+    say(f"picture in {out}, numbers in {out.with_suffix('.parquet')}")
 
 
 def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:

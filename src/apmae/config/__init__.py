@@ -9,6 +9,7 @@ from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, Pro
 from apmae.config.stages import (
     PRESETS,
     AtlasConfig,
+    DimensionsConfig,
     EncodeConfig,
     EvaluateConfig,
     Representation,
@@ -28,6 +29,7 @@ __all__ = [
     "Circuit",
     "CircuitsConfig",
     "Config",
+    "DimensionsConfig",
     "EncodeConfig",
     "EvaluateConfig",
     "LMConfig",

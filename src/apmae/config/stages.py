@@ -1,8 +1,8 @@
 """The stages after training."""
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from apmae.config.base import Config
 from apmae.config.capture import CaptureConfig
@@ -76,6 +76,8 @@ class AtlasConfig(Config):
     """Distance between embeddings, for UMAP and for placing."""
     dimensions: int = Field(default=4, ge=2)
     """UMAP dimensions (paper Figure 7)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where neighbours are searched and UMAP runs; cuda: by cuML (extra ``gpu``), which nobody has tried here yet."""
 
     min_cluster_size: int | None = Field(default=None, ge=2)
     """HDBSCAN's; the paper does not state it. None: see ``atlas.density.smallest_cluster``."""
@@ -113,3 +115,30 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Settings of an atlas by name: those that measured best, those of the paper's Table 4, and those of its published
 notebook, which clusters each head alone."""
+
+
+class DimensionsConfig(Config):
+    """How the number of UMAP dimensions is chosen (paper Figure 7)."""
+
+    dimensions: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 10)
+    """Numbers of dimensions to compare, each from 2."""
+    neighbors: int = Field(default=1000, ge=1)
+    """Nearest neighbours that a reduction should keep; fewer if there are not twice as many points."""
+    points: int = Field(default=20_000, ge=10)
+    """Patterns to reduce, drawn anew with each seed among those that pass the gate."""
+    seeds: int = Field(default=3, ge=1)
+    """How often patterns are drawn and UMAP runs (paper: five runs of UMAP, ten subsets of 1 000 000)."""
+    queries: int = Field(default=1000, ge=2)
+    """Patterns whose neighbours are looked at, against all others."""
+    seed: int = 0
+    """The first of the seeds; the others follow it."""
+
+    atlas: AtlasConfig = AtlasConfig()
+    """UMAP's settings, of those of the cluster stage; ``dimensions`` and ``seed`` are those above instead."""
+
+    @model_validator(mode="after")
+    def _each_dimension_once(self) -> Self:
+        given = ", ".join(map(str, self.dimensions)) or "none"
+        if not self.dimensions or len(set(self.dimensions)) < len(self.dimensions) or min(self.dimensions) < 2:
+            raise ValueError(f"expected one or more dimensions, each from 2 and once, got {given}")
+        return self

@@ -7,13 +7,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from apmae.artifacts import expect_place, expect_stage, manifest_path, read_manifest
+from apmae.artifacts import expect_place, expect_stage, journal_path, manifest_path, read_manifest
 from apmae.atlas.atlas import Atlas
+from apmae.atlas.reduce import expect_device
 from apmae.config import (
     APMAEConfig,
     AtlasConfig,
     CircuitsConfig,
     Config,
+    DimensionsConfig,
     EncodeConfig,
     EvaluateConfig,
     LMConfig,
@@ -196,7 +198,35 @@ def expect_evaluate(
 def expect_cluster(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool) -> None:
     """``apmae cluster``; arguments as for :func:`apmae.engine.local.fit_atlas`."""
     read_manifest(embeddings, "encode")
+    expect_device(config.device)
     expect_stage(out, "cluster", _settings(config), overwrite=overwrite)
+
+
+def expect_dimensions(embeddings: Path, out: Path, config: DimensionsConfig, *, overwrite: bool) -> None:
+    """``apmae dimensions``; arguments and errors as for :func:`apmae.engine.dimensions.measure_dimensions`."""
+    manifest = read_manifest(embeddings, "encode")
+    width, most = manifest.counts.get("dim"), max(config.dimensions)
+    if width is not None and most > width:
+        raise ConfigError(
+            f"expected at most {width} dimensions, as many as embeddings in {embeddings} have, got {most}; leave it out"
+        )
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"expected a file that ends in .png, got {out}; give --out another name")
+    expect_device(config.atlas.device)
+    expect_place(out)
+    table = measurements_file(out)
+    expect_stage(table, "dimensions", _settings(config), overwrite=overwrite)
+    ours = manifest_path(table).is_file() or journal_path(table).is_file()
+    if table.is_file() and not ours and not overwrite:
+        raise ConfigError(
+            f"expected no other table at {table}, where the numbers of {out.name} go; give --out another name, or pass "
+            "--overwrite to replace it"
+        )
+
+
+def measurements_file(picture: Path) -> Path:
+    """Where ``apmae dimensions`` writes what its picture shows."""
+    return picture.with_suffix(".parquet")
 
 
 def expect_report(study: Path) -> None:
@@ -229,6 +259,7 @@ def expect_study(config: StudyConfig, *, overwrite: bool) -> Given:
     else:
         encoder = find_encoder(config.encoder).config
     expect_stage(layout.embeddings, "encode", _settings(config.encode), overwrite=overwrite)
+    expect_device(config.atlas.device)
     expect_stage(layout.atlas, "cluster", _settings(config.atlas), overwrite=overwrite)
     _expect_reader(config.lm)
     declared = Declared.of(config.lm)

@@ -24,6 +24,7 @@ from apmae.schema import NOISE
 from apmae.study.reader import Study
 
 if TYPE_CHECKING:
+    from apmae.report.dimensions import Dimensions
     from apmae.report.evaluation import Evaluation
 
 _CLUSTERS = 20
@@ -167,6 +168,39 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     print_table(console, columns, "cross_evaluation.csv has them")
     for line in (*evaluation.finding, *evaluation.notes):
         print_point(console, line)
+
+
+def print_dimensions(found: "Dimensions") -> None:
+    """Print trustworthiness by number of dimensions (paper Figure 7), and which is the fewest that will do."""
+    console = open_console()
+    seeds = f"{found.seeds} seed{'' if found.seeds == 1 else 's'}"
+    console.print(
+        f"\nTrustworthiness of UMAP: {found.neighbors:,} neighbours of {found.queries:,} of {found.points:,} patterns, "
+        f"{seeds}",
+        highlight=False,
+    )
+    fewest = [row == found.fewest for row in found.rows]
+    columns = (
+        Column(
+            header="dimensions",
+            cells=[str(row.dimensions) for row in found.rows],
+            styles=["bold" if chosen else "" for chosen in fewest],
+        ),
+        Column(header="trustworthiness", cells=[f"{row.mean:.4f}" for row in found.rows]),
+        Column(
+            header="gain per dimension",
+            cells=["-" if row.gain is None else f"{row.gain:+.4f}" for row in found.rows],
+            priority=3,
+        ),
+        Column(
+            header="s.d. over seeds",
+            cells=["-" if row.sd is None else f"{row.sd:.4f}" for row in found.rows],
+            priority=2,
+        ),
+        Column(header="sampling error", cells=[f"{row.error:.4f}" for row in found.rows], priority=1),
+    )
+    print_table(console, columns, "the Parquet file has everything")
+    print_point(console, found.finding)
 
 
 def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], total: int) -> None:
