@@ -202,11 +202,11 @@ def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
         order[rows] = draw.permutation(rows)
     own = np.array([kinds_of(name)[0] for name in found.measured])
     sink = np.isin(own, ["first-token sink", "later sink"])
-    result = {"by the atlas alone": (placed.cluster, placed.cluster)}
-    result["as tag says it"] = tuple(
+    said, permuted = (
         atlas.place(seen.z, structured=seen.structured, measured=found.scores.of(rows), leading=True).cluster
         for rows in (slice(None), order)
     )
+    result = {"by the atlas alone": (placed.cluster, placed.cluster), "as tag says it": (said, permuted)}
     print("| patterns | placed | leading kind as measured | heads permuted: placed | leading kind |")
     for what, (clusters, permuted) in result.items():
         names, nulls = (np.array([kinds_of(atlas.names[int(one)])[0] for one in of]) for of in (clusters, permuted))
@@ -215,7 +215,7 @@ def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
             shares = [near[of].mean(), (names == own)[near & of].mean(), null[of].mean()]
             shares.append((nulls == own[order])[null & of].mean())
             print(f"| {what}{which} | {' | '.join(f'{share:.3f}' for share in shares)} |")
-    known = near
+    known, names = said != NOISE, np.array([kinds_of(atlas.names[int(one)])[0] for one in said])
     for kind in np.unique(own):
         rows = known & (own == kind)
         shares = np.mean(known[own == kind]), np.mean(names[rows] == kind) if rows.any() else np.nan

@@ -17,6 +17,8 @@ from numpy import ndarray
 DISSOLVED = 0.5
 """A cluster with a Jaccard index below this was not found again (Hennig 2007, "Cluster-wise assessment of cluster
 stability", calls it dissolved)."""
+STABLE = 0.75
+"""From this Jaccard index on a cluster is stable (Hennig 2007); those below are flagged wherever they are shown."""
 _FREE = 0.3
 """Stability that earns nothing. With more, wide and certain branches win over their parts; chosen on real heads of
 three models among 0 to 0.5 (``docs/studies/atlas.md``)."""

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae.artifacts import read_json
+from apmae.atlas.branches import STABLE
 from apmae.atlas.kinds import BEHAVIOURS, holds, kind_word, kinds_of, measured_names, strengths, token_kind
 from apmae.atlas.qualifiers import Features, Qualifier, satisfies, separate
 from apmae.atlas.rows import members_of
-from apmae.atlas.stability import STABLE
 from apmae.errors import ArtifactError, ConfigError
 from apmae.schema import CLUSTERS, KINDS, NAMES_FILE, NOISE, SCORES
 

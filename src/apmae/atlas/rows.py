@@ -22,6 +22,24 @@ _BYTES_PER_POINT = 25_000
 _LEAST_POINTS = 2_000
 
 
+def finite_embeddings(z: Any) -> Float[ndarray, "n d"]:
+    """Embeddings as a float32 array, checked.
+
+    Args:
+        z: (n, d) embeddings, array or CPU tensor.
+
+    Raises:
+        ConfigError: if it does not have two axes, or some rows are not finite.
+    """
+    array = np.ascontiguousarray(np.asarray(z), dtype=np.float32)
+    if array.ndim != 2:
+        raise ConfigError(f"expected embeddings of shape (n, dim), got {array.shape}")
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array).all(1)).sum())
+        raise ConfigError(f"expected finite embeddings, {bad} of {len(array)} rows are not; check the encoder")
+    return array
+
+
 def stored(z: Any, *, clip: bool = True) -> Float[ndarray, "n d"]:
     """Embeddings as they come back from disk, float16; checked, a block of rows at a time.
 

@@ -18,8 +18,6 @@ from numpy import ndarray
 
 from apmae.seeding import generator, subseed
 
-STABLE = 0.75
-"""From this Jaccard index on a cluster is stable (Hennig 2007); those below are flagged wherever they are shown."""
 _VOTERS = 5
 _FEWEST = 10
 """With fewer rows in a half, nothing is fitted on it."""
