@@ -99,4 +99,5 @@ def test_the_terminal_shows_every_number_of_dimensions_in_lines_that_fit(table, 
         *(["2", "0.7500"], ["3", "0.8900"], ["8", "0.9100"])
     ]
     assert ("0.0707" in printed) == (width == 80)
+    assert ("0.0250" in printed) == (width == 80)  # nothing is left out at 80
     assert "50 neighbours of 100 of 4,000 patterns, 2" in " ".join(printed.split())

@@ -67,8 +67,8 @@ class Dimensions:
             return f"Only {best.dimensions} dimensions were measured: there is nothing to compare."
         if fewest == best == self.rows[-1]:
             return (
-                f"Trustworthiness still rises at {best.dimensions} dimensions, the most that were measured: choose where "
-                "one more gains little."
+                f"Trustworthiness still rises at {best.dimensions} dimensions, the most that were measured: choose "
+                "where one more gains little."
             )
         if fewest == best:
             return f"{best.dimensions} dimensions keep most, and fewer keep clearly less."
