@@ -59,6 +59,8 @@ def test_with_one_seed_the_sampling_error_decides(table):
     found = summarize_dimensions(table((2, 5, 0.89, 0.02), (4, 5, 0.90, 0.02)))
     assert [row.sd for row in found.rows] == [None, None]
     assert found.fewest.dimensions == 2
+    falling = summarize_dimensions(table((2, 5, 0.9, 0.001), (4, 5, 0.8, 0.001)))
+    assert falling.finding == "2 dimensions, the fewest that were measured, keep most."
     only = summarize_dimensions(table((4, 5, 0.9, 0.02)))
     assert only.finding == "Only 4 dimensions were measured: there is nothing to compare."
 
