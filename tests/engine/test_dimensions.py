@@ -106,7 +106,7 @@ def test_with_few_patterns_there_are_fewer_neighbours_and_the_command_says_so(sh
     config = CONFIG.model_copy(update={"neighbors": 1000})
     found = measure_dimensions(shrunk(41), tmp_path / "figure.png", config)
     assert (found.neighbors, found.points) == (20, 41)
-    said = "20 neighbours instead of 1,000, fewer than half of the 41 different patterns with structure"
+    said = "20 neighbours instead of 1,000, fewer than half of the 41 different patterns that are reduced"
     assert said in capsys.readouterr().err
 
 

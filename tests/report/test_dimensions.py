@@ -59,6 +59,8 @@ def test_with_one_seed_the_sampling_error_decides(table):
     found = summarize_dimensions(table((2, 5, 0.89, 0.02), (4, 5, 0.90, 0.02)))
     assert [row.sd for row in found.rows] == [None, None]
     assert found.fewest.dimensions == 2
+    falling = summarize_dimensions(table((2, 5, 0.9, 0.001), (4, 5, 0.8, 0.001)))
+    assert falling.finding == "2 dimensions, the fewest that were measured, keep most."
     only = summarize_dimensions(table((4, 5, 0.9, 0.02)))
     assert only.finding == "Only 4 dimensions were measured: there is nothing to compare."
 
@@ -99,4 +101,5 @@ def test_the_terminal_shows_every_number_of_dimensions_in_lines_that_fit(table, 
         *(["2", "0.7500"], ["3", "0.8900"], ["8", "0.9100"])
     ]
     assert ("0.0707" in printed) == (width == 80)
+    assert ("0.0250" in printed) == (width == 80)  # nothing is left out at 80
     assert "50 neighbours of 100 of 4,000 patterns, 2" in " ".join(printed.split())

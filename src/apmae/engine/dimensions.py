@@ -78,7 +78,7 @@ def _measure(embeddings: Path, manifest: Manifest, config: DimensionsConfig, sta
             if k < config.neighbors:
                 notice(
                     f"dimensions: {k:,} neighbours instead of {config.neighbors:,}, fewer than half of the "
-                    f"{smallest:,} different patterns with structure"
+                    f"{smallest:,} different patterns that are reduced"
                 )
             finished = 0  # counted together with the note of what comes next
             for dimensions, seed in fits:

@@ -65,10 +65,12 @@ class Dimensions:
         fewest, best = self.fewest, self.best
         if len(self.rows) == 1:
             return f"Only {best.dimensions} dimensions were measured: there is nothing to compare."
+        if best == self.rows[0]:
+            return f"{best.dimensions} dimensions, the fewest that were measured, keep most."
         if fewest == best == self.rows[-1]:
             return (
-                f"Trustworthiness still rises at {best.dimensions} dimensions, the most that were measured: choose where "
-                "one more gains little."
+                f"Trustworthiness still rises at {best.dimensions} dimensions, the most that were measured: choose "
+                "where one more gains little."
             )
         if fewest == best:
             return f"{best.dimensions} dimensions keep most, and fewer keep clearly less."

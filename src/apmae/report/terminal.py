@@ -188,16 +188,16 @@ def print_dimensions(found: "Dimensions") -> None:
         ),
         Column(header="trustworthiness", cells=[f"{row.mean:.4f}" for row in found.rows]),
         Column(
-            header="gain per dimension",
+            header="per dimension",
             cells=["-" if row.gain is None else f"{row.gain:+.4f}" for row in found.rows],
             priority=3,
         ),
         Column(
-            header="s.d. over seeds",
+            header="s.d. (seeds)",
             cells=["-" if row.sd is None else f"{row.sd:.4f}" for row in found.rows],
             priority=2,
         ),
-        Column(header="sampling error", cells=[f"{row.error:.4f}" for row in found.rows], priority=1),
+        Column(header="s.e. (sample)", cells=[f"{row.error:.4f}" for row in found.rows], priority=1),
     )
     print_table(console, columns, "the Parquet file has everything")
     print_point(console, found.finding)
