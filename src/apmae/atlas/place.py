@@ -19,6 +19,8 @@ from apmae.seeding import generator
 
 VOTERS = 15
 """Fitted points that vote for the cluster of a new pattern."""
+_ASKED = 60
+"""Points asked if some may not vote: the nearest of clusters whose names are true may be behind those of others."""
 _MIN_STRENGTH = 0.5
 _PROBES = 200
 """For the radius of a cluster, the distance to the reference is measured for at most this many other members."""
@@ -166,7 +168,7 @@ class Reference(NamedTuple):
             return _nowhere(0, self.coordinates.shape[1])
         from apmae.atlas.search import Search
 
-        search = Search(self.embeddings, metric, VOTERS)
+        search = Search(self.embeddings, metric, VOTERS if true is None else _ASKED)
         blocks = []
         for start in range(0, len(z), _BLOCK):
             found = search.nearest(z[start : start + _BLOCK])
@@ -182,15 +184,12 @@ class Reference(NamedTuple):
         true: Bool[ndarray, "n c"] | None,
     ) -> Placement:
         copies = self.counts[nearest]
-        votes = np.clip(VOTERS - (copies.cumsum(1) - copies), 0, copies)
-        near = votes / (distances + float(self.scale[0]))
-        near /= near.sum(1, keepdims=True)
         voters = self.labels[nearest]
+        near = _weights(copies, distances + float(self.scale[0]))
         weights = near
         if true is not None:
             may = np.column_stack([true, np.ones(len(true), bool)])  # last: noise, label -1
-            weights = near * np.take_along_axis(may, voters, 1)
-            weights = weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
+            weights = _weights(copies * np.take_along_axis(may, voters, 1), distances + float(self.scale[0]))
         does = behaviours[voters]
         share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)  # of each voter's behaviour
         best = share.argmax(1)
@@ -257,6 +256,12 @@ class Reference(NamedTuple):
             "heads": np.full(len(z), -1, np.int32),
         }
         return self._replace(**{name: np.concatenate([getattr(self, name), new]) for name, new in added.items()})
+
+
+def _weights(copies: Int[ndarray, "n k"], distances: Float[ndarray, "n k"]) -> Float[ndarray, "n k"]:
+    """Weights of the nearest points that vote, ``VOTERS`` in all if so many may; the nearer the more."""
+    weights = np.clip(VOTERS - (copies.cumsum(1) - copies), 0, copies) / distances
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
 
 
 def head_numbers(where: Where) -> Int[ndarray, " n"]:
