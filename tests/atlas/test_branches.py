@@ -88,7 +88,7 @@ def random_tree(seed):
         if branch >= len(members) or len(members) >= 11:
             break
         rows = draw.permutation(np.flatnonzero(members[branch]))
-        if len(rows) < 6 or (branch and draw.random() < 0.3):
+        if len(rows) < 8 or (branch and draw.random() < 0.3):
             continue
         cut, left_out = len(rows) // 2 - int(draw.integers(-1, 2)), int(draw.integers(0, 3))
         for part in (rows[: cut - left_out], rows[cut:]):
@@ -104,7 +104,7 @@ def best_by_force(members, stability, counts):
     for number, rows in enumerate(members):
         share = counts[rows].sum() / counts.sum()
         if number and stability[number] >= DISSOLVED:
-            worth[number] = share * -np.log(share) * (stability[number] - 0.3)
+            worth[number] = share * np.log(1 / share) * (stability[number] - 0.3)
     best = 0.0
     for size in range(1, len(worth) + 1):
         for some in combinations(worth, size):
