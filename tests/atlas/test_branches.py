@@ -103,7 +103,8 @@ def best_by_force(members, stability, counts):
     worth = {}
     for number, rows in enumerate(members):
         share = counts[rows].sum() / counts.sum()
-        if number and stability[number] >= DISSOLVED:
+        chance = share**2 / (2 * share - share**2)  # both sets have a row by chance, of the rows that either has
+        if number and (stability[number] - chance) / (1 - chance) >= DISSOLVED:
             worth[number] = share * np.log(1 / share) * (stability[number] - 0.3)
     best = 0.0
     for size in range(1, len(worth) + 1):
@@ -137,12 +138,21 @@ def two_levels(*stability):
 def test_what_is_dissolved_is_never_chosen(stability):
     assert two_levels(1.0, *[stability] * 3) == []
     assert two_levels(1.0, stability, 1.0, 1.0) == [2, 3]
-    assert two_levels(1.0, 0.5, stability, stability) == [1]
+    assert two_levels(1.0, 0.7, stability, stability) == [1]
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.05, 0.51), (0.2, 0.56), (0.5, 0.67), (0.7, 0.77)])
+def test_the_more_rows_a_branch_has_the_more_stable_it_must_be(share, least):
+    """Two random sets of half of the rows have a third of their rows in common, so half is not enough for them."""
+    members = np.array([[True] * 100, [*[True] * round(100 * share), *[False] * round(100 - 100 * share)]])
+    for stability, chosen in ((least - 0.02, []), (least + 0.02, [1])):
+        tree = Branches(members, np.array([-1, 0]))
+        assert choose(tree, np.array([1, stability]), np.ones(100, np.int64)).tolist() == chosen
 
 
 def test_a_branch_gives_way_to_parts_that_are_as_stable_and_stays_whole_otherwise():
     assert two_levels(1.0, 0.9, 0.9, 0.9) == [2, 3]
-    assert two_levels(1.0, 0.9, 0.55, 0.55) == [1]
+    assert two_levels(1.0, 0.9, 0.6, 0.6) == [1]
     assert two_levels(1.0, 0.9, 0.9, 0.2) == [1], "half of the rows would be lost"
 
 

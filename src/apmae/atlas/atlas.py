@@ -391,10 +391,7 @@ class Atlas:
             raise ArtifactError(
                 f"expected an atlas of this version in {folder}, its arrays do not fit together; fit it again"
             )
-        broken = [
-            name for name, values in tensors.items() if values.dtype.kind == "f" and not np.isfinite(values).all()
-        ]
-        if broken or (len(reference.labels) and int(reference.labels.max()) >= len(clusters)):
+        if not reference.is_sound(len(clusters)):
             raise ArtifactError(
                 f"expected finite arrays and labels of {len(clusters)} clusters in {folder}, its {_REFERENCE} is "
                 "damaged; fit it again"
