@@ -65,6 +65,7 @@ def test_each_head_is_clustered_as_if_it_were_alone(few):
                 assert getattr(found, name)[number] == getattr(alone, name)[label], name
 
 
+@pytest.mark.slow  # starting processes takes twenty seconds
 def test_a_pool_gives_what_one_process_gives(monkeypatch):
     z, where, kind, head = study(_FEW)
     config = CONFIG.model_copy(update={"min_dist": 0.3})
