@@ -1,14 +1,21 @@
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
-from apmae.atlas.clusterers import Clusterer, GlobalClusterer
+from apmae.atlas.clusterers import Clusterer, PaperClusterer, StableClusterer, one_hot
 from apmae.atlas.density import FilteredHDBSCAN
+from apmae.atlas.heads import PerHeadClusterer
 from apmae.atlas.reduce import Reducer
 from apmae.atlas.rows import stored
 from apmae.config import AtlasConfig
 
 CONFIG = AtlasConfig(min_cluster_size=5)
-CLUSTERERS = {"global": lambda: GlobalClusterer(CONFIG, num_heads=40)}
+CLUSTERERS = {
+    "stable": lambda: StableClusterer(CONFIG),
+    "paper": lambda: PaperClusterer(CONFIG, num_heads=40),
+    "per_head": lambda: PerHeadClusterer(CONFIG),
+}
+TOGETHER = {name: CLUSTERERS[name] for name in ("stable", "paper")}
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +23,11 @@ def rows(plant):
     """Three blobs, two of their rows twice, and scattered rows. Two heads alternate; copies are of the same head."""
     z = plant(sizes=(40, 30, 25))[0]
     far = np.random.default_rng(3).normal(size=(5, 24)) * 40
-    z = stored(np.concatenate([z, z[3:5], far]).astype(np.float32))
-    return z, (np.arange(len(z)) % 2, np.full(len(z), 3))
+    z = stored(np.concatenate([z, z[3:5], far]).astype(np.float32)).astype(np.float32)
+    assert (z[95:97] == z[3:5]).all()
+    layer = np.arange(len(z)) % 2
+    layer[95:97] = layer[3:5]
+    return z, (layer, np.full(len(z), 3))
 
 
 @pytest.mark.parametrize(
@@ -25,14 +35,17 @@ def rows(plant):
     [
         (lambda: Reducer(CONFIG), {"config": CONFIG}, ["z"]),
         (lambda: FilteredHDBSCAN(CONFIG, 40), {"config": CONFIG, "num_heads": 40}, ["coordinates", "counts"]),
-        (lambda: GlobalClusterer(CONFIG, 40), {"config": CONFIG, "num_heads": 40}, ["z"]),
+        (lambda: StableClusterer(CONFIG), {"config": CONFIG}, ["z"]),
+        (lambda: PaperClusterer(CONFIG, 40), {"config": CONFIG, "num_heads": 40}, ["z"]),
+        (lambda: PerHeadClusterer(CONFIG), {"config": CONFIG}, ["z", "where"]),
     ],
-    ids=["reducer", "hdbscan", "global"],
+    ids=["reducer", "hdbscan", "stable", "paper", "per_head"],
 )
 def test_constructors_store_and_fit_computes(made, settings, given, rows):
     estimator = made()
     assert vars(estimator) == settings
     values = {"z": rows[0][:95], "coordinates": rows[0][:95, :4], "counts": np.ones(95, np.int64)}
+    values["where"] = tuple(part[:95] for part in rows[1])
     assert estimator.fit(*(values[name] for name in given)) is estimator
     results = vars(estimator).keys() - settings.keys()
     assert results == {name for name in type(estimator).__annotations__ if name.endswith("_")}
@@ -46,20 +59,22 @@ def test_constructors_store_and_fit_computes(made, settings, given, rows):
 @pytest.mark.parametrize("made", CLUSTERERS.values(), ids=CLUSTERERS)
 def test_a_clusterer_keeps_the_contract(made, rows):
     z, where = rows
-    found = made().fit(z, where)
+    prompts = np.arange(len(z)) % 12
+    found = made().fit(z, where, prompts)
     assert vars(found).keys() >= {name for name in Clusterer.__annotations__ if name.endswith("_")}
-    number = len(found.persistence_)
+    number = len(found.stability_)
     sizes = np.bincount(found.labels_ + 1, minlength=number + 1)[1:]
     assert number >= 3
     assert found.labels_.shape == found.nearest_distances_.shape == (len(z),)
     assert len(found.coordinates_) == len(z)
-    assert len(found.mean_distances_) == number == len(sizes)
+    assert len(found.mean_distances_) == len(found.seed_stability_) == number == len(sizes)
     assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
     assert sizes.min() > 0
     assert np.isfinite(found.coordinates_).all()
     assert np.isfinite(found.nearest_distances_).all()
     assert (found.nearest_distances_ >= 0).all()
-    assert ((found.persistence_ >= 0) & (found.persistence_ <= 1)).all()
+    for stability in (found.stability_, found.seed_stability_):
+        assert ((stability >= 0) & (stability <= 1 + 1e-6)).all()
     assert all(count >= 0 for count in found.dropped_.values())
     for one, other in ((3, 95), (4, 96)):
         assert found.labels_[one] == found.labels_[other]
@@ -69,20 +84,57 @@ def test_a_clusterer_keeps_the_contract(made, rows):
         points = found.coordinates_[found.labels_ == cluster]
         by_hand = np.linalg.norm(points - points.mean(0), axis=1).mean()
         assert found.mean_distances_[cluster] == pytest.approx(by_hand, rel=1e-4)
-    again = made().fit(z, where)
+    again = made().fit(z, where, prompts)
     assert np.array_equal(again.labels_, found.labels_)
     assert np.array_equal(again.coordinates_, found.coordinates_)
+    assert np.array_equal(again.stability_, found.stability_)
 
 
-def test_nearest_distances_are_to_the_nearest_other_row_of_the_cluster(rows):
+@pytest.mark.parametrize("made", TOGETHER.values(), ids=TOGETHER)
+def test_nearest_distances_are_to_the_nearest_other_row_of_the_cluster(made, rows):
     z, _ = rows
-    found = GlobalClusterer(CONFIG).fit(z)
+    found = made().fit(z)
     for row in range(95):
         others = (found.labels_ == found.labels_[row]) & (z != z[row]).any(1)
         assert found.nearest_distances_[row] == pytest.approx(np.abs(z[others] - z[row]).sum(1).min(), rel=1e-4)
 
 
-def test_all_heads_are_clustered_together(rows):
+@pytest.mark.parametrize("made", TOGETHER.values(), ids=TOGETHER)
+def test_all_heads_are_clustered_together(made, rows):
     z, where = rows
-    with_heads, without = GlobalClusterer(CONFIG).fit(z, where), GlobalClusterer(CONFIG).fit(z)
+    with_heads, without = made().fit(z, where), made().fit(z)
     assert np.array_equal(with_heads.labels_, without.labels_)
+    assert adjusted_rand_score(np.repeat([0, 1, 2], (40, 30, 25)), without.labels_[:95]) == 1
+
+
+@pytest.mark.parametrize("made", TOGETHER.values(), ids=TOGETHER)
+def test_blobs_that_every_prompt_has_are_stable(made, rows):
+    found = made().fit(rows[0], None, np.arange(len(rows[0])) % 12)
+    assert found.stability_[:3].min() > 0.9
+    assert found.seed_stability_[:3].min() > 0.9
+
+
+@pytest.mark.parametrize("made", TOGETHER.values(), ids=TOGETHER)
+def test_copies_of_one_row_are_a_cluster_that_is_certain(made, rows):
+    z = np.concatenate([rows[0], np.full((50, 24), 90, np.float32)])
+    found = made().fit(z)
+    (label,) = set(found.labels_[-50:].tolist())
+    assert label == 0, "the largest"
+    assert (found.labels_ == 0).sum() == 50
+    assert found.stability_[0] == found.seed_stability_[0] == 1
+    assert found.mean_distances_[0] == 0
+
+
+def test_nothing_found_is_nothing(rows):
+    for made in CLUSTERERS.values():
+        found = made().fit(rows[0][::30], tuple(part[::30] for part in rows[1]))
+        assert (found.labels_ == -1).all()
+        assert len(found.stability_) == len(found.seed_stability_) == len(found.mean_distances_) == 0
+
+
+def test_one_hot_has_the_rows_of_each_label():
+    assert one_hot(np.array([1, -1, 0, 1]), 3).tolist() == [
+        [False, False, True, False],
+        [True, False, False, True],
+        [False] * 4,
+    ]

@@ -120,59 +120,16 @@ def test_a_wide_cluster_is_dropped_at_the_papers_limit():
     shell = np.concatenate([direction, -direction])
     for radius, dropped in ((0.98, 0), (1.02, 1)):
         coordinates = np.concatenate([tight + 100, radius * shell]).astype(np.float32)
-        found = cluster(coordinates, ones(coordinates), AtlasConfig(split_wide=False, epsilon=3))
+        found = cluster(coordinates, ones(coordinates), AtlasConfig(epsilon=3))
         assert found.dropped_ == {"wide": dropped, "small": 0}
         assert (found.labels_[30:] == NOISE).all() == bool(dropped)
         assert (found.labels_[:30] >= 0).all()
 
 
-def test_a_wide_cluster_is_split_into_its_leaves_and_nothing_else_changes():
-    # Four blobs in a row, 2 apart: closer than the separation of 3, so they are one cluster, which is wide.
-    mass, truth = blobs(30, 30, 30, 30, gap=1.0)
-    far, _ = blobs(25)
-    coordinates = np.concatenate([mass, far + 100]).astype(np.float32)
-    whole = cluster(coordinates, ones(coordinates), AtlasConfig(split_wide=False, epsilon=3))
-    assert whole.dropped_ == {"wide": 1, "small": 0}
-    assert (whole.labels_[:120] == NOISE).all()
-    split = cluster(coordinates, ones(coordinates), AtlasConfig(split_wide=True, epsilon=3))
-    assert split.dropped_ == {"wide": 0, "small": 0}
-    assert adjusted_rand_score([*truth, 9], [*split.labels_[:120], split.labels_[-1]]) > 0.9
-    assert len(set(split.labels_[120:].tolist())) == 1
-    assert split.sizes_[split.labels_[-1]] == 25
-
-
-@pytest.mark.parametrize(("members", "side"), [(30, 1), (30, -1), (20, 1), (20, -1)])
-def test_clusters_that_are_not_wide_stay_whatever_is_split(members, side):
-    """Four blobs that are one wide cluster, and far from them two tight clusters near one another, on either side and
-    larger or smaller: HDBSCAN numbers clusters and leaves by their place in the tree."""
-    mass, truth = blobs(*[members] * 4, gap=1.0)
-    tight, which = blobs(28, 25, gap=5.0, seed=1)
-    coordinates = np.concatenate([mass, tight + 100 * side]).astype(np.float32)
-    truth = np.concatenate([truth, which + 10])
-    found = cluster(coordinates, ones(coordinates), AtlasConfig(min_cluster_size=5, epsilon=3))
-    assert adjusted_rand_score(truth, found.labels_) > 0.9
-    for number, size in ((10, 28), (11, 25)):
-        (label,) = set(found.labels_[truth == number].tolist())
-        assert found.sizes_[label] == size
-
-
-@pytest.mark.parametrize(("gap", "clusters"), [(0.4, 1), (1.0, 3)])
-def test_leaves_nearer_than_a_tenth_neighbour_stay_joined(gap, clusters):
-    """Two lines of rows 0.1 apart, whose tenth neighbours are 0.5 to 1 away, ``gap`` apart; the whole is wide."""
-    draw = np.random.default_rng(0)
-    along = np.arange(30) * 0.1
-    line = np.zeros((60, 4))
-    line[:, 0] = np.concatenate([along, along[-1] + gap + along]) + 0.01 * draw.normal(size=60)
-    coordinates = np.concatenate([line, blobs(30)[0] + 50]).astype(np.float32)
-    found = cluster(coordinates, ones(coordinates), AtlasConfig(min_cluster_size=5, min_samples=1, epsilon=3))
-    assert found.dropped_ == {"wide": int(clusters == 1), "small": 0}
-    assert len(found.sizes_) == clusters
-
-
 def test_a_cluster_that_is_wide_and_small_is_counted_once():
     coordinates, truth = blobs(30, 10)
     coordinates[truth == 1] += 0.9 * np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32) + 20
-    config = AtlasConfig(min_cluster_size=5, split_wide=False, epsilon=10)
+    config = AtlasConfig(min_cluster_size=5, epsilon=10)
     assert cluster(coordinates, ones(coordinates), config, 80).dropped_ == {"wide": 1, "small": 0}
     assert cluster(
         coordinates, ones(coordinates), config.model_copy(update={"max_mean_distance": 9.0}), 80
@@ -257,15 +214,14 @@ def test_scattered_rows_are_noise():
     st.integers(1, 60),
     st.integers(1, 4),
     st.sampled_from([0.0, 0.01, 0.5, 2.0]),
-    st.booleans(),
     st.integers(0, 99),
 )
-def test_any_rows_give_a_consistent_answer(rows, groups, spread, split, seed):
+def test_any_rows_give_a_consistent_answer(rows, groups, spread, seed):
     draw = np.random.default_rng(seed)
     centres = draw.normal(size=(groups, 4)) * 3
     coordinates = (centres[draw.integers(groups, size=rows)] + spread * draw.normal(size=(rows, 4))).astype(np.float32)
     counts = draw.integers(1, 8, size=rows)
-    config = AtlasConfig(split_wide=split, min_cluster_size=4)
+    config = AtlasConfig(min_cluster_size=4)
     found = cluster(coordinates, counts, config, 60)
     number = len(found.sizes_)
     assert set(found.labels_.tolist()) - {NOISE} == set(range(number))

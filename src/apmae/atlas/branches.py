@@ -71,7 +71,9 @@ def choose(branches: Branches, stability: Float[ndarray, " b"], counts: Int[ndar
 
     A branch that holds a share p of the rows is worth ``p * -log(p) * (stability - 0.3)``: what knowing it tells of a
     row (in nats), times how far it can be trusted. So a branch gives way to its parts if they are as stable, and stays
-    whole if they are found again less well. All rows together, and dissolved branches, are worth nothing.
+    whole if they are found again less well. All rows together, and dissolved branches, are worth nothing. A branch of
+    many rows overlaps with any other, so it is dissolved by what its stability is above that of two random sets of its
+    size, ``p / (2 - p)``, as a share of the range above that.
 
     Args:
         branches: nested groups.
@@ -83,7 +85,8 @@ def choose(branches: Branches, stability: Float[ndarray, " b"], counts: Int[ndar
     """
     share = branches.members @ counts / counts.sum()
     worth = share * -np.log(np.maximum(share, np.finfo(float).tiny)) * (stability - _FREE)
-    worth[(stability < DISSOLVED) | (branches.parent < 0)] = 0
+    chance = share / (2 - share)
+    worth[(stability < chance + DISSOLVED * (1 - chance)) | (branches.parent < 0)] = 0
     below = np.zeros(len(worth))
     for branch in range(len(worth) - 1, 0, -1):
         below[branches.parent[branch]] += max(worth[branch], below[branch])

@@ -148,9 +148,9 @@ class StableClusterer:
         return smallest, self.config.min_samples or min(smallest, 10)
 
     def _branches(self, z: Float[ndarray, "m d"], seed: int) -> Bool[ndarray, "b m"]:
-        """Every branch that another fit finds."""
+        """Every branch that another fit finds. All rows together are none: half of any noise would match them."""
         reduced = Reducer(self.config.model_copy(update={"seed": seed})).fit(z)
-        return branches_of(reduced.coordinates_, *self._sizes(len(z))).members
+        return branches_of(reduced.coordinates_, *self._sizes(len(z))).members[1:]
 
 
 class PaperClusterer:

@@ -76,7 +76,7 @@ class PerHeadClusterer:
         self._join(fitted, rows, len(z))
         return self
 
-    def _join(self, fitted: list[PaperClusterer], rows: list[Int[ndarray, " m"]], count: int) -> None:
+    def _join(self, fitted: list[PaperClusterer], rows: list[Int[ndarray, " _"]], count: int) -> None:
         """Number the clusters of all heads together, the largest first."""
         labels = np.full(count, NOISE, np.int64)
         nearest = np.zeros(count, np.float32)

@@ -28,6 +28,8 @@ TRUE_FOR = 0.9
 UNNAMED = "unnamed"
 MIXED = ("mixed",)
 """The kinds of a cluster if none holds for enough of its members; it claims nothing."""
+_EITHER = ("columns", "later sink")
+"""A sink is a column too: only one of the two is named."""
 _NUMBERED = "cluster "
 """Clusters without measured scores are called by their number."""
 _SAMPLE = 1000
@@ -228,7 +230,9 @@ def _kinds(own: Measured) -> tuple[str, ...]:
     for first in candidates:
         if holds(first, own.values, own.key_kinds).mean() < TRUE_FOR:
             continue
-        second = max((name for name in BEHAVIOURS if name not in first), key=lambda name: strength[name])
+        said = _EITHER if token_kind(first)[0].removeprefix("weak ") in _EITHER else (first,)
+        others = (name for name in BEHAVIOURS if name not in first and name not in said)
+        second = max(others, key=lambda name: strength[name])
         both = Definition((first, second), ())
         enough = strength[second] >= 0.5 * strength.get(token_kind(first)[0], 2.0)
         if enough and both.kinds_hold(own).mean() >= TRUE_FOR:

@@ -30,6 +30,16 @@ _HEADS = 4096
 """More heads than any layer has."""
 _BLOCK = 4096
 """Rows placed at a time."""
+_FORMS = {
+    "embeddings": (2, "f"),
+    "labels": (1, "i"),
+    "counts": (1, "i"),
+    "coordinates": (2, "f"),
+    "radii": (1, "f"),
+    "heads": (1, "i"),
+    "scale": (1, "f"),
+}
+"""Axes of each array of a reference, and the kind of its numbers."""
 
 
 class Placement(NamedTuple):
@@ -115,11 +125,19 @@ class Reference(NamedTuple):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Shaped[ndarray, "..."]]) -> "Reference | None":
-        """From arrays by name, as ``_asdict`` returns them; None if one is missing or their lengths differ."""
-        if not set(cls._fields) <= tensors.keys():
+        """From arrays by name, as ``_asdict`` returns them; None if one is missing or they do not fit together."""
+        if any(name not in tensors or tensors[name].ndim != ndim for name, (ndim, _) in _FORMS.items()):
+            return None
+        if any(tensors[name].dtype.kind != kind for name, (_, kind) in _FORMS.items()):
             return None
         found = cls(**{name: tensors[name] for name in cls._fields})
-        return found if len({len(values) for values in found[:-1]}) == 1 else None
+        return found if len({len(values) for values in found[:-1]}) == len(found.scale) == 1 else None
+
+    def is_sound(self, clusters: int) -> bool:
+        """Whether values are finite, each point occurred, and labels are those of so many clusters or noise."""
+        finite = all(np.isfinite(values).all() for values in self)
+        labelled = not len(self.labels) or NOISE <= self.labels.min() <= self.labels.max() < clusters
+        return bool(finite and labelled and (self.counts > 0).all() and self.scale[0] > 0)
 
     def place(
         self,

@@ -154,7 +154,8 @@ def _options(own: Features, kinds: tuple[str, ...], own_score: str) -> list[Qual
             if (values >= KIND).mean() >= _TAILS[1] and word.removeprefix("to ") not in " ".join(kinds):
                 found.append(Qualifier(name, KIND, inf, word))
             continue
-        low, high = np.quantile(values, _TAILS)
+        low = np.quantile(values, _TAILS[0], method="lower")  # between two members, fewer than 95 % would be inside
+        high = np.quantile(values, _TAILS[1], method="higher")
         step = 1.0 if what == "local_width" else 0.01
         low, high = floor(low / step + 1e-6) * step, ceil(high / step - 1e-6) * step
         for bounds in ((low, inf), (-inf, high), (low, high)):

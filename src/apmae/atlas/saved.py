@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -53,8 +52,7 @@ def read_atlas(folder: Path) -> tuple[dict[str, Any], pa.Table, Reference]:
         raise ArtifactError(
             f"expected an atlas of this version in {folder}, its arrays or columns are of another; fit it again"
         )
-    finite = all(np.isfinite(values).all() for values in tensors.values() if values.dtype.kind == "f")
-    if not finite or int(reference.labels.max(initial=-1)) >= len(clusters):
+    if not reference.is_sound(len(clusters)):
         raise ArtifactError(
             f"expected finite arrays and labels of {len(clusters)} clusters in {folder}, its {_REFERENCE} is damaged; "
             "fit it again"
