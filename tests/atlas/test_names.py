@@ -121,7 +121,7 @@ def test_clusters_that_nothing_separates_are_numbered():
     assert [row["like_share"] for row in table] == [1, 1, 0]
     assert [row["confidence"] for row in table] == [0, 0, 1]
     labels, measured = joined(*[cluster_of({"self": 0.01})] * 2)
-    assert table_of(labels, measured)["name"].to_pylist() == ["unnamed 1", "unnamed 2"]
+    assert table_of(labels, measured)["name"].to_pylist() == ["mixed, unnamed 1", "mixed, unnamed 2"]
 
 
 def by_hand(row, measured):
