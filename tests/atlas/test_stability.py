@@ -6,7 +6,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import adjusted_rand_score
 
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.stability import STABLE, best_jaccard, stability_of
+from apmae.atlas.branches import STABLE
+from apmae.atlas.stability import best_jaccard, stability_of
 
 SETS = st.integers(1, 12).flatmap(
     lambda rows: st.tuples(
