@@ -8,13 +8,23 @@ from apmae.atlas.compare import COMPARED, Fitted, compared
 from apmae.atlas.place import Reference
 from apmae.config import AtlasConfig
 from apmae.errors import ConfigError
+from apmae.schema import CLUSTERS
 
 COUNT = 60
 
 
 def clusters(*sizes):
     names = [f"name {number}" for number in range(len(sizes))]
-    return pa.table({"cluster": range(len(sizes)), "name": pa.array(names, pa.string()), "size": sizes})
+    none = [[]] * len(sizes)
+    return pa.table(
+        {
+            "cluster": range(len(sizes)),
+            "name": pa.array(names, pa.string()),
+            "size": sizes,
+            "kinds": pa.array(none, CLUSTERS.field("kinds").type),
+            "qualifiers": pa.array(none, CLUSTERS.field("qualifiers").type),
+        }
+    )
 
 
 def side(sizes, labels, placed, counts=None):
