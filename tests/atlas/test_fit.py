@@ -197,7 +197,7 @@ def test_arrays_that_do_not_fit_together_are_refused(atlas, tmp_path, name, dama
         changed = {"shorter": whole[1:], "wider": whole[..., None], "text": whole.astype(bool)}
         tensors[name] = np.ascontiguousarray(changed[damage])
     save_file(tensors, tmp_path / "reference.safetensors")
-    with pytest.raises(ArtifactError, match="its arrays do not fit together; fit it again"):
+    with pytest.raises(ArtifactError, match="its arrays or columns are of another; fit it again"):
         Atlas.load(tmp_path)
 
 

@@ -167,5 +167,5 @@ def test_heads_of_a_saved_atlas_that_do_not_fit_are_refused(fitted, tmp_path):
     fitted.save(tmp_path)
     tensors = load_file(tmp_path / "reference.safetensors")
     save_file({**tensors, "heads": tensors["heads"][1:]}, tmp_path / "reference.safetensors")
-    with pytest.raises(ArtifactError, match="its arrays do not fit together; fit it again"):
+    with pytest.raises(ArtifactError, match="its arrays or columns are of another; fit it again"):
         Atlas.load(tmp_path)
