@@ -239,7 +239,11 @@ def _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names):
             "name": names[number],
             "size": int((label == number).sum()),
             "mean_distance": 0.4 + number / 10,
-            "persistence": 0.3,
+            "stability": 0.9 - number / 10,
+            "seed_stability": 0.95,
+            "unstable": number == 2,
+            "kinds": [],
+            "qualifiers": [],
             "looks_at": "';'" if number == 2 else "",
             "looks_from": "",
         }

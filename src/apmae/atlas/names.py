@@ -84,6 +84,8 @@ def renamed(clusters: pa.Table, names: dict[int, str]) -> pa.Table:
     Raises:
         ConfigError: if there is no such cluster, or two clusters would have the same name.
     """
+    if not names:
+        return clusters
     found = cluster_names(clusters)
     missing = sorted(set(names) - set(found) | ({NOISE} & set(names)))
     if missing:

@@ -179,7 +179,7 @@ class Reference(NamedTuple):
         self,
         z: Float[ndarray, "n d"],
         metric: str,
-        behaviours: Int[ndarray, " c"],
+        behaviours: Int[ndarray, " b"],
         true: Bool[ndarray, "n c"] | None,
     ) -> Placement:
         if not len(z):
@@ -198,7 +198,7 @@ class Reference(NamedTuple):
         self,
         distances: Float[ndarray, "n k"],
         nearest: Int[ndarray, "n k"],
-        behaviours: Int[ndarray, " c"],
+        behaviours: Int[ndarray, " b"],
         true: Bool[ndarray, "n c"] | None,
     ) -> Placement:
         copies = self.counts[nearest]
