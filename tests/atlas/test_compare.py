@@ -5,6 +5,7 @@ from scipy.spatial.distance import cdist
 
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.compare import COMPARED, Fitted, compared
+from apmae.atlas.names import named_clusters
 from apmae.atlas.place import Reference
 from apmae.config import AtlasConfig
 from apmae.errors import ConfigError
@@ -185,7 +186,9 @@ def labelled(z, labels):
     distances = cdist(z, z, "cityblock")
     distances[(labels[:, None] != labels) | np.eye(len(z), dtype=bool)] = np.inf
     reference = Reference.of(z.astype(np.float32), labels, z[:, :4], distances.min(1).astype(np.float32), AtlasConfig())
-    return Atlas(AtlasConfig(), clusters(*np.bincount(labels).tolist()), reference)
+    count = int(labels.max()) + 1
+    table = named_clusters(labels, np.zeros(count), np.ones(count), np.ones(count), None)
+    return Atlas(AtlasConfig(), table, reference)
 
 
 def test_a_cluster_that_is_two_in_the_other_is_split(centres):

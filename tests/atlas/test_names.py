@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.kinds import holds
-from apmae.atlas.names import Definition, Measured, cluster_names, definitions, named_clusters, overlay, renamed
+from apmae.atlas.names import (
+    Definition,
+    Measured,
+    agreeing,
+    cluster_names,
+    definitions,
+    named_clusters,
+    overlay,
+    renamed,
+)
 from apmae.errors import ArtifactError, ConfigError
 from apmae.schema import CLUSTERS, KINDS, SCORES
 
@@ -173,7 +182,7 @@ def test_names_are_unique_and_true(seed):
         assert np.array_equal(definition.holds(measured), true)
         assert true[labels == row["cluster"]].mean() == pytest.approx(row["true_share"], abs=1e-6)
         assert row["true_share"] >= 0.9 - 1e-6
-        assert row["name"].startswith(("unnamed", " + ".join(row["kinds"])))
+        assert row["name"].startswith(" + ".join(row["kinds"]))
         assert all(one["words"] in row["name"] for one in row["qualifiers"])
         assert row["confidence"] == pytest.approx(row["true_share"] * (1 - row["like_share"]), abs=1e-6)
         alike = [other for number, other in enumerate(clusters) if number != row["cluster"]
@@ -184,6 +193,18 @@ def test_names_are_unique_and_true(seed):
             assert row["like_share"] == pytest.approx(max(shares, default=0), abs=1e-6)
             assert row["like_share"] <= 0.5
         assert len(own.values) == row["size"]
+
+
+def test_patterns_agree_with_clusters_whose_kinds_are_true_of_them():
+    """A previous-token head with some sink; a sink with some previous token; a pattern that is nothing known."""
+    rows = {"first_token": 0.4, "previous": 0.55}, {"first_token": 0.6, "previous": 0.36}, {"uniform": 0.5}
+    measured = cluster_of(*rows, rows=1)
+    claims = [Definition(kinds, ()) for kinds in (("previous token",), ("first-token sink",), ("mixed",), ())]
+    true = agreeing(claims, measured, leading=False)
+    assert true.tolist() == [[True] * 4, [False, True, True, True], [False, False, True, True]], "0.36 is not clear"
+    led = agreeing(claims, measured, leading=True)
+    assert led.tolist() == [[True, False, False, True], [False, True, False, True], [False, False, True, True]]
+    assert agreeing([], measured, leading=True).shape == (3, 0)
 
 
 # -- names that somebody gave ------------------------------------------------------------------------------------------
