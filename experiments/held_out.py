@@ -61,6 +61,43 @@ def _fading_columns(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
     return chosen[key] & (back < draw.integers(20, 40))
 
 
+def _doubling(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    return (back > 0) & ((back & (back - 1)) == 0)
+
+
+def _region(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    begin = int(len(back) * draw.uniform(0.1, 0.4))
+    return (key >= begin) & (key < begin + max(len(back) // 12, 3))
+
+
+def _segment_before(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    length = draw.integers(8, 20)
+    return (back + key) // length - 1 == key // length
+
+
+def _two_bands(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    return (back == 1) | (back == draw.integers(12, 24))
+
+
+def _same_parity(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    return (back % 2 == 0) & (back < draw.integers(12, 20))
+
+
+def _held_targets(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    run = draw.integers(6, 12)
+    targets = (draw.random(len(back) // run + 1) * np.arange(len(back) // run + 1) * run).astype(int)
+    return key == targets[(back + key) // run]
+
+
+def _growing_band(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    return back <= (back + key) // draw.integers(5, 8)
+
+
+def _ends_of_segments(back: ndarray, key: ndarray, draw: Draw) -> ndarray:
+    length = draw.integers(10, 20)
+    return (key % length >= length - 2) & (back < 3 * length)
+
+
 HELD_OUT: dict[str, Callable[[ndarray, ndarray, Draw], ndarray]] = {
     "comb": _comb,
     "half_way": _half_way,
@@ -76,7 +113,27 @@ HELD_OUT: dict[str, Callable[[ndarray, ndarray, Draw], ndarray]] = {
 """Each family's bonus over (query_pos, key_pos), in units of its strength, by the family's name."""
 
 
-def held_out(count: int, *, shortest: int | None = None, size: int = 256, seed: int = 0) -> tuple[Patterns, ndarray]:
+AFTERWARDS: dict[str, Callable[[ndarray, ndarray, Draw], ndarray]] = {
+    "doubling": _doubling,
+    "region": _region,
+    "segment_before": _segment_before,
+    "two_bands": _two_bands,
+    "same_parity": _same_parity,
+    "held_targets": _held_targets,
+    "growing_band": _growing_band,
+    "ends_of_segments": _ends_of_segments,
+}
+"""Written after the clusterer of atlases was chosen (``experiments/atlas.py planted``), when the others had been used."""
+
+
+def held_out(
+    count: int,
+    *,
+    shortest: int | None = None,
+    size: int = 256,
+    seed: int = 0,
+    families: dict[str, Callable[[ndarray, ndarray, Draw], ndarray]] = HELD_OUT,
+) -> tuple[Patterns, ndarray]:
     """Patterns of every family, of strength 5 to 8 and noise 0.1 to 2, as ``planted`` makes them.
 
     Args:
@@ -84,9 +141,10 @@ def held_out(count: int, *, shortest: int | None = None, size: int = 256, seed: 
         shortest: tokens of the shortest; None: all have ``size``.
         size: tokens of the longest.
         seed: decides all draws.
+        families: bonuses by name.
     """
-    dense = torch.zeros(len(HELD_OUT) * count, size, size)
-    for number, (name, family) in enumerate(HELD_OUT.items()):
+    dense = torch.zeros(len(families) * count, size, size)
+    for number, (name, family) in enumerate(families.items()):
         draw = generator(seed, "held out", name)
         for i in range(count):
             length = size if shortest is None else int(draw.integers(shortest, size + 1))
@@ -95,4 +153,4 @@ def held_out(count: int, *, shortest: int | None = None, size: int = 256, seed: 
             scores = torch.from_numpy(draw.uniform(0.1, 2.0) * draw.standard_normal((length, length)) + bonus)
             hidden = torch.ones(length, length).triu(1).bool()
             dense[number * count + i, :length, :length] = scores.masked_fill(hidden, -torch.inf).softmax(-1).float()
-    return Patterns.from_probabilities(dense), np.repeat(np.arange(len(HELD_OUT)), count)
+    return Patterns.from_probabilities(dense), np.repeat(np.arange(len(families)), count)

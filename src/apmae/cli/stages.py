@@ -153,14 +153,15 @@ def evaluate(
 def cluster(
     embeddings: Annotated[Path, typer.Argument(help="Folder that apmae encode made.")],
     out: Annotated[Path, typer.Option(help="Folder of the atlas.")],
+    preset: Annotated[str, typer.Option(help="How clusters are found: stable, paper or per_head.")] = "stable",
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
 ) -> None:
     """Reduce and cluster embeddings, and name the clusters."""
-    from apmae.config import AtlasConfig, parse
+    from apmae.config import AtlasConfig, parse, preset_of
 
-    config = parse(AtlasConfig, {"seed": seed, **settings(set_)}, "cluster")
+    config = parse(AtlasConfig, {**preset_of(preset), "seed": seed, **settings(set_)}, "cluster")
     from apmae.engine.checks import expect_cluster
 
     expect_cluster(embeddings, out, config, overwrite=overwrite)
@@ -168,7 +169,10 @@ def cluster(
 
     counts = fit_atlas(embeddings, out, config, overwrite=overwrite)
     share = counts["clustered"] / max(counts["patterns"], 1)
-    say(f"{counts['clusters']} clusters hold {share:.1%} of {counts['patterns']} patterns; atlas in {out}")
+    say(
+        f"{counts['clusters']} clusters ({counts['unstable']} unstable) hold {share:.1%} of {counts['patterns']} "
+        f"patterns; atlas in {out}"
+    )
 
 
 def dimensions(

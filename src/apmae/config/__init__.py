@@ -14,6 +14,7 @@ from apmae.config.stages import (
     EvaluateConfig,
     Representation,
     parse_representation,
+    preset_of,
 )
 from apmae.config.study import StudyConfig
 from apmae.config.training import SQUARE, APMAEConfig, TrainConfig
@@ -42,5 +43,6 @@ __all__ = [
     "device_kind",
     "parse",
     "parse_representation",
+    "preset_of",
     "tasks_of",
 ]

@@ -117,6 +117,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 notebook, which clusters each head alone."""
 
 
+def preset_of(name: str) -> dict[str, Any]:
+    """The settings of a preset.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"expected a preset of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
 class DimensionsConfig(Config):
     """How the number of UMAP dimensions is chosen (paper Figure 7)."""
 
