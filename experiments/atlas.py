@@ -4,8 +4,8 @@
     python experiments/atlas.py noise                                            # Gaussian rows, 50 to 20 000
     python experiments/atlas.py planted                                          # families of ``held_out.AFTERWARDS``
 
-``halves`` fits an atlas on each third of the prompts. Clusters of the first are looked for in the second, whose patterns
-are placed among the first; they are flagged by the fit's own stability, and, apart, by looking for them in the third.
+``halves`` fits an atlas on each third of the prompts. Clusters of the first are looked for in the second, whose
+patterns are placed among the first; they are flagged by the fit's own stability, and, apart, by the third.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def noise(arguments: argparse.Namespace, mae: APMAE) -> None:
 
 
 def planted(arguments: argparse.Namespace, mae: APMAE) -> None:
-    """Families that were written after the clusterer was chosen: clusters, coverage, ARI of clustered rows and of all."""
+    """Families written after the clusterer was chosen: clusters, coverage, ARI of clustered rows and of all."""
     for length, shortest in (("256", None), ("32 to 256", 32)):
         for seed in range(arguments.seeds):
             patterns, family = held_out(arguments.count, shortest=shortest, seed=900 + seed, families=AFTERWARDS)

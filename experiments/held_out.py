@@ -123,7 +123,7 @@ AFTERWARDS: dict[str, Callable[[ndarray, ndarray, Draw], ndarray]] = {
     "growing_band": _growing_band,
     "ends_of_segments": _ends_of_segments,
 }
-"""Written after the clusterer of atlases was chosen (``experiments/atlas.py planted``), when the others had been used."""
+"""Written after the clusterer of atlases was chosen, for ``experiments/atlas.py planted``."""
 
 
 def held_out(

@@ -27,6 +27,10 @@ from apmae.seeding import subseed
 _EXTENT = 10.0
 """Largest coordinate of a layout's start, as in UMAP itself."""
 
+_EPOCHS = 200
+"""UMAP's own number for more than 10 000 rows. With fewer it takes 500, in two and a half times the time, which changed
+nothing that was measured (``docs/studies/atlas.md``)."""
+
 
 class Reducer:
     """UMAP, with the interface of a scikit-learn estimator.
@@ -88,6 +92,7 @@ class Reducer:
                 init="pca" if z.shape[1] >= config.dimensions else "random",  # there are no more axes than dimensions
                 random_state=seed,
                 n_jobs=1,
+                n_epochs=_EPOCHS,
                 precomputed_knn=self.neighbors_,
             )
             self.coordinates_ = np.asarray(model.fit_transform(z), dtype=np.float32)

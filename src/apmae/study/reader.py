@@ -19,6 +19,7 @@ from apmae.atlas.names import cluster_names, overlay, renamed
 from apmae.errors import ArtifactError
 from apmae.schema import (
     ATLAS_FILE,
+    CLUSTERS,
     CLUSTERS_FILE,
     EXEMPLARS,
     NOISE,
@@ -112,7 +113,13 @@ class Study:
     @cached_property
     def clusters(self) -> pa.Table:
         """``schema.CLUSTERS``, largest first."""
-        return renamed(read_table(self.atlas_folder / CLUSTERS_FILE), overlay(self.atlas_folder))
+        table = read_table(self.atlas_folder / CLUSTERS_FILE)
+        if not table.schema.equals(CLUSTERS):
+            raise ArtifactError(
+                f"expected the clusters of this version in {self.atlas_folder}, another version made these; "
+                "cluster again (apmae cluster EMBEDDINGS --out ATLAS --overwrite)"
+            )
+        return renamed(table, overlay(self.atlas_folder))
 
     @property
     def names(self) -> dict[int, str]:
