@@ -31,11 +31,12 @@ def grid_cell(cluster: int, name: str, title: str, heads: int, *, link: bool = F
         cluster: decides the colour, -1 for noise.
         name: of the cluster.
         title: text shown on hovering.
-        heads: heads per layer: a narrow grid shows names, a wide one numbers.
+        heads: heads per layer: a narrow grid shows names, without qualifiers, a wide one numbers.
         link: link the cell to the cluster's row.
     """
     color = cluster_color(cluster)
-    text = name if heads <= _NAMED_CELLS else ("" if cluster == NOISE else str(cluster))
+    kinds = name.split(", ")[0]  # qualifiers do not fit, and the title has them
+    text = kinds if heads <= _NAMED_CELLS else ("" if cluster == NOISE else str(cluster))
     href = f"#cluster-{cluster}" if link and cluster != NOISE else None
     return {"text": text, "title": title, "color": color, "ink": ink_on(color), "link": href}
 
