@@ -277,7 +277,7 @@ def test_clustering_by_hand_is_the_studys(real_study, apmae_command, tmp_path):
     result = apmae_command("cluster", real_study.folder / "embeddings", "--out", tmp_path / "atlas")
     assert result.returncode == 0, result.stderr
     counts = read_manifest(tmp_path / "atlas", "cluster").counts
-    assert result.stdout.startswith(f"{counts['clusters']} clusters hold ")
+    assert result.stdout.startswith(f"{counts['clusters']} clusters ({counts['unstable']} unstable) hold ")
     assert contents(tmp_path / "atlas") == contents(real_study.folder / "atlas")
 
 
