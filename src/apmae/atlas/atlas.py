@@ -295,7 +295,7 @@ class Atlas:
             for qualifier in one.qualifiers if len(rows) else ():
                 false = rows[~satisfies((qualifier,), features._replace(values=features.values[rows]))]
                 for row in false.tolist():
-                    names[row] = names[row].replace(f", {qualifier.words}", "", 1)
+                    names[row] = ", ".join(part for part in names[row].split(", ") if part != qualifier.words)
         return names
 
     def rename(self, names: dict[int, str]) -> None:

@@ -190,15 +190,18 @@ def _names(clusters: list[Measured]) -> list[dict[str, Any]]:
     features = [Features.of(own) for own in clusters]
     rows, unnamed = [], 0
     for number, own in enumerate(clusters):
-        like = [features[other] for other in range(len(clusters)) if other != number and kinds[other] == kinds[number]]
+        others = [other for other in range(len(clusters)) if other != number and kinds[other] == kinds[number]]
         true = Definition(kinds[number], ()).kinds_hold(own)
-        qualifiers, shared = separate(features[number], like, kinds[number], true, TRUE_FOR)
-        if shared > _TELLING:
+        like = [features[other] for other in others]
+        qualifiers, left = separate(features[number], like, kinds[number], true, TRUE_FOR)
+        if left > _TELLING:
             unnamed += 1
             words, qualifiers = [" + ".join(kinds[number]), f"{UNNAMED} {unnamed}"], ()
         else:
             words = [" + ".join(kinds[number]), *(one.words for one in qualifiers)]
-        share = float(Definition(kinds[number], qualifiers).holds(own).mean())
+        claim = Definition(kinds[number], qualifiers)
+        share = float(claim.holds(own).mean())
+        shared = max((float(claim.holds(clusters[other]).mean()) for other in others), default=0.0)
         keys, queries = own.key_kinds.mean(0), own.query_kinds.mean(0)
         rows.append(
             {

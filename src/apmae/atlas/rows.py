@@ -18,7 +18,7 @@ FP16_MAX = float(np.finfo(np.float16).max)
 _BLOCK = 65_536
 """Rows checked at a time."""
 _BYTES_PER_POINT = 25_000
-"""Memory of a fit: neighbours, UMAP's graph and branches, measured at 20 000 points (``benchmarks/atlas.py``)."""
+"""Memory of a fit: neighbours, UMAP's graph and branches. 20 000 of SmolLM2-135M's took 20 000 bytes each, rows too."""
 _LEAST_POINTS = 2_000
 
 

@@ -111,6 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "min_dist": 0.05,
         "min_samples": 20,
         "min_cluster_size": 25,
+        "fit_points": 20_000_000,  # a sample of all heads would leave each hardly any
     },
 }
 """Settings of an atlas by name: those that measured best, those of the paper's Table 4, and those of its published
