@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apmae.atlas.branches import STABLE
-from apmae.atlas.names import Claim, definitions, overlay
+from apmae.atlas.names import MIXED, Claim, definitions, overlay
 from apmae.report.display import data_uri, flagged
 from apmae.report.examples import one_per_cluster
 from apmae.report.palette import cluster_color
@@ -75,16 +75,20 @@ def _truth(row: Mapping[str, Any], claims: Sequence[Claim], like: Sequence[int],
     said = []
     if given:
         said.append("The name was given by hand; what is checked is what was found of the cluster, above.")
-    if row["true_share"] is not None:
+    if tuple(row["kinds"]) == MIXED and not row["qualifiers"]:
+        said.append("So it is true of any pattern.")
+    elif row["true_share"] is not None:
         together = "All parts hold together" if len(claims) > 1 else "It holds"
         alone = ", so each part alone for at least as many" if len(claims) > 1 else ""
         said.append(f"{together} for {row['true_share']:.1%} of the {row['size']:,} members{alone}.")
     if not like:
         said.append("No other cluster has the same kinds.")
-    elif not row["qualifiers"]:
-        said.append("Unnamed: nothing that is measured separates it from clusters of the same kinds.")
+    elif not row["qualifiers"]:  # clusters of the same kinds have qualifiers, unless none tells them apart
+        said.append("Unnamed: nothing that is measured separates it from another cluster of the same kinds.")
     if like and row["like_share"] is not None:
-        said.append(f"Of a cluster of the same kinds at most {row['like_share']:.1%} of the members satisfy it too.")
+        said.append(
+            f"Of another cluster of the same kinds, at most {row['like_share']:.1%} of the members satisfy it too."
+        )
     if row["confidence"] is not None:
         said.append(f"Confidence {row['confidence']:.2f}.")
     return said

@@ -195,7 +195,13 @@ def _study_grid(study: Study, heads: Table) -> dict[str, Any]:
 
 
 def _cluster_rows(clusters: Table) -> dict[str, Any]:
-    listed = listing(clusters, "clusters")
+    """The list of clusters; the token kinds are in the sections only, so that names have room."""
+    kept = [place for place, title in enumerate(clusters.header) if not title.startswith("looks ")]
+    header = tuple(clusters.header[place] for place in kept)
+    short = Table(
+        name="clusters", header=header, rows=tuple(tuple(row[place] for place in kept) for row in clusters.rows)
+    )
+    listed = listing(short, "clusters")
     rows = [
         {"cluster": row[0], "cells": cells, "color": cluster_color(row[0])}
         for row, cells in zip(clusters.rows, listed["rows"], strict=True)

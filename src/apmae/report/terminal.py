@@ -215,7 +215,12 @@ def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], tot
         Column(
             header="name",
             cells=[flagged(str(row["name"]), row["stable"] == "no") for row in clusters],
-            min_width=20,
+            min_width=30,
+        ),
+        Column(
+            header="stable",
+            cells=[f"{min(row['in halves'], row['over seeds']):.2f}" for row in clusters],
+            priority=5,
         ),
         Column(header="patterns", cells=[f"{row['size']:,}" for row in clusters], priority=1),
         Column(header="share", cells=[f"{row['share']:.1%}" for row in clusters], priority=3),
