@@ -117,8 +117,7 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[in
         room = [own - column.narrowest for own, column in zip(widths, shown, strict=True)]
         if not any(room):
             break
-        # The widest column is narrowed first, so that short texts stay on one line.
-        place = max((place for place in range(len(shown)) if room[place]), key=lambda place: widths[place])
+        place = room.index(max(room))
         widths[place] -= 1
     return shown, widths
 
@@ -126,8 +125,8 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[in
 def wrapped(text: str, width: int) -> list[str]:
     """A text as lines of at most ``width`` characters, broken between words.
 
-    A unit or a bracket stays with the word before it, as in "40 %" and "3.4 (20%)", if a line has room for both. Words longer
-    than a line are broken anywhere.
+    A unit or a bracket stays with the word before it, as in "40 %" and "3.4 (20%)", if a line has room for both. Words
+    longer than a line are broken anywhere.
     """
     if cell_len(text) <= width:
         return [text]

@@ -130,7 +130,7 @@ def nearest_words(row: Mapping[str, Any]) -> str:
     """For a head that the atlas does not know, the nearest cluster and how far it is in radii; "" for others."""
     if row["cluster"] != NOISE or not row["nearest"]:
         return ""
-    return f"{row['nearest'][0]} ({row['distances'][0]:.1f})"
+    return f"{row['nearest'][0]} ({row['distances'][0]:.1f} radii)"
 
 
 def with_place(name: str, positions: Sequence[int], texts: Sequence[str]) -> str:

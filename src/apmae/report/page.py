@@ -105,7 +105,7 @@ def tag_page(
         )
         for row in ordered
     ]
-    header = ("head", "cluster", "name", "strength", "measured", "nearest (radii)", "sinks")
+    header = ("head", "cluster", "name", "strength", "measured", "nearest", "sinks")
     count: dict[tuple[int, str], list[str]] = {}
     for row in ordered:
         count.setdefault((row["cluster"], row["name"]), []).append(head_name(row["layer"], row["head"]))
