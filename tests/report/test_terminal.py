@@ -89,7 +89,7 @@ def column(printed, header):
     for line in lines[title + 2 :]:
         if not line.strip():
             break
-        if line[2] != " ":
+        if line[:7].strip():  # a number begins each row
             texts.append("")
         texts[-1] = f"{texts[-1]} {line[start:end].strip()}".strip()
     return texts
