@@ -19,6 +19,8 @@ _HEIGHT = 25
 """Lines of a screen; nothing printed here depends on them."""
 _TOGETHER = re.compile(r"\s+(?![%(])")
 """Where a text may be broken: not before a unit or a bracket."""
+_FEWEST = 2
+"""Characters that a line needs for any text: a wide one takes two."""
 _PER_COLUMN, _EDGE = 3, 1
 """Characters that the box takes besides the cells."""
 
@@ -32,7 +34,7 @@ class Column:
     priority: int | None = None
     """If columns do not fit, that with the lowest is left out first; None: never left out."""
     min_width: int | None = None
-    """Fewest characters per line that its texts may be wrapped to; None: never wrapped."""
+    """Characters per line that its texts may be wrapped to before columns are left out; None: never wrapped."""
     styles: Sequence[str] = ()
     """One style per cell, or none."""
 
@@ -43,7 +45,7 @@ class Column:
 
     @property
     def narrowest(self) -> int:
-        """Fewest characters that it can take."""
+        """Fewest characters that it should take."""
         return self.width if self.min_width is None else min(self.min_width, self.width)
 
 
@@ -115,7 +117,9 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[in
     widths = [column.width for column in shown]
     while _line(widths) > width:
         room = [own - column.narrowest for own, column in zip(widths, shown, strict=True)]
-        if not any(room):
+        if max(room) <= 0:  # nothing more can be left out
+            room = [0 if column.min_width is None else own - _FEWEST for own, column in zip(widths, shown, strict=True)]
+        if max(room) <= 0:
             break
         place = room.index(max(room))
         widths[place] -= 1
