@@ -125,16 +125,17 @@ def stream(data: Synthetic, counts: list[int]) -> None:
     warm(data)
     z, _ = data.rows(20_000)
     atlas = Atlas.fit(z, seed=0)
-    sizes, done, making, placing = np.zeros(len(atlas.clusters) + 1, np.int64), 0, 0.0, 0.0
+    sizes, done, making, placing, busy = np.zeros(len(atlas.clusters) + 1, np.int64), 0, 0.0, 0.0, 0.0
     for count in sorted(counts):
         while done < count:
-            start = time.perf_counter()
+            begin = time.perf_counter()
             rows, _ = data.block(min(_BLOCK, count - done), 10_000 + done // _BLOCK)
-            middle = time.perf_counter()
+            middle, used = time.perf_counter(), time.process_time()
             sizes += np.bincount(atlas.place(rows).cluster + 1, minlength=len(sizes))
-            making, placing, done = making + middle - start, placing + time.perf_counter() - middle, done + len(rows)
+            placing, busy = placing + time.perf_counter() - middle, busy + time.process_time() - used
+            making, done = making + middle - begin, done + len(rows)
         print(
-            f"| {count:,} | {placing:.0f} s | {count / placing:,.0f} patterns/s | {peak():.2f} GB | "
+            f"| {count:,} | {placing:.0f} s, {busy:.0f} s of CPU | {count / placing:,.0f} patterns/s | {peak():.2f} GB | "
             f"{1 - sizes[0] / count:.3f} placed | synthesised in {making:.0f} s |",
             flush=True,
         )

@@ -194,7 +194,7 @@ def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
     """What the bundled atlas says of the model's heads, against what their own scores say."""
     found, atlas = study(arguments), Atlas.load()
     seen = represented(found.patterns, mae, atlas.representation or "joint")
-    placed = atlas.place(seen.z, structured=seen.structured)
+    placed = atlas.place(seen.z, structured=seen.structured, unseen=True)
     # The null: the scores of the prompt's other heads, under the same rule.
     draw, order = np.random.default_rng(0), np.arange(len(found.measured))
     for prompt in np.unique(found.patterns.prompt):
@@ -203,7 +203,7 @@ def tags(arguments: argparse.Namespace, mae: APMAE) -> None:
     own = np.array([kinds_of(name)[0] for name in found.measured])
     sink = np.isin(own, ["first-token sink", "later sink"])
     said, permuted = (
-        atlas.place(seen.z, structured=seen.structured, measured=found.scores.of(rows), leading=True).cluster
+        atlas.place(seen.z, structured=seen.structured, measured=found.scores.of(rows), unseen=True).cluster
         for rows in (slice(None), order)
     )
     result = {"by the atlas alone": (placed.cluster, placed.cluster), "as tag says it": (said, permuted)}

@@ -2,7 +2,8 @@
 
     python tools/make_bundled.py descriptor --work WORK          (about 2 minutes)
     python tools/make_bundled.py encoder SRC_ZIP --work WORK     (about 20 minutes of one core; resumes after a kill)
-    python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 3 minutes)
+    python tools/make_bundled.py atlas SRC_ZIP --work WORK       (about 5 minutes)
+    python tools/make_bundled.py strengths --work WORK           (after atlas: how sure a vote among other models is)
 
 SRC_ZIP is a JDK's ``lib/src.zip``. The constants of the descriptor come from the grammar alone. Encoder and atlas are
 made from several language models, so that they do not learn one model's habits: the three bundled ones and any others,
@@ -26,7 +27,10 @@ import torch
 from apmae import bundled, recipes
 from apmae.artifacts import write_json
 from apmae.atlas.atlas import Atlas
-from apmae.atlas.names import Measured
+from apmae.atlas.kinds import kinds_of, measured_names
+from apmae.atlas.names import Measured, agreeing, definitions
+from apmae.atlas.place import VOTERS
+from apmae.atlas.search import Search
 from apmae.config import AtlasConfig, CaptureConfig, PromptsConfig, parse
 from apmae.corpus.parse import parse_source
 from apmae.encode import score_batch
@@ -42,6 +46,7 @@ from apmae.patterns.grammar import grammar
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.tokens import token_kinds
 from apmae.patterns.whitening import Whitening
+from apmae.schema import NOISE
 from apmae.seeding import generator
 from apmae.train.loop import METRICS, train
 
@@ -49,10 +54,13 @@ _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # fitted ones of the reference, and half as many shorter copies, of 301 numbers each: 13 MB
 # Finer than the default: for tags, pure clusters matter more than few clusters.
-_CONFIG = AtlasConfig(reference_points=_POINTS, min_cluster_size=10, min_samples=5)
+_CONFIG = AtlasConfig(reference_points=_POINTS, min_cluster_size=10, min_samples=5, by_kind=True)
 _PARKED = 2
 """Copies of each prompt with parked attention."""
 _PROGRAMS, _INSTANCES = 800, 6
+_ROWS = "rows.npz"
+"""What the atlas was fitted on."""
+_SINKS = ("first-token sink", "later sink")
 
 
 class Subject(NamedTuple):
@@ -152,6 +160,8 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
                 longest = np.array([len(window.ids) for window in seen_by.windows])
                 longest = longest[patterns.prompt - patterns.prompt[0]]
                 lengths = np.exp(draw.uniform(np.log(8), np.log(longest))).astype(int)
+                short = patterns.cropped(lengths)
+                short_scores = score_batch(dataclasses.replace(seen_by, patterns=short))
                 for name, values in (
                     ("z", seen.z),
                     ("structured", seen.structured),
@@ -161,10 +171,14 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
                     ("values", scores.values),
                     ("key_kinds", scores.key_kinds),
                     ("query_kinds", scores.query_kinds),
-                    ("short", represented(patterns.cropped(lengths), mae).z),
+                    ("short", represented(short, mae).z),
+                    ("short_values", short_scores.values),
+                    ("short_key_kinds", short_scores.key_kinds),
+                    ("short_query_kinds", short_scores.query_kinds),
                 ):
                     rows.setdefault(name, []).append(values)
     found = {name: np.concatenate(values) for name, values in rows.items()}
+    np.savez(work / _ROWS, **found)
     atlas = Atlas.fit(
         found["z"],
         where=(found["layer"], found["head"]),
@@ -175,18 +189,50 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
         structured=found["structured"],
         prompts=found["prompt"],
     )
-    kept = np.flatnonzero(found["structured"])
+    # A shorter copy belongs to its pattern's cluster, unless it does something else.
+    short = Measured(*(found[f"short_{name}"] for name in ("values", "key_kinds", "query_kinds")))
+    inside = np.flatnonzero(atlas.labels_ != NOISE)
+    same = agreeing(definitions(atlas.clusters), short.of(inside), leading=True)
+    kept = inside[same[np.arange(len(inside)), atlas.labels_[inside]]]
     kept = np.sort(draw.permutation(kept)[: _POINTS // 2])
     atlas.extend(found["short"][kept], atlas.labels_[kept], atlas.coordinates_[kept])
-    atlas.forget_noise()
     atlas.models = tuple(Path(subject.lm).name for subject in subjects)
     atlas.constants = bundled.constants()
     atlas.save(bundled.atlas())
 
 
+def strengths(work: Path) -> None:
+    """Each model's patterns among those of the others: how often the kind that wins the vote leads their own name.
+
+    By the share of the vote that a kind has to win: patterns for which one does, and those of them that it is right
+    for; the same without sinks.
+    """
+    found = np.load(work / _ROWS)
+    passing = found["structured"]
+    own = np.array([kinds_of(name)[0] for name in measured_names(found["values"], found["key_kinds"])])
+    model, sink = found["layer"] // (_LAYERS * (1 + _PARKED)), np.isin(own, _SINKS)
+    print("| model | share | placed | right | no sinks: placed | right |")
+    for number in np.unique(model):
+        others, rows = (np.flatnonzero(of & passing) for of in (model != number, model == number))
+        nearest = Search(found["z"][others].astype(np.float16), "manhattan", VOTERS).nearest(found["z"][rows])
+        weights = 1 / (nearest.distances + np.median(nearest.distances[:, 0]))
+        kinds, voters = np.unique(own[others], return_inverse=True)
+        votes = np.stack([(weights * (voters[nearest.indices] == kind)).sum(1) for kind in range(len(kinds))], axis=1)
+        votes /= votes.sum(1, keepdims=True)
+        right = kinds[votes.argmax(1)] == own[rows]
+        for share in (0.5, 0.6, 0.7, 0.8):
+            sure = votes.max(1) >= share
+            figures = [
+                figure
+                for of in (np.ones(len(rows), bool), ~sink[rows])
+                for figure in (sure[of].mean(), right[of & sure].mean())
+            ]
+            print(f"| {number} | {share} | {' | '.join(f'{figure:.3f}' for figure in figures)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("descriptor", "encoder", "atlas"))
+    parser.add_argument("what", choices=("descriptor", "encoder", "atlas", "strengths"))
     parser.add_argument("source", nargs="?", help="folder, zip or tar of Java that is not in the bundled sample")
     parser.add_argument("--lm", nargs=3, action="append", default=[], metavar=("FOLDER", "TEXTS", "LANGUAGE"))
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and intermediate tables")
@@ -201,6 +247,8 @@ def main() -> None:
         make_descriptor()
     elif arguments.what == "encoder":
         make_encoder(subjects, arguments.work, arguments.per_task, arguments.steps, arguments.seed)
+    elif arguments.what == "strengths":
+        strengths(arguments.work)
     else:
         make_atlas(subjects, arguments.work, arguments.per_task)
 

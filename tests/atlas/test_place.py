@@ -189,7 +189,7 @@ def test_without_noise_clusters_alone_vote_and_radii_decide(blobs):
     found.extend(np.repeat(near, 20, 0) + 0.001 * np.random.default_rng(0).normal(size=(20, DIM)),
                  np.full(20, -1), np.zeros((20, 4)))  # fmt: skip
     assert found.place(near).cluster.tolist() == [-1]
-    found.forget_noise()
+    found._reference = found._reference.without_noise()
     assert found.place(near).cluster.tolist() == found.labels_[:1].tolist()
     assert found.place(near + 1000).cluster.tolist() == [-1]
 
@@ -295,3 +295,30 @@ def test_what_fails_the_gate_is_never_placed(atlas, blobs):
     assert np.array_equal(gated.cluster, np.where(passing, whole.cluster, -1))
     for name in ("strength", "coordinates", "nearest", "distances"):
         assert np.array_equal(getattr(gated, name), getattr(whole, name)), "what it resembles is still said"
+
+
+def test_for_unseen_models_all_points_vote_and_a_true_cluster_has_to_be_of_the_winner():
+    """Twenty points, 9 of cluster 0 and 11 of cluster 1; 15 vote."""
+    z = np.zeros((20, 20), np.float16)
+    np.fill_diagonal(z, 1)
+    reference = Reference(
+        embeddings=z,
+        labels=np.repeat([0, 1], [9, 11]).astype(np.int32),
+        counts=np.ones(20, np.int64),
+        coordinates=np.zeros((20, 2), np.float32),
+        radii=np.full(20, 9, np.float32),
+        heads=np.full(20, -1, np.int32),
+        scale=np.ones(1, np.float32),
+    )
+    only = {number: np.arange(2)[None] == number for number in (0, 1)}
+    row = np.zeros((1, 20), np.float16)
+    row[0, 10:19] = 0.1  # nearer to nine points of cluster 1: it wins 9 of 15 votes or a little more
+    share = float(reference.place(row, "manhattan").strength[0])
+    assert 0.6 < share < 0.7
+    assert reference.place(row, "manhattan").cluster.tolist() == [1]
+    assert reference.place(row, "manhattan", unseen=True).cluster.tolist() == [-1], "under 0.7"
+    assert reference.place(row, "manhattan", true=only[1], unseen=True).cluster.tolist() == [1], "its scores agree"
+    assert reference.place(row, "manhattan", true=only[0], unseen=True).cluster.tolist() == [-1], "they do not"
+    assert reference.place(row, "manhattan", true=only[0]).cluster.tolist() == [0], "cluster 1 has no vote"
+    alike = np.zeros(2, np.int64)  # two clusters of one behaviour: the true one of the two
+    assert reference.place(row, "manhattan", None, alike, only[0], unseen=True).cluster.tolist() == [0]

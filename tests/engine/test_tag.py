@@ -103,7 +103,7 @@ def test_a_prompts_tags_are_what_encode_and_place_say_of_it(bundled_lm, mae, atl
             matrix(own["key_kinds"]),
             matrix(own["query_kinds"]),
         )
-        placed = atlas.place(matrix(own["embedding"]), structured=~(structure < 4.5), measured=measured, leading=unseen)
+        placed = atlas.place(matrix(own["embedding"]), structured=~(structure < 4.5), measured=measured, unseen=unseen)
         np.testing.assert_allclose(tagged.tags["structure"].to_numpy(), structure, rtol=0.02, atol=0.05)
         # Alone in its forward a prompt has no padding, and fp16 rounds: a head at a border may fall on its other side.
         assert (tagged.tags["cluster"].to_numpy() == placed.cluster).mean() > 0.95

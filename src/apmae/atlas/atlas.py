@@ -10,24 +10,17 @@ from numpy import ndarray
 
 from apmae import bundled
 from apmae.atlas import members
-from apmae.atlas.clusterers import PaperClusterer, StableClusterer
 from apmae.atlas.compare import Comparison, Fitted, compared
-from apmae.atlas.heads import PerHeadClusterer
+from apmae.atlas.fitting import fit_rows
 from apmae.atlas.kinds import kinds_of
-from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, named_clusters, renamed
+from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, renamed
 from apmae.atlas.place import Placement, Reference
 from apmae.atlas.qualifiers import Features, satisfies
-from apmae.atlas.rows import heads_of_rows, passing_rows, prompts_of_rows, sample_of, stored
+from apmae.atlas.rows import heads_of_rows, passing_rows, prompts_of_rows, stored
 from apmae.atlas.saved import read_atlas, write_atlas
 from apmae.config import AtlasConfig, Representation, parse, parse_representation
 from apmae.errors import ConfigError
 from apmae.schema import NOISE
-
-
-def _clusterer(config: AtlasConfig, num_heads: int | None) -> StableClusterer | PaperClusterer | PerHeadClusterer:
-    if config.clusterer == "per_head":
-        return PerHeadClusterer(config)
-    return PaperClusterer(config, num_heads) if config.clusterer == "paper" else StableClusterer(config)
 
 
 @runtime_checkable
@@ -125,6 +118,10 @@ class Atlas:
                 ``where`` or ``structured`` does not hold as many values, or there is no such representation.
         """
         config = config or AtlasConfig()
+        if config.by_kind and measured is None:
+            raise ConfigError(
+                "expected measured scores to split clusters by kind, got none; give them or by_kind=False"
+            )
         kind = None if representation is None else parse_representation(representation)
         if seed is not None:
             config = config.model_copy(update={"seed": int(seed)})
@@ -138,37 +135,17 @@ class Atlas:
                 f"expected at least 2 patterns with structure to fit an atlas, got {int(passing.sum())} of {len(z)}; "
                 "rows of the others could have been shuffled: look at some (apmae show)"
             )
-        rows = sample_of(np.flatnonzero(passing), config.fit_points, z.shape[1], config.seed)
-        own = z[rows].astype(np.float32)
-        at = None if heads is None else (heads[0][rows], heads[1][rows])
-        fitted = _clusterer(config, num_heads).fit(own, at, None if prompts is None else prompts[rows])
-        reference = Reference.of(
-            own,
-            fitted.labels_,
-            fitted.coordinates_,
-            fitted.nearest_distances_,
-            config,
-            at if config.clusterer == "per_head" else None,
-        )
-        labels, coordinates = np.full(len(z), NOISE, np.int64), np.zeros((len(z), config.dimensions), np.float32)
-        labels[rows], coordinates[rows] = fitted.labels_, fitted.coordinates_
-        others = np.setdiff1d(np.arange(len(z)), rows, assume_unique=True)
-        placed = reference.place(
-            z[others], config.metric, None if heads is None else (heads[0][others], heads[1][others])
-        )
-        labels[others] = np.where(passing[others], placed.cluster, NOISE)
-        coordinates[others] = placed.coordinates  # somewhere near what they resemble, if they fail the gate
-        table = named_clusters(labels, fitted.mean_distances_, fitted.stability_, fitted.seed_stability_, measured)
+        fitted = fit_rows(z, passing, config, heads=heads, num_heads=num_heads, measured=measured, prompts=prompts)
         atlas = cls(
             config,
-            table,
-            reference,
+            fitted.clusters,
+            fitted.reference,
             encoder=None if encoder is None else fingerprint_of(encoder),
             representation=kind,
         )
-        atlas.labels_, atlas.coordinates_ = labels, coordinates
-        atlas.fitted_, atlas.unstructured_ = len(rows), int((~passing).sum())
-        atlas.dropped = fitted.dropped_
+        atlas.labels_, atlas.coordinates_ = fitted.labels, fitted.coordinates
+        atlas.fitted_, atlas.unstructured_ = fitted.rows, int((~passing).sum())
+        atlas.dropped = fitted.dropped
         return atlas
 
     @property
@@ -247,7 +224,7 @@ class Atlas:
         representation: str | None = None,
         structured: Any = None,
         measured: Measured | None = None,
-        leading: bool = False,
+        unseen: bool = False,
     ) -> Placement:
         """Place new patterns by their nearest fitted points in embedding space.
 
@@ -263,8 +240,9 @@ class Atlas:
             representation: what the rows are, as in :meth:`fit`.
             structured: (n,) which rows pass the gate, as in :meth:`fit`.
             measured: scores of the same rows. Then a pattern is in no cluster whose kinds are not true of it.
-            leading: with ``measured``, whether a cluster's leading kind has to be the one that leads the pattern's own
-                name: for models that the atlas was not fitted on.
+            unseen: whether the patterns are of a model that the atlas was not fitted on. Then the behaviour that wins
+                the vote has to be the one that leads the pattern's own name. Without ``measured`` nobody knows that;
+                then it has to win 0.7 of the vote.
 
         Raises:
             ConfigError: if d differs from that of the fitted rows, ``where`` or ``structured`` does not hold as many
@@ -277,8 +255,8 @@ class Atlas:
         passing, heads = passing_rows(structured, len(z)), heads_of_rows(where, len(z))
         if self.config.clusterer == "per_head" and heads is None:
             raise ConfigError("expected where=(layer, head) for an atlas of clusters per head, got none; give it")
-        true = None if measured is None else agreeing(definitions(self.clusters), measured, leading=leading)
-        placed = self._reference.place(z, self.config.metric, heads, self._behaviours, true)
+        true = None if measured is None else agreeing(definitions(self.clusters), measured, leading=unseen)
+        placed = self._reference.place(z, self.config.metric, heads, self._behaviours, true, unseen=unseen)
         return placed._replace(cluster=np.where(passing, placed.cluster, NOISE))
 
     def names_of(self, clusters: Int[ndarray, " n"], measured: Measured) -> list[str]:
@@ -329,13 +307,6 @@ class Atlas:
         if len(labels) and not NOISE <= labels.min() <= labels.max() < len(self.clusters):
             raise ConfigError(f"expected clusters in -1-{len(self.clusters) - 1}, got {labels.min()}-{labels.max()}")
         self._reference = self._reference.extended(z, labels, coordinates)
-
-    def forget_noise(self) -> None:
-        """Leave noise out of the points among which patterns are placed; then clusters alone vote, and radii decide.
-
-        This is for an atlas that others use: what its own models make no cluster of may be common in another.
-        """
-        self._reference = self._reference.without_noise()
 
     def save(self, folder: str | Path) -> list[str]:
         """Write ``clusters.parquet``, ``reference.safetensors`` and, last, ``atlas.json``.

@@ -10,7 +10,7 @@ other (``nearest_distances_``), because only it has the neighbours.
 Axes: n rows, d embedding, r reduced dimensions, c clusters.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,11 +27,9 @@ from apmae.schema import NOISE
 _FEWEST = 5
 
 
-class Clusterer(Protocol):
-    """Finds clusters among embeddings, with the interface of a scikit-learn estimator.
-
-    The constructor only stores settings; ``fit`` computes, sets the attributes below and returns the clusterer. The
-    same rows in the same order, with the same seed, give the same attributes.
+@runtime_checkable
+class Clusters(Protocol):
+    """What was found among embeddings.
 
     Attributes:
         labels_: (n,) cluster of each row, -1 (``schema.NOISE``) for noise. Clusters are numbered from 0, the largest
@@ -54,6 +52,14 @@ class Clusterer(Protocol):
     seed_stability_: Float[ndarray, " c"]
     dropped_: dict[str, int]
 
+
+class Clusterer(Clusters, Protocol):
+    """Finds clusters among embeddings, with the interface of a scikit-learn estimator.
+
+    The constructor only stores settings; ``fit`` computes, sets the attributes of :class:`Clusters` and returns the
+    clusterer. The same rows in the same order, with the same seed, give the same attributes.
+    """
+
     def fit(
         self, z: Float[ndarray, "n d"], where: Where | None = None, prompts: Int[ndarray, " n"] | None = None
     ) -> "Clusterer":
@@ -70,7 +76,7 @@ class Clusterer(Protocol):
 class StableClusterer:
     """Clusters that are found again: branches of the density tree, chosen by their stability.
 
-    Attributes are those of :class:`Clusterer`; nothing that was found is dropped.
+    Attributes are those of :class:`Clusters`; nothing that was found is dropped.
     """
 
     labels_: Int[ndarray, " n"]
@@ -156,7 +162,7 @@ class StableClusterer:
 class PaperClusterer:
     """The paper's clusters of all heads' patterns together: UMAP, HDBSCAN and two filters.
 
-    Attributes are those of :class:`Clusterer`; the reasons are "wide" and "small".
+    Attributes are those of :class:`Clusters`; the reasons are "wide" and "small".
     """
 
     labels_: Int[ndarray, " n"]

@@ -27,7 +27,7 @@ _FEW = 16
 class PerHeadClusterer:
     """Clusters the patterns of each head by themselves, by the paper's clusterer.
 
-    Attributes are those of ``Clusterer``. Coordinates of different heads are of different layouts.
+    Attributes are those of ``Clusters``. Coordinates of different heads are of different layouts.
     """
 
     labels_: Int[ndarray, " n"]

@@ -174,6 +174,12 @@ def agreeing(clusters: list[Definition], measured: Measured, *, leading: bool) -
     return found
 
 
+def leading_kinds(measured: Measured) -> Int[ndarray, " n"]:
+    """A number from 0 for the kind that leads each pattern's own name."""
+    names = measured_names(measured.values, measured.key_kinds)
+    return np.unique([kinds_of(name)[0] for name in names], return_inverse=True)[1].astype(np.int64)
+
+
 def named_clusters(
     labels: Int[ndarray, " n"],
     mean_distances: Float[ndarray, " c"],

@@ -22,6 +22,10 @@ VOTERS = 15
 _ASKED = 60
 """Points asked if some may not vote: the nearest of clusters whose names are true may be behind those of others."""
 _MIN_STRENGTH = 0.5
+_UNSEEN_STRENGTH = 0.7
+"""The same for patterns of models that were not fitted, if their own scores do not confirm the vote. Of 0.5 to 0.8 the
+first with which, for each of eight models, nine in ten of the kinds that win among the other seven models' patterns
+are the pattern's own (``tools/make_bundled.py strengths``)."""
 _PROBES = 200
 """For the radius of a cluster, the distance to the reference is measured for at most this many other members."""
 _NO_RADIUS = -1.0
@@ -146,6 +150,8 @@ class Reference(NamedTuple):
         where: Where | None = None,
         behaviours: Int[ndarray, " c"] | None = None,
         true: Bool[ndarray, "n c"] | None = None,
+        *,
+        unseen: bool = False,
     ) -> Placement:
         """Place new patterns by the vote of their nearest points: for a behaviour, then for a cluster that has it.
 
@@ -157,12 +163,14 @@ class Reference(NamedTuple):
             where: layer and head of each row; used if the points' clusters are of single heads.
             behaviours: of each cluster, a number; None: every cluster has its own.
             true: which clusters' names are true of each row; points of the others have no vote. None: all.
+            unseen: whether the rows are of models that were not fitted. Then all points vote, and a row is in a true
+                cluster of the behaviour that wins or in none; without ``true`` that has to win 0.7 of the vote.
         """
         if behaviours is None:
             behaviours = np.arange(int(self.labels.max(initial=NOISE)) + 1)
         behaviours = np.append(behaviours, NOISE)  # last: of noise, label -1
         if where is None or (self.heads < 0).all():
-            return self._place(z, metric, behaviours, true)
+            return self._place(z, metric, behaviours, true, unseen)
         placed = _nowhere(len(z), self.coordinates.shape[1])
         own = head_numbers(where)
         for head in np.unique(own):
@@ -170,7 +178,7 @@ class Reference(NamedTuple):
             if not points.any():
                 continue  # a head that was not fitted
             part = self._replace(**{name: values[points] for name, values in self._asdict().items() if name != "scale"})
-            some = part._place(z[rows], metric, behaviours, None if true is None else true[rows])
+            some = part._place(z[rows], metric, behaviours, None if true is None else true[rows], unseen)
             for whole, values in zip(placed, some, strict=True):
                 whole[rows] = values
         return placed
@@ -181,17 +189,18 @@ class Reference(NamedTuple):
         metric: str,
         behaviours: Int[ndarray, " b"],
         true: Bool[ndarray, "n c"] | None,
+        unseen: bool,
     ) -> Placement:
         if not len(z):
             return _nowhere(0, self.coordinates.shape[1])
         from apmae.atlas.search import Search
 
-        search = Search(self.embeddings, metric, VOTERS if true is None else _ASKED)
+        search = Search(self.embeddings, metric, VOTERS if true is None or unseen else _ASKED)
         blocks = []
         for start in range(0, len(z), _BLOCK):
             found = search.nearest(z[start : start + _BLOCK])
             voting = None if true is None else true[start : start + _BLOCK]
-            blocks.append(self._vote(found.distances, found.indices, behaviours, voting))
+            blocks.append(self._vote(found.distances, found.indices, behaviours, voting, unseen))
         return Placement(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
     def _vote(
@@ -200,24 +209,27 @@ class Reference(NamedTuple):
         nearest: Int[ndarray, "n k"],
         behaviours: Int[ndarray, " b"],
         true: Bool[ndarray, "n c"] | None,
+        unseen: bool,
     ) -> Placement:
         copies = self.counts[nearest]
         voters = self.labels[nearest]
         near = _weights(copies, distances + float(self.scale[0]))
-        weights = near
+        may = np.ones(voters.shape, bool)
         if true is not None:
-            may = np.column_stack([true, np.ones(len(true), bool)])  # last: noise, label -1
-            weights = _weights(copies * np.take_along_axis(may, voters, 1), distances + float(self.scale[0]))
+            may = np.take_along_axis(np.column_stack([true, np.ones(len(true), bool)]), voters, 1)  # last: noise, -1
+        weights = near if unseen else _weights(copies * may, distances + float(self.scale[0]))
         does = behaviours[voters]
         share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)  # of each voter's behaviour
         best = share.argmax(1)
         rows = np.arange(len(voters))
         behaviour, strength = does[rows, best], share[rows, best]
         own = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
-        winner = voters[rows, np.where(does == behaviour[:, None], own, -1.0).argmax(1)]
+        able = may & (does == behaviour[:, None])
+        winner = voters[rows, np.where(able, own, -1.0).argmax(1)]
         closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
         radius = self.radii[nearest[rows, closest]]
-        known = (strength >= _MIN_STRENGTH) & (distances[rows, closest] <= radius)
+        least = _UNSEEN_STRENGTH if unseen and true is None else _MIN_STRENGTH
+        known = able.any(1) & (strength >= least) & (distances[rows, closest] <= radius)
         placed = (near[:, :, None] * self.coordinates[nearest]).sum(1)
         return Placement(
             np.where(known, winner, NOISE).astype(np.int64),

@@ -92,6 +92,11 @@ class AtlasConfig(Config):
     """A cluster with fewer members than this times the model's heads is dropped (paper: 100 / 160 / 267 members for
     720 / 1 152 / 1 920 heads)."""
 
+    by_kind: bool = False
+    """Whether members of a cluster whose own scores lead with different kinds are clusters of their own. What is in no
+    cluster joins the nearest of its kind or is forgotten. For an atlas that places patterns of other models, as the
+    bundled one does: what is no cluster in these models is common in others."""
+
     fit_points: int = Field(default=20_000, ge=100)
     """Patterns that clusters are looked for in, drawn by the seed; the others are placed among them."""
     reference_points: int = Field(default=20_000, ge=100)

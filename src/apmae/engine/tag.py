@@ -83,7 +83,13 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     seen = represented(patterns, mae, _representation(atlas))
     scores = score_batch(captured)
     own = Measured(scores.values, scores.key_kinds, scores.query_kinds)
-    placed = atlas.place(seen.z, where=(patterns.layer, patterns.head), structured=seen.structured, measured=own)
+    placed = atlas.place(
+        seen.z,
+        where=(patterns.layer, patterns.head),
+        structured=seen.structured,
+        measured=own,
+        unseen=_is_unseen(atlas, lm.name),
+    )
     tokens = captured.windows[0].tokens
     measured, passing = measured_names(scores.values, scores.key_kinds), seen.structured
     called, names = atlas.names_of(placed.cluster, own), atlas.names
@@ -115,10 +121,18 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
 
 def _note(atlas: Atlas, model: str) -> str:
     """What to say first of an atlas that was not fitted on this model; "" if it was, or if nobody knows."""
-    if not atlas.models or model in atlas.models:
+    if not _is_unseen(atlas, model):
         return ""
     others = ", ".join(atlas.models)
-    return f"The atlas was fitted on other models ({others}), so its names are doubtful here: go by 'measured'."
+    return (
+        f"The atlas was fitted on other models ({others}). A head is in one of its clusters only if its own scores "
+        "lead with the same kind; the others are unknown."
+    )
+
+
+def _is_unseen(atlas: Atlas, model: str) -> bool:
+    """Whether an atlas was fitted on other models than this one; False if nobody knows on which."""
+    return bool(atlas.models) and model not in atlas.models
 
 
 def _representation(atlas: Atlas) -> Representation:

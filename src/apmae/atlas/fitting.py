@@ -1,0 +1,95 @@
+"""From embeddings to clusters: a sample is clustered, the rest is placed among it, and clusters are named."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from apmae.atlas.clusterers import PaperClusterer, StableClusterer
+from apmae.atlas.heads import PerHeadClusterer
+from apmae.atlas.names import Measured, leading_kinds, named_clusters
+from apmae.atlas.parts import parts_of
+from apmae.atlas.place import Reference
+from apmae.atlas.rows import Where, members_of, sample_of
+from apmae.config import AtlasConfig
+from apmae.schema import NOISE
+
+
+class FittedRows(NamedTuple):
+    """What was found among embeddings; ``Atlas`` says what the parts are."""
+
+    labels: Int[ndarray, " n"]
+    coordinates: Float[ndarray, "n r"]
+    clusters: pa.Table
+    reference: Reference
+    dropped: dict[str, int]
+    rows: int
+    """How many rows clusters were looked for in; the others were placed."""
+
+
+def fit_rows(
+    z: Float[ndarray, "n d"],
+    passing: Bool[ndarray, " n"],
+    config: AtlasConfig,
+    *,
+    heads: Where | None,
+    num_heads: int | None,
+    measured: Measured | None,
+    prompts: Int[ndarray, " n"] | None,
+) -> FittedRows:
+    """Cluster, place and name rows that were checked; arguments are those of ``Atlas.fit``.
+
+    Args:
+        z: embeddings in float16.
+        passing: which rows pass the gate; the others are in no cluster.
+        config: settings.
+        heads: layer and head of each row; None if unknown.
+        num_heads: heads of the whole language model.
+        measured: scores of the rows, for names.
+        prompts: the prompt of each row.
+    """
+    rows = sample_of(np.flatnonzero(passing), config.fit_points, z.shape[1], config.seed)
+    own = z[rows].astype(np.float32)
+    at = None if heads is None else (heads[0][rows], heads[1][rows])
+    found = _clusterer(config, num_heads).fit(own, at, None if prompts is None else prompts[rows])
+    kinds = leading_kinds(measured) if config.by_kind and measured is not None else None
+    if kinds is not None:
+        found = parts_of(found, own, kinds[rows], config.metric)
+    reference = Reference.of(
+        own,
+        found.labels_,
+        found.coordinates_,
+        found.nearest_distances_,
+        config,
+        at if config.clusterer == "per_head" else None,
+    )
+    labels, coordinates = np.full(len(z), NOISE, np.int64), np.zeros((len(z), config.dimensions), np.float32)
+    labels[rows], coordinates[rows] = found.labels_, found.coordinates_
+    same = None
+    if kinds is not None:
+        of_part = np.array([kinds[rows[own[0]]] for own in members_of(found.labels_, len(found.stability_))], np.int64)
+        same = kinds[:, None] == of_part
+        left = rows[found.labels_ == NOISE]
+        reference = reference.without_noise()
+        labels[left] = reference.place(z[left], config.metric, true=same[left]).cluster
+        joined = left[labels[left] != NOISE]
+        reference = reference.extended(z[joined], labels[joined], coordinates[joined])
+    others = np.setdiff1d(np.arange(len(z)), rows, assume_unique=True)
+    placed = reference.place(
+        z[others],
+        config.metric,
+        None if heads is None else (heads[0][others], heads[1][others]),
+        true=None if same is None else same[others],
+    )
+    labels[others] = np.where(passing[others], placed.cluster, NOISE)
+    coordinates[others] = placed.coordinates  # somewhere near what they resemble, if they fail the gate
+    clusters = named_clusters(labels, found.mean_distances_, found.stability_, found.seed_stability_, measured)
+    return FittedRows(labels, coordinates, clusters, reference, found.dropped_, len(rows))
+
+
+def _clusterer(config: AtlasConfig, num_heads: int | None) -> StableClusterer | PaperClusterer | PerHeadClusterer:
+    if config.clusterer == "per_head":
+        return PerHeadClusterer(config)
+    return PaperClusterer(config, num_heads) if config.clusterer == "paper" else StableClusterer(config)
