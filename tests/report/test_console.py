@@ -55,7 +55,7 @@ def test_a_table_with_room_is_whole():
         (45, "cluster name share looks at", ["local band +", "previous", "token"]),
         (44, "cluster name share", ["local band + previous", "token"]),
         (33, "cluster name", ["local band +", "previous token"]),
-        (22, "cluster name", ["local", "band +", "previous", "token"]),
+        (23, "cluster name", ["local", "band +", "previous", "token"]),
     ],
 )
 def test_texts_are_wrapped_first_then_columns_are_left_out_by_priority(width, kept, name):
