@@ -12,7 +12,7 @@ from apmae.schema import NOISE
 _SHARES = {"share", "main share", "share clustered", "accuracy", "strength", "true for"}
 _INDICES = {"in halves", "over seeds", "confidence"}
 """Numbers in [0, 1] that are no shares; they have two places."""
-_TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "sinks"}
+_TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "nearest", "sinks"}
 _NAMED_CELLS = 8
 """Most heads per layer at which a grid's cells show names; wider grids show cluster numbers."""
 _DENSE = 30
