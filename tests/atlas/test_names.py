@@ -260,6 +260,10 @@ def test_an_overlay_beside_an_atlas_names_its_clusters(atlas, blobs, tmp_path):
         (json.dumps({"0": "x", "1": "x"}), "got 'x' for several"),
         (json.dumps({"three": "x"}), "give names by the clusters' numbers"),
         (json.dumps(["x"]), "give names by the clusters' numbers"),
+        (json.dumps({"0": None}), "give names by the clusters' numbers"),
+        (json.dumps({"0": 7}), "give names by the clusters' numbers"),
+        (json.dumps([["0", "x"]]), "give names by the clusters' numbers"),
+        (json.dumps("x"), "give names by the clusters' numbers"),
         ('{"3": "my', "expected JSON in"),
     ],
 )

@@ -53,6 +53,38 @@ class Measured(NamedTuple):
         return Measured(*(values[rows] for values in self))
 
 
+def measured_of_rows(measured: Any, rows: int, *, by_kind: bool = False) -> Measured | None:
+    """Measured scores of the rows, checked; None if there are none.
+
+    Args:
+        measured: three arrays of one row per embedding, as in :class:`Measured`, or None.
+        rows: number of embeddings.
+        by_kind: whether clusters are split by kind, which needs them.
+
+    Raises:
+        ConfigError: if an array has another shape, its values are no numbers, or there are none where they are needed.
+    """
+    if measured is None:
+        if by_kind:
+            raise ConfigError(
+                "expected measured scores to split clusters by kind, got none; give them or by_kind=False"
+            )
+        return None
+    if not isinstance(measured, tuple | list) or len(measured) != len(Measured._fields):
+        raise ConfigError(
+            f"expected measured=Measured(values, key_kinds, query_kinds), got {type(measured).__name__}; "
+            "apmae.score(patterns) has the three"
+        )
+    parts = [np.asarray(part) for part in measured]
+    for name, part, width in zip(Measured._fields, parts, (len(SCORES), len(KINDS), len(KINDS)), strict=True):
+        if part.shape != (rows, width) or part.dtype.kind != "f":
+            raise ConfigError(
+                f"expected measured.{name} of {width} numbers per embedding, floats of shape ({rows}, {width}), got "
+                f"{part.dtype} of shape {part.shape}; measure the same patterns as the embeddings are of"
+            )
+    return Measured(*parts)
+
+
 class Definition(NamedTuple):
     """What a cluster's name claims, so that it can be checked."""
 
@@ -111,8 +143,10 @@ def overlay(folder: Path) -> dict[int, str]:
         return {}
     record = read_json(path)
     try:
-        return {int(number): str(name) for number, name in dict(record).items()}
-    except (TypeError, ValueError):
+        if not all(isinstance(name, str) for name in record.values()):
+            raise ValueError
+        return {int(number): name for number, name in record.items()}
+    except (AttributeError, ValueError):  # a list, or another key or name than text
         raise ArtifactError(
             f'expected {path} to give names by the clusters\' numbers, {{"3": "my name"}}; mend or remove it'
         ) from None
