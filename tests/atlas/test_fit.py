@@ -119,7 +119,10 @@ def test_measured_scores_are_one_row_per_embedding(blobs, monkeypatch):
     monkeypatch.setattr(apmae.atlas.atlas, "fit_rows", lambda *_, **__: pytest.fail("fitted"))
     for measured, said in (
         (whole.of(slice(249)), rf"measured.values of {len(SCORES)} numbers per embedding, .* shape \(249, "),
-        (whole._replace(values=whole.values[:, 1:]), rf"measured.values .* got float32 of shape \(250, {len(SCORES) - 1}"),
+        (
+            whole._replace(values=whole.values[:, 1:]),
+            rf"measured.values .* got float32 of shape \(250, {len(SCORES) - 1}",
+        ),
         (whole._replace(key_kinds=whole.key_kinds[:10]), r"measured.key_kinds .* got float32 of shape \(10, "),
         (whole._replace(query_kinds=whole.values[:, :2]), "measured.query_kinds of"),
         (whole._replace(values=whole.values.astype(str)), "measured.values .* got <U"),

@@ -7,6 +7,7 @@ are found on the members, and each is a definition too. So a name can be checked
 Axes: n patterns, c clusters, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``), m members.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from numpy import ndarray
 from apmae.artifacts import read_json
 from apmae.atlas.branches import STABLE
 from apmae.atlas.kinds import BEHAVIOURS, holds, kind_word, kinds_of, measured_names, strengths, token_kind
-from apmae.atlas.qualifiers import Features, Qualifier, satisfies, separate
+from apmae.atlas.qualifiers import Features, Qualifier, ruled_out, satisfies, separate
 from apmae.atlas.rows import members_of
 from apmae.errors import ArtifactError, ConfigError
 from apmae.schema import CLUSTERS, KINDS, NAMES_FILE, NOISE, SCORES
@@ -102,6 +103,10 @@ class Definition(NamedTuple):
     def holds(self, measured: Measured) -> Bool[ndarray, " n"]:
         """Which patterns satisfy the whole name."""
         return self.kinds_hold(measured) & satisfies(self.qualifiers, Features.of(measured))
+
+    def share_left(self, measured: Measured) -> float:
+        """The share of patterns that the name is true for, or may be: a range of what is not measured excludes none."""
+        return float((self.kinds_hold(measured) & ~ruled_out(self.qualifiers, Features.of(measured))).mean())
 
 
 def cluster_names(clusters: pa.Table) -> dict[int, str]:
@@ -228,20 +233,21 @@ def _names(clusters: list[Measured]) -> list[dict[str, Any]]:
     """The columns of ``schema.CLUSTERS`` that say what the members do."""
     kinds = [_kinds(own) for own in clusters]
     features = [Features.of(own) for own in clusters]
-    rows, unnamed = [], 0
+    rows: list[dict[str, Any]] = []
+    unnamed: Counter[tuple[str, ...]] = Counter()
     for number, own in enumerate(clusters):
         others = [other for other in range(len(clusters)) if other != number and kinds[other] == kinds[number]]
         true = Definition(kinds[number], ()).kinds_hold(own)
         like = [features[other] for other in others]
         qualifiers, left = separate(features[number], like, kinds[number], true, TRUE_FOR)
         if left > _TELLING:
-            unnamed += 1
-            words, qualifiers = [" + ".join(kinds[number]), f"{UNNAMED} {unnamed}"], ()
+            unnamed[kinds[number]] += 1
+            words, qualifiers = [" + ".join(kinds[number]), f"{UNNAMED} {unnamed[kinds[number]]}"], ()
         else:
             words = [" + ".join(kinds[number]), *(one.words for one in qualifiers)]
         claim = Definition(kinds[number], qualifiers)
         share = float(claim.holds(own).mean())
-        shared = max((float(claim.holds(clusters[other]).mean()) for other in others), default=0.0)
+        shared = max((claim.share_left(clusters[other]) for other in others), default=0.0)
         keys, queries = own.key_kinds.mean(0), own.query_kinds.mean(0)
         rows.append(
             {
@@ -268,14 +274,14 @@ def _kinds(own: Measured) -> tuple[str, ...]:
         name: float(np.nanmean(of)) if np.isfinite(of).any() else -1.0 for name, of in strengths(own.values).items()
     }
     candidates = sorted(set(leading), key=lambda name: (-leading.count(name), name))
-    # A name with a token kind is true without it too. Weak behaviours count only if nothing is clear.
+    # A name with a token kind is true without it too. "Some" of a behaviour counts only if nothing is clear.
     candidates += [token_kind(name)[0] for name in candidates if token_kind(name)[1]]
     candidates = [name for name in candidates if name not in ("mixed", "looks at")]  # these say nothing
-    candidates += [f"weak {name}" for name in sorted(strength, key=lambda name: -strength[name])]
+    candidates += [f"some {name}" for name in sorted(strength, key=lambda name: -strength[name])]
     for first in candidates:
         if holds(first, own.values, own.key_kinds).mean() < TRUE_FOR:
             continue
-        said = _EITHER if token_kind(first)[0].removeprefix("weak ") in _EITHER else (first,)
+        said = _EITHER if token_kind(first)[0].removeprefix("some ") in _EITHER else (first,)
         others = (name for name in BEHAVIOURS if name not in first and name not in said)
         second = max(others, key=lambda name: strength[name])
         both = Definition((first, second), ())
