@@ -245,6 +245,13 @@ def test_names_that_do_not_fit_are_refused(table, names, said):
         renamed(table, names)
 
 
+def test_an_atlas_without_clusters_has_no_names():
+    nothing = table_of([-1] * 3, None)
+    assert renamed(nothing, {}).equals(nothing)
+    with pytest.raises(ConfigError, match="expected no names, there is no cluster, got one of 0"):
+        renamed(nothing, {0: "x"})
+
+
 def test_an_overlay_beside_an_atlas_names_its_clusters(atlas, blobs, tmp_path):
     atlas.save(tmp_path)
     assert overlay(tmp_path) == {}

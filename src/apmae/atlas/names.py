@@ -126,7 +126,8 @@ def renamed(clusters: pa.Table, names: dict[int, str]) -> pa.Table:
     found = cluster_names(clusters)
     missing = sorted(set(names) - set(found) | ({NOISE} & set(names)))
     if missing:
-        raise ConfigError(f"expected names of clusters 0-{len(clusters) - 1}, got one of {missing[0]}")
+        there = f"names of clusters 0-{len(clusters) - 1}" if len(clusters) else "no names, there is no cluster"
+        raise ConfigError(f"expected {there}, got one of {missing[0]}")
     found |= names
     column = [found[number] for number in clusters["cluster"].to_pylist()]
     twice = sorted({name for name in column if column.count(name) > 1 or not name.strip()})
