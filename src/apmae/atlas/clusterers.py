@@ -127,7 +127,7 @@ class StableClusterer:
         labels[lone] = np.arange(len(chosen), len(chosen) + len(lone))
         count = len(chosen) + len(lone)
         sizes = np.bincount(labels[labels != NOISE], counts[labels != NOISE], count)
-        left = np.count_nonzero(sizes)  # a row that is a cluster alone has left another, which may now be empty
+        left = int(np.count_nonzero(sizes))  # a row that is a cluster alone has left another, which may now be empty
         kept = np.argsort(-sizes, kind="stable")[:left]
         number = np.full(count + 1, NOISE, np.int64)
         number[kept] = np.arange(left)
