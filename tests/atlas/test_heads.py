@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
+from apmae.artifacts import read_json, write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.clusterers import PaperClusterer
 from apmae.atlas.heads import _FEW, PerHeadClusterer
@@ -165,7 +166,12 @@ def test_heads_of_a_saved_atlas_that_do_not_fit_are_refused(fitted, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     fitted.save(tmp_path)
+    record = read_json(tmp_path / "atlas.json")
+    write_json(tmp_path / "atlas.json", {key: value for key, value in record.items() if key != "files"})
     tensors = load_file(tmp_path / "reference.safetensors")
+    save_file({**tensors, "heads": tensors["heads"] * 0 - 1}, tmp_path / "reference.safetensors")
+    with pytest.raises(ArtifactError, match="that fit its settings, .* is damaged; fit it again"):
+        Atlas.load(tmp_path)
     save_file({**tensors, "heads": tensors["heads"][1:]}, tmp_path / "reference.safetensors")
     with pytest.raises(ArtifactError, match="its arrays or columns are of another; fit it again"):
         Atlas.load(tmp_path)
