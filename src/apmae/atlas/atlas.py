@@ -63,7 +63,7 @@ class Atlas:
         encoder: str | None = None,
         representation: Representation | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._per_head = config, config.clusterer == "per_head"
         self.encoder = encoder
         self.representation: Representation | None = representation
         self.models: tuple[str, ...] = ()
@@ -152,10 +152,6 @@ class Atlas:
     def names(self) -> dict[int, str]:
         """Name of each cluster; -1 is "unknown"."""
         return cluster_names(self.clusters)
-
-    @property
-    def _per_head(self) -> bool:
-        return self.config.clusterer == "per_head"
 
     @property
     def _behaviours(self) -> Int[ndarray, " c"]:
@@ -373,8 +369,8 @@ class Atlas:
             self.expect_encoder(other.encoder)
         expect_alike((self.config.clusterer, other.config.clusterer), (self.constants, other.constants))
         there = other.place(own.embeddings, where=own.where).cluster
-        here = self.place(theirs.embeddings, where=theirs.where).cluster
         ours = Fitted(self.clusters, own.labels, own.counts, there)
+        here = self.place(theirs.embeddings, where=theirs.where).cluster
         return compared(ours, Fitted(other.clusters, theirs.labels, theirs.counts, here))
 
     def medoids(self) -> dict[int, int]:

@@ -133,7 +133,7 @@ class Reference(_Points):
     @property
     def where(self) -> Where | None:
         """Layer and head of each point, if clusters are of single heads."""
-        return None if (self.heads < 0).all() else divmod(self.heads.astype(np.int64), HEADS)
+        return None if len(self.heads) and (self.heads < 0).all() else divmod(self.heads.astype(np.int64), HEADS)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Shaped[ndarray, "..."]]) -> "Reference | None":
@@ -322,9 +322,8 @@ class Reference(_Points):
         wrong = np.flatnonzero((head_of[labels] >= 0) & (head_of[labels] != heads))
         if len(wrong):
             one = wrong[0]
-            expected, got = (
-                ".".join(map(str, divmod(int(head), HEADS))) for head in (head_of[labels[one]], heads[one])
-            )
+            numbers = int(head_of[labels[one]]), int(heads[one])
+            expected, got = ("{}.{}".format(*divmod(number, HEADS)) for number in numbers)
             raise ConfigError(
                 f"expected rows of cluster {labels[one]} to be of its head, {expected}, got one of {got}; give each "
                 "row a cluster of its own head"
