@@ -14,7 +14,7 @@ DIM = 4
 
 @pytest.fixture(scope="module")
 def crowded():
-    """Clusters found in two heads with as much noise as members, all in the same cube: rows, labels, distances, heads."""
+    """Clusters found in two heads with as much noise as members, all in a cube: rows, what was found, heads."""
     draw = np.random.default_rng(0)
     axes = np.linalg.qr(draw.normal(size=(24, DIM)))[0].T
     z = []

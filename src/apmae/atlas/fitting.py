@@ -93,7 +93,8 @@ def fit_rows(
     return FittedRows(labels, coordinates, clusters, reference, found.dropped_, len(rows))
 
 
-def _of(heads: Where | None, rows: Int[ndarray, " k"]) -> Where | None:
+def _of(heads: Where | None, rows: Int[ndarray, " k"]) -> tuple[Int[ndarray, " k"], Int[ndarray, " k"]] | None:
+    """The heads of some rows."""
     return None if heads is None else (heads[0][rows], heads[1][rows])
 
 
