@@ -74,8 +74,8 @@ def test_where_memory_is_short_fewer_rows_are_fitted(monkeypatch):
     monkeypatch.setattr(apmae.atlas.rows, "_free_memory", lambda: 250e6)
     some = len(sample_of(rows, 20_000, 512, 0))
     assert 5_000 < some < 10_000, "25 kB and a little more for each"
-    per_head = len(sample_of(rows, 20_000, 512, 0, 0.1))
-    assert 2.9 * some < per_head <= 20_000, "a tenth of the rows at a time, 2.5 kB and 6 kB for each"
+    per_head = len(sample_of(rows, 50_000, 512, 0, 0.1))
+    assert per_head == pytest.approx(250e6 / (2500 + 6144), rel=0.01), "a tenth of the rows at a time"
     monkeypatch.setattr(apmae.atlas.rows, "_free_memory", lambda: 1e6)
     assert len(sample_of(rows, 20_000, 512, 0)) == 2_000
 
