@@ -251,6 +251,7 @@ TAGS = pa.schema(
         pa.field("cluster", pa.int32(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
         pa.field("strength", pa.float32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
         pa.field("unstable", pa.bool_(), nullable=False),
         pa.field("structure", pa.float32(), nullable=False),
         pa.field("measured", pa.string(), nullable=False),
@@ -262,7 +263,8 @@ TAGS = pa.schema(
         pa.field("sink_tokens", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""One row per head: what the atlas says about it on one prompt. ``unstable`` says that the
+"""One row per head: what the atlas says about it on one prompt. ``reason`` says why it is in no
+cluster (``atlas/place.py``; "" if it is in one), ``unstable`` that the
 cluster is not found again well enough, ``structure`` is the gate's statistic (NaN: not
 judged), ``measured`` is the name that its own scores give, ``nearest`` are the names of the nearest clusters and
 ``distances`` how far they are, in radii of the cluster (1 is as far as a member may be),

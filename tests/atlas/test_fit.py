@@ -104,6 +104,8 @@ def test_where_memory_is_short_fewer_rows_are_fitted_and_a_line_says_so(monkeypa
     assert 5_000 < some < 10_000, "25 kB and a little more for each"
     said = capsys.readouterr().err
     assert said == f"clusters are looked for in {some:,} of 50,000 patterns: there is no memory for 20,000\n"
+    per_head = len(sample_of(rows, 50_000, 512, 0, 0.1))
+    assert per_head == pytest.approx(250e6 / (2500 + 6144), rel=0.01), "a tenth of the rows at a time"
     monkeypatch.setattr(apmae.atlas.rows, "free_memory", lambda: 1e6)
     assert len(sample_of(rows, 20_000, 512, 0)) == 2_000
     capsys.readouterr()

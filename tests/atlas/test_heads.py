@@ -1,15 +1,22 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from apmae.artifacts import read_json, write_json
+from apmae.atlas import heads
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.clusterers import PaperClusterer
-from apmae.atlas.heads import _FEW, PerHeadClusterer
+from apmae.atlas.heads import _FEW, PerHeadClusterer, share_at_once
+from apmae.atlas.names import Measured
 from apmae.config import PRESETS, AtlasConfig
 from apmae.errors import ArtifactError, ConfigError
+from apmae.schema import KINDS, SCORES
 
 DIM = 24
 CONFIG = AtlasConfig(clusterer="per_head", min_cluster_size=8, min_samples=3)
@@ -99,10 +106,110 @@ def test_patterns_are_placed_in_clusters_of_their_own_head(few, fitted, tmp_path
     assert np.array_equal(Atlas.load(tmp_path).place(z, where=where).cluster, placed.cluster)
 
 
+SCRIPT = """
+import os
+import sys
+import numpy as np
+
+os.sched_getaffinity = lambda _: {0, 1}
+sys.path.insert(0, TESTS)
+import test_heads
+from apmae.atlas import clusterers
+from apmae.atlas.heads import PerHeadClusterer
+
+z, where, kind, head = test_heads.study(test_heads._FEW)
+clusterers.PaperClusterer.fit = None  # this process fits nothing
+found = PerHeadClusterer(test_heads.CONFIG).fit(z, where)
+print("clusters", len(found.stability_))
+"""
+
+
+@pytest.mark.slow  # starting processes takes twenty seconds
+@pytest.mark.parametrize("way", ["file", "standard input"])
+def test_a_plain_script_fits_in_processes(tmp_path, way):
+    """Without ``if __name__ == "__main__"``, from a file or from standard input."""
+    path, text = tmp_path / "script.py", SCRIPT.replace("TESTS", repr(str(Path(__file__).parent)))
+    path.write_text(text)
+    command = [sys.executable, *(["-W", "error", str(path)] if way == "file" else ["-"])]
+    done = subprocess.run(command, input=text if way != "file" else None, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["clusters", str(2 * _FEW)]
+
+
+def test_a_process_that_may_start_no_others_fits_by_itself(monkeypatch):
+    assert heads._workers() >= 1
+    monkeypatch.setattr(heads, "current_process", lambda: SimpleNamespace(daemon=True))
+    assert heads._workers() == 1
+
+
+def test_heads_take_memory_one_at_a_time(monkeypatch):
+    where = (np.zeros(1000, np.int64), np.repeat([0, 1, 2], [100, 300, 600]))
+    monkeypatch.setattr(heads, "_workers", lambda: 1)
+    assert share_at_once(where) == pytest.approx(0.6)
+    monkeypatch.setattr(heads, "_workers", lambda: 8)
+    assert share_at_once(where) == 1
+    assert share_at_once(None) == 1
+
+
+def test_an_extended_atlas_knows_variants_of_a_head_in_that_head_alone(few):
+    z, where, kind, head = few
+    found = Atlas.fit(z, seed=0, where=where, config=CONFIG)
+    own = np.flatnonzero((head == 1) & (kind == 0))
+    cluster, variants = found.labels_[own], z[own] + 30
+    with pytest.raises(ConfigError, match=r"expected where=\(layer, head\) for an atlas of clusters per head"):
+        found.extend(variants, cluster, found.coordinates_[own])
+    other = (where[0][own], where[1][own] + 1)
+    with pytest.raises(ConfigError, match=rf"rows of cluster {cluster[0]} to be of its head, 0.1, got one of 0.2"):
+        found.extend(variants, cluster, found.coordinates_[own], where=other)
+    there = tuple(part[own] for part in where)
+    assert (found.place(variants, where=there).cluster == -1).all()
+    found.extend(variants, cluster, found.coordinates_[own], where=there)
+    assert (found.place(variants, where=there).cluster == cluster).all()
+    assert (found.place(variants, where=other).cluster == -1).all()
+    assert np.array_equal(found.place(z, where=where).cluster, found.labels_)
+
+
+def test_clusters_per_head_compare_with_such_head_by_head(few, fitted, blobs, tmp_path):
+    z, where, _, head = few
+    turned = (head + 1) % 6
+    again = Atlas.fit(z, seed=1, where=(turned // 4, turned % 4), config=CONFIG)
+    found = fitted.compare(again)
+    assert (found.table["overlap"].to_numpy() > 0.9).all(), "blobs of all heads are alike"
+    heads_of = [{int(labels): int(of) for labels, of in zip(one.labels_, at, strict=True)}
+                for one, at in ((fitted, head), (again, turned))]  # fmt: skip
+    for cluster, match in zip(found.table["cluster"].to_pylist(), found.table["match"].to_pylist(), strict=True):
+        assert heads_of[0][cluster] == heads_of[1][match]
+    together = Atlas.fit(z, seed=0)
+    for one, other, said in ((fitted, together, "per_head and stable"), (together, fitted, "stable and per_head")):
+        with pytest.raises(ConfigError, match=f"per head or two of all heads together, got {said}; fit both in the s"):
+            one.compare(other)
+    empty = Atlas.load(fitted.save(tmp_path) and tmp_path)
+    empty._reference = empty._reference._of_points(np.arange(0))
+    assert (empty.compare(fitted).overlap == 0).all()
+
+
+def test_clusters_of_heads_can_be_split_by_kind():
+    """What is left out joins a cluster of its own head: another head's is nearer."""
+    draw = np.random.default_rng(0)
+    z, where, kind, head = study(2)
+    values = np.zeros((len(z), len(SCORES)), np.float32)
+    values[:, 0] = 1
+    measured = Measured(values, *np.zeros((2, len(z), len(KINDS)), np.float32))
+    z = z + np.where(head == 1, 3, 0)[:, None]
+    far = draw.choice(np.flatnonzero(head == 0), 5, replace=False)
+    z[far] = z[np.flatnonzero(head == 1)[:5]]
+    config = CONFIG.model_copy(update={"by_kind": True})
+    found = Atlas.fit(z, seed=0, where=where, config=config, measured=measured)
+    for cluster in range(len(found.clusters)):
+        assert len(set(head[found.labels_ == cluster].tolist())) == 1
+    assert np.array_equal(found.place(z, where=where).cluster >= 0, found.labels_ >= 0)
+
+
 def test_a_head_that_was_not_fitted_is_unknown(few, fitted):
     z = few[0][:9]
     placed = fitted.place(z, where=(np.full(9, 7), np.zeros(9, int)))
     assert (placed.cluster == -1).all()
+    assert (placed.reason == "head").all()
     assert (placed.strength == 0).all()
     assert (placed.nearest == -1).all()
     assert np.isinf(placed.distances).all()

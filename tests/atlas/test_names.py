@@ -234,6 +234,22 @@ def test_patterns_agree_with_clusters_whose_kinds_are_true_of_them():
     assert agreeing([], measured, leading=True).shape == (3, 0)
 
 
+def test_what_many_clusters_claim_is_checked_once(monkeypatch):
+    checked, check = [], Definition.kinds_hold
+    monkeypatch.setattr(
+        Definition, "kinds_hold", lambda one, measured: checked.append(one.kinds) or check(one, measured)
+    )
+    _, measured = joined(cluster_of({"self": 0.9}), cluster_of({"previous": 0.9}))
+    claims = [
+        Definition(kinds, ()) for kinds in (("self",), ("previous token",), ("self",), ("self", "previous token"))
+    ]
+    for leading in (False, True):
+        true = agreeing(claims, measured, leading=leading)
+        assert np.array_equal(true[:, 0], np.repeat([True, False], 10)) and np.array_equal(true[:, 0], true[:, 2])
+        assert np.array_equal(true[:, 1], ~true[:, 0])
+    assert len(checked) == 2 * 3
+
+
 # -- names that somebody gave ------------------------------------------------------------------------------------------
 
 

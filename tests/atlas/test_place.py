@@ -6,6 +6,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.place import VOTERS, Reference
+from apmae.atlas.search import Search
 from apmae.config import AtlasConfig
 from apmae.errors import ConfigError
 
@@ -53,7 +54,7 @@ def test_a_place_depends_on_the_pattern_alone(atlas, blobs):
 
 def test_nothing_to_place_is_placed_nowhere(atlas):
     placed = atlas.place(np.zeros((0, DIM)))
-    assert [part.shape for part in placed] == [(0,), (0,), (0, 4), (0, 3), (0, 3)]
+    assert [part.shape for part in placed] == [(0,), (0,), (0, 4), (0, 3), (0, 3), (0,)]
 
 
 @pytest.mark.parametrize(
@@ -122,45 +123,6 @@ def test_a_pattern_is_unknown_if_no_cluster_wins_however_near(blobs):
     assert found.place(place[None]).cluster.tolist() == [2]
 
 
-def test_an_extended_atlas_knows_the_variants_and_places_all_others_as_before(blobs, tmp_path):
-    z, truth, _ = blobs
-    found = Atlas.fit(z, seed=0)
-    shift = np.zeros(DIM)
-    shift[::2] = 30
-    variants, before, radii = z[::2] + shift, found.place(z), set(found._reference.radii.tolist())
-    assert (found.place(variants).cluster == -1).all()
-    found.extend(variants, found.labels_[::2], found.coordinates_[::2])
-    assert set(found._reference.radii.tolist()) == radii, "variants do not make a cluster wider"
-    assert (found.place(variants).cluster == found.labels_[::2]).all()
-    assert (found.place(z[1::2] + shift).cluster == found.labels_[1::2]).mean() > 0.9
-    assert (found.place(z - shift).cluster == -1).all()
-    for ours, theirs in zip(found.place(z), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert found.clusters["size"].to_pylist() == list(SIZES), "clusters stay as they were fitted"
-    found.save(tmp_path)
-    np.testing.assert_array_equal(Atlas.load(tmp_path).place(variants).cluster, found.labels_[::2])
-
-
-def test_an_extension_by_noise_makes_nothing_known(blobs):
-    z = blobs[0]
-    found = Atlas.fit(z, seed=0)
-    noise = np.random.default_rng(0).normal(size=(40, DIM)) * 30
-    found.extend(noise, np.full(40, -1), np.zeros((40, 4)))
-    assert (found.place(noise).cluster == -1).all()
-    assert (found.place(z).cluster == found.labels_).all()
-
-
-@pytest.mark.parametrize(
-    ("rows", "labels", "said"),
-    [(3, [0, 1], "as many labels and coordinates as embeddings, 3"), (2, [0, 5], "clusters in -1-4, got 0-5")],
-)
-def test_an_extension_that_does_not_fit_is_refused(blobs, rows, labels, said):
-    found = Atlas.fit(blobs[0], seed=0)
-    with pytest.raises(ConfigError, match=said):
-        found.extend(np.zeros((rows, DIM)), np.array(labels), np.zeros((len(labels), 4)))
-    assert (found.place(blobs[0]).cluster == found.labels_).all()
-
-
 def test_heads_are_accepted_and_change_no_place(atlas, blobs):
     z = blobs[0]
     where = (np.arange(len(z)) % 6, np.arange(len(z)) % 8)
@@ -192,15 +154,6 @@ def test_without_noise_clusters_alone_vote_and_radii_decide(blobs):
     found._reference = found._reference.without_noise()
     assert found.place(near).cluster.tolist() == found.labels_[:1].tolist()
     assert found.place(near + 1000).cluster.tolist() == [-1]
-
-
-def test_a_lone_added_point_is_known_within_its_clusters_radius(blobs):
-    found = Atlas.fit(blobs[0], seed=0)
-    found.extend(np.full((1, DIM), -90.0), np.array([3]), np.zeros((1, 4)))
-    step = np.zeros((1, DIM))
-    for share, cluster in ((0.9, 3), (1.1, -1)):
-        step[0, 0] = share * float(found._reference.radii[found._reference.labels == 3].max())
-        assert found.place(-90 + step).cluster.tolist() == [cluster]
 
 
 def reference(embeddings, labels, radii):
@@ -322,3 +275,60 @@ def test_for_unseen_models_all_points_vote_and_a_true_cluster_has_to_be_of_the_w
     assert reference.place(row, "manhattan", true=only[0]).cluster.tolist() == [0], "cluster 1 has no vote"
     alike = np.zeros(2, np.int64)  # two clusters of one behaviour: the true one of the two
     assert reference.place(row, "manhattan", None, alike, only[0], unseen=True).cluster.tolist() == [0]
+
+
+def test_an_atlas_without_points_knows_nothing(blobs, tmp_path):
+    z = blobs[0][:20]
+    found = Atlas.fit(np.random.default_rng(0).normal(size=(40, DIM)), seed=0)
+    found._reference = found._reference._of_points(np.arange(0))
+    found.save(tmp_path)
+    for empty in (found, Atlas.load(tmp_path)):
+        placed = empty.place(z)
+        assert (placed.cluster == -1).all() and (placed.reason == "vote").all()
+        assert (placed.nearest == -1).all() and (placed.strength == 0).all()
+        assert len(empty.compare(empty).table) == len(empty.clusters)
+
+
+def test_the_search_is_prepared_once_and_again_after_an_extension(blobs, monkeypatch):
+    found, z = Atlas.fit(blobs[0], seed=0), blobs[0][:9]
+    made, prepare = [], Search.__init__
+    monkeypatch.setattr(Search, "__init__", lambda *given: made.append(1) or prepare(*given))
+    first = found.place(z)
+    for ours, theirs in zip(found.place(z), first, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(made) == 1
+    found.extend(np.full((20, DIM), -40.0), [1] * 20, np.zeros((20, 4)))
+    assert found.place(np.full((1, DIM), -40.0)).cluster.tolist() == [1]
+    assert len(made) == 2
+
+
+# -- why a pattern is in no cluster ------------------------------------------------------------------------------------
+
+
+def test_each_reason_is_the_first_condition_that_fails():
+    """Two clusters and noise on a line, and rows for which it is plain what happens."""
+    points = reference([[x] for x in (*range(20), *range(100, 120), *range(200, 220))], np.repeat([0, 1, -1], 20),
+                       np.repeat([5.0, 5.0, -1.0], 20))  # fmt: skip
+    z = np.array([[10], [-9], [110], [210], [60]], np.float32)
+    placed = points.place(z, "manhattan")
+    assert placed.cluster.tolist() == [0, -1, 1, -1, -1]
+    assert placed.reason.tolist() == ["", "far", "", "vote", "far"], "half way the vote of 0 or 1 wins by a hair"
+    only = np.tile([True, False], (5, 1))
+    for unseen in (False, True):
+        placed = points.place(z, "manhattan", true=only, unseen=unseen)
+        assert placed.cluster.tolist() == [0, -1, -1, -1, -1]
+        assert placed.reason.tolist()[:2] == ["", "far"] and placed.reason[3] == "vote"
+    placed = points.place(z, "manhattan", true=only, unseen=True)
+    assert placed.reason[2] == "name"
+    none = np.zeros((5, 2), bool)
+    assert points.place(z, "manhattan", true=none).reason.tolist() == ["name", "name", "name", "vote", "name"]
+
+
+def test_reasons_go_with_clusters(atlas, blobs):
+    z = blobs[0] + np.random.default_rng(1).normal(size=blobs[0].shape) * np.linspace(0, 3, len(blobs[0]))[:, None]
+    passing = np.arange(len(z)) % 7 > 0
+    placed = atlas.place(z, structured=passing)
+    assert np.array_equal(placed.reason == "", placed.cluster >= 0)
+    assert np.array_equal(placed.reason == "structure", ~passing)
+    far = placed.reason == "far"
+    assert far.any() and (placed.distances[far, 0] > 1).any()

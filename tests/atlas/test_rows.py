@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from apmae.atlas.rows import heads_of_rows, members_of, merge_duplicates
+from apmae.atlas.rows import finite_embeddings, heads_of_rows, members_of, merge_duplicates, stored
 from apmae.errors import ConfigError
 
 SMALL = hnp.arrays(
@@ -62,6 +62,10 @@ def test_heads_may_be_any_kind_of_integers(kind):
         ((0, 1), r"got layer of shape \(\)"),
         (([0.0, 1.0, 2.0], [0, 1, 2]), "of integers, got layer of float64; cast it to int64"),
         (([0, 1, 2], [True, False, True]), "of integers, got head of bool"),
+        (([0, -1, 2], [0, 1, 2]), "counted from 0 and under 524288, got layer -1 to 2; leave out rows of no head"),
+        (([0, 1, 2], [-2, 1, 2]), "got head -2 to 2"),
+        (([0, 1, 2], [0, 1, 4096]), "counted from 0 and under 4096, got head 0 to 4096"),
+        ((np.array([0, 1, 2**63], np.uint64), [0, 1, 2]), "got layer 0 to 9223372036854775808"),
         (([0, 1, 2],), "two arrays of 3 integers, got tuple"),
         (([0, 1, 2], [0, 1, 2], [0, 1, 2]), "two arrays of 3 integers"),
         (np.zeros((2, 3), int), "two arrays of 3 integers, got ndarray"),
@@ -70,3 +74,21 @@ def test_heads_may_be_any_kind_of_integers(kind):
 def test_heads_that_do_not_fit_the_rows_are_refused(where, said):
     with pytest.raises(ConfigError, match=said):
         heads_of_rows(where, 3)
+
+
+@pytest.mark.parametrize("check", [stored, finite_embeddings])
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [
+        ([["a", "b"]], "expected embeddings of real numbers, got <U1; cast them to float32"),
+        ([["1.5", "2.5"]], "got <U3"),
+        (np.ones((2, 3), complex), "got complex128"),
+        (np.array([[None, 1.0]]), "got object"),
+        ([[1.0], [1.0, 2.0]], r"expected embeddings of shape \(n, dim\), got list"),
+        (torch.ones(2, 3, dtype=torch.bfloat16), r"expected embeddings of shape \(n, dim\), got Tensor"),
+        (None, r"got \(\)"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(check, z, said):
+    with pytest.raises(ConfigError, match=said):
+        check(z)

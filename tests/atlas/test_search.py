@@ -85,3 +85,15 @@ def test_a_row_depends_on_itself_alone():
         alone = search.nearest(z[row : row + 1])
         assert alone.indices[0].tolist() == whole.indices[row].tolist()
         np.testing.assert_allclose(alone.distances[0], whole.distances[row], rtol=1e-5)
+
+
+@pytest.mark.parametrize("points", [40, 3000])
+def test_fewer_neighbours_are_the_first_of_more(points):
+    draw = np.random.default_rng(0)
+    known, z = draw.normal(size=(points, 80)), draw.normal(size=(70, 80))
+    search = Search(known.astype(np.float16), "manhattan", 60)
+    many, few = search.nearest(z), search.nearest(z, 15)
+    assert many.indices.shape == (70, min(60, points)) and few.indices.shape == (70, 15)
+    assert np.array_equal(few.indices, many.indices[:, :15])
+    assert np.array_equal(few.distances, many.distances[:, :15])
+    assert search.nearest(z, 1000).indices.shape == many.indices.shape

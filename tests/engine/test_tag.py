@@ -75,6 +75,9 @@ def test_every_head_gets_a_tag_in_one_forward(bundled_lm, mae, atlas):
     for near, far in zip(tags["nearest"].to_pylist(), tags["distances"].to_pylist(), strict=True):
         assert len(near) == len(far) <= 3
         assert far == sorted(far) and set(near) <= set(atlas.names.values()) - {"unknown"}
+    reasons, known = tags["reason"].to_pylist(), tags["cluster"].to_numpy() >= 0
+    assert [reason == "" for reason in reasons] == known.tolist()
+    assert set(reasons) <= {"", "vote", "name", "far"}
     strength = tags["strength"].to_numpy()
     assert ((strength > 0) & (strength <= 1 + 1e-6)).all()
     assert all(tags["measured"].to_pylist())
@@ -154,7 +157,7 @@ def test_heads_that_fail_the_gate_are_named_for_it(fresh_lm, mae, atlas):
     for row in tags:
         assert (row["structure"] < 4.5) == (row["layer"] == 5)
         if row["layer"] == 5:
-            assert (row["cluster"], row["name"]) == (-1, "uniform")
+            assert (row["cluster"], row["name"], row["reason"]) == (-1, "uniform", "structure")
             assert row["score_uniform"] > 0.97
         else:
             assert row["name"].split(", ")[0] == atlas.names[row["cluster"]].split(", ")[0]
@@ -188,7 +191,9 @@ def test_a_file_is_told_if_the_atlas_was_fitted_on_other_models(java, tmp_path, 
         tag_file(LMConfig(source=source), java, 3, json=tmp_path / "t.json", html=tmp_path / "t.html")
         first = "The atlas was fitted on other models (bundled-small"
         assert capsys.readouterr().out.startswith(first) == told
-        assert json.loads((tmp_path / "t.json").read_text())["note"].startswith(first) == told
+        record = json.loads((tmp_path / "t.json").read_text())
+        assert record["note"].startswith(first) == told
+        assert [head["reason"] == "" for head in record["heads"]] == [head["cluster"] >= 0 for head in record["heads"]]
         assert (first in (tmp_path / "t.html").read_text()) == told
 
 

@@ -10,13 +10,13 @@ from numpy import ndarray
 
 from apmae import bundled
 from apmae.atlas import members
-from apmae.atlas.compare import Comparison, Fitted, compared
+from apmae.atlas.compare import Comparison, Fitted, compared, expect_alike
 from apmae.atlas.fitting import fit_rows
 from apmae.atlas.kinds import kinds_of
 from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, measured_of_rows, renamed
 from apmae.atlas.place import Placement, Reference
 from apmae.atlas.qualifiers import Features, satisfies
-from apmae.atlas.rows import heads_of_rows, passing_rows, prompts_of_rows, stored
+from apmae.atlas.rows import added_rows, heads_of_rows, passing_rows, prompts_of_rows, stored
 from apmae.atlas.saved import read_atlas, write_atlas
 from apmae.config import AtlasConfig, Representation, parse_representation
 from apmae.errors import ConfigError
@@ -63,7 +63,7 @@ class Atlas:
         encoder: str | None = None,
         representation: Representation | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._per_head = config, config.clusterer == "per_head"
         self.encoder = encoder
         self.representation: Representation | None = representation
         self.models: tuple[str, ...] = ()
@@ -228,7 +228,8 @@ class Atlas:
 
         A pattern is unknown (-1) if it fails the gate, if noise wins the vote, if no behaviour (the leading one of the
         clusters' names) wins half of it, or if the pattern is further from the nearest member of the winning cluster
-        than members of that cluster are from one another.
+        than members of that cluster are from one another; ``Placement.reason`` says why. The first placement prepares
+        a search, which later ones use again.
 
         Args:
             z: (n, d) embeddings from the same encoder.
@@ -250,13 +251,12 @@ class Atlas:
             self.expect_encoder(encoder)
         z = stored(z)
         self.expect_representation(representation, z.shape[1])
-        passing, heads = passing_rows(structured, len(z)), heads_of_rows(where, len(z))
+        passing, heads = passing_rows(structured, len(z)), heads_of_rows(where, len(z), needed=self._per_head)
         measured = measured_of_rows(measured, len(z))
-        if self.config.clusterer == "per_head" and heads is None:
-            raise ConfigError("expected where=(layer, head) for an atlas of clusters per head, got none; give it")
         true = None if measured is None else agreeing(definitions(self.clusters), measured, leading=unseen)
         placed = self._reference.place(z, self.config.metric, heads, self._behaviours, true, unseen=unseen)
-        return placed._replace(cluster=np.where(passing, placed.cluster, NOISE))
+        placed.cluster[~passing], placed.reason[~passing] = NOISE, "structure"
+        return placed
 
     def names_of(self, clusters: Int[ndarray, " n"], measured: Measured) -> list[str]:
         """The name of each pattern: that of its cluster, without qualifiers that are not true of this pattern.
@@ -269,7 +269,8 @@ class Atlas:
             ConfigError: if they are not of as many patterns.
         """
         measured_of_rows(measured, len(clusters))
-        names = [self.names[int(number)] for number in clusters]
+        of = self.names
+        names = [of[int(number)] for number in clusters]
         features = Features.of(measured)
         for number, one in enumerate(definitions(self.clusters)):
             rows = np.flatnonzero(clusters == number)
@@ -290,7 +291,7 @@ class Atlas:
         """
         self.clusters = renamed(self.clusters, names)
 
-    def extend(self, z: Any, labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]) -> None:
+    def extend(self, z: Any, labels: Any, coordinates: Any, *, where: Any = None) -> None:
         """Add points with known clusters to those among which patterns are placed; the fitted clusters do not change.
 
         This is for variants of fitted patterns that the encoder puts elsewhere: the first rows of a pattern are the
@@ -298,18 +299,19 @@ class Atlas:
 
         Args:
             z: (n, d) embeddings from the same encoder.
-            labels: (n,) their clusters; -1 for noise.
-            coordinates: (n, r) their reduced coordinates.
+            labels: (n,) int, their clusters; -1 for noise.
+            coordinates: (n, r) their reduced coordinates, finite.
+            where: ``(layer, head)``, two int arrays (n,), as in :meth:`fit`. An atlas per head needs it.
 
         Raises:
-            ConfigError: if the numbers of rows differ, or a label is not one of this atlas.
+            ConfigError: if the numbers of rows differ, embeddings or coordinates are of another width than the fitted
+                ones, a label is not one of this atlas, or it is of another head.
         """
-        z = stored(z)
-        if not len(z) == len(labels) == len(coordinates):
-            raise ConfigError(f"expected as many labels and coordinates as embeddings, {len(z)}, got {len(labels)}")
-        if len(labels) and not NOISE <= labels.min() <= labels.max() < len(self.clusters):
-            raise ConfigError(f"expected clusters in -1-{len(self.clusters) - 1}, got {labels.min()}-{labels.max()}")
-        self._reference = self._reference.extended(z, labels, coordinates)
+        z, width = stored(z), self._reference.coordinates.shape[1]
+        self.expect_representation(None, z.shape[1])
+        labels, coordinates = added_rows(labels, coordinates, len(z), width, len(self.clusters))
+        heads = heads_of_rows(where, len(z), needed=self._per_head)
+        self._reference = self._reference.extended(z, labels, coordinates, heads if self._per_head else None)
 
     def save(self, folder: str | Path) -> list[str]:
         """Write ``clusters.parquet``, ``reference.safetensors`` and, last, ``atlas.json``.
@@ -353,8 +355,12 @@ class Atlas:
     def compare(self, other: "Atlas") -> Comparison:
         """Find this atlas's clusters again in another: of other models, languages, training steps or prompts.
 
+        Two atlases of clusters per head are matched head by head: clusters of (layer, head) with those of the same
+        layer and head, which says something of two trainings, languages or halves, but not of two models.
+
         Args:
-            other: an atlas of the same representation and, where both know theirs, encoder and descriptor constants.
+            other: an atlas of the same representation and, where both know theirs, encoder and descriptor constants;
+                of clusters per head if this one is, and only then.
 
         Raises:
             ConfigError: if one of them differs. Descriptors alone need no encoder, so theirs may.
@@ -363,17 +369,11 @@ class Atlas:
         self.expect_representation(other.representation, theirs.embeddings.shape[1])
         if other.encoder is not None and self.representation != "descriptor":
             self.expect_encoder(other.encoder)
-        if None not in (self.constants, other.constants) and self.constants != other.constants:
-            raise ConfigError(
-                f"expected an atlas of descriptors with the same constants ({str(self.constants)[:12]}), got one with "
-                f"others ({str(other.constants)[:12]}); encode and cluster both with this version"
-            )
-        return compared(
-            Fitted(self.clusters, own.labels, own.counts, other.place(own.embeddings, where=own.where).cluster),
-            Fitted(
-                other.clusters, theirs.labels, theirs.counts, self.place(theirs.embeddings, where=theirs.where).cluster
-            ),
-        )
+        expect_alike((self.config.clusterer, other.config.clusterer), (self.constants, other.constants))
+        there = other.place(own.embeddings, where=own.where).cluster
+        ours = Fitted(self.clusters, own.labels, own.counts, there)
+        here = self.place(theirs.embeddings, where=theirs.where).cluster
+        return compared(ours, Fitted(other.clusters, theirs.labels, theirs.counts, here))
 
     def medoids(self) -> dict[int, int]:
         """The fitted row in the middle of each cluster (:func:`members.medoids` of the reduced coordinates).

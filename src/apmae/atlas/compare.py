@@ -1,7 +1,8 @@
 """Which clusters of one atlas are found again in another: of other models, sizes, languages, training steps or prompts.
 
 Each atlas keeps some of its fitted patterns, and the other says which of its clusters they fall in. Nothing has to be
-encoded again, and the two atlases need have no pattern in common.
+encoded again, and the two atlases need have no pattern in common. Atlases of clusters per head are matched head by head
+of the same layer and number, as patterns of a head are placed among those of that head alone.
 
 Axes: c clusters of the first atlas, e clusters of the second, p and q points that they keep.
 """
@@ -15,6 +16,7 @@ from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 
 from apmae.atlas.names import cluster_names
+from apmae.errors import ConfigError
 from apmae.schema import NOISE
 
 COMPARED = pa.schema(
@@ -98,6 +100,28 @@ class Comparison(NamedTuple):
         """
         rows = zip(self.table["cluster"].to_pylist(), self.table["parts"].to_pylist(), strict=True)
         return {cluster: parts for cluster, parts in rows if len(parts) > 1}
+
+
+def expect_alike(clusterers: tuple[str, str], constants: tuple[str | None, str | None]) -> None:
+    """Refuse two atlases that cannot be compared.
+
+    Args:
+        clusterers: of the first and of the second; clusters per head compare only with such.
+        constants: fingerprints of the descriptor's; None if unknown.
+
+    Raises:
+        ConfigError: if they differ in one of these.
+    """
+    if "per_head" in clusterers and clusterers[0] != clusterers[1]:
+        raise ConfigError(
+            f"expected two atlases of clusters per head or two of all heads together, got {' and '.join(clusterers)}; "
+            "fit both in the same way (AtlasConfig.clusterer)"
+        )
+    if None not in constants and constants[0] != constants[1]:
+        raise ConfigError(
+            f"expected an atlas of descriptors with the same constants ({str(constants[0])[:12]}), got one with "
+            f"others ({str(constants[1])[:12]}); encode and cluster both with this version"
+        )
 
 
 def compared(first: Fitted, second: Fitted) -> Comparison:

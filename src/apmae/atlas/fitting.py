@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae.atlas.clusterers import PaperClusterer, StableClusterer
-from apmae.atlas.heads import PerHeadClusterer
+from apmae.atlas.heads import PerHeadClusterer, share_at_once
 from apmae.atlas.names import Measured, leading_kinds, named_clusters
 from apmae.atlas.parts import parts_of
 from apmae.atlas.place import Reference
@@ -50,20 +50,23 @@ def fit_rows(
         measured: scores of the rows, for names.
         prompts: the prompt of each row.
     """
-    rows = sample_of(np.flatnonzero(passing), config.fit_points, z.shape[1], config.seed)
-    own = z[rows].astype(np.float32)
-    at = None if heads is None else (heads[0][rows], heads[1][rows])
+    passed, single = np.flatnonzero(passing), config.clusterer == "per_head"
+    at_once = share_at_once(_of(heads, passed)) if single else 1.0
+    rows = sample_of(passed, config.fit_points, z.shape[1], config.seed, at_once)
+    own = z if len(rows) == len(z) else z[rows]
+    own = own if single else own.astype(np.float32)  # heads are made float32 one at a time
+    at = _of(heads, rows)
     found = _clusterer(config, num_heads).fit(own, at, None if prompts is None else prompts[rows])
     kinds = leading_kinds(measured) if config.by_kind and measured is not None else None
     if kinds is not None:
-        found = parts_of(found, own, kinds[rows], config.metric)
+        found = parts_of(found, own.astype(np.float32), kinds[rows], config.metric)
     reference = Reference.of(
         own,
         found.labels_,
         found.coordinates_,
         found.nearest_distances_,
         config,
-        at if config.clusterer == "per_head" else None,
+        at if single else None,
     )
     labels, coordinates = np.full(len(z), NOISE, np.int64), np.zeros((len(z), config.dimensions), np.float32)
     labels[rows], coordinates[rows] = found.labels_, found.coordinates_
@@ -73,14 +76,15 @@ def fit_rows(
         same = kinds[:, None] == of_part
         left = rows[found.labels_ == NOISE]
         reference = reference.without_noise()
-        labels[left] = reference.place(z[left], config.metric, true=same[left]).cluster
+        labels[left] = reference.place(z[left], config.metric, _of(heads, left), true=same[left]).cluster
         joined = left[labels[left] != NOISE]
-        reference = reference.extended(z[joined], labels[joined], coordinates[joined])
+        to = _of(heads, joined) if single else None
+        reference = reference.extended(z[joined], labels[joined], coordinates[joined], to)
     others = np.setdiff1d(np.arange(len(z)), rows, assume_unique=True)
     placed = reference.place(
         z[others],
         config.metric,
-        None if heads is None else (heads[0][others], heads[1][others]),
+        _of(heads, others),
         true=None if same is None else same[others],
     )
     labels[others] = np.where(passing[others], placed.cluster, NOISE)
@@ -92,6 +96,11 @@ def fit_rows(
     per_cluster = (found.mean_distances_, found.stability_, found.seed_stability_)
     clusters = named_clusters(labels, *(values[order] for values in per_cluster), measured)
     return FittedRows(labels, coordinates, clusters, reference, found.dropped_, len(rows))
+
+
+def _of(heads: Where | None, rows: Int[ndarray, " k"]) -> tuple[Int[ndarray, " k"], Int[ndarray, " k"]] | None:
+    """The heads of some rows."""
+    return None if heads is None else (heads[0][rows], heads[1][rows])
 
 
 def _clusterer(config: AtlasConfig, num_heads: int | None) -> StableClusterer | PaperClusterer | PerHeadClusterer:

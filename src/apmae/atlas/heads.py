@@ -1,21 +1,24 @@
-"""Clusters in each head alone, as the paper's published notebook finds them: hundreds of small fits in a process pool.
+"""Clusters in each head alone, as the paper's published notebook finds them: hundreds of small fits in processes.
 
 A cluster then is one head's way to attend, and heads can be compared by how many they have.
+
+Processes are joblib's (loky): they do not import the main module, so a script needs no ``if __name__ == "__main__"``
+and may come from standard input, and each computes in one thread.
 
 Axes: n rows, d embedding, r reduced dimensions, c clusters, m rows of a head.
 """
 
 import os
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from itertools import starmap
+from multiprocessing import current_process
 
 import numpy as np
 from jaxtyping import Float, Int
+from joblib import Parallel, delayed, parallel_config
 from numpy import ndarray
 
 from apmae.atlas.clusterers import PaperClusterer
-from apmae.atlas.rows import Where
+from apmae.atlas.rows import Where, head_numbers, members_of
 from apmae.config import AtlasConfig
 from apmae.errors import ConfigError
 from apmae.schema import NOISE
@@ -52,7 +55,7 @@ class PerHeadClusterer:
         """Find the clusters.
 
         Args:
-            z: embeddings.
+            z: embeddings; float16 will do.
             where: layer and head of each row.
             prompts: the prompt of each row.
 
@@ -61,18 +64,17 @@ class PerHeadClusterer:
         """
         if where is None:
             raise ConfigError("expected where=(layer, head) of each embedding for clusters per head, got none; give it")
-        _, head = np.unique(np.stack(where), axis=1, return_inverse=True)
-        order = np.argsort(head.ravel(), kind="stable")
-        rows = np.split(order, np.cumsum(np.bincount(head.ravel()))[:-1])
+        numbers, head = np.unique(head_numbers(where), return_inverse=True)
+        rows = members_of(head.ravel(), len(numbers))
         prompts = np.arange(len(z)) if prompts is None else prompts
-        jobs = [(z[own], prompts[own]) for own in rows]
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        fit = partial(_fit_head, config=self.config)
-        if len(jobs) < _FEW or workers < 2:
-            fitted = [fit(job) for job in jobs]
-        else:  # spawned: numba's and torch's threads do not survive a fork
-            with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-                fitted = list(pool.map(fit, jobs, chunksize=max(1, len(jobs) // (4 * workers))))
+        workers = min(_workers(), len(rows)) if len(rows) >= _FEW else 1
+        # A head's rows are copied when a process is about to be free for them, not before.
+        jobs = ((z[own].astype(np.float32), prompts[own], self.config) for own in rows)
+        if workers == 1:
+            fitted = list(starmap(_fit_head, jobs))
+        else:
+            with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+                fitted = Parallel(batch_size=1, max_nbytes=None)(delayed(_fit_head)(*job) for job in jobs)
         self._join(fitted, rows, len(z))
         return self
 
@@ -97,6 +99,25 @@ class PerHeadClusterer:
         self.dropped_ = dropped
 
 
-def _fit_head(job: tuple[Float[ndarray, "m d"], Int[ndarray, " m"]], config: AtlasConfig) -> PaperClusterer:
+def share_at_once(where: Where | None) -> float:
+    """The largest share of the rows that are in memory for a fit at the same time, in (0, 1].
+
+    Args:
+        where: layer and head of each row; None: there is no fit without it, so all.
+    """
+    if where is None or not len(where[0]):
+        return 1.0
+    _, sizes = np.unique(head_numbers(where), return_counts=True)
+    return min(1.0, _workers() * int(sizes.max()) / int(sizes.sum()))
+
+
+def _workers() -> int:
+    """Processes to fit with; one, this one, if it may not start others."""
+    if current_process().daemon:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fit_head(z: Float[ndarray, "m d"], prompts: Int[ndarray, " m"], config: AtlasConfig) -> PaperClusterer:
     """Fit one head's rows; a head with a single row has no clusters."""
-    return PaperClusterer(config).fit(job[0], None, job[1])
+    return PaperClusterer(config).fit(z, None, prompts)

@@ -206,11 +206,15 @@ def agreeing(clusters: list[Definition], measured: Measured, *, leading: bool) -
     names = measured_names(measured.values, measured.key_kinds) if leading else []
     own = np.array([kinds_of(name)[0] for name in names], object)
     found = np.ones((len(measured.values), len(clusters)), bool)
+    true: dict[tuple[str, ...], Bool[ndarray, " n"]] = {}  # many clusters claim the same kinds
     for number, one in enumerate(clusters):
-        if one.kinds:  # else it is called by its number
-            found[:, number] = one.kinds_hold(measured)
+        if not one.kinds:  # it is called by its number
+            continue
+        if one.kinds not in true:
+            true[one.kinds] = one.kinds_hold(measured)
             if leading:
-                found[:, number] &= own == kinds_of(one.kinds[0])[0]
+                true[one.kinds] &= own == kinds_of(one.kinds[0])[0]
+        found[:, number] = true[one.kinds]
     return found
 
 

@@ -6,16 +6,21 @@ of new patterns. The radius of a cluster is twice the 95th percentile of its mem
 Axes: n rows, d embedding, r reduced dimensions, k neighbours, m members of a cluster, p points of the reference.
 """
 
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
-from apmae.atlas.rows import Where, members_of, merge_duplicates
+from apmae.atlas.points import NO_RADIUS, distinct_rows, kept_rows
+from apmae.atlas.rows import HEADS, Where, head_numbers
 from apmae.config import AtlasConfig
+from apmae.errors import ConfigError
 from apmae.schema import NOISE
-from apmae.seeding import generator
+
+if TYPE_CHECKING:
+    from apmae.atlas.search import Search
 
 VOTERS = 15
 """Fitted points that vote for the cluster of a new pattern."""
@@ -26,14 +31,11 @@ _UNSEEN_STRENGTH = 0.7
 """The same for patterns of models that were not fitted, if their own scores do not confirm the vote. Of 0.5 to 0.8 the
 first with which, for each of eight models, nine in ten of the kinds that win among the other seven models' patterns
 are the pattern's own (``tools/make_bundled.py strengths``)."""
-_PROBES = 200
-"""For the radius of a cluster, the distance to the reference is measured for at most this many other members."""
-_NO_RADIUS = -1.0
 _SHOWN = 3
-_HEADS = 4096
-"""More heads than any layer has."""
 _BLOCK = 4096
 """Rows placed at a time."""
+_REASON = "<U9"
+"""Holds every reason."""
 _FORMS = {
     "embeddings": (2, "f"),
     "labels": (1, "i"),
@@ -62,10 +64,15 @@ class Placement(NamedTuple):
     distances: Float[ndarray, "n c"]
     """How far the nearest point of each is, in radii of the cluster: a pattern further than 1 is not in it. Infinite
     after the last."""
+    reason: Shaped[ndarray, " n"]
+    """Why a pattern is in no cluster, by the first condition that it fails; "" if it is in one. "structure": it fails
+    the gate. "head": no pattern of its head was fitted (clusters per head). "vote": noise wins the vote of the nearest
+    points, or no behaviour wins enough of it. "name": a behaviour wins, but no name of a cluster that has it is true of
+    the pattern's own scores. "far": it is further from the winner than the winner's members are from one another."""
 
 
-class Reference(NamedTuple):
-    """What placing needs: a seeded sample of the fitted rows, and how far members of a cluster are from one another."""
+class _Points(NamedTuple):
+    """The arrays that placing needs, which are saved."""
 
     embeddings: Float[ndarray, "p d"]
     """float16."""
@@ -80,6 +87,13 @@ class Reference(NamedTuple):
     """The head that each point is of (``head_numbers``), if clusters are of single heads; else -1."""
     scale: Float[ndarray, " 1"]
     """Median distance of a member to its nearest other member: what counts as near."""
+
+
+class Reference(_Points):
+    """What placing needs: a seeded sample of the fitted rows, and how far members of a cluster are from one another.
+
+    It does not change. The search that it prepares for a first placement serves all later ones.
+    """
 
     @classmethod
     def of(
@@ -102,30 +116,24 @@ class Reference(NamedTuple):
             where: layer and head of each row, if clusters are of single heads.
         """
         heads = np.full(len(z), -1) if where is None else head_numbers(where)
-        first, _, counts = merge_duplicates(z if where is None else np.column_stack([z, *where]))
-        heads = heads[first]
-        z, labels, coordinates, nearest = z[first], labels[first], coordinates[first], nearest[first]
-        members = members_of(labels, int(labels.max()) + 1)
-        points = _sample(labels, members, config)
-        chosen = np.zeros(len(z), dtype=bool)
-        chosen[points] = True
-        spread = [_member_distances(z, own, chosen[own], nearest, config) for own in members]
-        scale = float(np.median(np.concatenate(spread) if spread else nearest)) or 1.0
-        radii = np.array([_radius(distances, scale) for distances in spread] + [_NO_RADIUS])  # last: noise, label -1
+        first, counts = distinct_rows(z, heads)
+        own = z if len(first) == len(z) else z[first]
+        kept = kept_rows(own, labels[first], nearest[first], heads[first], config, fewest=2 * VOTERS)
+        points = first[kept.rows]
         return cls(
             embeddings=z[points].astype(np.float16),
             labels=labels[points].astype(np.int32),
-            counts=counts[points].astype(np.int64),
+            counts=counts[kept.rows].astype(np.int64),
             coordinates=coordinates[points].astype(np.float32),
-            radii=radii[labels[points]].astype(np.float32),
+            radii=kept.radii[labels[points]].astype(np.float32),
             heads=heads[points].astype(np.int32),
-            scale=np.array([scale], np.float32),
+            scale=np.array([kept.scale], np.float32),
         )
 
     @property
     def where(self) -> Where | None:
         """Layer and head of each point, if clusters are of single heads."""
-        return None if (self.heads < 0).all() else divmod(self.heads.astype(np.int64), _HEADS)
+        return None if len(self.heads) and (self.heads < 0).all() else divmod(self.heads.astype(np.int64), HEADS)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Shaped[ndarray, "..."]]) -> "Reference | None":
@@ -179,17 +187,41 @@ class Reference(NamedTuple):
         behaviours = np.append(behaviours, NOISE)  # last: of noise, label -1
         if where is None or (self.heads < 0).all():
             return self._place(z, metric, behaviours, true, unseen)
-        placed = _nowhere(len(z), self.coordinates.shape[1])
+        placed = _nowhere(len(z), self.coordinates.shape[1], "head")
         own = head_numbers(where)
-        for head in np.unique(own):
-            rows, points = np.flatnonzero(own == head), self.heads == head
-            if not points.any():
+        for head in np.unique(own).tolist():
+            rows = np.flatnonzero(own == head)
+            part = self._of_head(head)
+            if not len(part.labels):
                 continue  # a head that was not fitted
-            part = self._replace(**{name: values[points] for name, values in self._asdict().items() if name != "scale"})
             some = part._place(z[rows], metric, behaviours, None if true is None else true[rows], unseen)
             for whole, values in zip(placed, some, strict=True):
                 whole[rows] = values
         return placed
+
+    @cached_property
+    def _heads(self) -> "dict[int, Reference]":
+        return {}
+
+    @cached_property
+    def _searches(self) -> "dict[str, Search]":
+        return {}
+
+    def _of_head(self, head: int) -> "Reference":
+        """The points of one head."""
+        if head not in self._heads:
+            self._heads[head] = self._of_points(np.flatnonzero(self.heads == head))
+        return self._heads[head]
+
+    def _of_points(self, points: Int[ndarray, " k"]) -> "Reference":
+        return self._replace(**{name: values[points] for name, values in self._asdict().items() if name != "scale"})
+
+    def _search(self, metric: str) -> "Search":
+        from apmae.atlas.search import Search
+
+        if metric not in self._searches:
+            self._searches[metric] = Search(self.embeddings, metric, _ASKED)
+        return self._searches[metric]
 
     def _place(
         self,
@@ -199,14 +231,12 @@ class Reference(NamedTuple):
         true: Bool[ndarray, "n c"] | None,
         unseen: bool,
     ) -> Placement:
-        if not len(z):
-            return _nowhere(0, self.coordinates.shape[1])
-        from apmae.atlas.search import Search
-
-        search = Search(self.embeddings, metric, VOTERS if true is None or unseen else _ASKED)
+        if not len(z) or not len(self.labels):
+            return _nowhere(len(z), self.coordinates.shape[1], "vote")
+        search, asked = self._search(metric), VOTERS if true is None or unseen else _ASKED
         blocks = []
         for start in range(0, len(z), _BLOCK):
-            found = search.nearest(z[start : start + _BLOCK])
+            found = search.nearest(z[start : start + _BLOCK], asked)
             voting = None if true is None else true[start : start + _BLOCK]
             blocks.append(self._vote(found.distances, found.indices, behaviours, voting, unseen))
         return Placement(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
@@ -227,23 +257,28 @@ class Reference(NamedTuple):
             may = np.take_along_axis(np.column_stack([true, np.ones(len(true), bool)]), voters, 1)  # last: noise, -1
         weights = near if unseen else _weights(copies * may, distances + float(self.scale[0]))
         does = behaviours[voters]
-        share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)  # of each voter's behaviour
-        best = share.argmax(1)
+        behaviour, strength = _winner(weights, does)
         rows = np.arange(len(voters))
-        behaviour, strength = does[rows, best], share[rows, best]
         own = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
         able = may & (does == behaviour[:, None])
         winner = voters[rows, np.where(able, own, -1.0).argmax(1)]
         closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
         radius = self.radii[nearest[rows, closest]]
         least = _UNSEEN_STRENGTH if unseen and true is None else _MIN_STRENGTH
-        known = able.any(1) & (strength >= least) & (distances[rows, closest] <= radius)
+        won = (behaviour != NOISE) & (strength >= least)
+        named = won & able.any(1)
+        known = named & (distances[rows, closest] <= radius)
+        if weights is not near:  # whether a behaviour would have won if all points had voted
+            behaviour, share = _winner(near[~named], does[~named])
+            won[~named] = (behaviour != NOISE) & (share >= least)
+        reason = np.select([known, named, won], ["", "far", "name"], "vote").astype(_REASON)
         placed = (near[:, :, None] * self.coordinates[nearest]).sum(1)
         return Placement(
             np.where(known, winner, NOISE).astype(np.int64),
             strength.astype(np.float32),
             placed.astype(np.float32),
             *self._nearest(distances, nearest),
+            reason,
         )
 
     def _nearest(
@@ -265,12 +300,14 @@ class Reference(NamedTuple):
 
     def without_noise(self) -> "Reference":
         """The points that are in a cluster."""
-        kept = self.labels != NOISE
-        points = {name: values[kept] for name, values in self._asdict().items() if name != "scale"}
-        return self._replace(**points)
+        return self._of_points(np.flatnonzero(self.labels != NOISE))
 
     def extended(
-        self, z: Float[ndarray, "n d"], labels: Int[ndarray, " n"], coordinates: Float[ndarray, "n r"]
+        self,
+        z: Float[ndarray, "n d"],
+        labels: Int[ndarray, " n"],
+        coordinates: Float[ndarray, "n r"],
+        where: Where | None = None,
     ) -> "Reference":
         """A reference with more points of the same clusters.
 
@@ -278,20 +315,34 @@ class Reference(NamedTuple):
             z: embeddings, rounded to fp16.
             labels: their clusters, -1 for noise.
             coordinates: their reduced coordinates.
+            where: layer and head of each, if clusters are of single heads.
+
+        Raises:
+            ConfigError: if a row is in a cluster of another head.
         """
         # A cluster's radius stays that of its fitted members: variants lie apart and would make it several times wider.
         last = max(int(self.labels.max(initial=NOISE)), int(labels.max(initial=NOISE)))
-        fitted = np.full(last + 2, _NO_RADIUS)
+        fitted, head_of = np.full(last + 2, NO_RADIUS), np.full(last + 2, -1)
         np.maximum.at(fitted, self.labels, self.radii)
-        fitted[NOISE] = _NO_RADIUS
-        radii = fitted[labels].astype(np.float32)
+        head_of[self.labels] = self.heads
+        fitted[NOISE], head_of[NOISE] = NO_RADIUS, -1
+        heads = np.full(len(z), -1) if where is None else head_numbers(where)
+        wrong = np.flatnonzero((head_of[labels] >= 0) & (head_of[labels] != heads))
+        if len(wrong):
+            one = wrong[0]
+            numbers = int(head_of[labels[one]]), int(heads[one])
+            expected, got = ("{}.{}".format(*divmod(number, HEADS)) for number in numbers)
+            raise ConfigError(
+                f"expected rows of cluster {labels[one]} to be of its head, {expected}, got one of {got}; give each "
+                "row a cluster of its own head"
+            )
         added = {
             "embeddings": z.astype(np.float16),
             "labels": labels.astype(np.int32),
             "counts": np.ones(len(z), np.int64),
             "coordinates": coordinates.astype(np.float32),
-            "radii": radii,
-            "heads": np.full(len(z), -1, np.int32),
+            "radii": fitted[labels].astype(np.float32),
+            "heads": heads.astype(np.int32),
         }
         return self._replace(**{name: np.concatenate([getattr(self, name), new]) for name, new in added.items()})
 
@@ -302,12 +353,16 @@ def _weights(copies: Int[ndarray, "n k"], distances: Float[ndarray, "n k"]) -> F
     return weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
 
 
-def head_numbers(where: Where) -> Int[ndarray, " n"]:
-    """One number for each layer and head."""
-    return where[0].astype(np.int64) * _HEADS + where[1]
+def _winner(
+    weights: Float[ndarray, "n k"], does: Int[ndarray, "n k"]
+) -> tuple[Int[ndarray, " n"], Float[ndarray, " n"]]:
+    """The behaviour with the largest share of the votes of each row, and that share; a voter's own is given."""
+    share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)
+    best, rows = share.argmax(1), np.arange(len(does))
+    return does[rows, best], share[rows, best]
 
 
-def _nowhere(rows: int, dimensions: int) -> Placement:
+def _nowhere(rows: int, dimensions: int, reason: str) -> Placement:
     """Rows of which nothing is known."""
     return Placement(
         np.full(rows, NOISE, np.int64),
@@ -315,37 +370,5 @@ def _nowhere(rows: int, dimensions: int) -> Placement:
         np.zeros((rows, dimensions), np.float32),
         np.full((rows, _SHOWN), NOISE, np.int64),
         np.full((rows, _SHOWN), np.inf, np.float32),
+        np.full(rows, reason, _REASON),
     )
-
-
-def _radius(distances: Float[ndarray, " p"], scale: float) -> float:
-    """How far from a member a new pattern may be, given the distances between members."""
-    return max(2 * float(np.quantile(distances, 0.95)), scale / 2)
-
-
-def _sample(labels: Int[ndarray, " n"], members: list[Int[ndarray, " _"]], config: AtlasConfig) -> Int[ndarray, " k"]:
-    """Numbers of a seeded sample: the same share of each cluster, but enough of a small one to win a vote."""
-    if len(labels) <= config.reference_points:
-        return np.arange(len(labels))
-    share = config.reference_points / len(labels)
-    chosen = []
-    for number, own in enumerate([*members, np.flatnonzero(labels == NOISE)]):
-        wanted = max(round(share * len(own)), min(2 * VOTERS, len(own)))
-        chosen.append(generator(config.seed, "reference", number).permutation(own)[:wanted])
-    return np.sort(np.concatenate(chosen))
-
-
-def _member_distances(
-    z: Float[ndarray, "n d"],
-    own: Int[ndarray, " m"],
-    inside: Bool[ndarray, " m"],
-    nearest: Float[ndarray, " n"],
-    config: AtlasConfig,
-) -> Float[ndarray, " p"]:
-    """Distances of members of one cluster to the nearest point of the reference that is in it."""
-    outside = own[~inside][:_PROBES]
-    if not len(outside):
-        return nearest[own]
-    from sklearn.metrics import pairwise_distances_argmin_min
-
-    return pairwise_distances_argmin_min(z[outside], z[own[inside]], metric=config.metric)[1]

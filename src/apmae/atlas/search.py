@@ -39,7 +39,7 @@ class Search:
         Args:
             points: at least 1; float16 or float32.
             metric: "manhattan", "euclidean" or "cosine".
-            k: how many neighbours to find; all points if there are fewer.
+            k: how many neighbours to find at most; all points if there are fewer.
         """
         self.metric = metric
         self.k = min(k, len(points))
@@ -53,19 +53,21 @@ class Search:
             self._projected = (self._points - self._mean) @ self._axes
             self._half_norms = (self._projected**2).sum(1) / 2
 
-    def nearest(self, z: Float[ndarray, "n d"]) -> Neighbors:
+    def nearest(self, z: Float[ndarray, "n d"], k: int | None = None) -> Neighbors:
         """The nearest points of each row, the nearest first; row numbers are those of the points.
 
         Args:
             z: of the points' width.
+            k: how many; None, or more than were prepared for: as many as that.
         """
-        indices = np.empty((len(z), self.k), np.int64)
-        distances = np.empty((len(z), self.k), np.float32)
+        k = self.k if k is None else min(k, self.k)
+        indices = np.empty((len(z), k), np.int64)
+        distances = np.empty((len(z), k), np.float32)
         for begin in range(0, len(z), _BLOCK):
             rows = self._prepared(z[begin : begin + _BLOCK])
             for start, candidates in self._candidates(rows):
                 some = rows[start : start + _EXACT_BLOCK]
-                found = self._distances(some, candidates).topk(self.k, dim=1, largest=False)
+                found = self._distances(some, candidates).topk(k, dim=1, largest=False)
                 own = slice(begin + start, begin + start + len(some))
                 indices[own] = (found.indices if candidates is None else candidates.gather(1, found.indices)).numpy()
                 distances[own] = found.values.numpy()

@@ -101,7 +101,7 @@ class AtlasConfig(Config):
     fit_points: int = Field(default=20_000, ge=100)
     """Patterns that clusters are looked for in, drawn by the seed; the others are placed among them."""
     reference_points: int = Field(default=20_000, ge=100)
-    """Fitted points that the saved atlas keeps, to place new patterns among them."""
+    """Fitted points that the saved atlas keeps, to place new patterns among them; per head, of each head."""
 
     seed: int = 0
 
@@ -118,6 +118,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "min_samples": 20,
         "min_cluster_size": 25,
         "fit_points": 20_000_000,  # a sample of all heads would leave each hardly any
+        "reference_points": 1000,  # of each head
     },
 }
 """Settings of an atlas by name: those that measured best, those of the paper's Table 4, and those of its published

@@ -55,8 +55,8 @@ def tag(
         atlas: fitted with the same encoder; by default the bundled one.
 
     Returns:
-        ``schema.TAGS``: one row per head with layer, head, cluster (-1: not known), name, strength in [0, 1], the name
-        that its own scores give, coordinates and scores.
+        ``schema.TAGS``: one row per head with layer, head, cluster (-1: not known), name, strength in [0, 1], why
+        it is not known, the name that its own scores give, coordinates and scores.
 
     Raises:
         CaptureError: if the model is an encoder and ``mae`` reads causal patterns, as the bundled one does.
@@ -105,6 +105,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
                 "cluster": cluster,
                 "name": name,
                 "strength": float(placed.strength[i]),
+                "reason": str(placed.reason[i]),
                 "unstable": unstable.get(cluster, False),
                 "structure": float(seen.structure[i]),
                 "measured": measured[i],
