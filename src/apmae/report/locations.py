@@ -1,0 +1,73 @@
+"""What pattern locations say against chance, in words; reads ``schema.LOCATIONS`` and ``schema.FOREIGN``."""
+
+from typing import Any
+
+import pyarrow as pa
+
+LEVEL = 0.05
+"""What is said to differ from chance does so at this level, Holm's correction over all tests of its kind."""
+OUTCOMES = ("correct", "incorrect", "overlap")
+
+
+def significant(p: list[float], level: float = LEVEL) -> list[bool]:
+    """Which tests stand after Holm's correction (Holm 1979), in the order given.
+
+    Args:
+        p: of each test.
+        level: chance of one or more false among all.
+    """
+    stands, order = [False] * len(p), sorted(range(len(p)), key=p.__getitem__)
+    for place, number in enumerate(order):
+        if p[number] > level / (len(p) - place):
+            break
+        stands[number] = True
+    return stands
+
+
+def findings(locations: pa.Table, foreign: pa.Table) -> list[str]:
+    """What can be said of a study's locations, a sentence or two each."""
+    rows = locations.to_pylist()
+    return [line for line in (_uniqueness(rows), _by_outcome(rows), _foreign(foreign.to_pylist())) if line]
+
+
+def _uniqueness(rows: list[dict[str, Any]]) -> str:
+    unique, once = (sum(row[name] for row in rows) for name in ("unique", "unique_once"))
+    if not unique:
+        return "No location occurs in a single task only."
+    half = sum(row["unique_half"] for row in rows)
+    return (
+        f"{once:,} of {unique:,} unique locations ({once / unique:.0%}) were seen in one prompt only; with half of the "
+        f"prompts {half:,.0f} locations would be unique. What is unique by small counts tells little of a task."
+    )
+
+
+def _by_outcome(rows: list[dict[str, Any]]) -> str:
+    tests = [(row, which) for row in rows for which in OUTCOMES[:2] if row[f"{which}_p"] is not None]
+    if not tests:
+        return ""
+    stands = significant([row[f"{which}_p"] for row, which in tests])
+    beyond = [
+        f"{row['task'].replace('_', ' ')} ({row[which]} {which} only, by chance {row[f'{which}_null']:.1f})"
+        for (row, which), stand in zip(tests, stands, strict=True)
+        if stand
+    ]
+    if not beyond:
+        return (
+            "In no task do correct or incorrect prompts have more, or fewer, locations to themselves than shuffled "
+            "outcomes give."
+        )
+    return f"Against shuffled outcomes, tasks with locations that go with the outcome: {', '.join(beyond)}."
+
+
+def _foreign(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    stands = significant([row["p"] for row in rows])
+    beyond = [
+        f"{row['task'].replace('_', ' ')} ({row['share_incorrect']:.1%} against {row['share_correct']:.1%})"
+        for row, stand in zip(rows, stands, strict=True)
+        if stand
+    ]
+    if not beyond:
+        return "Incorrect prompts have no more of other tasks' own locations than correct ones, beyond chance."
+    return f"Incorrect prompts differ from correct ones in how much is other tasks' own: {', '.join(beyond)}."
