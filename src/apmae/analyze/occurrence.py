@@ -158,9 +158,10 @@ def prompts_with(
         chosen: which pairs.
     """
     codes = _codes(counted.places[counted.location[chosen]])
-    with _registered(found, {"location": codes, "number": counted.task[chosen]}):
+    task = counted.task[chosen]
+    with _registered(found, {"location": codes, "number": task, "task": np.array(counted.tasks, object)[task]}):
         rows = found.execute(
-            "SELECT location, given.number AS number, prompt FROM known JOIN given USING (location)"
+            "SELECT location, number, prompt FROM known JOIN given USING (location, task)"
         ).fetchnumpy()
     return _pairs(counted, rows["location"], rows["number"]), np.searchsorted(prompts.number, rows["prompt"])
 
