@@ -61,12 +61,15 @@ def _write_study(
     tokens: list[str] | None = None,
     path: str = "src/Main.java",
     names: tuple[str, ...] = NAMES,
+    claims: tuple[tuple[list[str], list[dict]], ...] | None = None,
     shard: int = 16,
     model: str = "tiny-lm",
     encoder: bool = False,
 ) -> Path:
     """Write ``embeddings/`` and ``atlas/``; equal arguments give equal bytes. With ``encoder``, patterns are square and
     no outcome is known.
+
+    ``claims`` are the kinds and qualifiers of each cluster, none by default.
 
     Head h of layer l shows cluster ``(l * heads + h) % len(names)`` on three of four prompts, otherwise the next
     cluster or noise; the last head of the last layer is always noise. A third of the noise fails the gate.
@@ -130,7 +133,7 @@ def _write_study(
         counts = {"prompts": prompts, "layers": layers, "heads": heads, "dim": DIM, "pattern_size": SIZE, "lm": model}
         counts |= {"heads_by_layer": [heads] * layers, "representation": "cls"}
         stage.finish(counts)
-    _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names)
+    _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names, claims)
     return folder
 
 
@@ -218,7 +221,7 @@ def _reconstruction(rng, number, *, causal):
     }
 
 
-def _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names):
+def _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names, claims):
     out = folder / "atlas"
     points = pa.table(
         {
@@ -242,11 +245,13 @@ def _atlas(folder, label, where, places, tasks, outcomes, layers, heads, names):
             "stability": 0.9 - number / 10,
             "seed_stability": 0.95,
             "unstable": number == 2,
-            "kinds": [],
+            "kinds": claims[number][0] if claims else [],
             "true_share": 0.95,
             "like_share": 0.1,
             "confidence": 0.855,
-            "qualifiers": [],
+            "qualifiers": claims[number][1] if claims else [],
+            "score_first_token": 0.625,
+            "score_local_width": 4.25,
             "looks_at": "';'" if number == 2 else "",
             "looks_from": "",
         }

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,12 @@ from apmae.atlas.kinds import (
     BEHAVIOURS,
     KIND,
     KIND_WORDS,
+    MEASURES,
+    bounded_by,
     holds,
     kind_word,
     kinds_of,
+    meaning,
     measured_names,
     name_of,
     score_of,
@@ -265,3 +270,66 @@ def test_the_name_of_a_pattern_is_true_of_it(scores, excess):
     (name,) = measured_names(values, kinds)
     for number, part in enumerate(name.split(" + ")):
         assert holds(part, values, kinds, leading=number == 0).all(), name
+
+
+# -- definitions in words ----------------------------------------------------------------------------------------------
+
+BOUND = re.compile(r"\(score (\w+)\) at least ([\d.]+)")
+
+
+def test_every_score_has_words():
+    assert list(MEASURES) == list(SCORES)
+
+
+@pytest.mark.parametrize("leading", [True, False])
+@pytest.mark.parametrize("kind", [*BEHAVIOURS, *(f"weak {name}" for name in BEHAVIOURS)])
+def test_a_behaviour_is_true_from_the_number_on_that_its_meaning_says(kind, leading):
+    said = meaning(kind, leading=leading)
+    ((score, least),) = BOUND.findall(said)
+    assert score == bounded_by(kind) == score_of(kind)
+    assert MEASURES[score] in said
+    around = [{score: float(least) + step} for step in (-1e-4, 1e-4)]
+    assert [bool(holds(kind, rows_of(row), excess_of({}), leading=leading)[0]) for row in around] == [False, True]
+    even = re.search(r"\(([\d.]+) where score uniform is at least ([\d.]+)\)", said)
+    assert bool(even) == (leading and not kind.startswith("weak "))
+    if even:
+        clear, diffuse = map(float, even.groups())
+        around = [{score: clear + step, "uniform": diffuse + 1e-4} for step in (-1e-4, 1e-4)]
+        assert [bool(holds(kind, rows_of(row), excess_of({}))[0]) for row in around] == [False, True]
+        below = rows_of({score: clear - 1e-4, "uniform": diffuse - 1e-4})
+        assert holds(kind, below, excess_of({})).all(), "less even patterns need less"
+
+
+@pytest.mark.parametrize("kind", ["uniform", "diffuse"])
+def test_even_kinds_are_true_from_the_number_on_that_their_meaning_says(kind):
+    ((score, least),) = BOUND.findall(meaning(kind))
+    assert score == bounded_by(kind) == "uniform"
+    around = [rows_of({score: float(least) + step}) for step in (-1e-4, 1e-4)]
+    assert [bool(holds(kind, row, excess_of({}))[0]) for row in around] == [False, True]
+
+
+def test_retrieval_has_both_its_bounds():
+    said = meaning("retrieval")
+    ((score, least),) = BOUND.findall(said)
+    assert score == bounded_by("retrieval") == "retrieval"
+    most = float(re.search(r"\(score uniform\) under ([\d.]+)", said)[1])
+    for retrieval, uniform, true in [(1e-4, -1e-4, True), (-1e-4, -1e-4, False), (1e-4, 1e-4, False)]:
+        row = rows_of({"retrieval": float(least) + retrieval, "uniform": most + uniform})
+        assert holds("retrieval", row, excess_of({})).tolist() == [true]
+
+
+@pytest.mark.parametrize(
+    "kind", ["columns on newlines", "later sink on newlines", "looks at newlines", "retrieval of newlines"]
+)
+def test_the_meaning_says_how_much_a_token_kind_has_to_draw(kind):
+    least = float(re.search(r"attention on newlines at least ([\d.]+) more than even", meaning(kind))[1])
+    scores = rows_of({"columns": 0.9, "later_sink": 0.9, "retrieval": 0.9})
+    around = [excess_of({"newline": least + step}) for step in (-1e-4, 1e-4)]
+    assert [bool(holds(kind, scores, excess)[0]) for excess in around] == [False, True]
+    assert "newlines" not in meaning(token_kind(kind)[0])
+
+
+def test_what_claims_nothing_says_so():
+    assert meaning("mixed") == "no kind is clear, and none is claimed"
+    assert meaning("a name of mine") == "no kind of this version"
+    assert bounded_by("mixed") == bounded_by("looks at newlines") == bounded_by("a name of mine") == ""

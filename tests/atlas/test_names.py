@@ -85,6 +85,27 @@ def test_without_scores_clusters_are_numbered():
     assert (nothing.num_rows, cluster_names(nothing)) == (0, {-1: "unknown"})
 
 
+# -- what a name claims ------------------------------------------------------------------------------------------------
+
+
+def test_each_part_of_a_name_is_a_claim():
+    near, far = ({"first_token": 0.6, "previous": 0.35, "local_width": width} for width in (1.0, 9.0))
+    table = table_of(*joined(cluster_of(near), cluster_of(far)))
+    claims = definitions(table)[1].claims()
+    assert ", ".join([" + ".join(one.words for one in claims[:2]), claims[2].words]) == table["name"][1].as_py()
+    assert [one.words for one in claims] == ["first-token sink", "previous token", "width from 9"]
+    assert [one.score for one in claims] == ["first_token", "previous", "local_width"]
+    assert [one.meaning for one in claims] == [
+        "attention on the first token (score first_token) at least 0.363 (0.51 where score uniform is at least 0.75)",
+        "attention on the previous token (score previous) at least 0.265",
+        "tokens back that draw half of what is not on the first token (score local_width) at least 9",
+    ]
+
+
+def test_a_cluster_without_scores_claims_nothing():
+    assert definitions(table_of([0, 0], None))[0].claims() == ()
+
+
 # -- true names --------------------------------------------------------------------------------------------------------
 
 

@@ -1,3 +1,4 @@
+import re
 from math import inf
 
 import numpy as np
@@ -174,3 +175,46 @@ def test_the_tables_qualifiers_come_back_as_they_were_found():
     first, second = (row["qualifiers"] for row in table.to_pylist())
     assert first == [{"feature": "score_local_width", "low": -inf, "high": 5.0, "words": "width up to 5"}]
     assert second == [{"feature": "score_local_width", "low": 9.0, "high": inf, "words": "width from 9"}]
+
+
+@pytest.mark.parametrize(
+    ("one", "meaning"),
+    [
+        (Qualifier("score_self", 0.4, 0.6, ""), "attention of a token on itself (score self) from 0.4 to 0.6"),
+        (Qualifier("score_uniform", -inf, 0.29, ""), "evenness of attention (score uniform) at most 0.29"),
+        (Qualifier("score_first_token", 0.0, 0.0, ""), "attention on the first token (score first_token) equal to 0"),
+        (
+            Qualifier("rest_previous", 0.8, inf, ""),
+            "attention on the previous token as a share of what is not on the first token "
+            "(score previous / (1 - score first_token), that at least 0.02) at least 0.8",
+        ),
+        (
+            Qualifier("key_semicolon", 0.12, inf, ""),
+            "attention on ';' at least 0.12 more than even attention would put there",
+        ),
+        (Qualifier("query_newline", 0.12, inf, ""), "attention from newlines at least 0.12 more than the mean query's"),
+    ],
+)
+def test_what_a_qualifier_means(one, meaning):
+    assert one.meaning == meaning
+    assert one.measured == (one.feature.removeprefix("score_") if one.feature.startswith("score_") else "")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_numbers_of_its_meaning_are_those_that_are_checked(seed):
+    draw = np.random.default_rng(seed)
+    clusters = []
+    for number in range(4):
+        scores = {name: (low := float(draw.uniform(0.1, 0.7)), low + 0.2) for name in ("local", "previous", "uniform")}
+        clusters.append(measured(200, 10 * seed + number, local_width=(number + 2.0, number + 5.0), **scores))
+    found, _ = separated(clusters[1], clusters[0], *clusters[2:])
+    assert found
+    for one in found:
+        score, said = re.search(r"\(score (\w+)\)(.*)", one.meaning).groups()
+        low, high = (re.search(rf"{word} ([\d.]+)", said) for word in ("(?:from|at least)", "(?:to|at most)"))
+        for own in clusters:
+            values = own.values[:, SCORES.index(score)].astype(np.float64)
+            inside = np.ones(len(values), bool)
+            inside &= values >= (float(low[1]) if low else -inf)
+            inside &= values <= (float(high[1]) if high else inf)
+            assert (inside == satisfies((one,), Features.of(own))).mean() > 0.99, "but for the last digit of float32"

@@ -1,11 +1,13 @@
-"""Tables whose lines fit: what is shortened, what is left out, and how wide a line is."""
+"""Tables whose lines fit: what is wrapped, what is left out, and how wide a line is."""
 
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from apmae.report.console import Column, print_point, print_table, shortened
+from apmae.report.console import Column, print_point, print_table, wrapped
 
 NAMES = ["local band + previous token", "induction", "self"]
 TABLE = (
@@ -46,22 +48,25 @@ def test_a_table_with_room_is_whole():
     # 7 + 8 + 5 + 8 characters besides the name's, 3 for each of five columns and 1: 44; the name has 27, or 12
     ("width", "kept", "name"),
     [
-        (71, "cluster name patterns share looks at", NAMES[0]),
-        (70, "cluster name patterns share looks at", "local band +…"),
-        (56, "cluster name patterns share looks at", "local band…"),
-        (55, "cluster name share looks at", "local band +…"),
-        (45, "cluster name share looks at", "local band…"),
-        (44, "cluster name share", "local band +…"),
-        (33, "cluster name", "local band…"),
+        (71, "cluster name patterns share looks at", ["local band + previous token"]),
+        (70, "cluster name patterns share looks at", ["local band + previous", "token"]),
+        (56, "cluster name patterns share looks at", ["local band +", "previous", "token"]),
+        (55, "cluster name share looks at", ["local band + previous", "token"]),
+        (45, "cluster name share looks at", ["local band +", "previous", "token"]),
+        (44, "cluster name share", ["local band + previous", "token"]),
+        (33, "cluster name", ["local band +", "previous token"]),
+        (23, "cluster name", ["local", "band +", "previous", "token"]),
     ],
 )
-def test_texts_are_shortened_first_then_columns_are_left_out_by_priority(width, kept, name):
+def test_texts_are_wrapped_first_then_columns_are_left_out_by_priority(width, kept, name):
     lines = printed(TABLE, width)
     assert " ".join(headers(lines)) == kept
-    assert name.rstrip("…+ ") in lines[2]
+    start = lines[0].index("name")
+    assert [re.split(r" {2,}", line[start:])[0] for line in lines[2 : 2 + len(name)]] == name
+    assert [line[2] for line in lines[2:] if line[2] != " "][:3] == ["0", "1", "2"], "a number begins each row"
     assert all(len(line) <= width for line in lines)
     left = [header for header in ("patterns", "share", "looks at") if header not in kept]
-    note = " ".join(line.strip() for line in lines[5:])
+    note = " ".join(line.strip() for line in lines[4 + len(name) :])
     assert note == (f"Left out to fit {width} characters: {', '.join(left)}; the report has them." if left else "")
 
 
@@ -70,17 +75,19 @@ def test_texts_are_shortened_first_then_columns_are_left_out_by_priority(width, 
                             max_size=3), min_size=1, max_size=6),
     width=st.integers(20, 120),
 )  # fmt: skip
-def test_a_row_is_a_line_whatever_it_holds(texts, width):
+def test_lines_fit_and_no_text_is_cut_whatever_it_holds(texts, width):
     columns = [
-        Column(header=f"h{number}", cells=cells, priority=number or None, min_width=1 if not number else None)
+        Column(header=f"h{number}", cells=cells, priority=number or None, min_width=2 if not number else None)
         for number, cells in enumerate(texts)
     ]
     stream = io.StringIO()
     print_table(Console(file=stream, width=width), columns, "x")
     table = stream.getvalue().split("Left out")[0].splitlines()
     assert all(cell_len(line) <= width for line in table)
-    # a blank line, the header, a rule, a line per row, and a blank line: nothing is wrapped
-    assert len([line for line in table if line.strip() or line is table[0]]) <= 3 + len(texts[0])
+    found = "".join("".join(table).split())
+    for column in columns[:1]:  # never left out
+        for cell in column.cells:
+            assert not Counter("".join(cell.split())) - Counter(found)
 
 
 def test_brackets_are_text():
@@ -88,19 +95,30 @@ def test_brackets_are_text():
 
 
 @pytest.mark.parametrize(
-    ("text", "width", "expected"),
+    ("text", "width", "lines"),
     [
-        ("local band", 10, "local band"),
-        ("local band + induction", 21, "local band…"),
-        ("local band + previous token", 24, "local band + previous…"),
-        ("3.4 (20%), 3.5 (19%)", 15, "3.4 (20%)…"),
-        ("bigcode/starcoder2-15b", 12, "bigcode/sta…"),
-        ("名前名前名前", 7, "名前名…"),
+        ("local band", 10, ["local band"]),
+        ("local band + induction", 12, ["local band +", "induction"]),
+        ("local band, 41 to 53 %", 20, ["local band, 41 to", "53 %"]),
+        ("3.4 (20%), 3.5 (19%)", 15, ["3.4 (20%),", "3.5 (19%)"]),
+        ("3.4 (20%)", 5, ["3.4", "(20%)"]),
+        ("bigcode/starcoder2-15b", 12, ["bigcode/star", "coder2-15b"]),
+        ("a bigcode/starcoder2-15b", 12, ["a", "bigcode/star", "coder2-15b"]),
+        ("\u540d\u524d\u540d\u524d\u540d\u524d", 7, ["\u540d\u524d\u540d", "\u524d\u540d\u524d"]),
+        ("", 5, [""]),
     ],
 )
-def test_shortened(text, width, expected):
-    assert shortened(text, width) == expected
-    assert cell_len(expected) <= width
+def test_wrapped(text, width, lines):
+    assert wrapped(text, width) == lines
+    assert all(cell_len(line) <= width for line in lines)
+
+
+def test_the_column_with_most_room_is_narrowed_first():
+    long, short = "one two three four five six seven", "eight nine ten"
+    columns = [Column(header="a", cells=[long], min_width=20), Column(header="b", cells=[short], min_width=5)]
+    lines = printed(columns, 50)
+    rows = [re.split(r" {2,}", line.strip()) for line in lines[2:]]
+    assert rows == [["one two three four five six", short], ["seven"]]
 
 
 def test_a_sentence_is_indented_after_its_mark_and_keeps_what_belongs_together():

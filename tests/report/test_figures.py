@@ -73,6 +73,16 @@ def test_galleries_of_any_length(count, example):
     pixels(figures.cluster_variation([example(number, size=7 + number) for number in range(count)]))
 
 
+def test_titles_have_the_whole_name(example):
+    name = "local band, over 10 % on the previous token, evenness 0.29 to 0.42, 14 to 30 % in blocks"
+    short, long = (figures.pattern_examples([example(name=one)]) for one in ("self", name))
+    lines = long.axes[0].get_title().splitlines()
+    assert " ".join(lines[:-1]).endswith(f": {name}") and lines[-1].startswith("head ")
+    assert max(map(len, lines)) <= 32
+    assert long.get_figheight() > short.get_figheight(), "room for more lines"
+    pixels(long)
+
+
 def test_a_figure_with_nothing_to_show_says_so():
     none = np.zeros(0, int)
     for figure in (

@@ -95,7 +95,7 @@ def test_the_report_is_whole(report, page):
     assert set(manifest.inputs) == {"encode", "cluster"}
 
 
-def test_every_cluster_has_a_row_that_the_grid_leads_to(page):
+def test_every_cluster_has_a_section_that_the_grid_leads_to(page):
     links = set(re.findall(r'href="#(cluster-\d+)"', page))
     assert links == {f"cluster-{number}" for number in range(4)}
     assert page.count('alt="a pattern of cluster ') == 4
@@ -219,7 +219,7 @@ def test_a_tag_page_has_the_nearest_cluster_of_unknown_heads():
     assert "fitted on" not in page
     noted = tag_page(title="t", tokens=["a"], rows=rows, heads_by_layer=[2, 2], **said, note="fitted on <b>other</b>")
     assert b'<p class="note">fitted on &lt;b&gt;other&lt;/b&gt;</p>' in noted
-    assert cells(page, "nearest (radii)") == ["previous token (1.7)", "\u2013", "\u2013"]
+    assert cells(page, "nearest") == ["previous token (1.7 radii)", "\u2013", "\u2013"]
     assert cells(page, "strength") == ["80.0%"] * 3
     assert check(page).text.count("unstructured") == 3, "in the grid, in the list and among the names"
     assert "2 of 3" not in check(page).text and "1 of 3" in check(page).text

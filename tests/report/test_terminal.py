@@ -1,6 +1,7 @@
 import re
 
-from apmae.report.terminal import print_tags
+from apmae.report.terminal import print_study, print_tags
+from apmae.study.reader import Study
 
 ANSWER = {"predicted": "x", "expected": "x", "outcome": "correct"}
 
@@ -60,19 +61,76 @@ def test_an_unknown_head_is_shown_with_its_nearest_cluster_and_how_far_it_is(cap
     ]
     print_tags(rows, [4], **ANSWER)
     printed = capsys.readouterr().out
-    assert "nearest (in radii)" in printed
-    lines = {cells[0]: cells[2:] for line in printed.splitlines() if (cells := re.split(r" {2,}", line.strip()))[2:]}
-    assert lines["0.0"] == ["previous token", "0.90", "previous token"], "a known head is in its cluster"
-    assert lines["0.1"] == ["unknown", "-", "diffuse", "first-token sink (1.3)"]
-    assert lines["0.2"] == ["unstructured", "-", "diffuse", "blocks (0.8)"]
-    assert lines["0.3"] == ["uniform", "-", "uniform"], "none is near"
+    lines = {cells[0]: cells[1:] for line in printed.splitlines() if (cells := re.split(r" {2,}", line.strip()))[2:]}
+    assert lines["0.0"] == ["1", "previous token", "0.90", "previous token"], "a known head is in its cluster"
+    assert lines["0.1"] == [".", "unknown; nearest: first-token sink (1.3 radii)", "-", "diffuse"]
+    assert lines["0.2"] == [".", "unstructured; nearest: blocks (0.8 radii)", "-", "diffuse"]
+    assert lines["0.3"] == [".", "uniform", "-", "uniform"], "none is near"
     assert "beyond 1 it is not like its members, within 1 the name is not true of it" in " ".join(printed.split())
 
 
-def test_the_nearest_cluster_stays_where_the_terminal_is_narrow(capsys, monkeypatch):
-    rows = [row(0, "diffuse", [], [], -1, "induction + local band", ["first-token sink + self"], [1.3])]
+def test_where_all_heads_are_known_none_has_a_nearest_cluster(capsys):
+    print_tags([row(0, "self", [], [])], [1], **ANSWER)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "The atlas knows 1 of 1 heads here" in printed
+    assert "nearest" not in printed
+
+
+LONG = "local band, over 10 % on the previous token, evenness 0.29 to 0.42, 14 to 30 % in blocks"
+
+
+def column(printed, header):
+    """The texts of a printed column, each in one piece."""
+    lines = printed.splitlines()
+    (title,) = (number for number, line in enumerate(lines) if f"  {header}" in line and "   " in line)
+    start = lines[title].index(header)
+    end = start + len(re.match(rf"{header} *", lines[title][start:])[0])
+    texts = []
+    for line in lines[title + 2 :]:
+        if not line.strip():
+            break
+        if line[:7].strip():  # a number begins each row
+            texts.append("")
+        texts[-1] = f"{texts[-1]} {line[start:end].strip()}".strip()
+    return texts
+
+
+def test_at_eighty_characters_every_name_of_a_tag_can_be_read_to_its_end(capsys, monkeypatch):
+    rows = [
+        row(0, "later sink on words", [67], [" the"], 3, LONG),
+        row(1, "diffuse", [], [], -1, "unknown", [LONG], [1.3]),
+        row(2, "self", [], [], 4, LONG) | {"unstable": True},
+        row(3, "self", [], [], 5, "self"),
+    ]
     monkeypatch.setenv("COLUMNS", "80")
-    print_tags(rows, [1], **ANSWER)
+    print_tags(rows, [4], **ANSWER)
     printed = capsys.readouterr().out
-    assert "first-token sink" in printed
-    assert "Left out to fit 80 characters: cluster; --json and --html have everything." in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "\u2026" not in printed and "Left out" not in printed
+    assert column(printed, "name") == [LONG, f"{LONG} (unstable)", "self", f"unknown; nearest: {LONG} (1.3 radii)"]
+    assert column(printed, "measured") == ["later sink on words at 67 \u2423the", "self", "self", "diffuse"]
+    assert column(printed, "cluster") == ["3", "4", "5", "."]
+
+
+def test_of_many_heads_some_unknown_ones_are_listed(capsys):
+    known = [row(head, "self", [], []) for head in range(100)]
+    unknown = [row(head, "diffuse", [], [], -1, "unknown", ["self"], [1.5]) for head in range(100, 130)]
+    print_tags([*known, *unknown], [130], **ANSWER)
+    printed = capsys.readouterr().out
+    assert [name.startswith("unknown") for name in column(printed, "name")] == [False] * 40 + [True] * 20
+    assert "70 more heads" in printed
+    print_tags([*known, *unknown[:5]], [130], **ANSWER)
+    names = column(capsys.readouterr().out, "name")
+    assert [name.startswith("unknown") for name in names] == [False] * 55 + [True] * 5
+
+
+def test_at_eighty_characters_every_name_of_a_study_can_be_read_to_its_end(tmp_path, write_study, capsys, monkeypatch):
+    names = (LONG, f"weak {LONG}", "self", "induction")
+    study = Study(write_study(tmp_path, names=names))
+    monkeypatch.setenv("COLUMNS", "80")
+    print_study(study, tmp_path / "index.html")
+    printed = capsys.readouterr().out
+    table = printed.split("layers \u00d7 heads")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert column(printed, "name") == [LONG, f"weak {LONG}", "self (unstable)", "induction"]
+    assert column(printed, "stable") == ["0.90", "0.80", "0.70", "0.60"], "the lower of both"

@@ -8,7 +8,7 @@ Axes: n patterns, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``)
 """
 
 from collections.abc import Mapping
-from math import isnan
+from math import inf, isnan
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -62,6 +62,22 @@ KIND_WORDS = {
     "space": "spaces",
     "other": "other tokens",
 }
+MEASURES = {
+    "first_token": "attention on the first token",
+    "previous": "attention on the previous token",
+    "self": "attention of a token on itself",
+    "local": "attention nearby, but not on the previous token or itself",
+    "duplicate": "attention on earlier copies of a token",
+    "induction": "attention on what followed earlier copies of a token",
+    "retrieval": "attention far back",
+    "columns": "attention on a few tokens that many later ones share",
+    "blocks": "how far attention stays within blocks of tokens",
+    "uniform": "evenness of attention",
+    "entropy": "entropy of attention, in nats",
+    "local_width": "tokens back that draw half of what is not on the first token",
+    "later_sink": "attention on sinks after the first token",
+}
+"""What each of ``schema.SCORES`` measures, in few words."""
 BEHAVIOURS = tuple(name for _, name, _, _ in _BEHAVIOURS)
 """Kinds that a score measures directly."""
 
@@ -144,6 +160,12 @@ def score_of(kind: str) -> str:
     return next((score for score, name, _, _ in _BEHAVIOURS if name == kind.removeprefix("weak ")), "")
 
 
+def bounded_by(kind: str) -> str:
+    """The score that a kind's definition bounds first; "" for "mixed" and for kinds of token alone."""
+    stem = token_kind(kind)[0]
+    return score_of(stem) or {"uniform": "uniform", "diffuse": "uniform", "retrieval": "retrieval"}.get(stem, "")
+
+
 def holds(
     kind: str, values: Float[ndarray, "n s"], key_kinds: Float[ndarray, "n k"], *, leading: bool = True
 ) -> Bool[ndarray, " n"]:
@@ -182,6 +204,61 @@ def holds(
     if not leading:
         return true & (strength >= _SECOND)
     return true & (strength >= np.where(even >= _DIFFUSE, _CLEAR_IF_EVEN, clear))
+
+
+def meaning(kind: str, *, leading: bool = True) -> str:
+    """The definition of a kind in words, as :func:`holds` checks it.
+
+    For instance "attention on earlier copies of a token (score duplicate) at least 0.1755" of "weak duplicate token".
+
+    Args:
+        kind: one part of a name.
+        leading: whether it is the first part of the name; later parts need not be as clear.
+    """
+    if kind == "mixed":
+        return "no kind is clear, and none is claimed"
+    if kind in ("uniform", "diffuse"):
+        return in_words("uniform", _UNIFORM if kind == "uniform" else _DIFFUSE)
+    stem, token = token_kind(kind.removeprefix("weak "))
+    said = [on_token_kind(token, KIND)] if token else []
+    if stem == "retrieval":
+        said += [in_words("retrieval", _RETRIEVAL), f"{in_words('uniform')} under {_DIFFUSE:g}"]
+    for score, name, chance, clear in _BEHAVIOURS:
+        if name != stem:
+            continue
+        weak = kind.startswith("weak ")
+        share = _WEAK if weak else clear if leading else _SECOND
+        least = in_words(score, chance + share * (1 - chance))
+        if leading and not weak:
+            even = chance + _CLEAR_IF_EVEN * (1 - chance)
+            least += f" ({even:.4g} where score uniform is at least {_DIFFUSE:g})"
+        said.insert(0, least)
+    return ", and ".join(said) or "no kind of this version"
+
+
+def in_words(score: str, low: float = -inf, high: float = inf) -> str:
+    """A score and its range in words, such as "evenness of attention (score uniform) at least 0.4".
+
+    Args:
+        score: one of ``schema.SCORES``.
+        low: -inf if there is no bound.
+        high: inf if there is no bound.
+    """
+    return f"{MEASURES[score]} (score {score}){bounds_in_words(low, high)}"
+
+
+def bounds_in_words(low: float, high: float) -> str:
+    """A range as it follows a score: " at least 0.1", " at most 0.2", " from 0.1 to 0.2"; "" if there is no bound."""
+    if low == high:
+        return f" equal to {low:.4g}"
+    if high == inf:
+        return "" if low == -inf else f" at least {low:.4g}"
+    return f" at most {high:.4g}" if low == -inf else f" from {low:.4g} to {high:.4g}"
+
+
+def on_token_kind(word: str, least: float) -> str:
+    """What a token kind has to draw, such as "attention on newlines at least 0.12 more than ..."."""
+    return f"attention on {word} at least {least:.4g} more than even attention would put there"
 
 
 def measured_names(values: Float[ndarray, "n s"], key_kinds: Float[ndarray, "n k"]) -> list[str]:

@@ -17,7 +17,17 @@ from numpy import ndarray
 
 from apmae.artifacts import read_json
 from apmae.atlas.branches import STABLE
-from apmae.atlas.kinds import BEHAVIOURS, holds, kind_word, kinds_of, measured_names, strengths, token_kind
+from apmae.atlas.kinds import (
+    BEHAVIOURS,
+    bounded_by,
+    holds,
+    kind_word,
+    kinds_of,
+    meaning,
+    measured_names,
+    strengths,
+    token_kind,
+)
 from apmae.atlas.qualifiers import Features, Qualifier, satisfies, separate
 from apmae.atlas.rows import members_of
 from apmae.errors import ArtifactError, ConfigError
@@ -53,12 +63,30 @@ class Measured(NamedTuple):
         return Measured(*(values[rows] for values in self))
 
 
+class Claim(NamedTuple):
+    """One part of a name."""
+
+    words: str
+    """As the name says it, for instance "local band" or "width 3 to 5"."""
+    meaning: str
+    """What it claims of each pattern, as scores and their bounds."""
+    score: str
+    """The one of ``schema.SCORES`` that it bounds; "" if it bounds something else."""
+
+
 class Definition(NamedTuple):
     """What a cluster's name claims, so that it can be checked."""
 
     kinds: tuple[str, ...]
     """The leading one first."""
     qualifiers: tuple[Qualifier, ...]
+
+    def claims(self) -> tuple[Claim, ...]:
+        """What each part of the name claims, in words that a reader can check; none without kinds."""
+        kinds = [
+            Claim(kind, meaning(kind, leading=number == 0), bounded_by(kind)) for number, kind in enumerate(self.kinds)
+        ]
+        return (*kinds, *(Claim(one.words, one.meaning, one.measured) for one in self.qualifiers))
 
     def kinds_hold(self, measured: Measured) -> Bool[ndarray, " n"]:
         """Which patterns satisfy every kind."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from apmae.atlas.kinds import KIND, KIND_WORDS, score_of
+from apmae.atlas.kinds import KIND, KIND_WORDS, MEASURES, bounds_in_words, in_words, on_token_kind, score_of
 from apmae.schema import KINDS, SCORES
 
 if TYPE_CHECKING:
@@ -58,6 +58,26 @@ class Qualifier(NamedTuple):
     high: float
     words: str
     """What the name says of it."""
+
+    @property
+    def measured(self) -> str:
+        """The score whose own range this is; "" if it is that of a ratio or of a token kind."""
+        group, _, what = self.feature.partition("_")
+        return what if group == "score" else ""
+
+    @property
+    def meaning(self) -> str:
+        """The same in words that can be checked, as :func:`satisfies` does."""
+        group, _, what = self.feature.partition("_")
+        if group == "key":
+            return on_token_kind(KIND_WORDS[what], self.low)
+        if group == "query":
+            return f"attention from {KIND_WORDS[what]} at least {self.low:.4g} more than the mean query's"
+        if group == "score":
+            return in_words(what, self.low, self.high)
+        ratio = f"score {what} / (1 - score first_token), that at least {_LEAST_REST:g}"
+        bounds = bounds_in_words(self.low, self.high)
+        return f"{MEASURES[what]} as a share of what is not on the first token ({ratio}){bounds}"
 
 
 class Features(NamedTuple):

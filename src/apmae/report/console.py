@@ -1,4 +1,4 @@
-"""Tables for a terminal or a log: a row is always one line, and columns that do not fit are left out by priority."""
+"""Tables for a terminal or a log: no text is cut. Long ones are wrapped, and columns that do not fit are left out."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from textwrap import fill
 
 from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -17,6 +17,10 @@ WIDTH = 80
 """Characters per line without a terminal and without COLUMNS."""
 _HEIGHT = 25
 """Lines of a screen; nothing printed here depends on them."""
+_TOGETHER = re.compile(r"\s+(?![%(])")
+"""Where a text may be broken: not before a unit or a bracket."""
+_FEWEST = 2
+"""Characters that a line needs for any text: a wide one takes two."""
 _PER_COLUMN, _EDGE = 3, 1
 """Characters that the box takes besides the cells."""
 
@@ -30,7 +34,7 @@ class Column:
     priority: int | None = None
     """If columns do not fit, that with the lowest is left out first; None: never left out."""
     min_width: int | None = None
-    """Characters that its texts may be shortened to; None: never shortened."""
+    """Characters per line that its texts may be wrapped to before columns are left out; None: never wrapped."""
     styles: Sequence[str] = ()
     """One style per cell, or none."""
 
@@ -41,7 +45,7 @@ class Column:
 
     @property
     def narrowest(self) -> int:
-        """Fewest characters that it can take."""
+        """Fewest characters that it should take."""
         return self.width if self.min_width is None else min(self.min_width, self.width)
 
 
@@ -70,11 +74,11 @@ def print_table(console: Console, columns: Sequence[Column], elsewhere: str) -> 
     shown, widths = fitted(columns, console.width)
     grid = Grid(box=SIMPLE_HEAD)
     for column, width in zip(shown, widths, strict=True):
-        grid.add_column(Text(shortened(column.header, width)), width=width, no_wrap=True)
+        grid.add_column(_lines(column.header, width), width=width, no_wrap=True)
     for row in range(len(shown[0].cells)):
         grid.add_row(
             *(
-                Text(shortened(column.cells[row], width), style=column.styles[row] if column.styles else "")
+                _lines(column.cells[row], width, column.styles[row] if column.styles else "")
                 for column, width in zip(shown, widths, strict=True)
             )
         )
@@ -102,7 +106,7 @@ def print_point(console: Console, text: str, *, mark: str = "  \u2192 ") -> None
 def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[int]]:
     """The columns that fit on a line, and the characters of each.
 
-    Texts are shortened first; if that is not enough, columns are left out.
+    Texts are wrapped first; if that is not enough, columns are left out.
     """
     shown = list(columns)
     while _line([column.narrowest for column in shown]) > width:
@@ -113,25 +117,35 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[in
     widths = [column.width for column in shown]
     while _line(widths) > width:
         room = [own - column.narrowest for own, column in zip(widths, shown, strict=True)]
-        if not any(room):
+        if max(room) <= 0:  # nothing more can be left out
+            room = [0 if column.min_width is None else own - _FEWEST for own, column in zip(widths, shown, strict=True)]
+        if max(room) <= 0:
             break
-        # The widest column is shortened first, so that short texts stay whole.
-        place = max((place for place in range(len(shown)) if room[place]), key=lambda place: widths[place])
+        place = room.index(max(room))
         widths[place] -= 1
     return shown, widths
 
 
-def shortened(text: str, width: int) -> str:
-    """A text of at most ``width`` characters, cut after an item or a word if that keeps half of them."""
+def wrapped(text: str, width: int) -> list[str]:
+    """A text as lines of at most ``width`` characters, broken between words.
+
+    A unit or a bracket stays with the word before it, as in "40 %" and "3.4 (20%)", if a line has room for both. Words
+    longer than a line are broken anywhere.
+    """
     if cell_len(text) <= width:
-        return text
-    cut = set_cell_size(text, max(width - 1, 0))
-    for border in (", ", " "):
-        place = f"{cut}{text[len(cut)]}".rfind(border)
-        if place >= width // 2:
-            cut = cut[:place]
-            break
-    return f"{cut.rstrip(' ,+')}\u2026"
+        return [text]
+    lines = [""]
+    for word in _TOGETHER.split(text.strip()):
+        for part in [word] if cell_len(word) <= width else word.split():
+            if lines[-1] and cell_len(f"{lines[-1]} {part}") <= width:
+                lines[-1] += f" {part}"
+            else:
+                lines += chop_cells(part, width)
+    return [line for line in lines if line]
+
+
+def _lines(text: str, width: int, style: str = "") -> Text:
+    return Text("\n".join(wrapped(text, width)), style=style)
 
 
 def _line(widths: Sequence[int]) -> int:

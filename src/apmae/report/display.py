@@ -9,8 +9,10 @@ from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.tables import Table
 from apmae.schema import NOISE
 
-_SHARES = {"share", "main share", "share clustered", "accuracy", "strength"}
-_TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "sinks"}
+_SHARES = {"share", "main share", "share clustered", "accuracy", "strength", "true for"}
+_INDICES = {"in halves", "over seeds", "confidence"}
+"""Numbers in [0, 1] that are no shares; they have two places."""
+_TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "nearest", "sinks"}
 _NAMED_CELLS = 8
 """Most heads per layer at which a grid's cells show names; wider grids show cluster numbers."""
 _DENSE = 30
@@ -65,17 +67,17 @@ def _no_head(layer: int, count: int) -> dict[str, Any]:
 
 def listing(table: Table, label: str) -> dict[str, Any]:
     """A table as the page shows it: texts, and which columns are numbers."""
-    shares = [name in _SHARES for name in table.header]
+    styles = [".1%" if name in _SHARES else ".2f" if name in _INDICES else "" for name in table.header]
     header = [(name.replace("_", " "), name not in _TEXTS) for name in table.header]
-    rows = [[_display(*entry) for entry in zip(row, shares, strict=True)] for row in table.rows]
+    rows = [[_display(*entry) for entry in zip(row, styles, strict=True)] for row in table.rows]
     return {"label": label, "header": header, "rows": rows}
 
 
-def _display(cell: Any, share: bool) -> str:
+def _display(cell: Any, style: str) -> str:
     if cell is None or cell == "":
         return "\u2013"
     if isinstance(cell, float):
-        return f"{cell:.1%}" if share else f"{cell:.3g}" if abs(cell) < 1 else f"{cell:.2f}"
+        return f"{cell:{style or ('.3g' if abs(cell) < 1 else '.2f')}}"
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
@@ -128,7 +130,7 @@ def nearest_words(row: Mapping[str, Any]) -> str:
     """For a head that the atlas does not know, the nearest cluster and how far it is in radii; "" for others."""
     if row["cluster"] != NOISE or not row["nearest"]:
         return ""
-    return f"{row['nearest'][0]} ({row['distances'][0]:.1f})"
+    return f"{row['nearest'][0]} ({row['distances'][0]:.1f} radii)"
 
 
 def with_place(name: str, positions: Sequence[int], texts: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from numpy import ndarray
 
 from apmae.analyze.locations import HeadGrid
 from apmae.artifacts import unpack_patches
+from apmae.report.console import wrapped
 from apmae.report.examples import Example, attended
 from apmae.report.palette import NO_HEAD, NO_HEAD_COLOR, NOISE_COLOR, NOT_CAPTURED, cluster_color, ink_on
 from apmae.report.tables import head_name
@@ -53,6 +54,8 @@ _HIDDEN = (0.72, 0.72, 0.72, 1.0)
 _WHITE = (1.0, 1.0, 1.0, 1.0)
 _NUMBERED_CELLS = 160
 """Most heads at which a grid's cells show numbers."""
+_TITLE = 32
+"""Characters that fit above a picture."""
 _LEGEND = 9
 
 
@@ -158,7 +161,9 @@ def pattern_examples(examples: Sequence[Example], columns: int = 4) -> Figure:
     """
     if not examples:
         return statement("No example: no cluster was found, or no pattern of one was kept")
-    titles = [f"{e.cluster}: {_short(e.name)}\nhead {head_name(e.layer, e.head)}" for e in examples]
+    titles = [
+        "\n".join([*wrapped(f"{e.cluster}: {e.name}", _TITLE), f"head {head_name(e.layer, e.head)}"]) for e in examples
+    ]
     return _gallery(examples, titles, columns)
 
 
@@ -281,7 +286,8 @@ def statement(text: str) -> Figure:
 def _gallery(examples: Sequence[Example], titles: Sequence[str], columns: int) -> Figure:
     columns = min(columns, len(examples))
     rows = -(-len(examples) // columns)
-    figure = Figure(figsize=(2.45 * max(columns, 2) + 0.7, 2.75 * rows + 0.3), layout="constrained")
+    tall = 2.75 + 0.14 * max(title.count("\n") - 1 for title in titles)  # two lines fit as it is
+    figure = Figure(figsize=(2.45 * max(columns, 2) + 0.7, tall * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for place, axis in enumerate(grid.flat):
         if place >= len(examples):

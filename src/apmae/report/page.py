@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from apmae.artifacts import fingerprint, manifest_path, read_json
+from apmae.atlas.branches import STABLE
 from apmae.report import figures, tables
+from apmae.report.claims import cluster_sections
 from apmae.report.display import (
     cells_in_a_grid,
     data_uri,
@@ -24,12 +26,11 @@ from apmae.report.display import (
     sink_words,
     visible,
 )
-from apmae.report.examples import one_per_cluster, typical_prompt
+from apmae.report.examples import typical_prompt
 from apmae.report.palette import cluster_color
 from apmae.report.pictures import Picture, pictures_of
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, describe_heads, head_name
-from apmae.report.thumbnails import thumbnail
 from apmae.schema import NOISE
 from apmae.study.layout import Layout
 from apmae.study.reader import Study
@@ -104,7 +105,7 @@ def tag_page(
         )
         for row in ordered
     ]
-    header = ("head", "cluster", "name", "strength", "measured", "nearest (radii)", "sinks")
+    header = ("head", "cluster", "name", "strength", "measured", "nearest", "sinks")
     count: dict[tuple[int, str], list[str]] = {}
     for row in ordered:
         count.setdefault((row["cluster"], row["name"]), []).append(head_name(row["layer"], row["head"]))
@@ -150,7 +151,9 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         steady=STEADY,
         facts=_facts(study, made, summary),
         grid=_study_grid(study, made["heads"]),
-        clusters=_cluster_rows(study, made["clusters"]),
+        clusters=_cluster_rows(made["clusters"]),
+        stable=STABLE,
+        sections=cluster_sections(study, made["clusters"]),
         clustering=listing(made["clustering"], "Table 4"),
         locations=listing(made["locations"], "Table 5"),
         outcomes=listing(made["outcomes"], "outcomes"),
@@ -191,11 +194,16 @@ def _study_grid(study: Study, heads: Table) -> dict[str, Any]:
     return cells_in_a_grid(cells, study.heads_by_layer)
 
 
-def _cluster_rows(study: Study, clusters: Table) -> dict[str, Any]:
-    pictures = {example.cluster: data_uri(thumbnail(example.log_pattern)) for example in one_per_cluster(study)}
-    listed = listing(clusters, "clusters")
+def _cluster_rows(clusters: Table) -> dict[str, Any]:
+    """The list of clusters; the token kinds are in the sections only, so that names have room."""
+    kept = [place for place, title in enumerate(clusters.header) if not title.startswith("looks ")]
+    header = tuple(clusters.header[place] for place in kept)
+    short = Table(
+        name="clusters", header=header, rows=tuple(tuple(row[place] for place in kept) for row in clusters.rows)
+    )
+    listed = listing(short, "clusters")
     rows = [
-        {"cluster": row[0], "cells": cells, "color": cluster_color(row[0]), "picture": pictures.get(row[0])}
+        {"cluster": row[0], "cells": cells, "color": cluster_color(row[0])}
         for row, cells in zip(clusters.rows, listed["rows"], strict=True)
     ]
     return {"header": listed["header"], "rows": rows}

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from apmae.report.evaluation import Evaluation
 
 _CLUSTERS = 20
-_HEADS = 60
+_HEADS, _UNKNOWN = 60, 20
+"""Most heads listed, and how many of these places are for unknown ones if there are so many."""
 _SINKS = 6
 """Most tokens listed as sinks, those of most heads first."""
 _GRID_MARGIN, _GRID_CELL = 6, 4
@@ -105,25 +106,33 @@ def print_tags(
         "cluster of each head (. unknown)",
     )
     unknown = [row for row in rows if row["cluster"] == NOISE]
-    shown = [*known, *unknown][:_HEADS]
+    shown = [*known[: max(_HEADS - len(unknown), _HEADS - _UNKNOWN)], *unknown][:_HEADS]
     strengths = ["-" if row["cluster"] == NOISE else f"{row['strength']:.2f}" for row in shown]
     clusters = ["." if row["cluster"] == NOISE else str(row["cluster"]) for row in shown]
+    names = [flagged(row["name"], row["unstable"]) for row in shown]
+    near = [nearest_words(row) for row in shown]
     measured = [with_place(row["measured"], row["sinks"], row["sink_tokens"]) for row in shown]
     columns = (
         Column(header="head", cells=[head_name(row["layer"], row["head"]) for row in shown]),
         Column(header="cluster", cells=clusters, priority=1),
-        Column(header="name", cells=[flagged(row["name"], row["unstable"]) for row in shown], min_width=20),
+        Column(
+            header="name",
+            cells=[f"{name}; nearest: {other}" if other else name for name, other in zip(names, near, strict=True)],
+            min_width=28,
+        ),
         Column(header="strength", cells=strengths, priority=2),
-        Column(header="measured", cells=measured, priority=3, min_width=20),
-        Column(header="nearest (in radii)", cells=[nearest_words(row) for row in shown], priority=9, min_width=20),
+        Column(header="measured", cells=measured, priority=3, min_width=16),
     )
     print_table(console, columns, "--json and --html have everything")
-    console.print(
-        f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say. For the "
-        "others the nearest cluster is given, and how far it is in radii: beyond 1 it is not like its "
-        "members, within 1 the name is not true of it."
-        + (" Unstable clusters are not found again well in other prompts." if any(r["unstable"] for r in rows) else "")
-    )
+    said = [f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say."]
+    if unknown:
+        said.append(
+            "For the others the nearest cluster is given, and how far it is in radii: beyond 1 it is not like its "
+            "members, within 1 the name is not true of it."
+        )
+    if any(row["unstable"] for row in rows):
+        said.append("Unstable clusters are not found again well in other prompts.")
+    console.print(" ".join(said))
     if len(rows) > len(shown):
         console.print(f"{len(rows) - len(shown)} more heads: --json or --html has them all.")
     if sinks := Counter(place for row in rows for place in zip(row["sinks"], row["sink_tokens"], strict=True)):
@@ -257,7 +266,12 @@ def _print_clusters(console: Console, clusters: Sequence[Mapping[str, Any]], tot
         Column(
             header="name",
             cells=[flagged(str(row["name"]), row["stable"] == "no") for row in clusters],
-            min_width=20,
+            min_width=30,
+        ),
+        Column(
+            header="stable",
+            cells=[f"{min(row['in halves'], row['over seeds']):.2f}" for row in clusters],
+            priority=5,
         ),
         Column(header="patterns", cells=[f"{row['size']:,}" for row in clusters], priority=1),
         Column(header="share", cells=[f"{row['share']:.1%}" for row in clusters], priority=3),
