@@ -4,6 +4,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from apmae.report.tables import Table
+
 LEVEL = 0.05
 """What is said to differ from chance does so at this level, Holm's correction over all tests of its kind."""
 OUTCOMES = ("correct", "incorrect", "overlap")
@@ -22,6 +24,27 @@ def significant(p: list[float], level: float = LEVEL) -> list[bool]:
             break
         stands[number] = True
     return stands
+
+
+def chance_table(locations: pa.Table) -> Table:
+    """Unique locations of each task, and of those by outcome, beside what chance gives (mean and s.d., and p)."""
+    rows = locations.to_pylist()
+    names = ("task", "prompts", "files", "total", "unique", "unique_once", "unique_half", "unique_stable")
+    header = ["task", "prompts", "files", "total", "unique", "seen once", "with half of the prompts", "stable"]
+    cells = [[row[name] for name in names] for row in rows]
+    for which in OUTCOMES if any(row["correct"] is not None for row in rows) else ():
+        header += [f"{which} only" if which != "overlap" else which, f"{which} by chance", f"{which} p"]
+        for own, row in zip(cells, rows, strict=True):
+            own += [row[which], f"{row[f'{which}_null']:.1f} \u00b1 {row[f'{which}_null_sd']:.1f}", row[f"{which}_p"]]
+    return Table(name="locations_chance", header=tuple(header), rows=tuple(map(tuple, cells)))
+
+
+def foreign_table(foreign: pa.Table) -> Table:
+    """How much of correct and of incorrect prompts is other tasks' own."""
+    names = ("task", "correct", "incorrect", "share_correct", "share_incorrect", "null", "null_sd", "p")
+    header = ("task", "correct", "incorrect", "of correct", "of incorrect", "difference by chance", "its s.d.", "p")
+    rows = tuple(tuple(row[name] for name in names) for row in foreign.to_pylist())
+    return Table(name="locations_foreign", header=header, rows=rows)
 
 
 def findings(locations: pa.Table, foreign: pa.Table) -> list[str]:

@@ -166,11 +166,11 @@ def print_locations(locations: "pa.Table", foreign: "pa.Table") -> None:
 
     columns = [
         Column(header="task", cells=[row["task"].replace("_", " ") for row in rows], min_width=19),
-        Column(header="total", cells=cells("total"), priority=1),
+        Column(header="total", cells=cells("total"), priority=2),
         Column(header="unique", cells=cells("unique")),
-        Column(header="once", cells=cells("unique_once"), priority=4),
+        Column(header="once", cells=cells("unique_once"), priority=1),
         *[
-            Column(header=f"{which} (chance)", cells=against(which), priority=2 + place)
+            Column(header=f"{which} (chance)", cells=against(which), priority=5 - place)
             for place, which in enumerate(OUTCOMES)
         ],
     ]
