@@ -245,8 +245,8 @@ class Measure:
 
 
 def classes(names: list[str]) -> ndarray:
-    """A pattern's first behaviour, weak or not; behaviours of less than one pattern in a hundred are "other"."""
-    first = np.array([name.split(" + ")[0].removeprefix("weak ").split(" on ")[0] for name in names])
+    """A pattern's first behaviour, clear or not; behaviours of less than one pattern in a hundred are "other"."""
+    first = np.array([name.split(" + ")[0].removeprefix("some ").split(" on ")[0] for name in names])
     first[[name.startswith(("looks at", "retrieval")) for name in first]] = "looks at or retrieves tokens"
     kinds, counts = np.unique(first, return_counts=True)
     return np.where(np.isin(first, kinds[counts >= len(first) / 100]), first, "other")

@@ -227,9 +227,10 @@ CLUSTERS = pa.schema(
 )
 """One row per cluster: its name, members, mean distance of a member to the centre in reduced coordinates, Jaccard index
 over halves of the prompts and over seeds, whether either is too low (``unstable``), what the name claims (``kinds``,
-``qualifiers``), the share of members that it is true for, the largest share of a like cluster's members that it is true
-for too, the name's confidence (the first times one less the second), the token kinds it attends to and from beyond
-chance, and the members' mean scores (null: not measured)."""
+``qualifiers``), the share of members that it is true for (``true_share``), the largest share of the members of another
+cluster of the same kinds that it does not exclude (``like_share``), the name's confidence (``true_share`` ×
+(1 − ``like_share``)), the token kinds it attends to and from beyond chance, and the members' mean scores (null: not
+measured)."""
 
 DIMENSIONS = pa.schema(
     [

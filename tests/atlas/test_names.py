@@ -109,7 +109,7 @@ def test_a_cluster_without_scores_claims_nothing():
 # -- true names --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("clear", "name"), [(9, "self"), (8, "weak self")])
+@pytest.mark.parametrize(("clear", "name"), [(9, "self"), (8, "some self")])
 def test_a_kind_names_a_cluster_if_nine_in_ten_members_are_of_it(clear, name):
     scores = [{"self": 0.9}] * clear + [{"self": 0.3}] * (10 - clear)
     (row,) = table_of(*joined(cluster_of(*scores, rows=5))).to_pylist()
@@ -150,12 +150,18 @@ def test_clusters_that_nothing_separates_are_numbered():
     assert [row["name"] for row in table] == ["self, unnamed 1", "self, unnamed 2", "previous token"]
     assert [row["like_share"] for row in table] == [1, 1, 0]
     assert [row["confidence"] for row in table] == [0, 0, 1]
+    labels, measured = joined(*[cluster_of({"self": 0.9})] * 2, *[cluster_of({"previous": 0.9})] * 2)
+    names = ["self, unnamed 1", "self, unnamed 2", "previous token, unnamed 1", "previous token, unnamed 2"]
+    assert table_of(labels, measured)["name"].to_pylist() == names, "numbers begin anew with each kind"
     labels, measured = joined(*[cluster_of({"self": 0.01})] * 2)
     assert table_of(labels, measured)["name"].to_pylist() == ["mixed, unnamed 1", "mixed, unnamed 2"]
 
 
-def by_hand(row, measured):
-    """Which patterns a row of the table is true of: its kinds' definitions, and its ranges one number at a time."""
+def by_hand(row, measured, unmeasured=False):
+    """Which patterns a row of the table is true of: its kinds' definitions, and its ranges one number at a time.
+
+    With ``unmeasured``, a range of what was not measured is true.
+    """
     true = np.ones(len(measured.values), bool)
     for number, kind in enumerate(row["kinds"]):
         true &= holds(kind, measured.values, measured.key_kinds, leading=number == 0)
@@ -169,7 +175,8 @@ def by_hand(row, measured):
                     found = min(found / max(np.float32(1) - values[0], np.float32(0.02)), np.float32(1))
             else:
                 found = (measured.key_kinds if group == "key" else measured.query_kinds)[pattern, KINDS.index(what)]
-            true[pattern] &= bool(np.float32(one["low"]) <= found <= np.float32(one["high"]))
+            inside = np.float32(one["low"]) <= found <= np.float32(one["high"])
+            true[pattern] &= bool(inside or (unmeasured and np.isnan(found)))
     return true
 
 
@@ -209,8 +216,7 @@ def test_names_are_unique_and_true(seed):
         alike = [other for number, other in enumerate(clusters) if number != row["cluster"]
                  and table["kinds"].to_pylist()[number] == row["kinds"]]  # fmt: skip
         if "unnamed" not in row["name"]:
-            one = definition._replace(kinds=())
-            shares = [one.holds(other).mean() for other in alike]
+            shares = [by_hand(row, other, unmeasured=True).mean() for other in alike]
             assert row["like_share"] == pytest.approx(max(shares, default=0), abs=1e-6)
             assert row["like_share"] <= 0.5
         assert len(own.values) == row["size"]
@@ -260,6 +266,13 @@ def test_names_that_do_not_fit_are_refused(table, names, said):
         renamed(table, names)
 
 
+def test_an_atlas_without_clusters_has_no_names():
+    nothing = table_of([-1] * 3, None)
+    assert renamed(nothing, {}).equals(nothing)
+    with pytest.raises(ConfigError, match="expected no names, there is no cluster, got one of 0"):
+        renamed(nothing, {0: "x"})
+
+
 def test_an_overlay_beside_an_atlas_names_its_clusters(atlas, blobs, tmp_path):
     atlas.save(tmp_path)
     assert overlay(tmp_path) == {}
@@ -281,6 +294,10 @@ def test_an_overlay_beside_an_atlas_names_its_clusters(atlas, blobs, tmp_path):
         (json.dumps({"0": "x", "1": "x"}), "got 'x' for several"),
         (json.dumps({"three": "x"}), "give names by the clusters' numbers"),
         (json.dumps(["x"]), "give names by the clusters' numbers"),
+        (json.dumps({"0": None}), "give names by the clusters' numbers"),
+        (json.dumps({"0": 7}), "give names by the clusters' numbers"),
+        (json.dumps([["0", "x"]]), "give names by the clusters' numbers"),
+        (json.dumps("x"), "give names by the clusters' numbers"),
         ('{"3": "my', "expected JSON in"),
     ],
 )

@@ -143,6 +143,56 @@ def test_scores_that_were_not_measured_separate_nothing():
     assert satisfies((one,), Features.of(other)).all()
 
 
+def test_members_that_were_not_measured_are_not_ruled_out():
+    """A like cluster without tokens, half and whole: only the measured half is told apart by its induction."""
+    own, other = measured(100, induction=0.9, self=0.9), measured(100, 1, induction=0.1, self=0.9)
+    other.values[:50, SCORES.index("induction")] = np.nan
+    found, shared = separated(own, other, kinds=("self",))
+    assert [one.feature for one in found] == ["score_induction"]
+    assert shared == 0.5
+    other.values[:, SCORES.index("induction")] = np.nan
+    found, shared = separated(own, other, kinds=("self",))
+    assert shared > 0.5 and all(one.feature != "score_induction" for one in found)
+    own, other = measured(100, induction=0.2, self=0.9), measured(100, 1, induction=0.05, self=0.9)
+    other.values[:50, SCORES.index("induction")] = np.nan
+    both = Measured(*(np.concatenate(parts) for parts in zip(own, other, strict=True)))
+    table = named_clusters(np.repeat([0, 1], 100), np.zeros(2), np.ones(2), np.ones(2), both)
+    assert table["name"].to_pylist()[0] == "self, over 20 % after copies"
+    assert (table["like_share"][0].as_py(), table["confidence"][0].as_py()) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_range_ends_where_nothing_is_beyond(seed):
+    """Shares of exactly 0 or 1 are common: what a sink leaves may all be in one place."""
+    draw = np.random.default_rng(seed)
+    clusters = []
+    for number in range(4):
+        own = measured(100, 10 * seed + number, first_token=(0.5, 0.99), local_width=(0, 3))
+        own.values[:, 1:] = np.where(draw.random(own.values[:, 1:].shape) < 0.3, draw.integers(0, 2), own.values[:, 1:])
+        own.values[draw.random(own.values.shape) < 0.05] = np.nan
+        for name in ("first_token", "local", "columns", "uniform", "local_width"):
+            own.values[:, SCORES.index(name)] = np.nan_to_num(own.values[:, SCORES.index(name)], nan=0.0)
+        own.values[:, SCORES.index("columns")] = number % 2
+        clusters.append(own)
+    for number, own in enumerate(clusters):
+        like = clusters[:number] + clusters[number + 1 :]
+        found, _ = separated(own, *like, kinds=("first-token sink",))
+        for one in found:
+            if one.feature.startswith(("score_", "rest_")):
+                assert one.low == -inf or one.low > 0
+                assert one.high == inf or one.feature == "score_local_width" or 0 < one.high < 1
+                assert one.feature == "score_local_width" or one.low == -inf or one.low < 1
+            assert not one.words.startswith(("0 ", "over 0 ", "over 100 ", "under 0 ", "under 100 ", "width from 0"))
+            assert " to 100 %" not in one.words
+
+
+def test_what_is_whole_or_nothing_is_told_apart_just_short_of_it():
+    whole, none = measured(100, columns=0.5, self=0.9), measured(100, 1, columns=0.5, self=0.9)
+    whole.values[:, SCORES.index("columns")], none.values[:, SCORES.index("columns")] = 1, 0
+    assert separated(whole, none, kinds=("self",))[0][0].words == "over 99 % in columns"
+    assert separated(none, whole, kinds=("self",))[0][0].words == "under 1 % in columns"
+
+
 def test_entropy_is_never_said():
     own, other = measured(100, entropy=(0.1, 0.2)), measured(100, 1, entropy=(2.0, 3.0))
     assert all(one.feature != "score_entropy" for one in separated(own, other)[0])
@@ -160,7 +210,7 @@ def test_entropy_is_never_said():
         ("self", 0.4, 0.6, "40 to 60 % on itself"),
         ("self", 0.8, inf, "over 80 % on itself"),
         ("self", -inf, 0.05, "under 5 % on itself"),
-        ("self", 0.0, 0.0, "0 % on itself"),
+        ("local_width", -inf, 0.0, "width 0"),
     ],
 )
 def test_ranges_in_words(score, low, high, words):

@@ -54,6 +54,39 @@ def test_a_damaged_or_missing_atlas_is_refused(atlas, tmp_path, name):
         Atlas.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["clusters.parquet", "reference.safetensors"])
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_a_single_flipped_bit_is_refused(atlas, tmp_path, name, place):
+    atlas.save(tmp_path)
+    data = bytearray((tmp_path / name).read_bytes())
+    data[int(place * len(data))] ^= 1
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ArtifactError, match=f"{name} as it was saved, its content has changed; fit it again"):
+        Atlas.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("models", None),
+        ("models", "opt"),
+        ("models", [3]),
+        ("config", None),
+        ("dropped", []),
+        ("unstructured", "14"),
+        ("encoder", 3),
+        ("constants", ["x"]),
+        ("representation", 1),
+        ("files", []),
+    ],
+)
+def test_a_damaged_record_is_refused_by_its_key(atlas, tmp_path, key, value):
+    atlas.save(tmp_path)
+    write_json(tmp_path / "atlas.json", {**read_json(tmp_path / "atlas.json"), key: value})
+    with pytest.raises(ArtifactError, match=f"{key} in its atlas.json is damaged; fit it again"):
+        Atlas.load(tmp_path)
+
+
 def test_an_atlas_of_another_version_is_refused(atlas, tmp_path):
     atlas.save(tmp_path)
     record = read_json(tmp_path / "atlas.json")

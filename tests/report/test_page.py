@@ -209,6 +209,17 @@ def cells(page, header):
     return [row[place] for row in rows]
 
 
+def test_a_tag_page_flags_unstable_clusters_in_both_lists():
+    rows = [row | {"unstable": row["cluster"] == 1} for row in tag_rows(3, 2)]
+    said = {"predicted": "c", "expected": "c", "outcome": "correct"}
+    page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2] * 3, **said).decode()
+    flags = {(int(row["cluster"]), row["unstable"]) for row in rows if row["cluster"] >= 0}
+    assert flags == {(0, False), (1, True)}
+    names, listed = (table for table in re.findall(r"<table.*?</table>", page, re.S) if "cluster</th>" in table)
+    assert names.count("(unstable)") == 1
+    assert listed.count("(unstable)") == sum(row["unstable"] for row in rows)
+
+
 def test_a_tag_page_has_the_nearest_cluster_of_unknown_heads():
     rows = tag_rows(2, 2)
     rows[0] |= {"name": "unstructured", "cluster": -1}

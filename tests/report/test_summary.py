@@ -21,6 +21,7 @@ def summarized(write_study, tmp_path):
         for row in clusters:
             row["size"] = sum(entry[5] == row["cluster"] for entry in rows)
         study.__dict__["clusters"] = pa.Table.from_pylist(clusters, schema=study.clusters.schema)
+        study.clustered.config.update({"clusterer": changes.pop("clusterer", "stable")})
         study.clustered.counts.update(changes)
         return summarize(study, {table.name: table for table in _tables(study)})
 
@@ -53,8 +54,19 @@ def test_a_single_cluster_is_in_the_singular(summarized):
     assert summary.clusters == "1 named cluster holds 100.0% of the patterns. Left out: 2 too wide."
 
 
-def test_without_a_cluster_the_page_says_what_to_try(summarized):
-    summary = summarized([(0, 0, 0, "eol", "correct", -1)], clusters=0, dropped={})
+@pytest.mark.parametrize(
+    ("clusterer", "said", "silent"),
+    [
+        ("stable", {"min_cluster_size", "--preset paper"}, {"epsilon", "max_mean_distance"}),
+        ("paper", {"min_cluster_size", "epsilon", "max_mean_distance"}, {"--preset"}),
+        ("per_head", {"min_cluster_size", "epsilon", "max_mean_distance"}, {"--preset"}),
+    ],
+)
+def test_without_a_cluster_the_page_says_what_to_try(summarized, clusterer, said, silent):
+    """Of the settings that this clusterer reads."""
+    summary = summarized([(0, 0, 0, "eol", "correct", -1)], clusters=0, dropped={}, clusterer=clusterer)
+    (advice,) = summary.next
+    assert all(name in advice for name in said) and not any(name in advice for name in silent)
     assert summary.clusters == "No cluster was found, so there is nothing to name."
     assert "Figure 6" in summary.next[0]
     assert summary.names == summary.steady == ()

@@ -111,15 +111,17 @@ def test_head_table(study, db):
     select layer, head, total, nullif(cluster, -1), coalesce(name, 'unknown'), n / total,
            (select coalesce(sum(n), 0) from counted c where c.layer = r.layer and c.head = r.head and c.cluster >= 0)
                / total,
-           (select count(*) from counted c where c.layer = r.layer and c.head = r.head and c.cluster >= 0)
+           (select count(*) from counted c where c.layer = r.layer and c.head = r.head and c.cluster >= 0),
+           case unstable when true then 'no' when false then 'yes' else '' end
     from ranked r left join clusters using (cluster) where place = 1 order by layer, head"""
     expected = db.execute(query).fetchall()
     found = tables.heads_table(study)
     assert len(found.rows) == len(expected) == 8
     for row, wanted in zip(found.rows, expected, strict=True):
-        assert row[3:5] == wanted[3:5]
-        assert [row[0], row[1], row[2], *row[5:]] == pytest.approx([wanted[0], wanted[1], wanted[2], *wanted[5:]])
+        assert (row[3:5], row[8]) == (wanted[3:5], wanted[8])
+        assert [*row[:3], *row[5:8]] == pytest.approx([*wanted[:3], *wanted[5:8]])
     assert found.rows[-1][3:6] == (None, "unknown", 1.0)
+    assert {row[8] for row in found.rows} == {"yes", "no", ""}
 
 
 def test_names_of_several_clusters_are_taken_together():

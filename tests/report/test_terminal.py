@@ -125,12 +125,12 @@ def test_of_many_heads_some_unknown_ones_are_listed(capsys):
 
 
 def test_at_eighty_characters_every_name_of_a_study_can_be_read_to_its_end(tmp_path, write_study, capsys, monkeypatch):
-    names = (LONG, f"weak {LONG}", "self", "induction")
+    names = (LONG, f"some {LONG}", "self", "induction")
     study = Study(write_study(tmp_path, names=names))
     monkeypatch.setenv("COLUMNS", "80")
     print_study(study, tmp_path / "index.html")
     printed = capsys.readouterr().out
     table = printed.split("layers \u00d7 heads")[0]
     assert max(map(len, table.splitlines())) <= 80
-    assert column(printed, "name") == [LONG, f"weak {LONG}", "self (unstable)", "induction"]
+    assert column(printed, "name") == [LONG, f"some {LONG}", "self (unstable)", "induction"]
     assert column(printed, "stable") == ["0.90", "0.80", "0.70", "0.60"], "the lower of both"

@@ -13,12 +13,12 @@ from apmae.atlas import members
 from apmae.atlas.compare import Comparison, Fitted, compared
 from apmae.atlas.fitting import fit_rows
 from apmae.atlas.kinds import kinds_of
-from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, renamed
+from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, measured_of_rows, renamed
 from apmae.atlas.place import Placement, Reference
 from apmae.atlas.qualifiers import Features, satisfies
 from apmae.atlas.rows import heads_of_rows, passing_rows, prompts_of_rows, stored
 from apmae.atlas.saved import read_atlas, write_atlas
-from apmae.config import AtlasConfig, Representation, parse, parse_representation
+from apmae.config import AtlasConfig, Representation, parse_representation
 from apmae.errors import ConfigError
 from apmae.schema import NOISE
 
@@ -115,13 +115,10 @@ class Atlas:
 
         Raises:
             ConfigError: if there are fewer than two rows that pass, some are not finite or beyond fp16's range,
-                ``where`` or ``structured`` does not hold as many values, or there is no such representation.
+                ``where``, ``measured``, ``structured`` or ``prompts`` does not hold as many values, or there is no
+                such representation.
         """
         config = config or AtlasConfig()
-        if config.by_kind and measured is None:
-            raise ConfigError(
-                "expected measured scores to split clusters by kind, got none; give them or by_kind=False"
-            )
         kind = None if representation is None else parse_representation(representation)
         if seed is not None:
             config = config.model_copy(update={"seed": int(seed)})
@@ -130,6 +127,7 @@ class Atlas:
             raise ConfigError(f"expected at least 2 embeddings to fit an atlas, got {len(z)}; encode more prompts")
         heads, passing = heads_of_rows(where, len(z)), passing_rows(structured, len(z))
         prompts = prompts_of_rows(prompts, len(z))
+        measured = measured_of_rows(measured, len(z), by_kind=config.by_kind)
         if passing.sum() < 2:
             raise ConfigError(
                 f"expected at least 2 patterns with structure to fit an atlas, got {int(passing.sum())} of {len(z)}; "
@@ -245,14 +243,15 @@ class Atlas:
                 then it has to win 0.7 of the vote.
 
         Raises:
-            ConfigError: if d differs from that of the fitted rows, ``where`` or ``structured`` does not hold as many
-                values as there are rows, or the encoder or the representation is not the atlas's own.
+            ConfigError: if d differs from that of the fitted rows, ``where``, ``structured`` or ``measured`` does not
+                hold as many values as there are rows, or the encoder or the representation is not the atlas's own.
         """
         if encoder is not None:
             self.expect_encoder(encoder)
         z = stored(z)
         self.expect_representation(representation, z.shape[1])
         passing, heads = passing_rows(structured, len(z)), heads_of_rows(where, len(z))
+        measured = measured_of_rows(measured, len(z))
         if self.config.clusterer == "per_head" and heads is None:
             raise ConfigError("expected where=(layer, head) for an atlas of clusters per head, got none; give it")
         true = None if measured is None else agreeing(definitions(self.clusters), measured, leading=unseen)
@@ -265,7 +264,11 @@ class Atlas:
         Args:
             clusters: from :meth:`place`; -1 is "unknown".
             measured: scores of the same patterns.
+
+        Raises:
+            ConfigError: if they are not of as many patterns.
         """
+        measured_of_rows(measured, len(clusters))
         names = [self.names[int(number)] for number in clusters]
         features = Features.of(measured)
         for number, one in enumerate(definitions(self.clusters)):
@@ -339,8 +342,7 @@ class Atlas:
             ConfigError: if it has settings or a representation that this version does not know.
         """
         folder = bundled.atlas() if str(folder) == "bundled" else Path(folder)
-        record, clusters, reference = read_atlas(folder)
-        config = parse(AtlasConfig, record["config"], str(folder))
+        record, config, clusters, reference = read_atlas(folder)
         kind = record["representation"]
         known = None if kind is None else parse_representation(kind)
         atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=known)

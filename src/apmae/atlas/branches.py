@@ -20,8 +20,8 @@ stability", calls it dissolved)."""
 STABLE = 0.75
 """From this Jaccard index on a cluster is stable (Hennig 2007); those below are flagged wherever they are shown."""
 _FREE = 0.3
-"""Stability that earns nothing. With more, wide and certain branches win over their parts; chosen on real heads of
-three models among 0 to 0.5 (``docs/studies/atlas.md``)."""
+"""Stability up to which a branch is worth nothing. If it is larger, wide and certain branches win over their parts;
+chosen among 0.2 to 0.5 on SmolLM2-135M and the bundled model (``docs/studies/atlas.md``)."""
 
 
 class Branches(NamedTuple):

@@ -127,13 +127,12 @@ class StableClusterer:
         labels[lone] = np.arange(len(chosen), len(chosen) + len(lone))
         count = len(chosen) + len(lone)
         sizes = np.bincount(labels[labels != NOISE], counts[labels != NOISE], count)
-        kept = np.argsort(-sizes, kind="stable")[
-            : np.count_nonzero(sizes)
-        ]  # rows that are a cluster alone leave others
+        left = np.count_nonzero(sizes)  # a row that is a cluster alone has left another, which may now be empty
+        kept = np.argsort(-sizes, kind="stable")[:left]
         number = np.full(count + 1, NOISE, np.int64)
-        number[kept] = np.arange(len(kept))
+        number[kept] = np.arange(left)
         labels = number[labels]
-        members = members_of(labels, len(kept))
+        members = members_of(labels, left)
         self.labels_ = labels[group]
         self.coordinates_ = reduced.coordinates_[group]
         self.nearest_distances_ = reduced.neighbors_.nearest_of_label(labels, counts)[group]

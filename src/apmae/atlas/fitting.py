@@ -85,7 +85,12 @@ def fit_rows(
     )
     labels[others] = np.where(passing[others], placed.cluster, NOISE)
     coordinates[others] = placed.coordinates  # somewhere near what they resemble, if they fail the gate
-    clusters = named_clusters(labels, found.mean_distances_, found.stability_, found.seed_stability_, measured)
+    # What was placed may have made another cluster the largest.
+    order = np.argsort(-np.bincount(labels[labels != NOISE], minlength=len(found.stability_)), kind="stable")
+    number = np.append(np.argsort(order), NOISE)  # last: of noise, label -1
+    labels, reference = number[labels], reference._replace(labels=number[reference.labels].astype(np.int32))
+    per_cluster = (found.mean_distances_, found.stability_, found.seed_stability_)
+    clusters = named_clusters(labels, *(values[order] for values in per_cluster), measured)
     return FittedRows(labels, coordinates, clusters, reference, found.dropped_, len(rows))
 
 

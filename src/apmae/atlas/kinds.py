@@ -1,8 +1,8 @@
 """Kinds of attention, and the names that a pattern's own measured scores give it.
 
 Every name is made of these kinds. A kind has a definition, a threshold on measured scores, so a name can be checked
-against each pattern. A behaviour that is not clear is called weak rather than left out. The thresholds were chosen by
-judgement.
+against each pattern. Where no behaviour is clear, there may still be some of one ("some induction"), which is true of
+patterns in which it is clear as well. The thresholds were chosen by judgement.
 
 Axes: n patterns, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``).
 """
@@ -38,8 +38,8 @@ _SINK_OF_COLUMNS = 2 / 3
 _CLEAR_IF_EVEN = 0.5
 """The threshold for diffuse patterns: with few tokens, even attention alone scores high."""
 _SECOND = 0.25
-_WEAK = 0.15
-"""From this share on, a behaviour that is not clear is still named, as weak."""
+_SOME = 0.15
+"""From this share on, a pattern has some of a behaviour, and is named so if nothing is clear."""
 KIND = 0.12
 """Attention beyond chance that a token kind needs to be named."""
 _RETRIEVAL = 0.6
@@ -123,21 +123,21 @@ def name_of(scores: Mapping[str, float], looks_at: str = "") -> str:
         return "uniform"
     if uniform >= _DIFFUSE:
         return "diffuse"
-    return f"weak {shown[0][1]}" if shown and shown[0][0] >= _WEAK else "mixed"
+    return f"some {shown[0][1]}" if shown and shown[0][0] >= _SOME else "mixed"
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
-    """The behaviours that a name is made of, the leading one first, without the token kinds and "weak".
+    """The behaviours that a name is made of, the leading one first, without the token kinds and "some".
 
     For instance ("columns", "local band") of "columns on ';' + local band", and ("looks at",) of "looks at newlines".
     """
-    return tuple(token_kind(part.removeprefix("weak "))[0] for part in name.split(", ")[0].split(" + "))
+    return tuple(token_kind(part.removeprefix("some "))[0] for part in name.split(", ")[0].split(" + "))
 
 
 def token_kind(part: str) -> tuple[str, str]:
     """A part of a name without its token kind, and that: ("columns", "newlines") of "columns on newlines"."""
     for stem in _WITH_KINDS:
-        if part.removeprefix("weak ").startswith(f"{stem} "):
+        if part.removeprefix("some ").startswith(f"{stem} "):
             before, _, after = part.partition(f"{stem} ")
             return before + stem, after.removeprefix("on ").removeprefix("of ")
     return part, ""
@@ -157,7 +157,7 @@ def strengths(values: Float[ndarray, "n s"]) -> dict[str, Float[ndarray, " n"]]:
 
 def score_of(kind: str) -> str:
     """The score in ``schema.SCORES`` that a behaviour is measured by; "" for kinds that are no behaviour."""
-    return next((score for score, name, _, _ in _BEHAVIOURS if name == kind.removeprefix("weak ")), "")
+    return next((score for score, name, _, _ in _BEHAVIOURS if name == kind.removeprefix("some ")), "")
 
 
 def bounded_by(kind: str) -> str:
@@ -184,7 +184,7 @@ def holds(
         return even >= _UNIFORM
     if kind == "diffuse":
         return even >= _DIFFUSE
-    stem, token = token_kind(kind.removeprefix("weak "))
+    stem, token = token_kind(kind.removeprefix("some "))
     true = np.ones(len(values), bool)
     if token:
         number = next((KINDS.index(name) for name, text in KIND_WORDS.items() if text == token), None)
@@ -199,8 +199,8 @@ def holds(
     if clear is None:
         return np.zeros(len(values), bool)
     strength = np.nan_to_num(strengths(values)[stem], nan=-1.0)
-    if kind.startswith("weak "):
-        return true & (strength >= _WEAK)
+    if kind.startswith("some "):
+        return true & (strength >= _SOME)
     if not leading:
         return true & (strength >= _SECOND)
     return true & (strength >= np.where(even >= _DIFFUSE, _CLEAR_IF_EVEN, clear))
@@ -209,7 +209,7 @@ def holds(
 def meaning(kind: str, *, leading: bool = True) -> str:
     """The definition of a kind in words, as :func:`holds` checks it.
 
-    For instance "attention on earlier copies of a token (score duplicate) at least 0.1755" of "weak duplicate token".
+    For instance "attention on earlier copies of a token (score duplicate) at least 0.1755" of "some duplicate token".
 
     Args:
         kind: one part of a name.
@@ -219,17 +219,17 @@ def meaning(kind: str, *, leading: bool = True) -> str:
         return "no kind is clear, and none is claimed"
     if kind in ("uniform", "diffuse"):
         return in_words("uniform", _UNIFORM if kind == "uniform" else _DIFFUSE)
-    stem, token = token_kind(kind.removeprefix("weak "))
+    stem, token = token_kind(kind.removeprefix("some "))
     said = [on_token_kind(token, KIND)] if token else []
     if stem == "retrieval":
         said += [in_words("retrieval", _RETRIEVAL), f"{in_words('uniform')} under {_DIFFUSE:g}"]
     for score, name, chance, clear in _BEHAVIOURS:
         if name != stem:
             continue
-        weak = kind.startswith("weak ")
-        share = _WEAK if weak else clear if leading else _SECOND
+        some = kind.startswith("some ")
+        share = _SOME if some else clear if leading else _SECOND
         least = in_words(score, chance + share * (1 - chance))
-        if leading and not weak:
+        if leading and not some:
             even = chance + _CLEAR_IF_EVEN * (1 - chance)
             least += f" ({even:.4g} where score uniform is at least {_DIFFUSE:g})"
         said.insert(0, least)

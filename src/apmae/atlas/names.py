@@ -7,6 +7,7 @@ are found on the members, and each is a definition too. So a name can be checked
 Axes: n patterns, c clusters, s scores (``schema.SCORES``), k token kinds (``schema.KINDS``), m members.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from apmae.atlas.kinds import (
     strengths,
     token_kind,
 )
-from apmae.atlas.qualifiers import Features, Qualifier, satisfies, separate
+from apmae.atlas.qualifiers import Features, Qualifier, ruled_out, satisfies, separate
 from apmae.atlas.rows import members_of
 from apmae.errors import ArtifactError, ConfigError
 from apmae.schema import CLUSTERS, KINDS, NAMES_FILE, NOISE, SCORES
@@ -61,6 +62,38 @@ class Measured(NamedTuple):
     def of(self, rows: Any) -> "Measured":
         """The scores of some rows."""
         return Measured(*(values[rows] for values in self))
+
+
+def measured_of_rows(measured: Any, rows: int, *, by_kind: bool = False) -> Measured | None:
+    """Measured scores of the rows, checked; None if there are none.
+
+    Args:
+        measured: three arrays of one row per embedding, as in :class:`Measured`, or None.
+        rows: number of embeddings.
+        by_kind: whether clusters are split by kind, which needs them.
+
+    Raises:
+        ConfigError: if an array has another shape, its values are no numbers, or there are none where they are needed.
+    """
+    if measured is None:
+        if by_kind:
+            raise ConfigError(
+                "expected measured scores to split clusters by kind, got none; give them or by_kind=False"
+            )
+        return None
+    if not isinstance(measured, tuple | list) or len(measured) != len(Measured._fields):
+        raise ConfigError(
+            f"expected measured=Measured(values, key_kinds, query_kinds), got {type(measured).__name__}; "
+            "apmae.score(patterns) has the three"
+        )
+    parts = [np.asarray(part) for part in measured]
+    for name, part, width in zip(Measured._fields, parts, (len(SCORES), len(KINDS), len(KINDS)), strict=True):
+        if part.shape != (rows, width) or part.dtype.kind != "f":
+            raise ConfigError(
+                f"expected measured.{name} of {width} numbers per embedding, floats of shape ({rows}, {width}), got "
+                f"{part.dtype} of shape {part.shape}; measure the same patterns as the embeddings are of"
+            )
+    return Measured(*parts)
 
 
 class Claim(NamedTuple):
@@ -99,6 +132,10 @@ class Definition(NamedTuple):
         """Which patterns satisfy the whole name."""
         return self.kinds_hold(measured) & satisfies(self.qualifiers, Features.of(measured))
 
+    def share_left(self, measured: Measured) -> float:
+        """The share of patterns that the name is true for, or may be: a range of what is not measured excludes none."""
+        return float((self.kinds_hold(measured) & ~ruled_out(self.qualifiers, Features.of(measured))).mean())
+
 
 def cluster_names(clusters: pa.Table) -> dict[int, str]:
     """Name of each cluster of a table (``schema.CLUSTERS``); -1 is "unknown"."""
@@ -117,7 +154,8 @@ def renamed(clusters: pa.Table, names: dict[int, str]) -> pa.Table:
     found = cluster_names(clusters)
     missing = sorted(set(names) - set(found) | ({NOISE} & set(names)))
     if missing:
-        raise ConfigError(f"expected names of clusters 0-{len(clusters) - 1}, got one of {missing[0]}")
+        there = f"names of clusters 0-{len(clusters) - 1}" if len(clusters) else "no names, there is no cluster"
+        raise ConfigError(f"expected {there}, got one of {missing[0]}")
     found |= names
     column = [found[number] for number in clusters["cluster"].to_pylist()]
     twice = sorted({name for name in column if column.count(name) > 1 or not name.strip()})
@@ -139,8 +177,10 @@ def overlay(folder: Path) -> dict[int, str]:
         return {}
     record = read_json(path)
     try:
-        return {int(number): str(name) for number, name in dict(record).items()}
-    except (TypeError, ValueError):
+        if not all(isinstance(name, str) for name in record.values()):
+            raise ValueError
+        return {int(number): name for number, name in record.items()}
+    except (AttributeError, ValueError):  # a list, or another key or name than text
         raise ArtifactError(
             f'expected {path} to give names by the clusters\' numbers, {{"3": "my name"}}; mend or remove it'
         ) from None
@@ -222,20 +262,21 @@ def _names(clusters: list[Measured]) -> list[dict[str, Any]]:
     """The columns of ``schema.CLUSTERS`` that say what the members do."""
     kinds = [_kinds(own) for own in clusters]
     features = [Features.of(own) for own in clusters]
-    rows, unnamed = [], 0
+    rows: list[dict[str, Any]] = []
+    unnamed: Counter[tuple[str, ...]] = Counter()
     for number, own in enumerate(clusters):
         others = [other for other in range(len(clusters)) if other != number and kinds[other] == kinds[number]]
         true = Definition(kinds[number], ()).kinds_hold(own)
         like = [features[other] for other in others]
         qualifiers, left = separate(features[number], like, kinds[number], true, TRUE_FOR)
         if left > _TELLING:
-            unnamed += 1
-            words, qualifiers = [" + ".join(kinds[number]), f"{UNNAMED} {unnamed}"], ()
+            unnamed[kinds[number]] += 1
+            words, qualifiers = [" + ".join(kinds[number]), f"{UNNAMED} {unnamed[kinds[number]]}"], ()
         else:
             words = [" + ".join(kinds[number]), *(one.words for one in qualifiers)]
         claim = Definition(kinds[number], qualifiers)
         share = float(claim.holds(own).mean())
-        shared = max((float(claim.holds(clusters[other]).mean()) for other in others), default=0.0)
+        shared = max((claim.share_left(clusters[other]) for other in others), default=0.0)
         keys, queries = own.key_kinds.mean(0), own.query_kinds.mean(0)
         rows.append(
             {
@@ -262,14 +303,14 @@ def _kinds(own: Measured) -> tuple[str, ...]:
         name: float(np.nanmean(of)) if np.isfinite(of).any() else -1.0 for name, of in strengths(own.values).items()
     }
     candidates = sorted(set(leading), key=lambda name: (-leading.count(name), name))
-    # A name with a token kind is true without it too. Weak behaviours count only if nothing is clear.
+    # A name with a token kind is true without it too. "Some" of a behaviour counts only if nothing is clear.
     candidates += [token_kind(name)[0] for name in candidates if token_kind(name)[1]]
     candidates = [name for name in candidates if name not in ("mixed", "looks at")]  # these say nothing
-    candidates += [f"weak {name}" for name in sorted(strength, key=lambda name: -strength[name])]
+    candidates += [f"some {name}" for name in sorted(strength, key=lambda name: -strength[name])]
     for first in candidates:
         if holds(first, own.values, own.key_kinds).mean() < TRUE_FOR:
             continue
-        said = _EITHER if token_kind(first)[0].removeprefix("weak ") in _EITHER else (first,)
+        said = _EITHER if token_kind(first)[0].removeprefix("some ") in _EITHER else (first,)
         others = (name for name in BEHAVIOURS if name not in first and name not in said)
         second = max(others, key=lambda name: strength[name])
         both = Definition((first, second), ())

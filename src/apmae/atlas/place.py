@@ -1,6 +1,6 @@
 """Placing new patterns among fitted ones, by their nearest neighbours in embedding space.
 
-Neighbours are found among at most 20 000 fitted points (``neighbors.Search``), in a time that is linear in the number
+Neighbours are found among at most 20 000 fitted points (``search.Search``), in a time that is linear in the number
 of new patterns. The radius of a cluster is twice the 95th percentile of its members' nearest distances.
 
 Axes: n rows, d embedding, r reduced dimensions, k neighbours, m members of a cluster, p points of the reference.
@@ -137,11 +137,19 @@ class Reference(NamedTuple):
         found = cls(**{name: tensors[name] for name in cls._fields})
         return found if len({len(values) for values in found[:-1]}) == len(found.scale) == 1 else None
 
-    def is_sound(self, clusters: int) -> bool:
-        """Whether values are finite, each point occurred, and labels are those of so many clusters or noise."""
-        finite = all(np.isfinite(values).all() for values in self)
-        labelled = not len(self.labels) or NOISE <= self.labels.min() <= self.labels.max() < clusters
-        return bool(finite and labelled and (self.counts > 0).all() and self.scale[0] > 0)
+    def is_sound(self, clusters: int, config: AtlasConfig) -> bool:
+        """Whether the arrays can be those of an atlas.
+
+        Values are finite, each point occurred, labels are noise or those of so many clusters, each of which has points,
+        members have a radius and noise has none, and coordinates and heads are as the settings say.
+        """
+        if not all(np.isfinite(values).all() for values in self) or self.coordinates.shape[1] != config.dimensions:
+            return False
+        inside = self.labels >= 0
+        labelled = np.array_equal(np.unique(self.labels[inside]), np.arange(clusters)) and (self.labels >= NOISE).all()
+        of_heads = (self.heads >= 0).any() == (config.clusterer == "per_head") and (self.heads >= -1).all()
+        near = ((self.radii >= 0) == inside).all() and self.scale[0] > 0
+        return bool(labelled and of_heads and near and (self.counts > 0).all())
 
     def place(
         self,

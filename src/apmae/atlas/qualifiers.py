@@ -112,6 +112,15 @@ def satisfies(qualifiers: tuple[Qualifier, ...], features: Features) -> Bool[nda
     return true
 
 
+def ruled_out(qualifiers: tuple[Qualifier, ...], features: Features) -> Bool[ndarray, " n"]:
+    """Which patterns are out of a range; of what is not measured, nobody knows."""
+    outside = np.zeros(len(features.values), bool)
+    for one in qualifiers:
+        of = features.values[:, features.names.index(one.feature)]
+        outside |= (of < np.float32(one.low)) | (of > np.float32(one.high))
+    return outside
+
+
 def separate(
     own: Features, like: list[Features], kinds: tuple[str, ...], true: Bool[ndarray, " n"], share: float
 ) -> tuple[tuple[Qualifier, ...], float]:
@@ -125,7 +134,7 @@ def separate(
         share: of the members that the kinds and all qualifiers together have to be true for.
 
     Returns:
-        The qualifiers, and the largest share of a like cluster's members that satisfies them all; 0 if there is none.
+        The qualifiers, and the largest share of a like cluster's members that they do not rule out; 0 if there is none.
     """
     if not like:
         return (), 0.0
@@ -139,7 +148,7 @@ def separate(
         for option in options:
             if any(option.feature == one.feature for one in found):
                 continue
-            after = [still & satisfies((option,), other) for still, other in zip(left, like, strict=True)]
+            after = [still & ~ruled_out((option,), other) for still, other in zip(left, like, strict=True)]
             before, now = (np.array([one.mean() for one in of]) for of in (left, after))
             worst = before.argmax()
             gain = float((before - now).mean() + (before[worst] - now[worst])) / 2
@@ -176,9 +185,12 @@ def _options(own: Features, kinds: tuple[str, ...], own_score: str) -> list[Qual
             continue
         low = np.quantile(values, _TAILS[0], method="lower")  # between two members, fewer than 95 % would be inside
         high = np.quantile(values, _TAILS[1], method="higher")
-        step = 1.0 if what == "local_width" else 0.01
+        step, least, most = (1.0, 0.0, inf) if what == "local_width" else (0.01, 0.01, 0.99)
         low, high = floor(low / step + 1e-6) * step, ceil(high / step - 1e-6) * step
-        for bounds in ((low, inf), (-inf, high), (low, high)):
+        low, high = min(low, most), max(high, least)
+        # Nothing is under 0 or over 100 %, so a bound there would say nothing.
+        below, above = low > 0, high <= most
+        for bounds in [(low, inf)] * below + [(-inf, high)] * above + [(low, high)] * (below and above):
             words = _words(what, *bounds, "" if name == own_score else _PLACES.get(what, ""), rest=group == "rest")
             found.append(Qualifier(name, *bounds, words))
     return found
@@ -197,8 +209,6 @@ def _words(score: str, low: float, high: float, place: str, *, rest: bool) -> st
 def _range(below: str, above: str, low: float, high: float, words: tuple[str, str]) -> str:
     if high == inf:
         return f"{words[0]} {below}"
-    if low == -inf and high > 0:
-        return f"{words[1]} {above}"
-    if high <= 0:
-        return "0"
+    if low == -inf:
+        return f"{words[1]} {above}" if high > 0 else above
     return below if below == above else f"{below} to {above}"

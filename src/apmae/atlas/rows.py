@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from apmae.atlas.memory import free_memory
 from apmae.errors import ConfigError
+from apmae.progress import notice
 from apmae.seeding import generator
 
 Where = tuple[Int[ndarray, " n"], Int[ndarray, " n"]]
@@ -72,24 +74,19 @@ def stored(z: Any, *, clip: bool = True) -> Float[ndarray, "n d"]:
 def sample_of(rows: Int[ndarray, " n"], points: int, width: int, seed: int) -> Int[ndarray, " k"]:
     """A seeded sample of row numbers, ascending: at most ``points``, and no more than memory has room for.
 
+    A line on stderr says if memory is what limits it.
+
     Args:
         rows: numbers to draw from.
         points: how many are wanted.
         width: numbers in an embedding.
         seed: for the draw.
     """
-    room = max(int(_free_memory() / (_BYTES_PER_POINT + 12 * width)), _LEAST_POINTS)
-    points = min(points, room)
+    wanted = min(points, len(rows))
+    points = min(wanted, max(int(min(free_memory() / (_BYTES_PER_POINT + 12 * width), wanted)), _LEAST_POINTS))
+    if points < wanted:
+        notice(f"clusters are looked for in {points:,} of {len(rows):,} patterns: there is no memory for {wanted:,}")
     return rows if len(rows) <= points else np.sort(generator(seed, "fit").permutation(rows)[:points])
-
-
-def _free_memory() -> float:
-    """Bytes that are available, caches included; without bound where the system does not say (``/proc/meminfo``)."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return float("inf")
 
 
 def heads_of_rows(where: Any, rows: int) -> Where | None:

@@ -7,13 +7,26 @@ import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from apmae.artifacts import read_json, read_table, write_json, write_table, write_through
+from apmae.artifacts import read_json, read_table, sha256_file, write_json, write_table, write_through
 from apmae.atlas.names import overlay, renamed
 from apmae.atlas.place import Reference
+from apmae.config import AtlasConfig, parse
 from apmae.errors import ArtifactError, ConfigError
 from apmae.schema import ATLAS_FILE, CLUSTERS, CLUSTERS_FILE, NAMES_FILE
 
 _REFERENCE = "reference.safetensors"
+_ARRAYS = (CLUSTERS_FILE, _REFERENCE)
+_FORMS: dict[str, tuple[type, ...]] = {
+    "config": (dict,),
+    "dropped": (dict,),
+    "unstructured": (int,),
+    "models": (list,),
+    "constants": (str, type(None)),
+    "encoder": (str, type(None)),
+    "representation": (str, type(None)),
+    "files": (dict,),
+}
+"""What the record in ``atlas.json`` holds."""
 
 
 def write_atlas(folder: Path, record: dict[str, Any], clusters: pa.Table, reference: Reference) -> list[str]:
@@ -24,15 +37,16 @@ def write_atlas(folder: Path, record: dict[str, Any], clusters: pa.Table, refere
     """
     write_table(folder / CLUSTERS_FILE, clusters)
     write_through(folder / _REFERENCE, lambda path: save_file(reference._asdict(), path))
-    write_json(folder / ATLAS_FILE, record)
+    write_json(folder / ATLAS_FILE, record | {"files": {name: sha256_file(folder / name) for name in _ARRAYS}})
     return [CLUSTERS_FILE, _REFERENCE, ATLAS_FILE]
 
 
-def read_atlas(folder: Path) -> tuple[dict[str, Any], pa.Table, Reference]:
-    """What an atlas was saved with: the record in ``atlas.json``, its clusters, and the points to place among.
+def read_atlas(folder: Path) -> tuple[dict[str, Any], AtlasConfig, pa.Table, Reference]:
+    """What an atlas was saved with: the record in ``atlas.json``, settings, clusters, and the points to place among.
 
     Raises:
         ArtifactError: if it is missing, damaged, or from another version.
+        ConfigError: if it has settings that this version does not know.
     """
     record = read_json(folder / ATLAS_FILE)
     if not isinstance(record, dict) or not {"config", "dropped"} <= record.keys():
@@ -42,6 +56,15 @@ def read_atlas(folder: Path) -> tuple[dict[str, Any], pa.Table, Reference]:
             f"expected an atlas that names its encoder and representation in {folder}, an earlier version made this "
             "one; make it again (apmae cluster EMBEDDINGS --overwrite, or Atlas.fit and save)"
         )
+    damaged = [name for name, value in record.items() if not isinstance(value, _FORMS.get(name, (object,)))]
+    if damaged or not all(isinstance(name, str) for name in record.get("models", [])):
+        raise ArtifactError(
+            f"expected an atlas in {folder}, {(damaged or ['models'])[0]} in its {ATLAS_FILE} is damaged; fit it again"
+        )
+    config = parse(AtlasConfig, record["config"], str(folder))
+    for name, noted in record.get("files", {}).items():
+        if name in _ARRAYS and (folder / name).is_file() and sha256_file(folder / name) != noted:
+            raise ArtifactError(f"expected {folder / name} as it was saved, its content has changed; fit it again")
     try:
         tensors = load_file(folder / _REFERENCE)
     except (OSError, SafetensorError) as error:
@@ -52,12 +75,12 @@ def read_atlas(folder: Path) -> tuple[dict[str, Any], pa.Table, Reference]:
         raise ArtifactError(
             f"expected an atlas of this version in {folder}, its arrays or columns are of another; fit it again"
         )
-    if not reference.is_sound(len(clusters)):
+    if clusters["cluster"].to_pylist() != list(range(len(clusters))) or not reference.is_sound(len(clusters), config):
         raise ArtifactError(
-            f"expected finite arrays and labels of {len(clusters)} clusters in {folder}, its {_REFERENCE} is damaged; "
-            "fit it again"
+            f"expected points of {len(clusters)} clusters in {folder} that fit its settings, its {_REFERENCE} is "
+            "damaged; fit it again"
         )
     try:
-        return record, renamed(clusters, overlay(folder)), reference
+        return record, config, renamed(clusters, overlay(folder)), reference
     except ConfigError as error:
         raise ArtifactError(f"{folder / NAMES_FILE}: {error}; mend or remove it") from None

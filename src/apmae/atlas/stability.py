@@ -1,4 +1,4 @@
-"""Are clusters found again? Fits on each half of the prompts, and with another seed, say it (paper: not measured).
+"""Whether clusters are found again: by fits on each half of the prompts, and with another seed (paper: not measured).
 
 A cluster of a study is worth a name if it would have been found without half of the prompts. For each half, the rows
 are clustered again, the rows of the other half are placed among them by their nearest neighbours, and a cluster's

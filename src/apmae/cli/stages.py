@@ -171,9 +171,11 @@ def cluster(
 
     counts = fit_atlas(embeddings, out, config, overwrite=overwrite)
     share = counts["clustered"] / max(counts["patterns"], 1)
+    structured = counts["patterns"] - counts["unstructured"]
+    some = f", looked for in {counts['fitted']} of {structured}" if counts["fitted"] < structured else ""
     say(
         f"{counts['clusters']} clusters ({counts['unstable']} unstable) hold {share:.1%} of {counts['patterns']} "
-        f"patterns; atlas in {out}"
+        f"patterns{some}; atlas in {out}"
     )
 
 

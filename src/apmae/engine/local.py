@@ -153,7 +153,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
             table = read_tables(embeddings, "encode", "embeddings")
             points = min(table.num_rows, config.fit_points)
             advance(
-                note=f"UMAP and tree of {points} patterns, four times: once more by another seed, once by each half"
+                note=f"UMAP and tree of at most {points} patterns, four times: again by another seed and by each half"
             )
             measured = Measured(
                 np.stack([table[f"score_{name}"].to_numpy() for name in SCORES], axis=1),

@@ -109,7 +109,8 @@ def tag_page(
     header = ("head", "cluster", "name", "strength", "measured", "nearest", "sinks")
     count: dict[tuple[int, str], list[str]] = {}
     for row in ordered:
-        count.setdefault((row["cluster"], row["name"]), []).append(head_name(row["layer"], row["head"]))
+        named = row["cluster"], flagged(row["name"], row["unstable"])
+        count.setdefault(named, []).append(head_name(row["layer"], row["head"]))
     by_size = sorted(count.items(), key=lambda entry: (entry[0][0] == NOISE, -len(entry[1]), entry[0]))
     names = [(_known(cluster), name, len(places), ", ".join(places)) for (cluster, name), places in by_size]
     template = environment().get_template("tag.html.j2")
@@ -196,8 +197,8 @@ def _facts(study: Study, made: dict[str, Table], summary: Summary) -> list[tuple
 
 def _study_grid(study: Study, heads: Table) -> dict[str, Any]:
     cells = {}
-    for layer, head, patterns, cluster, name, main, share, distinct in heads.rows:
-        does = f"{head_name(layer, head)}: {name} in {main:.0%} of {patterns:,} patterns"
+    for layer, head, patterns, cluster, name, main, share, distinct, stable in heads.rows:
+        does = f"{head_name(layer, head)}: {flagged(name, stable == 'no')} in {main:.0%} of {patterns:,} patterns"
         title = f"{does}; {share:.0%} in any of {distinct} cluster{'' if distinct == 1 else 's'}"
         cells[layer, head] = grid_cell(NOISE if cluster is None else cluster, name, title, study.heads, link=True)
     return cells_in_a_grid(cells, study.heads_by_layer)

@@ -13,10 +13,14 @@ STEADY = 0.9
 _NAMES = 6
 _HEADS = 8
 _DENSER = (
-    "Figure 6 shows whether there is anything to find: separate islands in its panel B. If there are any, allow "
-    "smaller or wider clusters (min_cluster_size, epsilon, max_mean_distance of apmae cluster). If not, encode more "
-    "prompts, or train the encoder for longer, until Figure 3 looks right."
+    "Figure 6 shows whether there is anything to find: separate islands in its panel B. If there are any, {allow}. If "
+    "not, encode more prompts, or train the encoder for longer, until Figure 3 looks right."
 )
+_SMALLER = (
+    "allow smaller clusters (min_cluster_size of apmae cluster), or look at those too that half of the prompts do not "
+    "show again (--preset paper)"
+)
+_WIDER = "allow smaller or wider clusters (min_cluster_size, epsilon, max_mean_distance of apmae cluster)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +74,14 @@ def summarize(study: Study, tables: dict[str, Table]) -> Summary:
         ),
         steady=steady,
         steady_heads=count,
-        next=_next(study, tables) if clustered else (_DENSER,),
+        next=_next(study, tables) if clustered else (_denser(study),),
     )
+
+
+def _denser(study: Study) -> str:
+    """What may find clusters; only the paper's and those per head have filters."""
+    stable = study.clustered.config.get("clusterer", "stable") == "stable"
+    return _DENSER.format(allow=_SMALLER if stable else _WIDER)
 
 
 def _dropped(study: Study) -> str:

@@ -136,7 +136,7 @@ def outcomes_table(study: Study) -> Table:
 def heads_table(study: Study) -> Table:
     """One row per captured head: what it does most, how often, and how often it does anything that the atlas knows.
 
-    ``main cluster`` is empty, and ``main name`` "unknown", where most of the head's patterns are noise.
+    ``main cluster`` and ``stable`` are empty, and ``main name`` "unknown", where most of the head's patterns are noise.
     """
     points = study.points
     grid = head_grid(points, study.layers, study.heads)
@@ -145,18 +145,23 @@ def heads_table(study: Study) -> Table:
     main = grid.main_cluster.ravel()
     often = np.bincount(place, points["cluster"].to_numpy() == main[place], minlength=len(total))
     names = study.names
+    unstable = dict(zip(study.clusters["cluster"].to_pylist(), study.clusters["unstable"].to_pylist(), strict=True))
     rows = []
     for number in np.flatnonzero(total).tolist():
         layer, head = divmod(number, study.heads)
         cluster, patterns = int(main[number]), int(total[number])
         known = (float(grid.clustered[layer, head]), int(grid.distinct[layer, head]))
         does = (cluster if cluster != NOISE else None, names[cluster], float(often[number]) / patterns)
-        rows.append((layer, head, patterns, *does, *known))
+        stable = "" if cluster == NOISE else "no" if unstable[cluster] else "yes"
+        rows.append((layer, head, patterns, *does, *known, stable))
     return Table(
         name="heads",
-        header=("layer", "head", "patterns", "main cluster", "main name", "main share", "share clustered", "distinct"),
+        header=(
+            "layer", "head", "patterns", "main cluster", "main name", "main share", "share clustered", "distinct",
+            "stable",
+        ),
         rows=tuple(rows),
-    )
+    )  # fmt: skip
 
 
 def shares_of_names(clusters: Table) -> list[tuple[str, int, float]]:
