@@ -18,6 +18,7 @@ from apmae.config import (
     DimensionsConfig,
     EncodeConfig,
     EvaluateConfig,
+    LocationsConfig,
     PromptsConfig,
     StudyConfig,
     TrainConfig,
@@ -40,6 +41,7 @@ SECTIONS = {
     "evaluate": (EvaluateConfig,),
     "encode": (EncodeConfig,),
     "dimensions": (DimensionsConfig,),
+    "locations": (LocationsConfig,),
     "cluster": (AtlasConfig,),
     "STUDY.yaml": (StudyConfig,),
 }
@@ -57,6 +59,8 @@ TABLES = {
     "POINTS": schema.POINTS,
     "CLUSTERS": schema.CLUSTERS,
     "DIMENSIONS": schema.DIMENSIONS,
+    "LOCATIONS": schema.LOCATIONS,
+    "FOREIGN": schema.FOREIGN,
     "TAGS": schema.TAGS,
 }
 

@@ -16,6 +16,8 @@ POINTS_FILE = "points.parquet"
 CLUSTERS_FILE = "clusters.parquet"
 NAMES_FILE = "names.json"
 ATLAS_FILE = "atlas.json"
+LOCATIONS_FILE = "locations.parquet"
+FOREIGN_FILE = "foreign.parquet"
 
 KINDS = (
     "sentinel",
@@ -243,6 +245,52 @@ DIMENSIONS = pa.schema(
 )
 """One row per number of UMAP dimensions and seed (paper Figure 7): trustworthiness (``atlas/trustworthiness.py``) and
 its standard error from asking ``queries`` of the ``points`` for their ``neighbors``."""
+
+LOCATIONS = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("prompts", pa.int64(), nullable=False),
+        pa.field("files", pa.int64(), nullable=False),
+        pa.field("possible", pa.int64(), nullable=False),
+        pa.field("total", pa.int64(), nullable=False),
+        pa.field("total_error", pa.float32(), nullable=False),
+        pa.field("unique", pa.int64(), nullable=False),
+        pa.field("unique_error", pa.float32(), nullable=False),
+        pa.field("unique_once", pa.int64(), nullable=False),
+        pa.field("unique_half", pa.float32(), nullable=False),
+        pa.field("unique_even", pa.float32(), nullable=False),
+        pa.field("unique_stable", pa.int64(), nullable=False),
+        pa.field("unique_weighted", pa.float32(), nullable=False),
+        *[
+            pa.field(f"{which}{part}", kind)
+            for which in ("correct", "incorrect", "overlap")
+            for part, kind in (
+                ("", pa.int64()),
+                ("_null", pa.float32()),
+                ("_null_sd", pa.float32()),
+                ("_p", pa.float32()),
+            )
+        ],
+        pa.field("movable", pa.float32()),
+    ]
+)
+"""Pattern locations of each task against chance (``analyze/locations.py``; ``docs/locations.md`` says what each column
+is); what needs outcomes is null if none is known."""
+
+FOREIGN = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("correct", pa.int64(), nullable=False),
+        pa.field("incorrect", pa.int64(), nullable=False),
+        pa.field("share_correct", pa.float32(), nullable=False),
+        pa.field("share_incorrect", pa.float32(), nullable=False),
+        pa.field("null", pa.float32(), nullable=False),
+        pa.field("null_sd", pa.float32(), nullable=False),
+        pa.field("p", pa.float32(), nullable=False),
+    ]
+)
+"""Whether incorrect prompts look like another task (``analyze/foreign.py``): mean shares of a prompt's locations that
+are another task's own, and the difference under permuted outcomes. One row per task with both outcomes."""
 
 TAGS = pa.schema(
     [

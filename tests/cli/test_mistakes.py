@@ -258,6 +258,11 @@ CASES = {
     # -- report
     "report: no study": (("report", "folder"), "a finished encode artifact at folder/embeddings", "run encode first"),
     "report: nothing there": (("report", "none"), "none/embeddings"),
+    # -- locations
+    "locations: no study": (("locations", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
+    "locations: no atlas": (("locations", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
+    "locations: few permutations": (("locations", "study", "--permutations", "3"), "permutations", "got 3"),
+    "locations: few resamples": (("locations", "study", "--resamples", "1"), "resamples", "got 1"),
     # -- run and demo
     "run: no such file": (("run", "none.yaml"), "none.yaml: No such file", "check the path"),
     "run: no YAML": (("run", "bad.yaml"), "expected YAML in bad.yaml"),

@@ -1,16 +1,25 @@
 """Pattern locations (cluster, layer, head): which occur in which tasks and outcomes (paper section 6.2).
 
-Everything is computed from ``schema.POINTS``. Axes: l layers, h heads per layer.
+Everything is computed from ``schema.POINTS``. Axes: l layers, h heads per layer, t tasks.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from apmae.schema import NOISE
+from apmae.analyze.foreign import foreign_of, foreign_shares, halves
+from apmae.analyze.occurrence import Occurrences, Prompts, files_of, occurrences, opened, prompts_of, prompts_with
+from apmae.analyze.resampling import errors_by_file, movable, null_of, permuted_outcomes, rarefied
+from apmae.config import LocationsConfig
+from apmae.schema import FOREIGN, LOCATIONS, NOISE
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 class Clustering(NamedTuple):
@@ -61,36 +70,36 @@ def clustering(points: pa.Table) -> Clustering:
     return Clustering(len(np.unique(labels[labels != NOISE])), int((labels != NOISE).sum()), len(labels))
 
 
-def task_locations(points: pa.Table) -> list[TaskLocations]:
-    """Locations by task and outcome (Table 5), tasks in the order in which they occur."""
-    labels = points["cluster"].to_numpy()
-    known = labels != NOISE
-    layer, head = points["layer"].to_numpy()[known].astype(np.int64), points["head"].to_numpy()[known].astype(np.int64)
-    location = (labels[known].astype(np.int64) << 32) | (layer << 16) | head
-    task, asked = _codes(points["task"], known), points["outcome"].null_count < len(points)
-    correct = _codes(points["outcome"], known, "correct") if asked else np.zeros(len(task), dtype=bool)
-    names = points["task"].unique().to_pylist()
-    seen = [set(location[task == number].tolist()) for number in range(len(names))]
+def task_locations(points: Path | pa.Table) -> list[TaskLocations]:
+    """Locations by task and outcome (Table 5), tasks in the order in which they occur.
+
+    Args:
+        points: the file of ``schema.POINTS``, or a table of it.
+    """
+    with opened(points) as found:
+        prompts = prompts_of(found, files=False)
+        return table_of(occurrences(found, prompts.tasks), asked=prompts.asked)
+
+
+def table_of(found: Occurrences, *, asked: bool) -> list[TaskLocations]:
+    """Table 5 of counted locations.
+
+    Args:
+        found: in how many prompts each location occurs.
+        asked: whether outcomes are known.
+    """
+    unique, right, wrong = found.unique, found.correct > 0, found.count > found.correct
     rows = []
-    for number, name in enumerate(names):
-        others = set().union(*(seen[i] for i in range(len(names)) if i != number))
-        unique = seen[number] - others
-        right = unique & set(location[(task == number) & correct].tolist())
-        wrong = unique & set(location[(task == number) & ~correct].tolist())
-        both = len(right & wrong)
-        by_outcome = (len(right) - both, len(wrong) - both, both) if asked else (None, None, None)
-        rows.append(TaskLocations(name, len(seen[number]), len(unique), *by_outcome))
+    for number, name in enumerate(found.tasks):
+        own = found.task == number
+        only = own & unique
+        by_outcome: tuple[int | None, ...] = (None, None, None)
+        if asked:
+            by_outcome = tuple(
+                int(np.count_nonzero(only & which)) for which in (right & ~wrong, wrong & ~right, right & wrong)
+            )
+        rows.append(TaskLocations(name, int(own.sum()), int(only.sum()), *by_outcome))
     return rows
-
-
-def _codes(column: pa.ChunkedArray, kept: ndarray, equals: str | None = None) -> ndarray:
-    """A text column's values as numbers, in order of first occurrence; with ``equals``, whether each is that value."""
-    encoded = column.combine_chunks().dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False)[kept]
-    if equals is None:
-        return codes
-    values = encoded.dictionary.to_pylist()
-    return codes == values.index(equals) if equals in values else np.zeros(len(codes), dtype=bool)
 
 
 def head_grid(points: pa.Table, layers: int, heads: int) -> HeadGrid:
@@ -119,3 +128,99 @@ def prompt_grid(points: pa.Table, prompt: int, layers: int, heads: int) -> Int[n
     own = points["prompt"].to_numpy() == prompt
     grid[points["layer"].to_numpy()[own], points["head"].to_numpy()[own]] = points["cluster"].to_numpy()[own]
     return grid
+
+
+def against_chance(
+    points: Path | pa.Table,
+    prompts: list[Path] | pa.Table,
+    clusters: pa.Table,
+    config: LocationsConfig,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[pa.Table, pa.Table]:
+    """Locations of each task, and whether incorrect prompts look like another task, beside what chance would give.
+
+    Args:
+        points: the file of ``schema.POINTS``, or a table of it.
+        prompts: files or a table of ``schema.ENCODED_PROMPTS``, which say what file each prompt is of.
+        clusters: ``schema.CLUSTERS``.
+        config: permutations, resamples, seed.
+        tell: called with what is done next.
+
+    Returns:
+        ``schema.LOCATIONS`` and ``schema.FOREIGN``.
+    """
+    with opened(points, prompts) as found:
+        tell("count locations")
+        own = prompts_of(found, files=True)
+        counted = occurrences(found, own.tasks)
+        tell("files drawn anew")
+        files, pairs = files_of(found, counted, own)
+        errors = errors_by_file(counted, files, pairs, config.resamples, config.seed)
+        nulls = {}
+        if own.asked:
+            tell("outcomes permuted")
+            nulls = _outcome_nulls(found, counted, own, config)
+            tell("other tasks' locations")
+            half = halves(own, config.seed)
+            rows = foreign_of(foreign_shares(found, own, half), own, half, config.permutations, config.seed)
+        else:
+            rows = []
+    tasks = len(own.tasks)
+    asked = np.bincount(own.task, minlength=tasks)
+    fewer = [rarefied(counted, asked, drawn)[:, 1] for drawn in (asked // 2, np.full(tasks, asked.min(initial=0)))]
+    cluster, unique = counted.places[counted.location, 0], counted.unique
+    stability = clusters["stability"].to_numpy()[cluster]
+    stable = ~clusters["unstable"].to_numpy(zero_copy_only=False).astype(bool)[cluster]
+    once = counted.count == 1
+    share = movable(own)
+    table = []
+    for number, row in enumerate(table_of(counted, asked=own.asked)):
+        only = unique & (counted.task == number)
+        table.append(
+            {
+                **row._asdict(),
+                "prompts": int(asked[number]),
+                "files": len(np.unique(own.file[own.task == number])),
+                "possible": len(clusters) * counted.heads,
+                "total_error": errors[number, 0],
+                "unique_error": errors[number, 1],
+                "unique_once": int((only & once).sum()),
+                "unique_half": fewer[0][number],
+                "unique_even": fewer[1][number],
+                "unique_stable": int((only & stable).sum()),
+                "unique_weighted": stability[only].sum(),
+                "movable": share[number] if own.asked else None,
+                **nulls.get(number, {}),
+            }
+        )
+    found_foreign = pa.Table.from_pylist([row._asdict() for row in rows], schema=FOREIGN)
+    return pa.Table.from_pylist(table, schema=LOCATIONS), found_foreign
+
+
+def _outcome_nulls(
+    found: "DuckDBPyConnection", counted: Occurrences, prompts: Prompts, config: LocationsConfig
+) -> dict[int, dict[str, float]]:
+    """For each task, unique locations by outcome if outcomes were permuted within the task."""
+    from scipy.sparse import csr_matrix
+
+    pairs, rows = prompts_with(found, counted, prompts, counted.unique)
+    kept, pair = np.unique(pairs, return_inverse=True)
+    seen = csr_matrix((np.ones(len(rows), np.float32), (pair, rows)), (len(kept), len(prompts.number)))
+    task, count = counted.task[kept], counted.count[kept, None]
+    figures: list[Int[ndarray, "t w r"]] = []
+    for right in permuted_outcomes(prompts, config.permutations, config.seed):
+        correct = seen @ right.astype(np.float32)
+        which = np.stack([correct == count, correct == 0, (correct > 0) & (correct < count)], 1)  # k w r
+        figures.append(np.stack([which[task == number].sum(0) for number in range(len(prompts.tasks))]))
+    null = np.concatenate(figures, axis=2)
+    observed = {number: row for number, row in enumerate(table_of(counted, asked=True))}
+    return {
+        number: {
+            f"{which}{part}": value
+            for place, which in enumerate(("correct", "incorrect", "overlap"))
+            for part, value in zip(
+                ("_null", "_null_sd", "_p"), null_of(getattr(observed[number], which), null[number, place]), strict=True
+            )
+        }
+        for number in observed
+    }

@@ -32,6 +32,7 @@ _PANELS = {
         stages.evaluate,
         stages.encode,
         stages.dimensions,
+        stages.locations,
         stages.cluster,
         stages.report,
     ),

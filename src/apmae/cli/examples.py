@@ -37,6 +37,10 @@ EXAMPLES = {
         "apmae cluster study/embeddings/ --out study/atlas/",
         "Few or no clusters: --set min_cluster_size=10, or encode more prompts. Next: apmae report, apmae tag --atlas.",
     ),
+    "locations": (
+        "apmae locations study/",
+        "Pattern locations by task and outcome beside what chance gives. Then apmae report shows them too.",
+    ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "tag": (
         "apmae tag bundled FILE.java --line 12 --json tags.json --html tags.html",

@@ -1,4 +1,6 @@
-"""The stages after prompts: ``train``, ``evaluate``, ``encode``, ``dimensions``, ``cluster``, ``report``."""
+"""The stages after prompts: ``train``, ``evaluate``, ``encode``, ``dimensions``, ``cluster``, ``locations``,
+``report``.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -207,6 +209,27 @@ def dimensions(
 
     print_dimensions(measure_dimensions(embeddings, out, config, overwrite=overwrite))
     say(f"picture in {out}, numbers in {out.with_suffix('.parquet')}")
+
+
+def locations(
+    study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")],
+    permutations: Annotated[int, typer.Option(help="How often outcomes are shuffled within their task.")] = 1000,
+    resamples: Annotated[int, typer.Option(help="How often files are drawn anew, for standard errors.")] = 200,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Count which patterns occur in which tasks and outcomes, against chance."""
+    from apmae.config import LocationsConfig, parse
+
+    values = {"permutations": permutations, "resamples": resamples, "seed": seed}
+    config = parse(LocationsConfig, values, "locations")
+    from apmae.engine.checks import expect_locations
+
+    expect_locations(study, config, overwrite=overwrite)
+    from apmae.engine.locations import locate, print_locations
+
+    print_locations(locate(study, config, overwrite=overwrite))
+    say(f"tables in {study / 'locations'}")
 
 
 def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:

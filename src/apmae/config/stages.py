@@ -161,3 +161,13 @@ class DimensionsConfig(Config):
         if not self.dimensions or len(set(self.dimensions)) < len(self.dimensions) or min(self.dimensions) < 2:
             raise ValueError(f"expected one or more dimensions, each from 2 and once, got {given}")
         return self
+
+
+class LocationsConfig(Config):
+    """How pattern locations are set against chance (paper section 6.2)."""
+
+    permutations: int = Field(default=1000, ge=20)
+    """How often outcomes are shuffled within their task; p is no smaller than one in as many and one."""
+    resamples: int = Field(default=200, ge=20)
+    """How often files are drawn anew, for standard errors."""
+    seed: int = 0

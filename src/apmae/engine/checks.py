@@ -19,6 +19,7 @@ from apmae.config import (
     EncodeConfig,
     EvaluateConfig,
     LMConfig,
+    LocationsConfig,
     PromptsConfig,
     StudyConfig,
 )
@@ -227,6 +228,13 @@ def expect_dimensions(embeddings: Path, out: Path, config: DimensionsConfig, *, 
 def measurements_file(picture: Path) -> Path:
     """Where ``apmae dimensions`` writes what its picture shows."""
     return picture.with_suffix(".parquet")
+
+
+def expect_locations(study: Path, config: LocationsConfig, *, overwrite: bool) -> None:
+    """``apmae locations``; arguments and errors as for :func:`apmae.engine.locations.locate`."""
+    out = Layout(Study(study).folder).locations
+    expect_place(out, folder=True)
+    expect_stage(out, "locations", _settings(config), overwrite=overwrite)
 
 
 def expect_report(study: Path) -> None:

@@ -9,7 +9,7 @@ from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.tables import Table
 from apmae.schema import NOISE
 
-_SHARES = {"share", "main share", "share clustered", "accuracy", "strength", "true for"}
+_SHARES = {"share", "main share", "share clustered", "accuracy", "strength", "true for", "of correct", "of incorrect"}
 _INDICES = {"in halves", "over seeds", "confidence"}
 """Numbers in [0, 1] that are no shares; they have two places."""
 _TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "nearest", "sinks"}

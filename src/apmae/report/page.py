@@ -27,6 +27,7 @@ from apmae.report.display import (
     visible,
 )
 from apmae.report.examples import typical_prompt
+from apmae.report.locations import chance_table, findings, foreign_table
 from apmae.report.palette import cluster_color
 from apmae.report.pictures import Picture, pictures_of
 from apmae.report.summary import STEADY, Summary, summarize
@@ -133,12 +134,14 @@ def tag_page(
 
 
 def _tables(study: Study) -> list[Table]:
+    located = study.located
     return [
         tables.clustering_table(study),
         tables.locations_table(study),
         tables.clusters_table(study),
         tables.heads_table(study),
         tables.outcomes_table(study),
+        *([] if located is None else [chance_table(located[0]), foreign_table(located[1])]),
     ]
 
 
@@ -157,6 +160,12 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         sections=cluster_sections(study, made["clusters"]),
         clustering=listing(made["clustering"], "Table 4"),
         locations=listing(made["locations"], "Table 5"),
+        against=None if study.located is None else findings(*study.located),
+        chance=[
+            listing(made[name], label)
+            for name, label in (("locations_chance", "locations by chance"), ("locations_foreign", "other tasks' own"))
+            if name in made and made[name].rows
+        ],
         outcomes=listing(made["outcomes"], "outcomes"),
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import flagged, nearest_words, visible, with_place
+from apmae.report.locations import OUTCOMES, findings
 from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.summary import summarize
 from apmae.report.tables import (
@@ -24,6 +25,8 @@ from apmae.schema import NOISE
 from apmae.study.reader import Study
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from apmae.report.dimensions import Dimensions
     from apmae.report.evaluation import Evaluation
 
@@ -143,6 +146,45 @@ def print_tags(
             highlight=False,
             markup=False,
         )
+
+
+def print_locations(locations: "pa.Table", foreign: "pa.Table") -> None:
+    """Print the locations of each task beside what chance gives (``schema.LOCATIONS``, ``schema.FOREIGN``)."""
+    console, rows = open_console(), locations.to_pylist()
+
+    def cells(name: str) -> list[str]:
+        return ["-" if row[name] is None else f"{row[name]:,}" for row in rows]
+
+    def against(which: str) -> list[str]:
+        shown = zip(rows, cells(which), strict=True)
+        return [
+            count
+            if row[which] is None
+            else f"{count} ({row[f'{which}_null']:.1f} \u00b1 {row[f'{which}_null_sd']:.1f})"
+            for row, count in shown
+        ]
+
+    columns = [
+        Column(header="task", cells=[row["task"].replace("_", " ") for row in rows], min_width=19),
+        Column(header="total", cells=cells("total"), priority=2),
+        Column(header="unique", cells=cells("unique")),
+        Column(header="once", cells=cells("unique_once"), priority=1),
+        *[
+            Column(header=f"{which} (chance)", cells=against(which), priority=5 - place)
+            for place, which in enumerate(OUTCOMES)
+        ],
+    ]
+    print_table(console, columns, "locations.parquet has everything")
+    if others := foreign.to_pylist():
+        table = [
+            Column(header="other tasks' own", cells=[row["task"].replace("_", " ") for row in others], min_width=10),
+            Column(header="of incorrect", cells=[f"{row['share_incorrect']:.1%}" for row in others]),
+            Column(header="of correct", cells=[f"{row['share_correct']:.1%}" for row in others]),
+            Column(header="p", cells=[f"{row['p']:.3f}" for row in others]),
+        ]
+        print_table(console, table, "foreign.parquet has everything")
+    for line in findings(locations, foreign):
+        print_point(console, line)
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:

@@ -35,6 +35,11 @@ class Layout(NamedTuple):
         return self.folder / "atlas"
 
     @property
+    def locations(self) -> Path:
+        """The artifact of the locations stage."""
+        return self.folder / "locations"
+
+    @property
     def report(self) -> Path:
         """Page, pictures and tables."""
         return self.folder / "report"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from apmae.artifacts import fingerprint, matrix, read_json, read_manifest, read_table, read_tables
+from apmae.artifacts import fingerprint, manifest_path, matrix, read_json, read_manifest, read_table, read_tables
 from apmae.atlas.names import cluster_names, overlay, renamed
 from apmae.errors import ArtifactError
 from apmae.schema import (
@@ -22,6 +22,8 @@ from apmae.schema import (
     CLUSTERS,
     CLUSTERS_FILE,
     EXEMPLARS,
+    FOREIGN_FILE,
+    LOCATIONS_FILE,
     NOISE,
     POINTS_FILE,
     RECONSTRUCTIONS,
@@ -139,6 +141,17 @@ class Study:
             if len(rows):
                 return table["tokens"][int(rows[0])].as_py()
         return []
+
+    @cached_property
+    def located(self) -> tuple[pa.Table, pa.Table] | None:
+        """``schema.LOCATIONS`` and ``schema.FOREIGN``, if ``apmae locations`` made them of this atlas; else None."""
+        folder = Layout(self.folder).locations
+        if not manifest_path(folder).is_file():
+            return None
+        manifest = read_manifest(folder, "locations")
+        if manifest.inputs.get("cluster") != fingerprint(self.atlas_folder):
+            return None
+        return read_table(folder / LOCATIONS_FILE), read_table(folder / FOREIGN_FILE)
 
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:

@@ -1,0 +1,102 @@
+"""Do incorrect prompts look like another task? The paper's conjecture (section 6.2), against chance.
+
+A task's own locations are those that occur in its correct prompts and in no other task's. They are read from half of
+the files, and looked for in the prompts of the other half; then the halves swap. So a prompt never helps to say what is
+own, and correct and incorrect prompts have the same chance to have another task's.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from apmae.analyze.occurrence import Prompts
+from apmae.analyze.resampling import null_of, permuted_outcomes
+from apmae.seeding import generator
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+
+class Foreign(NamedTuple):
+    """How much of a task's prompts is another task's own."""
+
+    task: str
+    correct: int
+    """Correct prompts with a location."""
+    incorrect: int
+    share_correct: float
+    """Mean share of a correct prompt's locations that are another task's own."""
+    share_incorrect: float
+    null: float
+    """Mean of the difference, incorrect less correct, with outcomes permuted within the task."""
+    null_sd: float
+    p: float
+    """How often the difference is as far from that there."""
+
+
+def halves(prompts: Prompts, seed: int) -> Int[ndarray, " p"]:
+    """The half, 0 or 1, of each prompt; prompts of one file are in the same."""
+    files = int(prompts.file.max(initial=-1)) + 1
+    return (generator(seed, "halves").permutation(files) % 2)[prompts.file]
+
+
+def foreign_shares(found: "DuckDBPyConnection", prompts: Prompts, half: Int[ndarray, " p"]) -> Float[ndarray, " p"]:
+    """Share of each prompt's locations that are another task's own; NaN for a prompt without locations.
+
+    Args:
+        found: ``occurrence.opened``.
+        prompts: task, file and outcome of each.
+        half: of each, from :func:`halves`.
+    """
+    table = pa.table({"prompt": prompts.number, "half": half, "right_": prompts.correct})
+    found.register("halved", table)
+    rows = found.execute(
+        """WITH seen AS (SELECT prompt, task, half, right_, location FROM known JOIN halved USING (prompt)),
+                own AS (SELECT half, location, any_value(task) AS task FROM seen WHERE right_
+                        GROUP BY half, location HAVING count(DISTINCT task) = 1)
+           SELECT seen.prompt AS prompt, count(*) AS locations,
+                  count(*) FILTER (own.task IS NOT NULL AND own.task <> seen.task) AS other
+           FROM seen LEFT JOIN own ON own.location = seen.location AND own.half <> seen.half GROUP BY seen.prompt"""
+    ).fetchnumpy()
+    shares = np.full(len(prompts.number), np.nan)
+    shares[np.searchsorted(prompts.number, rows["prompt"])] = rows["other"] / rows["locations"]
+    found.unregister("halved")
+    return shares
+
+
+def foreign_of(
+    shares: Float[ndarray, " p"], prompts: Prompts, half: Int[ndarray, " p"], permutations: int, seed: int
+) -> list[Foreign]:
+    """The conjecture for each task with both outcomes.
+
+    Args:
+        shares: from :func:`foreign_shares`.
+        prompts: task, file and outcome of each.
+        half: of each. Outcomes are swapped within a half, because what is own was read from the other one's.
+        permutations: how many.
+        seed: for the permutations.
+    """
+    known, tasks = ~np.isnan(shares), len(prompts.tasks)
+    counted = np.where(known, shares, 0.0)
+
+    def difference(right: Bool[ndarray, "p r"]) -> Float[ndarray, "t r"]:
+        found = []
+        for of in (~right & known[:, None], right & known[:, None]):
+            weights = [(of[prompts.task == task], counted[prompts.task == task]) for task in range(tasks)]
+            found.append([own.T @ values / np.maximum(own.sum(0), 1) for own, values in weights])
+        return np.array(found[0]) - np.array(found[1])
+
+    within = prompts._replace(task=2 * prompts.task + half)
+    null = np.concatenate([difference(right) for right in permuted_outcomes(within, permutations, seed)], axis=1)
+    rows = []
+    for task, name in enumerate(prompts.tasks):
+        right, wrong = (known & (prompts.task == task) & (prompts.correct == outcome) for outcome in (True, False))
+        if right.any() and wrong.any():
+            shown = float(shares[right].mean()), float(shares[wrong].mean())
+            rows.append(
+                Foreign(name, int(right.sum()), int(wrong.sum()), *shown, *null_of(shown[1] - shown[0], null[task]))
+            )
+    return rows
