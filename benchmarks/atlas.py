@@ -135,8 +135,8 @@ def stream(data: Synthetic, counts: list[int]) -> None:
             placing, busy = placing + time.perf_counter() - middle, busy + time.process_time() - used
             making, done = making + middle - begin, done + len(rows)
         print(
-            f"| {count:,} | {placing:.0f} s, {busy:.0f} s of CPU | {count / placing:,.0f} patterns/s | {peak():.2f} GB | "
-            f"{1 - sizes[0] / count:.3f} placed | synthesised in {making:.0f} s |",
+            f"| {count:,} | {placing:.0f} s ({busy:.0f} of CPU) | {count / placing:,.0f} patterns/s | {peak():.2f} GB "
+            f"| {1 - sizes[0] / count:.3f} placed | synthesised in {making:.0f} s |",
             flush=True,
         )
 
