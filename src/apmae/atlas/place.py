@@ -65,10 +65,10 @@ class Placement(NamedTuple):
     """How far the nearest point of each is, in radii of the cluster: a pattern further than 1 is not in it. Infinite
     after the last."""
     reason: Shaped[ndarray, " n"]
-    """Why a pattern is in no cluster, by the first condition that it fails; "" if it is in one. "structure": it fails
-    the gate. "head": no pattern of its head was fitted (clusters per head). "vote": noise wins the vote of the nearest
-    points, or no behaviour wins enough of it. "name": a behaviour wins, but no name of a cluster that has it is true of
-    the pattern's own scores. "far": it is further from the winner than the winner's members are from one another."""
+    """Why a pattern is in no cluster; "" if it is in one. "structure": it fails the gate. "head": no pattern of its head
+    was fitted (clusters per head). "vote": noise wins the vote of the nearest points, or no behaviour wins enough of
+    it. "far": it is further from the winner than the winner's members are from one another. "name": by its nearest
+    points it would be in a cluster, but the name is not true of its own scores, and there is no other near enough."""
 
 
 class _Points(NamedTuple):
@@ -249,29 +249,22 @@ class Reference(_Points):
         true: Bool[ndarray, "n c"] | None,
         unseen: bool,
     ) -> Placement:
-        copies = self.counts[nearest]
-        voters = self.labels[nearest]
-        near = _weights(copies, distances + float(self.scale[0]))
-        may = np.ones(voters.shape, bool)
+        copies, voters, radii = self.counts[nearest], self.labels[nearest], self.radii[nearest]
+        does, apart = behaviours[voters], distances + float(self.scale[0])
+        near = _weights(copies, apart)
+        weights, may = near, np.ones(voters.shape, bool)
         if true is not None:
             may = np.take_along_axis(np.column_stack([true, np.ones(len(true), bool)]), voters, 1)  # last: noise, -1
-        weights = near if unseen else _weights(copies * may, distances + float(self.scale[0]))
-        does = behaviours[voters]
-        behaviour, strength = _winner(weights, does)
-        rows = np.arange(len(voters))
-        own = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
-        able = may & (does == behaviour[:, None])
-        winner = voters[rows, np.where(able, own, -1.0).argmax(1)]
-        closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
-        radius = self.radii[nearest[rows, closest]]
+            weights = near if unseen else _weights(copies * may, apart)
         least = _UNSEEN_STRENGTH if unseen and true is None else _MIN_STRENGTH
-        won = (behaviour != NOISE) & (strength >= least)
-        named = won & able.any(1)
-        known = named & (distances[rows, closest] <= radius)
-        if weights is not near:  # whether a behaviour would have won if all points had voted
-            behaviour, share = _winner(near[~named], does[~named])
-            won[~named] = (behaviour != NOISE) & (share >= least)
-        reason = np.select([known, named, won], ["", "far", "name"], "vote").astype(_REASON)
+        winner, strength, within = _winner(weights, may, voters, does, distances, radii)
+        won = (winner != NOISE) & (strength >= least)
+        known = won & within
+        if true is not None:  # what the nearest points alone would have said of the others
+            rest, given = ~known, (near, np.ones(voters.shape, bool), voters, does, distances, radii)
+            other, share, within[rest] = _winner(*(values[rest] for values in given))
+            won[rest] = (other != NOISE) & (share >= least)
+        reason = np.select([known, ~won, ~within], ["", "vote", "far"], "name").astype(_REASON)
         placed = (near[:, :, None] * self.coordinates[nearest]).sum(1)
         return Placement(
             np.where(known, winner, NOISE).astype(np.int64),
@@ -354,12 +347,32 @@ def _weights(copies: Int[ndarray, "n k"], distances: Float[ndarray, "n k"]) -> F
 
 
 def _winner(
-    weights: Float[ndarray, "n k"], does: Int[ndarray, "n k"]
-) -> tuple[Int[ndarray, " n"], Float[ndarray, " n"]]:
-    """The behaviour with the largest share of the votes of each row, and that share; a voter's own is given."""
-    share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)
-    best, rows = share.argmax(1), np.arange(len(does))
-    return does[rows, best], share[rows, best]
+    weights: Float[ndarray, "n k"],
+    may: Bool[ndarray, "n k"],
+    voters: Int[ndarray, "n k"],
+    does: Int[ndarray, "n k"],
+    distances: Float[ndarray, "n k"],
+    radii: Float[ndarray, "n k"],
+) -> tuple[Int[ndarray, " n"], Float[ndarray, " n"], Bool[ndarray, " n"]]:
+    """The cluster that wins among those of the behaviour that wins, which share that behaviour has, and whether the row
+    is within the cluster's radius.
+
+    Args:
+        weights: of each voter.
+        may: which voters' clusters a row may be in; -1 wins if none has the behaviour that wins.
+        voters: their clusters.
+        does: their behaviours.
+        distances: to each.
+        radii: of their clusters.
+    """
+    rows = np.arange(len(voters))
+    share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)  # of each voter's behaviour
+    best = share.argmax(1)
+    own = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
+    able = may & (does == does[rows, best][:, None])
+    winner = np.where(able.any(1), voters[rows, np.where(able, own, -1.0).argmax(1)], NOISE)
+    closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
+    return winner, share[rows, best], distances[rows, closest] <= radii[rows, closest]
 
 
 def _nowhere(rows: int, dimensions: int, reason: str) -> Placement:
