@@ -53,8 +53,7 @@ from apmae.train.loop import METRICS, train
 _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # fitted ones of the reference, and half as many shorter copies, of 301 numbers each: 13 MB
-# Finer than the default: for tags, pure clusters matter more than few clusters.
-_CONFIG = AtlasConfig(reference_points=_POINTS, min_cluster_size=10, min_samples=5, by_kind=True)
+_CONFIG = AtlasConfig(reference_points=_POINTS, by_kind=True)
 _PARKED = 2
 """Copies of each prompt with parked attention."""
 _PROGRAMS, _INSTANCES = 800, 6
