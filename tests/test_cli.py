@@ -278,7 +278,18 @@ def test_clustering_by_hand_is_the_studys(real_study, apmae_command, tmp_path):
     assert result.returncode == 0, result.stderr
     counts = read_manifest(tmp_path / "atlas", "cluster").counts
     assert result.stdout.startswith(f"{counts['clusters']} clusters ({counts['unstable']} unstable) hold ")
+    assert "looked for" not in result.stdout, "all of them"
     assert contents(tmp_path / "atlas") == contents(real_study.folder / "atlas")
+
+
+def test_clustering_says_in_how_many_patterns_it_looked(real_study, apmae_command, tmp_path):
+    settings = "--set", "fit_points=300"
+    result = apmae_command("cluster", real_study.folder / "embeddings", "--out", tmp_path / "atlas", *settings)
+    assert result.returncode == 0, result.stderr
+    counts = read_manifest(tmp_path / "atlas", "cluster").counts
+    structured = counts["patterns"] - counts["unstructured"]
+    assert (counts["patterns"], counts["fitted"]) == (576, 300) and structured > 300
+    assert f" of 576 patterns, looked for in 300 of {structured}; atlas in " in result.stdout
 
 
 def test_report_by_hand(real_study, apmae_command, tmp_path):

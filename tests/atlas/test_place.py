@@ -318,7 +318,7 @@ def test_each_reason_is_what_keeps_a_row_out():
         placed = points.place(z, "manhattan", true=only, unseen=unseen)
         assert placed.cluster.tolist() == [0, -1, -1, -1, -1]
         assert placed.reason.tolist() == ["", "far", "name", "vote", "far"], "its nearest points alone say 1 of 110"
-        placed = points.place(z, "manhattan", true=~only & False, unseen=unseen)
+        placed = points.place(z, "manhattan", true=np.zeros((5, 2), bool), unseen=unseen)
         assert placed.reason.tolist() == ["name", "far", "name", "vote", "far"]
 
 

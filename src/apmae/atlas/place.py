@@ -65,10 +65,11 @@ class Placement(NamedTuple):
     """How far the nearest point of each is, in radii of the cluster: a pattern further than 1 is not in it. Infinite
     after the last."""
     reason: Shaped[ndarray, " n"]
-    """Why a pattern is in no cluster; "" if it is in one. "structure": it fails the gate. "head": no pattern of its head
-    was fitted (clusters per head). "vote": noise wins the vote of the nearest points, or no behaviour wins enough of
-    it. "far": it is further from the winner than the winner's members are from one another. "name": by its nearest
-    points it would be in a cluster, but the name is not true of its own scores, and there is no other near enough."""
+    """Why a pattern is in no cluster; "" if it is in one. "structure": it fails the gate. "head": no pattern of its
+    head was fitted (clusters per head). "vote": noise wins the vote of the nearest points, or no behaviour wins enough
+    of it. "far": it is further from the winner than the winner's members are from one another; a wider cluster that
+    lost the vote may be nearer in radii. "name": by its nearest points it would be in a cluster, but the name is not
+    true of its own scores, and there is no other near enough."""
 
 
 class _Points(NamedTuple):
