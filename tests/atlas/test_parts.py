@@ -53,6 +53,13 @@ def test_equal_rows_of_a_part_are_no_distance_apart():
     assert found.labels_.tolist() == [0] * 8 and found.nearest_distances_.tolist() == [0] * 8
 
 
+def test_equal_rows_are_in_one_part():
+    z = np.repeat(np.random.default_rng(0).normal(size=(10, 3)), 2, 0)
+    fitted = Parts(np.zeros(20, np.int64), z[:, :2], np.ones(20), np.zeros(1), np.ones(1), np.ones(1), {})
+    found = parts_of(fitted, z, np.arange(20) % 2, "manhattan")
+    assert found.labels_.tolist() == [0] * 20, "the first of each pair says what it is"
+
+
 @pytest.fixture(scope="module")
 def halved(plant):
     """Five blobs; members of the first lead with two kinds, by turns, those of the others with one each."""

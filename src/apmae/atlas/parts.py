@@ -43,6 +43,8 @@ def parts_of(fitted: Clusters, z: Float[ndarray, "n d"], kinds: Int[ndarray, " n
         kinds: a number from 0 for each row: what its own scores lead with.
         metric: distance between embeddings.
     """
+    first, group, _ = merge_duplicates(z)
+    kinds = kinds[first][group]  # equal patterns of different tokens may differ in kind, but they have one place
     inside = np.flatnonzero(fitted.labels_ != NOISE)
     pairs = fitted.labels_[inside] * (int(kinds.max(initial=0)) + 1) + kinds[inside]
     _, part, sizes = np.unique(pairs, return_inverse=True, return_counts=True)
