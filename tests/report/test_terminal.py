@@ -8,7 +8,10 @@ ANSWER = {"predicted": "x", "expected": "x", "outcome": "correct"}
 
 def row(head, measured, sinks, texts, cluster=0, name="self", nearest=(), distances=()):
     tag = {"layer": 0, "head": head, "cluster": cluster, "name": name, "strength": 0.9, "measured": measured}
-    tag["unstable"] = False
+    tag |= {
+        "unstable": False,
+        "reason": {0: "", -1: "structure" if name in ("unstructured", "uniform") else "far"}.get(cluster, ""),
+    }
     return {**tag, "sinks": sinks, "sink_tokens": texts, "nearest": nearest, "distances": distances}
 
 
@@ -66,7 +69,7 @@ def test_an_unknown_head_is_shown_with_its_nearest_cluster_and_how_far_it_is(cap
     assert lines["0.1"] == [".", "unknown; nearest: first-token sink (1.3 radii)", "-", "diffuse"]
     assert lines["0.2"] == [".", "unstructured; nearest: blocks (0.8 radii)", "-", "diffuse"]
     assert lines["0.3"] == [".", "uniform", "-", "uniform"], "none is near"
-    assert "beyond 1 it is not like its members, within 1 the name is not true of it" in " ".join(printed.split())
+    assert "Of the others 2 have no structure that the gate sees, 1 are too far from the" in " ".join(printed.split())
 
 
 def test_where_all_heads_are_known_none_has_a_nearest_cluster(capsys):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apmae.report.console import Column, open_console, print_point, print_table
-from apmae.report.display import flagged, nearest_words, visible, with_place
+from apmae.report.display import WHY_UNKNOWN, flagged, nearest_words, visible, with_place
 from apmae.report.locations import OUTCOMES, findings
 from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.summary import summarize
@@ -126,9 +126,11 @@ def print_tags(
     print_table(console, columns, "--json and --html have everything")
     said = [f"The atlas knows {len(known)} of {len(rows)} heads here; 'measured' is what a head's own scores say."]
     if unknown:
+        counts = Counter(row["reason"] for row in unknown)
+        why = [f"{count} {WHY_UNKNOWN[reason]}" for reason, count in counts.most_common()]
         said.append(
-            "For the others the nearest cluster is given, and how far it is in radii: beyond 1 it is not like its "
-            "members, within 1 the name is not true of it."
+            f"Of the others {', '.join(why)}. Beside each is the nearest cluster and how far it is, in that cluster's "
+            "radii: 1 is as far as a member may be."
         )
     if any(row["unstable"] for row in rows):
         said.append("Unstable clusters are not found again well in other prompts.")
