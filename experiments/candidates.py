@@ -166,8 +166,8 @@ def compared(first: Half, second: Half, head: ndarray, candidate: Callable[[Half
         float(np.mean(ours != NOISE)),
         float(sizes.max(initial=0) / len(ours)),
         float(mutual_info_score(head[first.rows], ours)),
-        float(best.mean()),
-        float(np.mean(best >= STABLE)),
+        float(best.mean()) if len(best) else np.nan,
+        float(np.mean(best >= STABLE)) if len(best) else np.nan,
     )
 
 
