@@ -41,6 +41,7 @@ from apmae.patterns.descriptor import describe
 from apmae.patterns.gate import has_structure
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.planted import FAMILIES, planted
+from apmae.prompts.prompt import Prompt
 from apmae.schema import NOISE
 
 _KINDS: tuple[Representation, ...] = ("cls", "descriptor", "joint")
@@ -59,9 +60,8 @@ class Study(NamedTuple):
     scores: Measured
 
 
-def study(arguments: argparse.Namespace, lm: LM | None = None) -> Study:
-    """Capture all heads of the model on the prompts."""
-    lm = lm or load_lm(arguments.model)
+def drawn_prompts(arguments: argparse.Namespace, lm: LM) -> list[Prompt]:
+    """Prompts of the texts, in random order."""
     asked = {"per_task": arguments.per_task, "outcome": "any", "split": arguments.split, "seed": arguments.seed}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prompts.parquet"
@@ -69,7 +69,13 @@ def study(arguments: argparse.Namespace, lm: LM | None = None) -> Study:
         make_prompts([parse_source(source) for source in arguments.texts], path, config, lm=lm)
         prompts = load_prompts(path)
     order = np.random.default_rng(arguments.seed).permutation(len(prompts))
-    prompts = [prompts[number] for number in order[: arguments.prompts]]
+    return [prompts[number] for number in order[: arguments.prompts]]
+
+
+def study(arguments: argparse.Namespace, lm: LM | None = None) -> Study:
+    """Capture all heads of the model on the prompts."""
+    lm = lm or load_lm(arguments.model)
+    prompts = drawn_prompts(arguments, lm)
     parts, names, values = [], [], []
     for captured in capture_prompts(lm, prompts, CaptureConfig(batch=4), size=256):
         parts.append(captured.patterns.without_texts())

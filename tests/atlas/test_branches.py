@@ -98,14 +98,14 @@ def random_tree(seed):
     return Branches(np.array(members), np.array(parent)), stability, draw.integers(1, 5, size=40)
 
 
-def best_by_force(members, stability, counts):
+def best_by_force(members, stability, counts, free):
     """The largest sum over all sets of disjoint branches that are not dissolved, by the formula of the docstring."""
     worth = {}
     for number, rows in enumerate(members):
         share = counts[rows].sum() / counts.sum()
         chance = share**2 / (2 * share - share**2)  # both sets have a row by chance, of the rows that either has
         if number and (stability[number] - chance) / (1 - chance) >= DISSOLVED:
-            worth[number] = share * np.log(1 / share) * (stability[number] - 0.3)
+            worth[number] = share * np.log(1 / share) * (stability[number] - free)
     best = 0.0
     for size in range(1, len(worth) + 1):
         for some in combinations(worth, size):
@@ -115,11 +115,11 @@ def best_by_force(members, stability, counts):
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 10**6))
-def test_the_choice_is_the_best_of_all_that_are_disjoint(seed):
+@given(st.integers(0, 10**6), st.sampled_from([None, 0.2, 0.5]))
+def test_the_choice_is_the_best_of_all_that_are_disjoint(seed, free):
     tree, stability, counts = random_tree(seed)
-    best, worth = best_by_force(tree.members, stability, counts)
-    chosen = choose(tree, stability, counts)
+    best, worth = best_by_force(tree.members, stability, counts, 0.3 if free is None else free)
+    chosen = choose(tree, stability, counts) if free is None else choose(tree, stability, counts, free)
     assert set(chosen.tolist()) <= worth.keys(), "neither all rows nor what is dissolved"
     assert tree.members[chosen].sum(0).max(initial=0) <= 1, "none inside another"
     assert sum(worth[number] for number in chosen.tolist()) == pytest.approx(best)

@@ -66,10 +66,12 @@ def branches_of(coordinates: Float[ndarray, "n r"], smallest: int, min_samples: 
     return Branches(members, parent)
 
 
-def choose(branches: Branches, stability: Float[ndarray, " b"], counts: Int[ndarray, " n"]) -> Int[ndarray, " c"]:
+def choose(
+    branches: Branches, stability: Float[ndarray, " b"], counts: Int[ndarray, " n"], free: float = _FREE
+) -> Int[ndarray, " c"]:
     """The branches that are clusters: none inside another, and together worth most.
 
-    A branch that holds a share p of the rows is worth ``p * -log(p) * (stability - 0.3)``: what knowing it tells of a
+    A branch that holds a share p of the rows is worth ``p * -log(p) * (stability - free)``: what knowing it tells of a
     row (in nats), times how far it can be trusted. So a branch gives way to its parts if they are as stable, and stays
     whole if they are found again less well. All rows together, and dissolved branches, are worth nothing. A branch of
     many rows overlaps with any other, so it is dissolved by what its stability is above that of two random sets of its
@@ -79,12 +81,13 @@ def choose(branches: Branches, stability: Float[ndarray, " b"], counts: Int[ndar
         branches: nested groups.
         stability: of each, in [0, 1].
         counts: how often each row occurs.
+        free: stability that earns nothing, in [0, 1].
 
     Returns:
         Numbers of branches, those with most rows first.
     """
     share = branches.members @ counts / counts.sum()
-    worth = share * -np.log(np.maximum(share, np.finfo(float).tiny)) * (stability - _FREE)
+    worth = share * -np.log(np.maximum(share, np.finfo(float).tiny)) * (stability - free)
     chance = share / (2 - share)
     worth[(stability < chance + DISSOLVED * (1 - chance)) | (branches.parent < 0)] = 0
     below = np.zeros(len(worth))
