@@ -177,7 +177,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
                 ):
                     rows.setdefault(name, []).append(values)
     found = {name: np.concatenate(values) for name, values in rows.items()}
-    np.savez(work / _ROWS, **found)
+    np.savez(work / _ROWS, **found)  # pyright: ignore[reportArgumentType]
     atlas = Atlas.fit(
         found["z"],
         where=(found["layer"], found["head"]),

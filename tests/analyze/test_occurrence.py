@@ -38,7 +38,7 @@ def test_every_location_is_counted_in_every_task(drawn, on_disk, tmp_path):
     for key in expected:
         tasks_of.setdefault(key[1:], set()).add(key[0])
     for number, key in enumerate(keys):
-        assert counted.count[number] == len(expected[key])
+        assert counted.seen[number] == len(expected[key])
         assert counted.correct[number] == sum(study.correct[prompt] for prompt in expected[key])
         assert counted.unique[number] == (len(tasks_of[key[1:]]) == 1)
         assert {names[file] for file in files[pairs == number]} == {study.file[prompt] for prompt in expected[key]}

@@ -75,10 +75,10 @@ def test_with_all_prompts_the_expected_counts_are_those_found(drawn):
     total = [np.count_nonzero(counted.task == task) for task in range(3)]
     unique = [np.count_nonzero((counted.task == task) & counted.unique) for task in range(3)]
     np.testing.assert_allclose(rarefied(counted, everything, everything), np.stack([total, unique], 1), atol=1e-9)
-    place = int(np.argmax(counted.count < everything[counted.task]))
-    chance = hypergeom(everything[counted.task[place]], counted.count[place], 5).pmf(0)
+    place = int(np.argmax(counted.seen < everything[counted.task]))
+    chance = hypergeom(everything[counted.task[place]], counted.seen[place], 5).pmf(0)
     only = counted._replace(
-        task=np.zeros(1, int), location=np.zeros(1, int), count=counted.count[[place]], places=counted.places[:1]
+        task=np.zeros(1, int), location=np.zeros(1, int), seen=counted.seen[[place]], places=counted.places[:1]
     )
     fewer = rarefied(only, everything[counted.task[[place]]], np.array([5]))
     np.testing.assert_allclose(fewer, [[1 - chance, 1 - chance]])

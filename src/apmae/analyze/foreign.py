@@ -12,7 +12,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from apmae.analyze.occurrence import Prompts
+from apmae.analyze.occurrence import Prompts, columns_of
 from apmae.analyze.resampling import null_of, permuted_outcomes
 from apmae.seeding import generator
 
@@ -53,14 +53,15 @@ def foreign_shares(found: "DuckDBPyConnection", prompts: Prompts, half: Int[ndar
     """
     table = pa.table({"prompt": prompts.number, "half": half, "right_": prompts.correct})
     found.register("halved", table)
-    rows = found.execute(
+    rows = columns_of(
+        found,
         """WITH seen AS (SELECT prompt, task, half, right_, location FROM known JOIN halved USING (prompt)),
                 own AS (SELECT half, location, any_value(task) AS task FROM seen WHERE right_
                         GROUP BY half, location HAVING count(DISTINCT task) = 1)
            SELECT seen.prompt AS prompt, count(*) AS locations,
                   count(*) FILTER (own.task IS NOT NULL AND own.task <> seen.task) AS other
-           FROM seen LEFT JOIN own ON own.location = seen.location AND own.half <> seen.half GROUP BY seen.prompt"""
-    ).fetchnumpy()
+           FROM seen LEFT JOIN own ON own.location = seen.location AND own.half <> seen.half GROUP BY seen.prompt""",
+    )
     shares = np.full(len(prompts.number), np.nan)
     shares[np.searchsorted(prompts.number, rows["prompt"])] = rows["other"] / rows["locations"]
     found.unregister("halved")

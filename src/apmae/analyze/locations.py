@@ -88,7 +88,7 @@ def table_of(found: Occurrences, *, asked: bool) -> list[TaskLocations]:
         found: in how many prompts each location occurs.
         asked: whether outcomes are known.
     """
-    unique, right, wrong = found.unique, found.correct > 0, found.count > found.correct
+    unique, right, wrong = found.unique, found.correct > 0, found.seen > found.correct
     rows = []
     for number, name in enumerate(found.tasks):
         own = found.task == number
@@ -171,7 +171,7 @@ def against_chance(
     cluster, unique = counted.places[counted.location, 0], counted.unique
     stability = clusters["stability"].to_numpy()[cluster]
     stable = ~clusters["unstable"].to_numpy(zero_copy_only=False).astype(bool)[cluster]
-    once = counted.count == 1
+    once = counted.seen == 1
     share = movable(own)
     table = []
     for number, row in enumerate(table_of(counted, asked=own.asked)):
@@ -206,7 +206,7 @@ def _outcome_nulls(
     pairs, rows = prompts_with(found, counted, prompts, counted.unique)
     kept, pair = np.unique(pairs, return_inverse=True)
     seen = csr_matrix((np.ones(len(rows), np.float32), (pair, rows)), (len(kept), len(prompts.number)))
-    task, count = counted.task[kept], counted.count[kept, None]
+    task, count = counted.task[kept], counted.seen[kept, None]
     figures: list[Int[ndarray, "t w r"]] = []
     for right in permuted_outcomes(prompts, config.permutations, config.seed):
         correct = seen @ right.astype(np.float32)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from numpy import ndarray
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Occurrences(NamedTuple):
     """Number of the task of each pair."""
     location: Int[ndarray, " p"]
     """Number of the location of each pair, in ``places``."""
-    count: Int[ndarray, " p"]
+    seen: Int[ndarray, " p"]
     """In how many prompts of the task the location occurs."""
     correct: Int[ndarray, " p"]
     """In how many correct ones; 0 if no outcome is known."""
@@ -89,19 +89,18 @@ def prompts_of(found: "DuckDBPyConnection", *, files: bool) -> Prompts:
         found: from :func:`opened`.
         files: whether the view ``prompts`` says which file each is of.
     """
-    rows = found.execute(
-        """SELECT prompt, any_value(task) AS task, any_value(outcome = 'correct') AS correct,
-                  count(outcome) > 0 AS asked FROM points GROUP BY prompt ORDER BY prompt"""
-    ).fetchnumpy()
-    number = np.asarray(rows["prompt"], np.int64)
-    tasks, task = _numbered(np.asarray(rows["task"], object))
+    rows = columns_of(
+        found,
+        """SELECT prompt::BIGINT AS prompt, any_value(task) AS task, coalesce(any_value(outcome = 'correct'), false)
+                  AS correct, count(outcome) > 0 AS asked FROM points GROUP BY prompt ORDER BY prompt""",
+    )
+    number = rows["prompt"]
+    tasks, task = _numbered(rows["task"])
     file = np.arange(len(number))
     if files:
-        paths = found.execute("SELECT prompt, path FROM prompts ORDER BY prompt").fetchnumpy()
-        own = np.searchsorted(np.asarray(paths["prompt"], np.int64), number)
-        file = _numbered(np.asarray(paths["path"], object)[own])[1]
-    correct = np.ma.filled(np.ma.asarray(rows["correct"]), False).astype(bool)
-    return Prompts(number, task, correct, file, tasks, bool(np.any(rows["asked"])))
+        paths = columns_of(found, "SELECT prompt::BIGINT AS prompt, path FROM prompts ORDER BY prompt")
+        file = _numbered(paths["path"][np.searchsorted(paths["prompt"], number)])[1]
+    return Prompts(number, task, rows["correct"].astype(bool), file, tasks, bool(rows["asked"].any()))
 
 
 def occurrences(found: "DuckDBPyConnection", tasks: tuple[str, ...]) -> Occurrences:
@@ -111,19 +110,20 @@ def occurrences(found: "DuckDBPyConnection", tasks: tuple[str, ...]) -> Occurren
         found: from :func:`opened`.
         tasks: their names, in order.
     """
-    rows = found.execute(
-        """SELECT location, task, count(*) AS count, count(*) FILTER (outcome = 'correct') AS correct
-           FROM known GROUP BY location, task ORDER BY location, task"""
-    ).fetchnumpy()
-    codes, location = np.unique(np.asarray(rows["location"], np.int64), return_inverse=True)
+    rows = columns_of(
+        found,
+        """SELECT location, task, count(*) AS seen, count(*) FILTER (outcome = 'correct') AS correct
+           FROM known GROUP BY location, task ORDER BY location, task""",
+    )
+    codes, location = np.unique(rows["location"], return_inverse=True)
     ((heads,),) = found.execute("SELECT count(DISTINCT layer::INT * 65536 + head) FROM points").fetchall()
     number = {name: place for place, name in enumerate(tasks)}
     return Occurrences(
         tasks,
         np.array([number[name] for name in rows["task"]], np.int64),
         location.astype(np.int64),
-        np.asarray(rows["count"], np.int64),
-        np.asarray(rows["correct"], np.int64),
+        rows["seen"],
+        rows["correct"],
         np.stack([codes >> 32, (codes >> 16) & 0xFFFF, codes & 0xFFFF], axis=1),
         int(heads),
     )
@@ -140,10 +140,10 @@ def files_of(
         prompts: the file of each prompt.
     """
     with _registered(found, {"prompt": prompts.number, "file": prompts.file, "number": prompts.task}):
-        rows = found.execute(
-            """SELECT location, number, file FROM known JOIN given USING (prompt) GROUP BY location, number, file"""
-        ).fetchnumpy()
-    return np.asarray(rows["file"], np.int64), _pairs(counted, rows["location"], rows["number"])
+        rows = columns_of(
+            found, "SELECT location, number, file FROM known JOIN given USING (prompt) GROUP BY location, number, file"
+        )
+    return rows["file"], _pairs(counted, rows["location"], rows["number"])
 
 
 def prompts_with(
@@ -166,6 +166,11 @@ def prompts_with(
     return _pairs(counted, rows["location"], rows["number"]), np.searchsorted(prompts.number, rows["prompt"])
 
 
+def columns_of(found: "DuckDBPyConnection", query: str) -> dict[str, Shaped[ndarray, " n"]]:
+    """The columns of a query without nulls."""
+    return {name: np.asarray(values) for name, values in found.execute(query).fetchnumpy().items()}
+
+
 @contextmanager
 def _registered(found: "DuckDBPyConnection", columns: dict[str, ndarray]) -> Iterator[None]:
     """The view ``given`` of some columns."""
@@ -183,10 +188,10 @@ def _codes(places: Int[ndarray, "n 3"]) -> Int[ndarray, " n"]:
 def _pairs(counted: Occurrences, location: ndarray, task: ndarray) -> Int[ndarray, " m"]:
     """Numbers of pairs, by the location's code and the task."""
     tasks = len(counted.tasks)
-    place = np.searchsorted(_codes(counted.places), np.asarray(location, np.int64))
+    place = np.searchsorted(_codes(counted.places), location)
     own = counted.location * tasks + counted.task
     order = np.argsort(own)
-    return order[np.searchsorted(own, place * tasks + np.asarray(task, np.int64), sorter=order)]
+    return order[np.searchsorted(own, place * tasks + task, sorter=order)]
 
 
 def _numbered(values: ndarray) -> tuple[tuple[str, ...], Int[ndarray, " n"]]:

@@ -85,7 +85,7 @@ def rarefied(found: Occurrences, prompts: Int[ndarray, " t"], drawn: Int[ndarray
         drawn: how many of them are seen.
     """
     total, seen = prompts[found.task], drawn[found.task]
-    left = total - found.count  # prompts of the task without the location
+    left = total - found.seen  # prompts of the task without the location
     absent = np.where(left >= seen, np.exp(_log_choose(left, seen) - _log_choose(total, seen)), 0.0)
     nowhere = np.zeros(len(found.places))  # log of the chance that it is in no task
     never = np.bincount(found.location, absent == 0, len(found.places))  # tasks that surely have it

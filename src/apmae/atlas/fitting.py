@@ -93,8 +93,9 @@ def fit_rows(
     order = np.argsort(-np.bincount(labels[labels != NOISE], minlength=len(found.stability_)), kind="stable")
     number = np.append(np.argsort(order), NOISE)  # last: of noise, label -1
     labels, reference = number[labels], reference._replace(labels=number[reference.labels].astype(np.int32))
-    per_cluster = (found.mean_distances_, found.stability_, found.seed_stability_)
-    clusters = named_clusters(labels, *(values[order] for values in per_cluster), measured)
+    clusters = named_clusters(
+        labels, found.mean_distances_[order], found.stability_[order], found.seed_stability_[order], measured
+    )
     return FittedRows(labels, coordinates, clusters, reference, found.dropped_, len(rows))
 
 

@@ -11,6 +11,7 @@ Axes: n rows, d embedding, r reduced dimensions, c clusters, m rows of a head.
 import os
 from itertools import starmap
 from multiprocessing import current_process
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -74,7 +75,8 @@ class PerHeadClusterer:
             fitted = list(starmap(_fit_head, jobs))
         else:
             with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
-                fitted = Parallel(batch_size=1, max_nbytes=None)(delayed(_fit_head)(*job) for job in jobs)
+                one_by_one: Any = Parallel(batch_size=1, max_nbytes=None)  # pyright: ignore[reportArgumentType]
+                fitted = one_by_one(delayed(_fit_head)(*job) for job in jobs)
         self._join(fitted, rows, len(z))
         return self
 

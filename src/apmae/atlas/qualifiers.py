@@ -190,9 +190,9 @@ def _options(own: Features, kinds: tuple[str, ...], own_score: str) -> list[Qual
         low, high = min(low, most), max(high, least)
         # Nothing is under 0 or over 100 %, so a bound there would say nothing.
         below, above = low > 0, high <= most
-        for bounds in [(low, inf)] * below + [(-inf, high)] * above + [(low, high)] * (below and above):
-            words = _words(what, *bounds, "" if name == own_score else _PLACES.get(what, ""), rest=group == "rest")
-            found.append(Qualifier(name, *bounds, words))
+        for least, most in [(low, inf)] * below + [(-inf, high)] * above + [(low, high)] * (below and above):
+            place = "" if name == own_score else _PLACES.get(what, "")
+            found.append(Qualifier(name, least, most, _words(what, least, most, place, rest=group == "rest")))
     return found
 
 
