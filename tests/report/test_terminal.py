@@ -69,7 +69,9 @@ def test_an_unknown_head_is_shown_with_its_nearest_cluster_and_how_far_it_is(cap
     assert lines["0.1"] == [".", "unknown; nearest: first-token sink (1.3 radii)", "-", "diffuse"]
     assert lines["0.2"] == [".", "unstructured; nearest: blocks (0.8 radii)", "-", "diffuse"]
     assert lines["0.3"] == [".", "uniform", "-", "uniform"], "none is near"
-    assert "Of the others 2 have no structure that the gate sees, 1 are too far from the" in " ".join(printed.split())
+    assert "Unknown: 2 without structure, 1 too far from the cluster that wins. Beside each" in " ".join(
+        printed.split()
+    )
 
 
 def test_where_all_heads_are_known_none_has_a_nearest_cluster(capsys):

@@ -14,13 +14,13 @@ _INDICES = {"in halves", "over seeds", "confidence"}
 """Numbers in [0, 1] that are no shares; they have two places."""
 _TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "nearest", "sinks"}
 WHY_UNKNOWN = {
-    "structure": "have no structure that the gate sees",
-    "head": "are heads that the atlas was not fitted on",
-    "vote": "are between clusters",
-    "far": "are too far from the cluster that wins",
-    "name": "do something else than the clusters that they are near",
+    "structure": "without structure",
+    "head": "not among the heads that were fitted",
+    "vote": "between clusters",
+    "far": "too far from the cluster that wins",
+    "name": "near clusters that do something else",
 }
-"""Why heads are in no cluster, by ``Placement.reason``; a count goes before."""
+"""Why heads are in no cluster, by ``Placement.reason``; a count goes before it."""
 _NAMED_CELLS = 8
 """Most heads per layer at which a grid's cells show names; wider grids show cluster numbers."""
 _DENSE = 30
