@@ -129,8 +129,8 @@ def print_tags(
         counts = Counter(row["reason"] for row in unknown)
         why = [f"{count} {WHY_UNKNOWN[reason]}" for reason, count in counts.most_common()]
         said.append(
-            f"Unknown: {', '.join(why)}. Beside each is the nearest cluster and how far it is, in that cluster's radii: "
-            "1 is as far as a member may be."
+            f"Unknown: {', '.join(why)}. Beside each is the nearest cluster and how far it is, in that cluster's "
+            "radii: 1 is as far as a member may be."
         )
     if any(row["unstable"] for row in rows):
         said.append("Unstable clusters are not found again well in other prompts.")
