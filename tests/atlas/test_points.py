@@ -47,7 +47,7 @@ def test_noise_is_kept_at_the_rate_of_the_cluster_that_it_is_near_to():
     draw = np.random.default_rng(0)
     sizes = (30, 3000, 400, 400, 3000)  # two clusters, noise around each, noise far away
     centres = np.repeat([[0.0] * DIM, [50.0] * DIM, [0.0] * DIM, [50.0] * DIM, [500.0] * DIM], sizes, axis=0)
-    spread = np.repeat([1.0, 1.0, 1.2, 1.2, 30.0], sizes)[:, None]
+    spread = np.repeat([1.0, 1.0, 1.1, 1.1, 30.0], sizes)[:, None]
     z = (centres + spread * draw.normal(size=centres.shape)).astype(np.float16).astype(np.float32)
     part = np.repeat(range(5), sizes)
     labels = np.where(part < 2, part, -1)

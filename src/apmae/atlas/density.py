@@ -145,7 +145,7 @@ def lone_rows(
 def _outlying(
     labels: Int[ndarray, " n"], nearest: Float[ndarray, " n"], many: Bool[ndarray, " n"], count: int
 ) -> Bool[ndarray, " n"]:
-    """Rows more than twice as far from all others as is usual in their cluster, the limit that placing uses too.
+    """Rows more than twice as far from all others as is usual in their cluster.
 
     What is usual follows from the rows that do not occur ``many`` times.
     """

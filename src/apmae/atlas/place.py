@@ -1,7 +1,7 @@
 """Placing new patterns among fitted ones, by their nearest neighbours in embedding space.
 
 Neighbours are found among at most 20 000 fitted points (``search.Search``), in a time that is linear in the number
-of new patterns. The radius of a cluster is twice the 95th percentile of its members' nearest distances.
+of new patterns. The radius of a cluster follows from its members' nearest distances (``points.kept_rows``).
 
 Axes: n rows, d embedding, r reduced dimensions, k neighbours, m members of a cluster, p points of the reference.
 """
