@@ -95,7 +95,9 @@ def prompts_of(found: "DuckDBPyConnection", *, files: bool) -> Prompts:
                   AS correct, count(outcome) > 0 AS asked FROM points GROUP BY prompt ORDER BY prompt""",
     )
     number = rows["prompt"]
-    tasks, task = _numbered(rows["task"])
+    names = columns_of(found, "SELECT task FROM points GROUP BY task ORDER BY min(prompt), task")["task"].tolist()
+    place = {name: at for at, name in enumerate(names)}
+    tasks, task = tuple(names), np.array([place[name] for name in rows["task"].tolist()], np.int64)
     file = np.arange(len(number))
     if files:
         paths = columns_of(found, "SELECT prompt::BIGINT AS prompt, path FROM prompts ORDER BY prompt")
