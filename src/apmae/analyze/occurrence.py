@@ -162,9 +162,7 @@ def prompts_with(
     codes = _codes(counted.places[counted.location[chosen]])
     task = counted.task[chosen]
     with _registered(found, {"location": codes, "number": task, "task": np.array(counted.tasks, object)[task]}):
-        rows = found.execute(
-            "SELECT location, number, prompt FROM known JOIN given USING (location, task)"
-        ).fetchnumpy()
+        rows = columns_of(found, "SELECT location, number, prompt FROM known JOIN given USING (location, task)")
     return _pairs(counted, rows["location"], rows["number"]), np.searchsorted(prompts.number, rows["prompt"])
 
 
