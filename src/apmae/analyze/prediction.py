@@ -1,10 +1,10 @@
 """Will the answer be right? What heads say of it, beside and beyond what can be known without attention.
 
 Every prompt is predicted by models of other files; settings are chosen on the files that are fitted. Axes: n prompts,
-f splits, r resamples.
+c columns.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from apmae.analyze.answers import Answers
 from apmae.analyze.folds import folds_of
-from apmae.analyze.sparse_logistic import Columns, Fitted, fit_sparse, logit, sigmoid
+from apmae.analyze.sparse_logistic import PENALTIES, Columns, Fitted, Setting, fit_at, fit_sparse, logit, sigmoid
 from apmae.analyze.surface import statistics_of, surface
 from apmae.config import PredictConfig
 
@@ -37,14 +37,7 @@ BASELINES: dict[str, tuple[str, ...]] = {
 MAJORITY, STRONGEST = "majority per task", "strongest baseline"
 """The share of the task that is correct; the baseline that is best within the fitting split, in every split."""
 _FEWEST = 10
-"""Prompts of other tasks that a model for a left-out task is fitted on, at least."""
-
-
-class Split(NamedTuple):
-    """Prompts to fit and prompts to predict; neither shares a file with the other."""
-
-    fit: Bool[ndarray, " n"]
-    test: Bool[ndarray, " n"]
+"""Prompts of other tasks that a model for a left-out task needs."""
 
 
 class Forecast(NamedTuple):
@@ -57,7 +50,7 @@ class Forecast(NamedTuple):
     probability: Float[ndarray, " n"]
     recalibrated: Float[ndarray, " n"]
     transferred: Float[ndarray, " n"]
-    """Log-odds by models fitted on the other tasks; NaN if there are none."""
+    """Log-odds by models fitted on the other tasks of other files; NaN if these have too few prompts."""
     chosen: list[str]
     """The baseline that each fold took; empty where there is no choice."""
 
@@ -69,15 +62,9 @@ class Forecasts(NamedTuple):
     fold: Int[ndarray, " n"]
 
 
-def splits_of(answers: Answers, config: PredictConfig) -> tuple[list[Split], list[Split], Int[ndarray, " n"]]:
-    """Splits by file; splits by task and file, in the order of the tasks; and the fold of each prompt."""
-    fold = folds_of(answers.group, _stratum(answers), config.folds, config.seed, "folds")
-    by_file = [Split(fold != number, fold == number) for number in range(int(fold.max()) + 1)]
-    by_task = []
-    for number in range(len(answers.tasks) if config.transfer else 0):
-        own = answers.task == number
-        by_task.append(Split(~np.isin(answers.group, answers.group[own]), own))
-    return by_file, by_task, fold
+def folds(answers: Answers, config: PredictConfig) -> Int[ndarray, " n"]:
+    """The fold of each prompt, from 0; no file is in two."""
+    return folds_of(answers.group, _stratum(answers), config.folds, config.seed, "folds")
 
 
 def forecast(
@@ -90,11 +77,11 @@ def forecast(
 
     Args:
         answers: the prompts.
-        heads: columns of heads by name, one matrix for all splits or one for each of :func:`splits_of`, by file first.
+        heads: columns of heads by name, one matrix for all folds or one for each of :func:`folds`, made of the others.
         config: folds, columns, recalibration, seed.
-        tell: called with what is fitted next, once per split.
+        tell: called before each fold.
     """
-    by_file, by_task, fold = splits_of(answers, config)
+    fold = folds(answers, config)
     kinds = dict.fromkeys((MAJORITY, *BASELINES, STRONGEST), "baseline") | dict.fromkeys(heads, "heads")
     kinds |= {added(name): "added" for name in heads}
     made = {name: _empty(kind, len(answers.prompt)) for name, kind in kinds.items()}
@@ -104,25 +91,16 @@ def forecast(
     def plain(names: tuple[str, ...], fit: Bool[ndarray, " n"]) -> Float[ndarray, "n c"]:
         return np.concatenate([tokens(fit) if name == "tokens" else same[name] for name in names], axis=1)
 
-    for number, split in enumerate([*by_file, *by_task]):
-        transfer = number >= len(by_file)
-        tell(f"without {answers.tasks[number - len(by_file)]}" if transfer else f"fold {number + 1}")
-        if transfer and not _enough(split, answers.correct):
-            continue
-        part = _parts(answers, split.fit, config, number)
+    for number in range(int(fold.max()) + 1):
+        tell(f"fold {number + 1}")
         own = {name: found[number] if isinstance(found, list) else found for name, found in heads.items()}
-        fitted, chosen = _fit_all(answers, split, part, plain, own, config)
-        test = split.test[~split.fit]
-        for name, found in fitted.items():
-            target = made[name]
-            if transfer:
-                target.transferred[split.test] = found.decision[test]
-                continue
-            target.decision[split.test] = found.decision[test]
-            target.probability[split.test] = found.probability[test]
-            target.recalibrated[split.test] = found.recalibrated[test]
-            if name == STRONGEST or kinds[name] == "added":
-                target.chosen.append(chosen)
+        test = fold == number
+        for name, (found, transferred, chosen) in _fold(answers, ~test, number, plain, own, config).items():
+            made[name].decision[test] = found.decision
+            made[name].probability[test] = found.probability
+            made[name].recalibrated[test] = found.recalibrated
+            made[name].transferred[test] = transferred[test]
+            made[name].chosen.extend(chosen)
     return Forecasts(made, fold)
 
 
@@ -131,40 +109,58 @@ def added(name: str) -> str:
     return f"baseline + {name}"
 
 
-def _fit_all(
+def _fold(
     answers: Answers,
-    split: Split,
-    part: Int[ndarray, " n"],
+    fit: Bool[ndarray, " n"],
+    number: int,
     plain: Callable[[tuple[str, ...], Bool[ndarray, " n"]], Float[ndarray, "n c"]],
     heads: Mapping[str, "HeadColumns"],
     config: PredictConfig,
-) -> tuple[dict[str, Fitted], str]:
-    """Every set of features on one split, and the baseline that was strongest within what is fitted."""
+) -> dict[str, tuple[Fitted, Float[ndarray, " n"], list[str]]]:
+    """By set of features: what is predicted of one fold, also from other tasks, and the baseline that it builds on."""
+    part = _parts(answers, fit, config, number)
 
-    def fit(names: tuple[str, ...] | None, own: "HeadColumns | None") -> Fitted:
-        def columns(fitted: Bool[ndarray, " n"]) -> Columns:
-            return Columns(None if names is None else plain(names, fitted), own)
+    def fitted(names: tuple[str, ...], own: "HeadColumns | None") -> tuple[Fitted, Float[ndarray, " n"]]:
+        def columns(rows: Bool[ndarray, " n"]) -> Columns:
+            return Columns(plain(names, rows) if names else None, own)
 
-        return fit_sparse(columns, answers.correct, split.fit, part, config.columns, config.recalibration)
+        found = fit_sparse(columns, answers.correct, fit, part, config.columns, config.recalibration)
+        transferred = np.full(len(fit), np.nan)
+        for task, others in _transfers(answers, fit):
+            decision = fit_at(found.setting, columns, answers.correct, others, config.columns)
+            transferred[answers.task == task] = decision[answers.task == task]
+        return found, transferred
 
-    found = {name: fit(names, None) for name, names in BASELINES.items()}
-    chosen = min(BASELINES, key=lambda name: found[name].loss)
-    found[MAJORITY] = _majority(answers, split)
-    found[STRONGEST] = found[chosen]
+    found = {name: (*fitted(names, None), []) for name, names in BASELINES.items()}
+    chosen = min(BASELINES, key=lambda name: found[name][0].loss)
+    found[STRONGEST] = (*found[chosen][:2], [chosen])
+    found[MAJORITY] = (*_majority(answers, fit), [])
     for name, own in heads.items():
-        found[name] = fit(None, own)
-        found[added(name)] = fit(BASELINES[chosen], own)
-    return found, chosen
+        found[name] = (*fitted((), own), [])
+        found[added(name)] = (*fitted(BASELINES[chosen], own), [chosen])
+    return found
 
 
-def _majority(answers: Answers, split: Split) -> Fitted:
+def _transfers(answers: Answers, fit: Bool[ndarray, " n"]) -> Iterator[tuple[int, Bool[ndarray, " n"]]]:
+    """Tasks to leave out, each with the prompts of the others that are fitted instead, if they are enough."""
+    for task in range(len(answers.tasks)):
+        others = fit & (answers.task != task)
+        if others.sum() >= _FEWEST and len(np.unique(answers.correct[others])) == 2:
+            yield task, others
+
+
+def _majority(answers: Answers, fit: Bool[ndarray, " n"]) -> tuple[Fitted, Float[ndarray, " n"]]:
     """The share correct of the task among fitted prompts; of a task that is not there, of all."""
     tasks = len(answers.tasks)
-    seen = np.bincount(answers.task[split.fit], minlength=tasks)
-    right = np.bincount(answers.task[split.fit], answers.correct[split.fit], tasks)
-    rate = np.where(seen > 0, right / np.maximum(seen, 1), answers.correct[split.fit].mean())
-    decision = np.array([logit(value) for value in rate])[answers.task[~split.fit]]
-    return Fitted(decision, sigmoid(decision), sigmoid(decision), np.nan)
+    seen = np.bincount(answers.task[fit], minlength=tasks)
+    right = np.bincount(answers.task[fit], answers.correct[fit], tasks)
+    rate = np.where(seen > 0, right / np.maximum(seen, 1), answers.correct[fit].mean())
+    decision = np.array([logit(value) for value in rate])[answers.task[~fit]]
+    transferred = np.full(len(fit), np.nan)
+    for task, others in _transfers(answers, fit):
+        transferred[answers.task == task] = logit(float(answers.correct[others].mean()))
+    p = sigmoid(decision)
+    return Fitted(decision, p, p, np.nan, Setting(1.0, PENALTIES[0])), transferred
 
 
 def _parts(answers: Answers, fit: Bool[ndarray, " n"], config: PredictConfig, number: int) -> Int[ndarray, " n"]:
@@ -177,10 +173,6 @@ def _parts(answers: Answers, fit: Bool[ndarray, " n"], config: PredictConfig, nu
 
 def _stratum(answers: Answers) -> Int[ndarray, " n"]:
     return answers.task * 2 + answers.correct
-
-
-def _enough(split: Split, correct: Bool[ndarray, " n"]) -> bool:
-    return int(split.fit.sum()) >= _FEWEST and len(np.unique(correct[split.fit])) == 2
 
 
 def _empty(kind: str, count: int) -> Forecast:

@@ -106,11 +106,8 @@ def _figures(answers: Answers, found: Forecasts, own: Forecast, weights: Float[n
     for number in range(len(answers.tasks)):
         rows = answers.task == number
         task.append(stratified_auroc(own.decision[rows], answers.correct[rows], found.fold[rows], weights[rows]))
-        if np.isfinite(own.transferred[rows]).all():
-            one = np.zeros(int(rows.sum()), np.int64)
-            transfer.append(stratified_auroc(own.transferred[rows], answers.correct[rows], one, weights[rows]))
-        else:
-            transfer.append(np.full(weights.shape[1], np.nan))
+        rows &= np.isfinite(own.transferred)
+        transfer.append(stratified_auroc(own.transferred[rows], answers.correct[rows], found.fold[rows], weights[rows]))
     return _Figures(pooled, np.stack(task), np.stack(transfer))
 
 

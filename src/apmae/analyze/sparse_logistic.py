@@ -4,7 +4,7 @@ Axes: n prompts, c columns, m fitting prompts, v other prompts.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -39,7 +39,17 @@ class Fitted(NamedTuple):
     probability: Float[ndarray, " v"]
     recalibrated: Float[ndarray, " v"]
     loss: float
-    """Mean log loss within the fitting split, out of fold, at the settings chosen."""
+    """Mean log loss within the fitting split, out of fold, at the setting chosen."""
+    setting: "Setting"
+
+
+class Setting(NamedTuple):
+    """What is chosen on the fitting split."""
+
+    weight: float
+    """Of the columns of heads, one of ``WEIGHTS`` beside plain ones."""
+    penalty: float
+    """One of ``PENALTIES``."""
 
 
 def fit_sparse(
@@ -50,26 +60,37 @@ def fit_sparse(
     most: int,
     recalibration: str,
 ) -> Fitted:
-    """Choose settings on the fitting split, fit there, and predict all other prompts.
+    """Choose a setting on the fitting split, fit there, and predict all other prompts.
 
     Args:
         columns: of the model, by which prompts are fitted.
         correct: the outcome.
         fit: which prompts are fitted.
-        part: parts of the fitting split among which settings are chosen.
+        part: parts of the fitting split among which the setting is chosen.
         most: columns of heads to pick.
         recalibration: "platt" or "isotonic".
     """
-    inner: dict[tuple[float, float], Float[ndarray, " n"]] = {}
+    inner: dict[Setting, Float[ndarray, " n"]] = {}
     for number in np.unique(part[fit]):
         own = fit & (part != number)
         for setting, decision in _decisions(columns(own), correct, own, most).items():
             inner.setdefault(setting, np.zeros(len(correct)))[fit & ~own] = decision[fit & ~own]
     losses = {setting: _log_loss(decision[fit], correct[fit]) for setting, decision in inner.items()}
     best = min(losses, key=lambda setting: (losses[setting], setting))
-    decision = _decisions(columns(fit), correct, fit, most, only=best)[best][~fit]
+    decision = fit_at(best, columns, correct, fit, most)[~fit]
     corrected = recalibrate(inner[best][fit], correct[fit], decision, recalibration)
-    return Fitted(decision, sigmoid(decision), corrected, losses[best])
+    return Fitted(decision, sigmoid(decision), corrected, losses[best], best)
+
+
+def fit_at(
+    setting: Setting,
+    columns: Callable[[Bool[ndarray, " n"]], Columns],
+    correct: Bool[ndarray, " n"],
+    fit: Bool[ndarray, " n"],
+    most: int,
+) -> Float[ndarray, " n"]:
+    """Log-odds of all prompts by a model of some at a setting; arguments as for :func:`fit_sparse`."""
+    return _decisions(columns(fit), correct, fit, most, [setting])[setting]
 
 
 def recalibrate(
@@ -114,22 +135,23 @@ def _decisions(
     correct: Bool[ndarray, " n"],
     fit: Bool[ndarray, " n"],
     most: int,
-    only: tuple[float, float] | None = None,
-) -> dict[tuple[float, float], Float[ndarray, " n"]]:
-    """Log-odds of all prompts, by weight and penalty."""
+    settings: Sequence[Setting] = (),
+) -> dict[Setting, Float[ndarray, " n"]]:
+    """Log-odds of all prompts by setting; without settings, of all that are to choose from."""
     plain = np.zeros((len(correct), 0)) if columns.plain is None else _standard(columns.plain, fit)
     heads = plain[:, :0] if columns.heads is None else _picked(columns.heads, plain, correct, fit, most)
-    weights = WEIGHTS if plain.shape[1] and columns.heads is not None else (1.0,)
-    settings = [(weight, penalty) for weight in weights for penalty in PENALTIES] if only is None else [only]
+    if not settings:
+        weights = WEIGHTS if columns.plain is not None and columns.heads is not None else (1.0,)
+        settings = [Setting(weight, penalty) for weight in weights for penalty in PENALTIES]
     rate = float(correct[fit].mean())
     found = {}
-    for weight, penalty in settings:
-        matrix = np.concatenate([plain, weight * heads], axis=1)
+    for setting in settings:
+        matrix = np.concatenate([plain, setting.weight * heads], axis=1)
         largest = np.abs(matrix[fit].T @ (correct[fit] - rate)).max(initial=0.0)
         if largest < 1e-9 or rate in (0, 1):
-            found[weight, penalty] = np.full(len(correct), logit(rate))
+            found[setting] = np.full(len(correct), logit(rate))
         else:
-            found[weight, penalty] = _logistic(matrix, correct, fit, penalty / largest)
+            found[setting] = _logistic(matrix, correct, fit, setting.penalty / largest)
     return found
 
 

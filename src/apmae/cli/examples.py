@@ -43,7 +43,7 @@ EXAMPLES = {
     ),
     "predict": (
         "apmae predict study/ --json prediction.json",
-        "Will an answer be right? Baselines first, then what heads add, with intervals. Quicker: --set transfer=false.",
+        "Will an answer be right? Baselines without attention, then what heads add, with intervals.",
     ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "tag": (

@@ -190,6 +190,4 @@ class PredictConfig(Config):
     """Bins of equally many prompts in calibration curves."""
     resamples: int = Field(default=1000, ge=20)
     """How often files are drawn anew, for intervals."""
-    transfer: bool = True
-    """Whether each task is also predicted by models fitted on the other tasks."""
     seed: int = 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from apmae.analyze.answers import drawn_of, expect_files, read_answers
 from apmae.analyze.head_features import components, one_hot, read_heads
-from apmae.analyze.prediction import forecast, splits_of
+from apmae.analyze.prediction import folds, forecast
 from apmae.analyze.prediction_tables import judge
 from apmae.artifacts import Stage, fingerprint, read_manifest, read_table, write_json
 from apmae.config import PredictConfig
@@ -49,13 +49,12 @@ def predict(
     inputs = {"encode": fingerprint(opened.embeddings_folder), "cluster": fingerprint(opened.atlas_folder)}
     with Stage.open(out, "predict", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
         if not stage.finished:
-            by_file, by_task, _ = splits_of(answers, config)
-            splits = [*by_file, *by_task]
-            with progress("predict", len(splits) + 2, unit="steps") as advance:
+            fold = folds(answers, config)
+            fits = [fold != number for number in range(int(fold.max()) + 1)]
+            with progress("predict", len(fits) + 2, unit="steps") as advance:
                 advance(0, note="read heads")
                 heads = read_heads(opened, answers.prompt)
                 advance(1, note="principal components")
-                fits = [split.fit for split in splits]
                 parts = components(opened, heads, answers.prompt, fits, config.components)
 
                 def tell(what: str) -> None:

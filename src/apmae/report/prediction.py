@@ -58,10 +58,10 @@ def _verdict(row: Mapping[str, Any]) -> str:
     if row["delta_low"] == row["delta_high"] == 0:
         return f"Beside the strongest baseline, no model takes anything from {name}."
     if row["delta_low"] > 0:
-        return f"Beside the strongest baseline, {name} add to the AUROC: {change}."
+        return f"A gain in AUROC from {name}, beside the strongest baseline: {change}."
     if row["delta_high"] < 0:
-        return f"Beside the strongest baseline, {name} make predictions worse: {change}."
-    return f"Nothing shows that {name} add to the strongest baseline: {change}."
+        return f"A loss in AUROC from {name}, beside the strongest baseline: {change}."
+    return f"No gain can be shown from {name}, beside the strongest baseline: {change} of AUROC."
 
 
 def _about(counts: Mapping[str, Any]) -> list[str]:
