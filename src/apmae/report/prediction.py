@@ -56,7 +56,7 @@ def _reference(row: Mapping[str, Any], digits: int) -> str:
 def _verdict(row: Mapping[str, Any]) -> str:
     name, change = row["features"].removeprefix("baseline + "), figure(row, "delta", 3, "+")
     if row["delta_low"] == row["delta_high"] == 0:
-        return f"Beside the strongest baseline, no model takes anything from {name}."
+        return f"No gain from {name}: beside the strongest baseline, prompts stay in the order that they have without."
     if row["delta_low"] > 0:
         return f"A gain in AUROC from {name}, beside the strongest baseline: {change}."
     if row["delta_high"] < 0:
