@@ -1,4 +1,4 @@
-"""Parts of the prompts that share no file, alike in task and outcome.
+"""Parts of the prompts that share no file, alike in task.
 
 Axes: n prompts.
 """
@@ -16,11 +16,11 @@ def folds_of(
     """The fold of each prompt, from 0. Prompts of one group are in one fold.
 
     Groups go one at a time, the largest first and those of equal size at random, to the fold that has fewest prompts of
-    the group's strata.
+    the group's strata. Outcomes should not be strata: folds that are alike in outcome give away each other's shares.
 
     Args:
         group: what stays together.
-        stratum: what folds should have alike, such as task and outcome.
+        stratum: what folds should have alike, such as the task.
         count: folds; fewer come out if there are fewer groups.
         seed: for the order.
         names: the purpose of the draw.

@@ -64,7 +64,7 @@ class Forecasts(NamedTuple):
 
 def folds(answers: Answers, config: PredictConfig) -> Int[ndarray, " n"]:
     """The fold of each prompt, from 0; no file is in two."""
-    return folds_of(answers.group, _stratum(answers), config.folds, config.seed, "folds")
+    return folds_of(answers.group, answers.task, config.folds, config.seed, "folds")
 
 
 def forecast(
@@ -167,12 +167,8 @@ def _parts(answers: Answers, fit: Bool[ndarray, " n"], config: PredictConfig, nu
     """Parts of what is fitted that share no file; if it is all one file, parts of its prompts."""
     group = answers.group if len(np.unique(answers.group[fit])) > 1 else np.arange(len(fit))
     part = np.full(len(fit), -1)
-    part[fit] = folds_of(group[fit], _stratum(answers)[fit], config.choice_folds, config.seed, "choice", number)
+    part[fit] = folds_of(group[fit], answers.task[fit], config.choice_folds, config.seed, "choice", number)
     return part
-
-
-def _stratum(answers: Answers) -> Int[ndarray, " n"]:
-    return answers.task * 2 + answers.correct
 
 
 def _empty(kind: str, count: int) -> Forecast:

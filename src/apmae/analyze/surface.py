@@ -87,11 +87,10 @@ def token_statistics(
 def statistics_of(answers: Answers, parts: int, seed: int) -> Callable[[Bool[ndarray, " n"]], Float[ndarray, "n 2"]]:
     """:func:`token_statistics` of answers, as a function of what is fitted."""
     _, token = np.unique(np.array(answers.predicted), return_inverse=True)
-    stratum = answers.task * 2 + answers.correct
 
     def statistics(fit: Bool[ndarray, " n"]) -> Float[ndarray, "n 2"]:
         part = np.full(len(token), -1)
-        part[fit] = folds_of(answers.group[fit], stratum[fit], parts, seed, "tokens")
+        part[fit] = folds_of(answers.group[fit], answers.task[fit], parts, seed, "tokens")
         return token_statistics(token, answers.correct, part)
 
     return statistics
