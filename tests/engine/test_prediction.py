@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
 
 from apmae.analyze.prediction import STRONGEST
 from apmae.artifacts import fingerprint, read_json, read_manifest, read_table, read_tables, write_json, write_table
+from apmae.artifacts.manifest import record_of
 from apmae.config import PredictConfig
 from apmae.engine.checks import expect_prediction
 from apmae.engine.prediction import FILES, predict, print_prediction
@@ -23,11 +25,7 @@ def with_outcomes(folder, outcome):
         path = folder / "embeddings" / name
         rows = read_table(path).to_pylist()
         schema = read_table(path).schema
-        import pyarrow as pa
-
         write_table(path, pa.Table.from_pylist([{**row, "outcome": outcome(row)} for row in rows], schema=schema))
-        from apmae.artifacts.manifest import record_of
-
         manifest["files"][name] = record_of(path, len(rows))
     write_json(folder / "embeddings" / "manifest.json", manifest)
     clustered = read_json(folder / "atlas" / "manifest.json")
