@@ -143,6 +143,20 @@ def test_at_the_natural_rate_the_likelier_outcome_counts_more(planted):
     assert {row["natural_brier"] for row in one.judged("unknown", None).values()} == {None}
 
 
+def test_a_token_of_one_file_is_of_no_use(table_of_prompts):
+    """Within its file the token tells the outcome wholly; no model may know."""
+    right = np.random.default_rng(3).random(40) < 0.5
+    rows = [
+        {"path": f"f{number // 4}", "predicted": f"t{number // 4}", "correct": bool(right[number // 4])}
+        for number in range(160)
+    ]
+    answers = answers_of(table_of_prompts(rows))
+    found = forecast(answers, {"h": np.random.default_rng(4).normal(size=(160, 1))}, CONFIG)
+    made = judge(answers, found, Drawn("unknown", None), CONFIG)
+    (auroc,) = [row["auroc"] for row in made.prediction.to_pylist() if row["features"] == "tokens"]
+    assert auroc == 0.5
+
+
 def test_two_files_and_few_prompts_are_enough_to_run(table_of_prompts):
     rows = [{"path": f"f{number % 2}", "correct": number % 3 > 0, "max_probability": number / 9} for number in range(8)]
     answers = answers_of(table_of_prompts(rows))

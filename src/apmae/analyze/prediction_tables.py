@@ -21,7 +21,7 @@ from apmae.analyze.judging import (
     interval,
     stratified_auroc,
 )
-from apmae.analyze.prediction import STRONGEST, Forecast, Forecasts
+from apmae.analyze.prediction import MAJORITY, STRONGEST, Forecast, Forecasts
 from apmae.analyze.sparse_logistic import sigmoid
 from apmae.config import PredictConfig
 from apmae.schema import CALIBRATION, COVERAGE, FORECASTS, PREDICTION, PREDICTION_TASKS
@@ -124,7 +124,7 @@ def _row(
     return {
         "features": name,
         "kind": own.kind,
-        "model": "share of the task" if name.startswith("majority") else MODEL,
+        "model": "share of the task" if name == MAJORITY else MODEL,
         **_with_interval("auroc", figures.pooled),
         **_with_interval("within_task", _mean(figures.task)),
         **(_none("delta") if name == STRONGEST else _with_interval("delta", figures.pooled - reference.pooled)),

@@ -79,6 +79,7 @@ def token_statistics(
         right = np.bincount(token[used], correct[used], values)
         rate = (correct[used].sum() + 0.5) / (used.sum() + 1)
         odds = np.log((right + PRIOR * rate) / (seen - right + PRIOR * (1 - rate))) - np.log(rate / (1 - rate))
+        odds[seen == 0] = 0.0  # exactly: rounding would tell parts apart
         scale = known.sum() / max(int(used.sum()), 1)
         found[own] = np.stack([odds, np.log1p(seen * scale)], axis=1)[token[own]]
     return found
