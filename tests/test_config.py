@@ -16,6 +16,8 @@ from apmae.config import (
     EncodeConfig,
     EvaluateConfig,
     LMConfig,
+    LocationsConfig,
+    PredictConfig,
     PromptsConfig,
     StudyConfig,
     TrainConfig,
@@ -26,7 +28,7 @@ from apmae.errors import ApmaeError, ConfigError
 
 ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
-    StudyConfig,
+    *(LocationsConfig, PredictConfig, StudyConfig),
 ]
 
 

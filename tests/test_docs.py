@@ -19,6 +19,7 @@ from apmae.config import (
     EncodeConfig,
     EvaluateConfig,
     LocationsConfig,
+    PredictConfig,
     PromptsConfig,
     StudyConfig,
     TrainConfig,
@@ -42,6 +43,7 @@ SECTIONS = {
     "encode": (EncodeConfig,),
     "dimensions": (DimensionsConfig,),
     "locations": (LocationsConfig,),
+    "predict": (PredictConfig,),
     "cluster": (AtlasConfig,),
     "STUDY.yaml": (StudyConfig,),
 }
@@ -61,6 +63,11 @@ TABLES = {
     "DIMENSIONS": schema.DIMENSIONS,
     "LOCATIONS": schema.LOCATIONS,
     "FOREIGN": schema.FOREIGN,
+    "PREDICTION": schema.PREDICTION,
+    "PREDICTION_TASKS": schema.PREDICTION_TASKS,
+    "CALIBRATION": schema.CALIBRATION,
+    "COVERAGE": schema.COVERAGE,
+    "FORECASTS": schema.FORECASTS,
     "TAGS": schema.TAGS,
 }
 

@@ -31,6 +31,7 @@ def test_importing_the_package_loads_nothing():
         ("corpus.parse", "prompts.files", "prompts.fim", "prompts.draw", "prompts.line", "engine.sources"),
         ("engine.prompts", "engine.settings"),
         ("atlas.atlas", "atlas.clusterers", "atlas.names", "atlas.place", "analyze.locations"),
+        ("analyze.answers", "analyze.prediction_tables", "analyze.head_features", "engine.prediction"),
         ("report.page", "report.sheet_page", "report.heads", "study.reader", "report.terminal", "engine.report"),
     ],
     ids=lambda rooms: rooms[0],

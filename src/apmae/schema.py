@@ -18,6 +18,11 @@ NAMES_FILE = "names.json"
 ATLAS_FILE = "atlas.json"
 LOCATIONS_FILE = "locations.parquet"
 FOREIGN_FILE = "foreign.parquet"
+PREDICTION_FILE = "prediction.parquet"
+PREDICTION_TASKS_FILE = "tasks.parquet"
+CALIBRATION_FILE = "calibration.parquet"
+COVERAGE_FILE = "coverage.parquet"
+FORECASTS_FILE = "forecasts.parquet"
 
 KINDS = (
     "sentinel",
@@ -291,6 +296,82 @@ FOREIGN = pa.schema(
 )
 """Whether incorrect prompts look like another task (``analyze/foreign.py``): mean shares of a prompt's locations that
 are another task's own, and the difference under permuted outcomes. One row per task with both outcomes."""
+
+PREDICTION = pa.schema(
+    [
+        pa.field("features", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        *[
+            pa.field(f"{figure}{part}", pa.float32(), nullable=figure != "auroc")
+            for figure in ("auroc", "within_task", "delta", "transfer")
+            for part in ("", "_low", "_high")
+        ],
+        pa.field("accuracy", pa.float32(), nullable=False),
+        pa.field("brier", pa.float32(), nullable=False),
+        pa.field("brier_raw", pa.float32(), nullable=False),
+        pa.field("calibration_error", pa.float32(), nullable=False),
+        pa.field("calibration_error_raw", pa.float32(), nullable=False),
+        pa.field("calibration_error_chance", pa.float32(), nullable=False),
+        pa.field("natural_accuracy", pa.float32()),
+        pa.field("natural_brier", pa.float32()),
+        pa.field("chosen", pa.list_(pa.string()), nullable=False),
+    ]
+)
+"""How well each set of features predicts the outcome (``analyze/prediction.py``; ``docs/prediction.md`` says what each
+column is). One row per set, ``kind`` is "baseline", "heads" or "added"."""
+
+PREDICTION_TASKS = pa.schema(
+    [
+        pa.field("features", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("prompts", pa.int64(), nullable=False),
+        pa.field("files", pa.int64(), nullable=False),
+        pa.field("correct", pa.int64(), nullable=False),
+        *[
+            pa.field(f"{figure}{part}", pa.float32())
+            for figure in ("auroc", "delta", "transfer")
+            for part in ("", "_low", "_high")
+        ],
+    ]
+)
+"""The same within each task. ``transfer`` is that of models fitted on the other tasks."""
+
+CALIBRATION = pa.schema(
+    [
+        pa.field("features", pa.string(), nullable=False),
+        pa.field("recalibrated", pa.bool_(), nullable=False),
+        pa.field("bin", pa.int32(), nullable=False),
+        pa.field("prompts", pa.int64(), nullable=False),
+        pa.field("probability", pa.float32(), nullable=False),
+        pa.field("correct", pa.float32(), nullable=False),
+    ]
+)
+"""Calibration curves: the mean probability of correct in bins of equally many prompts, and the share correct."""
+
+COVERAGE = pa.schema(
+    [
+        pa.field("features", pa.string(), nullable=False),
+        pa.field("coverage", pa.float32(), nullable=False),
+        pa.field("threshold", pa.float32(), nullable=False),
+        pa.field("risk", pa.float32(), nullable=False),
+    ]
+)
+"""Risk by coverage: if only the surest prompts are answered, the share of them that is incorrect."""
+
+FORECASTS = pa.schema(
+    [
+        pa.field("features", pa.string(), nullable=False),
+        pa.field("prompt", pa.int32(), nullable=False),
+        pa.field("fold", pa.int16(), nullable=False),
+        pa.field("decision", pa.float32(), nullable=False),
+        pa.field("probability", pa.float32(), nullable=False),
+        pa.field("recalibrated", pa.float32(), nullable=False),
+        pa.field("transferred", pa.float32()),
+    ]
+)
+"""What models fitted on other files say of each prompt: log-odds, probability of correct, the same recalibrated, and
+the log-odds by models fitted on other tasks of other files."""
 
 TAGS = pa.schema(
     [

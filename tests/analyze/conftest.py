@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from apmae.schema import POINTS
+from apmae.schema import ENCODED_PROMPTS, POINTS
 
 LAYERS, HEADS = 3, 4
 TASKS = ("eol", "identifier", "random")
@@ -45,3 +45,32 @@ class Drawn:
 @pytest.fixture
 def drawn():
     return Drawn
+
+
+def _table_of_prompts(rows):
+    made = []
+    for number, row in enumerate(rows):
+        row = {
+            "prompt": number,
+            "id": str(number),
+            "task": "eol",
+            "path": "f",
+            "split": "all",
+            "tokens": [f"only{number}", "b"],
+            "expected": "x",
+            "predicted": "x",
+            "max_probability": 0.5,
+            "margin": 0.2,
+            "entropy": 1.0,
+            **row,
+        }
+        right = row.pop("correct")
+        row["outcome"] = None if right is None else "correct" if right else "incorrect"
+        made.append({name: row.get(name) for name in ENCODED_PROMPTS.names})
+    return pa.Table.from_pylist(made, schema=ENCODED_PROMPTS)
+
+
+@pytest.fixture(scope="session")
+def table_of_prompts():
+    """Makes ``schema.ENCODED_PROMPTS`` of rows; each has ``correct`` (None: no outcome) and the columns that matter."""
+    return _table_of_prompts

@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 from apmae import bundled
-from apmae.artifacts import Stage
+from apmae.artifacts import Stage, fingerprint
 from apmae.config import AtlasConfig, DimensionsConfig, EncodeConfig, PromptsConfig, TrainConfig
+from apmae.schema import ENCODED_PROMPTS
 
 HEAVY = ["torch", "transformers", "accelerate", "umap", "numba", "hdbscan", "sklearn", "matplotlib"]
 
@@ -263,6 +265,26 @@ CASES = {
     "locations: no atlas": (("locations", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
     "locations: few permutations": (("locations", "study", "--permutations", "3"), "permutations", "got 3"),
     "locations: few resamples": (("locations", "study", "--resamples", "1"), "resamples", "got 1"),
+    # -- predict
+    "predict: no study": (("predict", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
+    "predict: no atlas": (("predict", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
+    "predict: no outcomes": (
+        ("predict", "silent"),
+        "prompts with outcomes in silent/embeddings",
+        "a model that answers",
+    ),
+    "predict: one outcome": (("predict", "right"), "correct and incorrect prompts", "eol: all correct 3", "balanced"),
+    "predict: one file": (("predict", "one"), "two files or more", "found one", "of more files"),
+    "predict: fewer files than folds": (("predict", "three"), "files as folds, 5, found 3", "--folds 3"),
+    "predict: one fold": (("predict", "three", "--folds", "1"), "folds", "got 1"),
+    "predict: few resamples": (("predict", "three", "--resamples", "1"), "resamples", "got 1"),
+    "predict: no such recalibration": (
+        ("predict", "three", "--set", "recalibration=x"),
+        "'platt' or 'isotonic'",
+        "'x'",
+    ),
+    "predict: JSON in the way": (("predict", "three", "--folds", "3", "--json", "folder"), "folder is a folder"),
+    "predict: no such setting": (("predict", "three", "--set", "fold=3"), "fold"),
     # -- run and demo
     "run: no such file": (("run", "none.yaml"), "none.yaml: No such file", "check the path"),
     "run: no YAML": (("run", "bad.yaml"), "expected YAML in bad.yaml"),
@@ -356,6 +378,22 @@ def artifact(out, stage, config, **counts):
         opened.finish({"layers": 1, "heads": 1, **counts})
 
 
+def answered(out, outcomes, files):
+    """A study of as many prompts of one task, whose embeddings and atlas have what is checked and no more."""
+    rows = [
+        {"prompt": number, "id": str(number), "task": "eol", "path": f"f{number % files}", "split": "all"}
+        | {"tokens": [str(number)], "expected": "a", "predicted": "a", "outcome": outcome}
+        for number, outcome in enumerate(outcomes)
+    ]
+    with Stage.open(out / "embeddings", "encode", EncodeConfig().model_dump(mode="json"), {}) as opened:
+        opened.write_tables({"prompts-00000.parquet": pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS)})
+        opened.finish({"layers": 1, "heads": 1, "heads_by_layer": [1]})
+    inputs = {"encode": fingerprint(out / "embeddings")}
+    with Stage.open(out / "atlas", "cluster", AtlasConfig().model_dump(mode="json"), inputs) as opened:
+        opened.write_files({"atlas.json": b"{}"})
+        opened.finish()
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, environment):
     """What every command of the table printed, its exit code, and the modules that it had loaded by then."""
@@ -430,6 +468,10 @@ def results(tmp_path_factory, environment):
     artifact(home / "figure.parquet", "dimensions", DimensionsConfig())
     artifact(home / "old-atlas", "cluster", AtlasConfig())
     artifact(home / "study" / "embeddings", "encode", EncodeConfig())
+    answered(home / "silent", [None] * 3, 3)
+    answered(home / "right", ["correct"] * 3, 3)
+    answered(home / "one", ["correct", "incorrect", "correct"], 1)
+    answered(home / "three", ["correct", "incorrect", "correct"], 3)
     before = sorted(home.rglob("*"))
     commands = {case: list(map(str, arguments)) for case, (arguments, *_) in CASES.items()}
     variables = {name: value for name, value in environment.items() if name not in ("HF_TOKEN", "WORLD_SIZE")}

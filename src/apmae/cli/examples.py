@@ -41,6 +41,10 @@ EXAMPLES = {
         "apmae locations study/",
         "Pattern locations by task and outcome beside what chance gives. Then apmae report shows them too.",
     ),
+    "predict": (
+        "apmae predict study/ --json prediction.json",
+        "Will an answer be right? Baselines without attention, then what heads add, with intervals.",
+    ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "tag": (
         "apmae tag bundled FILE.java --line 12 --json tags.json --html tags.html",

@@ -171,3 +171,23 @@ class LocationsConfig(Config):
     resamples: int = Field(default=200, ge=20)
     """How often files are drawn anew, for standard errors."""
     seed: int = 0
+
+
+class PredictConfig(Config):
+    """How the outcome is predicted, and how predictions are judged."""
+
+    folds: int = Field(default=5, ge=2)
+    """Parts of the files; each part is predicted by models fitted on the others."""
+    choice_folds: int = Field(default=3, ge=2)
+    """Parts of the fitting files among which settings are chosen, and token statistics are made."""
+    columns: int = Field(default=256, ge=1)
+    """Most columns of heads in a model: those that go most with the outcome where it is fitted."""
+    components: int = Field(default=4, ge=2, le=8)
+    """Principal components of each head's representations."""
+    recalibration: Literal["platt", "isotonic"] = "platt"
+    """How probabilities are corrected, on the fitting files."""
+    bins: int = Field(default=10, ge=2)
+    """Bins of equally many prompts in calibration curves."""
+    resamples: int = Field(default=1000, ge=20)
+    """How often files are drawn anew, for intervals."""
+    seed: int = 0

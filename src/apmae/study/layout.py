@@ -40,6 +40,11 @@ class Layout(NamedTuple):
         return self.folder / "locations"
 
     @property
+    def prediction(self) -> Path:
+        """The artifact of the predict stage."""
+        return self.folder / "predict"
+
+    @property
     def report(self) -> Path:
         """Page, pictures and tables."""
         return self.folder / "report"

@@ -1,0 +1,200 @@
+"""Forecasts judged: the tables of the predict stage, from what models said and what was correct.
+
+Axes: n prompts, r resamples.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+from numpy import ndarray
+
+from apmae.analyze.answers import Answers, Drawn
+from apmae.analyze.judging import (
+    accuracy,
+    brier,
+    calibration,
+    chance_error,
+    coverage,
+    file_weights,
+    interval,
+    stratified_auroc,
+)
+from apmae.analyze.prediction import MAJORITY, STRONGEST, Forecast, Forecasts
+from apmae.analyze.sparse_logistic import sigmoid
+from apmae.config import PredictConfig
+from apmae.schema import CALIBRATION, COVERAGE, FORECASTS, PREDICTION, PREDICTION_TASKS
+
+MODEL = "sparse logistic"
+
+
+class Judged(NamedTuple):
+    """The tables of ``schema`` of the same names."""
+
+    prediction: pa.Table
+    tasks: pa.Table
+    calibration: pa.Table
+    coverage: pa.Table
+    forecasts: pa.Table
+
+
+class _Figures(NamedTuple):
+    """AUROC over pairs of a fold, within each task, and of left-out tasks; the first column as found, others drawn."""
+
+    pooled: Float[ndarray, " r"]
+    task: Float[ndarray, "t r"]
+    transfer: Float[ndarray, "t r"]
+
+
+def judge(answers: Answers, found: Forecasts, drawn: Drawn, config: PredictConfig) -> Judged:
+    """Tables of how good forecasts are.
+
+    Args:
+        answers: the prompts.
+        found: what models said of them.
+        drawn: how prompts were chosen by outcome, for figures at the natural rate.
+        config: resamples, bins, seed.
+    """
+    weights = np.column_stack(
+        [np.ones(len(answers.prompt)), file_weights(answers.group, config.resamples, config.seed)]
+    )
+    figures = {name: _figures(answers, found, own, weights) for name, own in found.by_name.items()}
+    reference = figures[STRONGEST]
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in Judged._fields}
+    for name, own in found.by_name.items():
+        rows["prediction"].append(_row(name, own, figures[name], reference, answers, drawn, config))
+        rows["tasks"] += _task_rows(name, figures[name], reference, answers)
+        for recalibrated, values in ((False, own.probability), (True, own.recalibrated)):
+            curve = calibration(values, answers.correct, config.bins)
+            rows["calibration"] += [
+                {
+                    "features": name,
+                    "recalibrated": recalibrated,
+                    "bin": number,
+                    "prompts": int(prompts),
+                    "probability": mean,
+                    "correct": share,
+                }
+                for number, (prompts, mean, share) in enumerate(zip(*curve, strict=True))
+            ]
+        rows["coverage"] += [
+            dict(zip(COVERAGE.names, (name, *values), strict=True))
+            for values in coverage(own.recalibrated, answers.correct)
+        ]
+        rows["forecasts"] += [
+            dict(zip(FORECASTS.names, (name, *map(_plain, values)), strict=True))
+            for values in zip(
+                answers.prompt.tolist(),
+                found.fold.tolist(),
+                own.decision.tolist(),
+                own.probability.tolist(),
+                own.recalibrated.tolist(),
+                own.transferred.tolist(),
+                strict=True,
+            )
+        ]
+    schemas = (PREDICTION, PREDICTION_TASKS, CALIBRATION, COVERAGE, FORECASTS)
+    return Judged(
+        *(pa.Table.from_pylist(own, schema=schema) for own, schema in zip(rows.values(), schemas, strict=True))
+    )
+
+
+def _figures(answers: Answers, found: Forecasts, own: Forecast, weights: Float[ndarray, "n r"]) -> _Figures:
+    pooled = stratified_auroc(own.decision, answers.correct, found.fold, weights)
+    task, transfer = [], []
+    for number in range(len(answers.tasks)):
+        rows = answers.task == number
+        task.append(stratified_auroc(own.decision[rows], answers.correct[rows], found.fold[rows], weights[rows]))
+        rows &= np.isfinite(own.transferred)
+        transfer.append(stratified_auroc(own.transferred[rows], answers.correct[rows], found.fold[rows], weights[rows]))
+    return _Figures(pooled, np.stack(task), np.stack(transfer))
+
+
+def _row(
+    name: str,
+    own: Forecast,
+    figures: _Figures,
+    reference: _Figures,
+    answers: Answers,
+    drawn: Drawn,
+    config: PredictConfig,
+) -> dict[str, Any]:
+    correct = answers.correct
+    return {
+        "features": name,
+        "kind": own.kind,
+        "model": "share of the task" if name == MAJORITY else MODEL,
+        **_with_interval("auroc", figures.pooled),
+        **_with_interval("within_task", _mean(figures.task)),
+        **(_none("delta") if name == STRONGEST else _with_interval("delta", figures.pooled - reference.pooled)),
+        **_with_interval("transfer", _mean(figures.transfer)),
+        "accuracy": accuracy(own.recalibrated, correct),
+        "brier": brier(own.recalibrated, correct),
+        "brier_raw": brier(own.probability, correct),
+        "calibration_error": calibration(own.recalibrated, correct, config.bins).error,
+        "calibration_error_raw": calibration(own.probability, correct, config.bins).error,
+        "calibration_error_chance": chance_error(own.recalibrated, config.bins, config.seed),
+        **_natural(own, answers, drawn),
+        "chosen": own.chosen,
+    }
+
+
+def _natural(own: Forecast, answers: Answers, drawn: Drawn) -> dict[str, float | None]:
+    """Accuracy and Brier score if prompts were correct as often as when the model was asked, tasks being alike in that.
+
+    Correct and incorrect prompts are weighted, and log-odds move by as much as the rate's.
+    """
+    share = float(answers.correct.mean())
+    if drawn.natural is None or not 0 < drawn.natural < 1:
+        return {"natural_accuracy": None, "natural_brier": None}
+    rate = drawn.natural if drawn.how == "balanced" else share
+    p = np.clip(own.recalibrated, 1e-6, 1 - 1e-6)
+    moved = sigmoid(np.log(p / (1 - p)) + np.log(rate / (1 - rate)) - np.log(share / (1 - share)))
+    weights = np.where(answers.correct, rate / share, (1 - rate) / (1 - share))
+    return {
+        "natural_accuracy": accuracy(moved, answers.correct, weights),
+        "natural_brier": brier(moved, answers.correct, weights),
+    }
+
+
+def _task_rows(name: str, figures: _Figures, reference: _Figures, answers: Answers) -> list[dict[str, Any]]:
+    rows = []
+    for number, task in enumerate(answers.tasks):
+        own = answers.task == number
+        delta = _none("delta")
+        if name != STRONGEST:
+            delta = _with_interval("delta", figures.task[number] - reference.task[number])
+        rows.append(
+            {
+                "features": name,
+                "task": task,
+                "prompts": int(own.sum()),
+                "files": len(np.unique(answers.group[own])),
+                "correct": int(answers.correct[own].sum()),
+                **_with_interval("auroc", figures.task[number]),
+                **delta,
+                **_with_interval("transfer", figures.transfer[number]),
+            }
+        )
+    return rows
+
+
+def _mean(figures: Float[ndarray, "t r"]) -> Float[ndarray, " r"]:
+    """Mean over tasks that have the figure; NaN if none has it."""
+    there = np.isfinite(figures)
+    many = there.sum(0)
+    return np.where(many > 0, np.where(there, figures, 0).sum(0) / np.maximum(many, 1), np.nan)
+
+
+def _with_interval(name: str, values: Float[ndarray, " r"]) -> dict[str, float | None]:
+    low, high = interval(values[1:])
+    return {name: _plain(float(values[0])), f"{name}_low": _plain(low), f"{name}_high": _plain(high)}
+
+
+def _none(name: str) -> dict[str, float | None]:
+    return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+
+
+def _plain(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,107 @@
+"""What can be said of predicted outcomes, in words; reads ``schema.PREDICTION`` and what the stage counted."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+_FEW = 1000
+"""Prompts below which a line says that they are few."""
+
+
+class Prediction(NamedTuple):
+    """What the predict stage made."""
+
+    sets: pa.Table
+    """``schema.PREDICTION``."""
+    tasks: pa.Table
+    """``schema.PREDICTION_TASKS``."""
+    counts: Mapping[str, Any]
+    """Of the manifest: prompts, files, left out, how outcomes were drawn."""
+
+    @property
+    def digits(self) -> int:
+        """Decimals that as many prompts are worth."""
+        return 2 if self.counts["prompts"] < _FEW else 3
+
+
+def prediction_findings(found: Prediction) -> list[str]:
+    """What the tables allow to be said, a sentence or two each."""
+    rows, digits = found.sets.to_pylist(), found.digits
+    strongest = next(row for row in rows if row["features"] == "strongest baseline")
+    lines = [_reference(strongest, digits)]
+    lines += [_verdict(row) for row in rows if row["kind"] == "added"]
+    if alone := [row for row in rows if row["kind"] == "heads"]:
+        best = max(alone, key=lambda row: row["auroc"])
+        lines.append(f"Of heads alone {best['features']} predict best: AUROC {figure(best, 'auroc', digits)}.")
+    return [*lines, *_about(found.counts), *_few(found.counts, strongest)]
+
+
+def figure(row: Mapping[str, Any], name: str, digits: int, sign: str = "", *, interval: bool = True) -> str:
+    """A figure of a row, with its interval."""
+    value, *bounds = (
+        f"{row[part]:{sign}.{digits}f}" for part in (name, f"{name}_low", f"{name}_high")[: 1 + 2 * interval]
+    )
+    return f"{value} [{', '.join(bounds)}]" if interval else value
+
+
+def _reference(row: Mapping[str, Any], digits: int) -> str:
+    return (
+        f"Without attention: AUROC {figure(row, 'auroc', digits)}, calibration error {row['calibration_error']:.3f} "
+        f"({row['calibration_error_chance']:.3f} if every probability were right). The strongest baseline is chosen "
+        f"where models are fitted: {_counted(row['chosen'])}."
+    )
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    name, change = row["features"].removeprefix("baseline + "), figure(row, "delta", 3, "+")
+    if row["delta_low"] == row["delta_high"] == 0:
+        return f"No gain from {name}: beside the strongest baseline, prompts stay in the order that they have without."
+    if row["delta_low"] > 0:
+        return f"A gain in AUROC from {name}, beside the strongest baseline: {change}."
+    if row["delta_high"] < 0:
+        return f"A loss in AUROC from {name}, beside the strongest baseline: {change}."
+    return f"No gain can be shown from {name}, beside the strongest baseline: {change} of AUROC."
+
+
+def _about(counts: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if counts["left_out"]:
+        left = ", ".join(f"{reason.replace('_', ' ')} ({count})" for reason, count in counts["left_out"].items())
+        lines.append(f"Left out, because there is nothing to tell apart: {left}.")
+    how, natural = counts["drawn"], counts["natural_rate"]
+    if how == "balanced" and natural is not None:
+        lines.append(
+            f"Prompts were drawn half correct, half incorrect; of all that were asked {natural:.0%} were correct. "
+            "Accuracy and Brier score at that rate are in prediction.parquet."
+        )
+    elif how == "any" and natural is not None:
+        lines.append(f"Prompts are at the model's own rate, {natural:.0%} correct.")
+    else:
+        lines.append("How prompts were chosen by outcome cannot be told, so neither can the model's own rate.")
+    return lines
+
+
+def _few(counts: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    if counts["prompts"] >= _FEW:
+        return []
+    half = (row["auroc_high"] - row["auroc_low"]) / 2
+    return [
+        f"{counts['prompts']} prompts of {counts['files']} files are few: an AUROC is known to about {half:.2f}, and "
+        "models of many columns have little to learn from."
+    ]
+
+
+def prediction_record(found: Prediction) -> dict[str, Any]:
+    """Findings, counts and both tables, as JSON holds them; figures that do not exist are null."""
+    return {
+        "findings": prediction_findings(found),
+        "counts": dict(found.counts),
+        "features": found.sets.to_pylist(),
+        "tasks": found.tasks.to_pylist(),
+    }
+
+
+def _counted(chosen: list[str]) -> str:
+    counts = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
+    return "; ".join(f"{name} ({count}x)" for name, count in sorted(counts.items(), key=lambda own: -own[1]))

@@ -1,0 +1,56 @@
+"""Findings say what the intervals allow, and no more."""
+
+import pyarrow as pa
+import pytest
+
+from apmae.report.prediction import Prediction, prediction_findings
+from apmae.schema import PREDICTION, PREDICTION_TASKS
+
+COUNTS = {"prompts": 200, "files": 40, "left_out": {}, "drawn": "any", "natural_rate": 0.6}
+
+
+def row(features, kind, delta=(None, None, None), auroc=0.7, chosen=()):
+    found = {name: 0.1 for name in PREDICTION.names}
+    found |= {"features": features, "kind": kind, "model": "sparse logistic", "chosen": list(chosen)}
+    found |= {"auroc": auroc, "auroc_low": auroc - 0.05, "auroc_high": auroc + 0.05}
+    return found | dict(zip(("delta", "delta_low", "delta_high"), delta, strict=True))
+
+
+def said(*rows, **counts):
+    strongest = row("strongest baseline", "baseline", chosen=["tokens", "margin", "tokens"])
+    sets = pa.Table.from_pylist([strongest, *rows], schema=PREDICTION)
+    tasks = pa.Table.from_pylist([], schema=PREDICTION_TASKS)
+    return prediction_findings(Prediction(sets, tasks, {**COUNTS, **counts}))
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        ((0.02, 0.004, 0.04), "A gain in AUROC from tags, beside the strongest baseline: +0.020 [+0.004, +0.040]."),
+        ((-0.02, -0.04, -0.001), "A loss in AUROC from tags, beside the strongest baseline: -0.020 [-0.040, -0.001]."),
+        ((0.02, -0.01, 0.04), "No gain can be shown from tags, beside the strongest baseline: +0.020 [-0.010, +0.040]"),
+        ((0.02, 0.0, 0.04), "No gain can be shown from tags"),
+        ((0.0, 0.0, 0.0), "No gain from tags: beside the strongest baseline, prompts stay in the order"),
+    ],
+)
+def test_a_gain_is_said_only_if_the_interval_is_above_nothing(delta, expected):
+    (line,) = [line for line in said(row("baseline + tags", "added", delta)) if "tags" in line]
+    assert line.startswith(expected)
+
+
+def test_the_baseline_and_the_best_heads_are_named():
+    lines = said(row("tags", "heads", auroc=0.55), row("head scores", "heads", auroc=0.65))
+    assert lines[0].startswith("Without attention: AUROC 0.70 [0.65, 0.75], calibration error 0.100")
+    assert lines[0].endswith("tokens (2x); margin (1x).")
+    assert "Of heads alone head scores predict best: AUROC 0.65 [0.60, 0.70]." in lines
+
+
+def test_how_prompts_were_drawn_and_what_was_left_out():
+    lines = said(left_out={"eol: all correct": 3})
+    assert "Left out, because there is nothing to tell apart: eol: all correct (3)." in lines
+    assert "Prompts are at the model's own rate, 60% correct." in lines
+    assert any(line.startswith("200 prompts of 40 files are few: an AUROC is known to about 0.05") for line in lines)
+    assert "of all that were asked 60% were correct" in " ".join(said(drawn="balanced"))
+    assert "cannot be told" in " ".join(said(drawn="correct", natural_rate=None))
+    many = said(prompts=1000)
+    assert not any("few" in line for line in many) and "0.700 [0.650, 0.750]" in many[0]
