@@ -14,6 +14,7 @@ from apmae.config.stages import (
     EvaluateConfig,
     LocationsConfig,
     Representation,
+    TagsConfig,
     parse_representation,
     preset_of,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Representation",
     "Share",
     "StudyConfig",
+    "TagsConfig",
     "Task",
     "TrainConfig",
     "device_kind",

@@ -22,6 +22,7 @@ from apmae.config import (
     LocationsConfig,
     PromptsConfig,
     StudyConfig,
+    TagsConfig,
 )
 from apmae.corpus.source import Source, list_sources
 from apmae.engine.prompts import expect_answers, expect_parquet, expect_prompts
@@ -65,6 +66,19 @@ def expect_tag(
         raise ConfigError(f"expected two files for --json and --html, got {json} twice; rename one")
     _expect_reader(lm)
     _expect_shape(find_encoder(encoder).config, Declared.of(lm))
+    Atlas.load(atlas)
+
+
+def expect_tags(
+    lm: LMConfig, encoder: str, atlas: str, prompts: Path, out: Path, config: TagsConfig, *, overwrite: bool
+) -> None:
+    """``apmae tag --prompts``; arguments and errors as for :func:`apmae.engine.tags.tag_corpus`."""
+    expect_stage(out, "tag", _settings(config), overwrite=overwrite)
+    expect_prompts(prompts)
+    _expect_reader(lm)
+    found, declared = find_encoder(encoder).config, Declared.of(lm)
+    context_of(declared.positions, found.pattern_size, config.capture.context)
+    _expect_shape(found, declared)
     Atlas.load(atlas)
 
 
