@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from apmae.atlas.kinds import kinds_of
 from apmae.schema import NOISE
 
 UNKNOWN = "unknown"
@@ -24,7 +23,7 @@ _TAGS = f"""
     FROM tags GROUP BY ALL ORDER BY ALL
 """
 _MEASURED = """
-    SELECT layer, head, split_part(measured, ' + ', 1) AS measured, count(*)::BIGINT AS tags
+    SELECT layer, head, regexp_replace(split_part(measured, ' + ', 1), '^some ', '') AS kind, count(*)::BIGINT AS tags
     FROM tags GROUP BY ALL ORDER BY ALL
 """
 
@@ -62,7 +61,7 @@ class HeadSummary(NamedTuple):
     unknown: Shares
     """Reasons (``Placement.reason``) of the tags in no cluster."""
     measured: Shares
-    """Leading kinds of the names that the head's own scores give it, clear or not."""
+    """Leading kinds of the names that the head's own scores give it, whether clear or only some."""
     tasks: dict[str, Habit]
     """By task, in alphabetical order."""
 
@@ -86,8 +85,8 @@ def summarize_heads(tags: Sequence[Path]) -> list[HeadSummary]:
     for layer, head, *rest in rows:
         own.setdefault((layer, head), []).append(tuple(rest))
     kinds: dict[tuple[int, int], Counter[str]] = {}
-    for layer, head, name, count in measured:
-        kinds.setdefault((layer, head), Counter())[kinds_of(name)[0]] += count
+    for layer, head, kind, count in measured:
+        kinds.setdefault((layer, head), Counter())[kind] = count
     return [_summary(layer, head, counted, kinds[layer, head]) for (layer, head), counted in own.items()]
 
 

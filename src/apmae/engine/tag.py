@@ -179,7 +179,7 @@ def expect_fit(atlas: Atlas, mae: APMAE) -> None:
     atlas.expect_encoder(mae)
     atlas.expect_constants()
     kind = representation_of(atlas)
-    atlas.expectrepresentation_of(kind, width_of(kind, mae.config.encoder_dim))
+    atlas.expect_representation(kind, width_of(kind, mae.config.encoder_dim))
 
 
 def open_pair(encoder: str, atlas: str) -> tuple[APMAE, Atlas]:

@@ -1,4 +1,4 @@
-"""What each head does over a corpus, for the terminal: heads by what they do, then the steadiest ones."""
+"""What each head does over a corpus, for the terminal: heads by what they do, then the steadiest of each kind."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,8 +28,12 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     heads: Sequence[Mapping[str, Any]] = sorted(
         summary["heads"], key=lambda one: (-one["steadiness"], one["layer"], one["head"])
     )
-    _print_names(console, heads)
-    _print_heads(console, heads[:_HEADS])
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for one in heads:
+        groups.setdefault(one["name"] or "unknown throughout", []).append(one)
+    ordered = sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    _print_names(console, ordered)
+    _print_heads(console, steadiest([own for _, own in ordered], _HEADS))
     tags = sum(one["tags"] for one in heads)
     known = sum(one["tags"] * one["known"] for one in heads) / max(tags, 1)
     print_point(
@@ -46,15 +50,25 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         why = sorted(reasons.items(), key=lambda entry: -entry[1])
         print_point(console, f"Unknown: {', '.join(f'{share:.1%} {WHY_UNKNOWN[reason]}' for reason, share in why)}.")
     if len(heads) > _HEADS:
-        print_point(console, f"{len(heads) - _HEADS} less steady heads: summary.json has them.")
+        print_point(
+            console, f"The steadiest heads of each kind are listed; summary.json has the other {len(heads) - _HEADS} too."
+        )
 
 
-def _print_names(console: Console, heads: Sequence[Mapping[str, Any]]) -> None:
-    """One row per main name, that of most heads first."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for one in heads:
-        groups.setdefault(one["name"] or "unknown throughout", []).append(one)
-    ordered = sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+def steadiest(groups: Sequence[Sequence[Any]], count: int) -> list[Any]:
+    """The first of each group, then the second of each, and so on up to ``count`` in all; in the order of the groups.
+
+    Args:
+        groups: heads that do the same, the steadiest first.
+        count: how many to choose at most.
+    """
+    places = [(rank, number) for number, own in enumerate(groups) for rank in range(len(own))]
+    chosen = sorted(sorted(places)[:count], key=lambda place: (place[1], place[0]))
+    return [groups[number][rank] for rank, number in chosen]
+
+
+def _print_names(console: Console, ordered: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
+    """One row per main name."""
     columns = (
         Column(header="mostly", cells=[name for name, _ in ordered], min_width=24),
         Column(header="heads", cells=[str(len(own)) for _, own in ordered]),
@@ -77,8 +91,8 @@ def _print_heads(console: Console, heads: Sequence[Mapping[str, Any]]) -> None:
         Column(header="mostly", cells=[one["name"] or "-" for one in heads], min_width=20),
         Column(header="steady", cells=[f"{one['steadiness']:.0%}" for one in heads]),
         Column(header="known", cells=[f"{one['known']:.0%}" for one in heads], priority=3),
-        Column(header="own scores", cells=[_leading(one) for one in heads], priority=2, min_width=16),
-        Column(header="otherwise in", cells=[_exceptions(one) for one in heads], priority=1, min_width=14),
+        Column(header="own scores", cells=[_leading(one) for one in heads], priority=1, min_width=12),
+        Column(header="otherwise", cells=[_exceptions(one) for one in heads], priority=2, min_width=14),
     )
     print_table(console, columns, _ELSEWHERE)
 
@@ -89,6 +103,12 @@ def _leading(one: Mapping[str, Any]) -> str:
 
 
 def _exceptions(one: Mapping[str, Any]) -> str:
-    """The tasks in which a head does something else."""
-    others = {task: habit["name"] for task, habit in one["tasks"].items() if habit["name"] not in (None, one["name"])}
-    return ", ".join(f"{task.replace('_', ' ')}: {name}" for task, name in others.items()) or "-"
+    """What a head does in most of the tasks where it does mostly something else, and in how many."""
+    others: dict[str, list[str]] = {}
+    for task, habit in one["tasks"].items():
+        if habit["name"] not in (None, one["name"]):
+            others.setdefault(habit["name"], []).append(task.replace("_", " "))
+    if not others:
+        return "-"
+    name, tasks = min(others.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    return f"{name} in {tasks[0] if len(tasks) == 1 else f'{len(tasks)} tasks'}"
