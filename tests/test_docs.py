@@ -21,6 +21,7 @@ from apmae.config import (
     LocationsConfig,
     PromptsConfig,
     StudyConfig,
+    TagsConfig,
     TrainConfig,
 )
 from apmae.errors import MalformedError
@@ -43,6 +44,7 @@ SECTIONS = {
     "dimensions": (DimensionsConfig,),
     "locations": (LocationsConfig,),
     "cluster": (AtlasConfig,),
+    "tag": (TagsConfig,),
     "STUDY.yaml": (StudyConfig,),
 }
 PARTS = {config.Config, config.APMAEConfig, config.CaptureConfig, config.LMConfig, config.CircuitsConfig}
@@ -62,6 +64,7 @@ TABLES = {
     "LOCATIONS": schema.LOCATIONS,
     "FOREIGN": schema.FOREIGN,
     "TAGS": schema.TAGS,
+    "CORPUS_TAGS": schema.CORPUS_TAGS,
 }
 
 

@@ -38,9 +38,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     known = sum(one["tags"] * one["known"] for one in heads) / max(tags, 1)
     print_point(
         console,
-        f"The atlas knows {known:.1%} of {tags:,} tags of {len(heads)} heads on {summary['prompts']:,} prompts. 'steady' "
-        "is the share of a head's tags with its main name; 'own scores' is what leads most of its patterns by "
-        "their own scores, whether the atlas knows them or not.",
+        f"The atlas knows {known:.1%} of {tags:,} tags of {len(heads)} heads on {summary['prompts']:,} prompts. "
+        "'steady' is the share of a head's tags with its main name; 'own scores' is what leads most of its patterns "
+        "by their own scores, whether the atlas knows them or not.",
     )
     reasons: dict[str, float] = {}
     for one in heads:
@@ -51,7 +51,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         print_point(console, f"Unknown: {', '.join(f'{share:.1%} {WHY_UNKNOWN[reason]}' for reason, share in why)}.")
     if len(heads) > _HEADS:
         print_point(
-            console, f"The steadiest heads of each kind are listed; summary.json has the other {len(heads) - _HEADS} too."
+            console,
+            f"The steadiest heads of each kind are listed; summary.json has the other {len(heads) - _HEADS} too.",
         )
 
 
