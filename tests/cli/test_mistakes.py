@@ -108,6 +108,7 @@ CASES = {
         "give one",
     ),
     "tag: no such setting": ((*TAGS, *OUT, "--set", "colour=red"), "colour", "'red'"),
+    "tag: a file for the tags": ((*TAGS, "--out", "tags.parquet"), "a folder for the tags", "leave the suffix out"),
     "tag: a file in the way of the tags": ((*TAGS, "--out", "A.java"), "A.java is a file"),
     "tag: other settings of tags": (
         (*TAGS, "--set", "seed=7", "--out", "old-tags"),

@@ -27,6 +27,7 @@ from apmae.artifacts import (
 from apmae.atlas.atlas import Atlas
 from apmae.config import LMConfig, TagsConfig
 from apmae.encode import prompts_table
+from apmae.engine.checks import expect_tags_folder
 from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
 from apmae.engine.tag import is_unseen, note_of, open_pair, representation_of, tag_batch
@@ -75,10 +76,12 @@ def tag_corpus(
     Raises:
         CaptureError: if the model has no positions for the window, or is an encoder and the AP-MAE reads causal
             patterns.
-        ConfigError: if the atlas was fitted with another encoder, or on rows of another width.
+        ConfigError: if the atlas was fitted with another encoder, or on rows of another width; if ``out`` is named like
+            a file.
         SourceError: if there are no prompts, or a file of them cannot be read.
     """
     config = config or TagsConfig()
+    expect_tags_folder(out)
     prompts = load_prompts(prompts_path)
     if not prompts:
         raise SourceError(f"expected prompts to tag heads on in {prompts_path}, found none; give another file")
