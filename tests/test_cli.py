@@ -301,6 +301,26 @@ def test_report_by_hand(real_study, apmae_command, tmp_path):
     assert (tmp_path / "report" / "index.html").is_file()
 
 
+def test_tags_over_prompts_are_written_and_printed(real_study, apmae_command, tmp_path):
+    lines = [json.dumps({"prompt": f"int x{i} = ", "completion": "0", "task": f"t{i % 2}"}) for i in range(4)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    command = (
+        *("tag", "bundled", "--prompts", "mine.jsonl", "--out", "tags", "--set", "shard_prompts=2"),
+        *("--encoder", real_study.folder / "encoder", "--atlas", real_study.folder / "atlas"),
+    )
+    result = apmae_command(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "tags").iterdir()} == {
+        *("tags-00000.parquet", "tags-00001.parquet", "prompts-00000.parquet", "prompts-00001.parquet"),
+        *("summary.json", "manifest.json"),
+    }
+    assert "192 tags of 48 heads on 4 prompts" in " ".join(result.stdout.split())
+    assert result.stdout.endswith("tags in tags; see tags/summary.json\n")
+    assert apmae_command(*command, cwd=tmp_path).stdout == result.stdout
+    changed = apmae_command(*command, "--set", "batch=1", cwd=tmp_path)
+    assert changed.returncode == 2 and "config.capture.batch was 8, now 1" in changed.stderr
+
+
 def test_tag_gives_a_table_json_and_a_page(real_study, apmae_command, tmp_path):
     (tmp_path / "A.java").write_text(JAVA)
     result = apmae_command(

@@ -20,6 +20,7 @@ from apmae.config import (
     PredictConfig,
     PromptsConfig,
     StudyConfig,
+    TagsConfig,
     TrainConfig,
     device_kind,
     parse,
@@ -28,7 +29,7 @@ from apmae.errors import ApmaeError, ConfigError
 
 ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
-    *(LocationsConfig, PredictConfig, StudyConfig),
+    *(LocationsConfig, PredictConfig, StudyConfig, TagsConfig),
 ]
 
 
@@ -86,7 +87,9 @@ def test_a_configuration_is_frozen_and_knows_its_fields(kind):
         parse(kind, {"colour": "red"}, "study.yaml")
 
 
-@pytest.mark.parametrize("kind", [PromptsConfig, EncodeConfig, AtlasConfig, DimensionsConfig, TrainConfig, StudyConfig])
+@pytest.mark.parametrize(
+    "kind", [PromptsConfig, EncodeConfig, AtlasConfig, DimensionsConfig, TagsConfig, TrainConfig, StudyConfig]
+)
 def test_settings_of_a_stage_have_descriptions(kind):
     plain = {"seed", "weight_decay", "betas", "model", "capture", "encode", "atlas"}
     assert {name for name, field in kind.model_fields.items() if not field.description} <= plain

@@ -22,6 +22,7 @@ from apmae.config import (
     PredictConfig,
     PromptsConfig,
     StudyConfig,
+    TagsConfig,
     TrainConfig,
 )
 from apmae.errors import MalformedError
@@ -45,6 +46,7 @@ SECTIONS = {
     "locations": (LocationsConfig,),
     "predict": (PredictConfig,),
     "cluster": (AtlasConfig,),
+    "tag": (TagsConfig,),
     "STUDY.yaml": (StudyConfig,),
 }
 PARTS = {config.Config, config.APMAEConfig, config.CaptureConfig, config.LMConfig, config.CircuitsConfig}
@@ -69,6 +71,7 @@ TABLES = {
     "COVERAGE": schema.COVERAGE,
     "FORECASTS": schema.FORECASTS,
     "TAGS": schema.TAGS,
+    "CORPUS_TAGS": schema.CORPUS_TAGS,
 }
 
 

@@ -129,7 +129,6 @@ def unpack_exemplars(table: pa.Table) -> Patterns:
 def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total: int, *, asked: bool) -> list[pa.Table]:
     """Embeddings, prompts and exemplars of one batch."""
     patterns = captured.patterns
-    first = int(patterns.prompt[0])
     scores = score_batch(captured)
     seen = represented(patterns, mae, config.representation)
     per_prompt = len(patterns) // len(captured.prompts)
@@ -150,6 +149,12 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
         "key_kinds": fixed_list(scores.key_kinds),
         "query_kinds": fixed_list(scores.query_kinds),
     }
+    return [pa.table(columns, schema=schema), prompts_table(captured, answers), _exemplars(patterns, config, total)]
+
+
+def prompts_table(captured: Captured, answers: Sequence[Answer | None]) -> pa.Table:
+    """The prompts of a batch, with the model's answers, as ``schema.ENCODED_PROMPTS``."""
+    first = int(captured.patterns.prompt[0])
     rows = [
         {
             "prompt": first + i,
@@ -165,11 +170,7 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
         }
         for i, (prompt, window, reply) in enumerate(zip(captured.prompts, captured.windows, answers, strict=True))
     ]
-    return [
-        pa.table(columns, schema=schema),
-        pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS),
-        _exemplars(patterns, config, total),
-    ]
+    return pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS)
 
 
 def _answers(lm: LM, captured: Captured, *, asked: bool) -> Sequence[Answer | None]:

@@ -11,6 +11,9 @@ NOISE = -1
 
 ENCODED = ("embeddings", "prompts", "exemplars")
 """The tables of the encode stage, in shards: ``embeddings()``, ``ENCODED_PROMPTS`` and ``EXEMPLARS``."""
+TAGGED = ("tags", "prompts")
+"""The tables of the tag stage, in shards: ``CORPUS_TAGS`` and ``ENCODED_PROMPTS``."""
+SUMMARY_FILE = "summary.json"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
 POINTS_FILE = "points.parquet"
 CLUSTERS_FILE = "clusters.parquet"
@@ -398,3 +401,25 @@ cluster is not found again well enough, ``structure`` is the gate's statistic (N
 judged), ``measured`` is the name that its own scores give, ``nearest`` are the names of the nearest clusters and
 ``distances`` how far they are, in radii of the cluster (1 is as far as a member may be),
 ``sinks`` are the positions of its sinks in the window, the strongest first, and ``sink_tokens`` their texts."""
+
+CORPUS_TAGS = pa.schema(
+    [
+        pa.field("prompt", pa.int32(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("head", pa.int16(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("outcome", pa.string()),
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("strength", pa.float32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("unstable", pa.bool_(), nullable=False),
+        pa.field("structure", pa.float32(), nullable=False),
+        pa.field("measured", pa.string(), nullable=False),
+        pa.field("nearest", pa.list_(pa.int32()), nullable=False),
+        pa.field("distances", pa.list_(pa.float32()), nullable=False),
+        pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""One row per head and prompt of a corpus, as ``TAGS`` without scores and sinks; ``nearest`` are numbers of clusters,
+whose names are in the atlas."""

@@ -10,7 +10,7 @@ import pytest
 
 from apmae import bundled
 from apmae.artifacts import Stage, fingerprint
-from apmae.config import AtlasConfig, DimensionsConfig, EncodeConfig, PromptsConfig, TrainConfig
+from apmae.config import AtlasConfig, DimensionsConfig, EncodeConfig, PromptsConfig, TagsConfig, TrainConfig
 from apmae.schema import ENCODED_PROMPTS
 
 HEAVY = ["torch", "transformers", "accelerate", "umap", "numba", "hdbscan", "sklearn", "matplotlib"]
@@ -53,6 +53,7 @@ json.dump(results, sys.stdout)
 OUT = ("--out", "made")
 PROMPTS = ("--prompts", "good.jsonl")
 TAG = ("tag", "bundled", "A.java", "--line", "3")
+TAGS = ("tag", "bundled", *PROMPTS)
 FIGURE = ("--out", "made.png")
 DIMENSIONS = ("dimensions", "old", *FIGURE)
 TRAIN = ("train", *PROMPTS, "--recipe", "debug", *OUT)
@@ -94,6 +95,36 @@ CASES = {
     "tag: no such device": ((*TAG, "--device", "gpu"), "a device such as cpu", "'gpu'"),
     "tag: no such dtype": ((*TAG, "--dtype", "int4"), "'float32', 'bfloat16' or 'float16'", "int4"),
     "tag: no such infill": ((*TAG, "--infill", "middle"), "'middle'", "starcoder", "{prefix}"),
+    "tag: nothing": (("tag", "bundled"), "FILE with --line, or --prompts with --out, got neither"),
+    "tag: a file without a line": (("tag", "bundled", "A.java"), "got FILE alone", "give both"),
+    "tag: a line without a file": (("tag", "bundled", "--line", "3"), "got --line alone"),
+    "tag: prompts without a folder": (TAGS, "got --prompts alone", "give both"),
+    "tag: a folder without prompts": (("tag", "bundled", *OUT), "got --out alone"),
+    "tag: a setting without prompts": ((*TAG, "--set", "batch=2"), "got FILE and --set", "leave one of them out"),
+    "tag: a file and prompts": ((*TAG, *PROMPTS, *OUT), "got FILE and --prompts"),
+    "tag: JSON of prompts": ((*TAGS, *OUT, "--json", "x.json"), "got --json and --prompts"),
+    "tag: no such prompts": (("tag", "bundled", "--prompts", "none.jsonl", *OUT), "none.jsonl, found none"),
+    "tag: prompts with a mistake": (
+        ("tag", "bundled", "--prompts", "bad.jsonl", *OUT),
+        "bad.jsonl: line 2",
+        "give one",
+    ),
+    "tag: no such setting": ((*TAGS, *OUT, "--set", "colour=red"), "colour", "'red'"),
+    "tag: a file for the tags": ((*TAGS, "--out", "tags.parquet"), "a folder for the tags", "leave the suffix out"),
+    "tag: a file in the way of the tags": ((*TAGS, "--out", "A.java"), "A.java is a file"),
+    "tag: other settings of tags": (
+        (*TAGS, "--set", "seed=7", "--out", "old-tags"),
+        "config.seed was 0, now 7",
+        "--overwrite",
+    ),
+    "tag: another stage's folder": ((*TAGS, "--out", "old-atlas"), "stage was 'cluster', now 'tag'"),
+    "tag: no such encoder for prompts": ((*TAGS, *OUT, "--encoder", "./none"), "AP-MAE's folder"),
+    "tag: no such atlas for prompts": ((*TAGS, *OUT, "--atlas", "none"), "none/atlas.json: No such file"),
+    "tag: no such model for prompts": (("tag", "./none", *PROMPTS, *OUT), "found no folder ./none"),
+    "tag: prompts of more tokens than positions": (
+        (*TAGS, *OUT, "--set", "context=100000"),
+        "a context of at most 512",
+    ),
     # -- show
     "show: no text": (("show", "bundled"), "one of --prompt and --file, got neither"),
     "show: two texts": (("show", "bundled", "--prompt", "a", "--file", "A.java"), "got both"),
@@ -467,6 +498,7 @@ def results(tmp_path_factory, environment):
     artifact(home / "narrow", "encode", EncodeConfig(), dim=6)
     artifact(home / "figure.parquet", "dimensions", DimensionsConfig())
     artifact(home / "old-atlas", "cluster", AtlasConfig())
+    artifact(home / "old-tags", "tag", TagsConfig())
     artifact(home / "study" / "embeddings", "encode", EncodeConfig())
     answered(home / "silent", [None] * 3, 3)
     answered(home / "right", ["correct"] * 3, 3)

@@ -48,7 +48,8 @@ EXAMPLES = {
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "tag": (
         "apmae tag bundled FILE.java --line 12 --json tags.json --html tags.html",
-        "The bundled encoder and atlas know the bundled model; for another one give --encoder and --atlas of your own.",
+        "The bundled encoder and atlas know the bundled model; for another one give --encoder and --atlas of your own. "
+        "What each head does over a corpus: apmae tag MODEL --prompts prompts.parquet --out tags/",
     ),
     "show": (
         "apmae show MODEL --file FILE.java --line 12 --head 3.5 --out head.png",

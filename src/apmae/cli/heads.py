@@ -5,14 +5,25 @@ from typing import Annotated, Any
 
 import typer
 
-from apmae.cli.options import AtlasOption, EncoderOption, lm_config, loads_lm, read_input, say
+from apmae.cli.options import (
+    AtlasOption,
+    EncoderOption,
+    OverwriteOption,
+    SetOption,
+    lm_config,
+    loads_lm,
+    read_input,
+    say,
+    settings,
+)
+from apmae.errors import ConfigError
 
 
 @loads_lm
 def tag(
     model: Annotated[str, typer.Argument(help="Folder or hub id of a transformers model, or 'bundled'.")],
-    file: Annotated[Path, typer.Argument(help="Source file with the line to complete.")],
-    line: Annotated[int, typer.Option(help="Line whose completion is tagged, from 1.")],
+    file: Annotated[Path | None, typer.Argument(help="Source file with the line to complete.")] = None,
+    line: Annotated[int | None, typer.Option(help="Line whose completion is tagged, from 1.")] = None,
     column: Annotated[
         int | None, typer.Option(help="Where in the line, from 1; by default its first character.")
     ] = None,
@@ -20,10 +31,31 @@ def tag(
     atlas: AtlasOption = "bundled",
     json_: Annotated[Path | None, typer.Option("--json", help="Write every head's tag as JSON.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Tag on many prompts instead, Parquet or JSONL; needs --out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --prompts: folder of the tags and their summary.")] = None,
+    overwrite: OverwriteOption = False,
+    set_: SetOption = None,
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Tag every head of a model on one completion, in one forward pass."""
+    """Tag every head of a model, on one completion or on many prompts, in one forward pass for each."""
+    of_one = {"FILE": file, "--line": line, "--column": column, "--json": json_, "--html": html}
+    of_many = {"--prompts": prompts, "--out": out, "--overwrite": overwrite or None, "--set": set_ or None}
+    one, many = ([name for name, value in given.items() if value is not None] for given in (of_one, of_many))
+    if one and many:
+        raise ConfigError(
+            f"expected FILE with --line, or --prompts with --out, got {one[0]} and {many[0]}; leave one of them out"
+        )
+    if prompts is not None and out is not None:
+        _tag_many(lm_config(model, loading), prompts, out, encoder, atlas, overwrite=overwrite, set_=set_)
+        return
+    if file is None or line is None:
+        raise ConfigError(
+            f"expected FILE with --line, or --prompts with --out, got {(one or many or ['neither'])[0]}"
+            f"{' alone' if one or many else ''}; give both"
+        )
     config = lm_config(model, loading)
     wanted: dict[str, Any] = {"column": column, "encoder": encoder, "atlas": atlas, "json": json_, "html": html}
     from apmae.engine.checks import expect_tag
@@ -36,6 +68,21 @@ def tag(
         say(f"JSON in {json_}")
     if html:
         say(f"page in {html}")
+
+
+def _tag_many(
+    model: Any, prompts: Path, out: Path, encoder: str, atlas: str, *, overwrite: bool, set_: list[str] | None
+) -> None:
+    from apmae.config import TagsConfig, parse
+
+    config = parse(TagsConfig, settings(set_), "tag")
+    from apmae.engine.checks import expect_tags
+
+    expect_tags(model, encoder, atlas, prompts, out, config, overwrite=overwrite)
+    from apmae.engine.tags import print_summary, tag_corpus
+
+    print_summary(tag_corpus(model, encoder, atlas, prompts, out, config, overwrite=overwrite))
+    say(f"tags in {out}; see {out / 'summary.json'}")
 
 
 @loads_lm

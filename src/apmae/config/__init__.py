@@ -15,6 +15,7 @@ from apmae.config.stages import (
     LocationsConfig,
     PredictConfig,
     Representation,
+    TagsConfig,
     parse_representation,
     preset_of,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Representation",
     "Share",
     "StudyConfig",
+    "TagsConfig",
     "Task",
     "TrainConfig",
     "device_kind",

@@ -163,6 +163,20 @@ class DimensionsConfig(Config):
         return self
 
 
+class TagsConfig(Config):
+    """How the heads of a model are tagged on many prompts."""
+
+    flat: ClassVar = ("capture",)
+
+    capture: CaptureConfig = CaptureConfig()
+
+    shard_prompts: int = Field(default=64, ge=1)
+    """Prompts per shard: the most that a killed run has to repeat."""
+
+    seed: int = 0
+    """Decides which heads are captured, if not all are."""
+
+
 class LocationsConfig(Config):
     """How pattern locations are set against chance (paper section 6.2)."""
 

@@ -24,6 +24,7 @@ from apmae.config import (
     PredictConfig,
     PromptsConfig,
     StudyConfig,
+    TagsConfig,
 )
 from apmae.corpus.source import Source, list_sources
 from apmae.engine.prompts import expect_answers, expect_parquet, expect_prompts
@@ -68,6 +69,32 @@ def expect_tag(
     _expect_reader(lm)
     _expect_shape(find_encoder(encoder).config, Declared.of(lm))
     Atlas.load(atlas)
+
+
+def expect_tags(
+    lm: LMConfig, encoder: str, atlas: str, prompts: Path, out: Path, config: TagsConfig, *, overwrite: bool
+) -> None:
+    """``apmae tag --prompts``; arguments and errors as for :func:`apmae.engine.tags.tag_corpus`."""
+    expect_tags_folder(out)
+    expect_stage(out, "tag", _settings(config), overwrite=overwrite)
+    expect_prompts(prompts)
+    _expect_reader(lm)
+    found, declared = find_encoder(encoder).config, Declared.of(lm)
+    context_of(declared.positions, found.pattern_size, config.capture.context)
+    _expect_shape(found, declared)
+    Atlas.load(atlas)
+
+
+def expect_tags_folder(out: Path) -> None:
+    """Refuse a place for tags that looks like a file: they are many files.
+
+    Raises:
+        ConfigError: if it ends in ``.parquet``.
+        ArtifactError: if it is a file.
+    """
+    if out.suffix == ".parquet":
+        raise ConfigError(f"expected a folder for the tags, which are several files, got {out}; leave the suffix out")
+    expect_place(out, folder=True)
 
 
 def expect_show(lm: LMConfig, out: Path, scale: str, long: str, heads: Sequence[str]) -> None:

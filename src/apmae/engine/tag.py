@@ -4,23 +4,28 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Bool, Float
+from numpy import ndarray
 
 from apmae.artifacts import replacing, write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.kinds import measured_names
 from apmae.atlas.names import Measured
+from apmae.atlas.place import Placement
 from apmae.config import CaptureConfig, LMConfig, Representation
 from apmae.encode import score_batch
 from apmae.errors import ConfigError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
 from apmae.lm.outcome import masks_of, window_of
-from apmae.lm.stream import capture_batch
+from apmae.lm.stream import Captured, capture_batch
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
 from apmae.model.represent import represented, width_of
 from apmae.patterns.gate import unstructured_name
+from apmae.patterns.scores import Scores
 from apmae.prompts.fim import Window
 from apmae.prompts.line import line_prompt, text_prompt
 from apmae.prompts.masked import whole_window
@@ -40,6 +45,21 @@ class Tagged(NamedTuple):
     answer: Answer | None
     """What it answered; ``correct`` means nothing where no completion was given. None if it answers nothing
     (``LM.answers``), and where nothing was asked."""
+
+
+class BatchTags(NamedTuple):
+    """What the atlas says of the patterns of some prompts; n patterns, in the order of the capture."""
+
+    structure: Float[ndarray, " n"]
+    """The gate's statistic (``patterns/gate.py``)."""
+    scores: Scores
+    placed: Placement
+    names: list[str]
+    """Of the cluster, without qualifiers that are not true of the pattern; of a pattern that fails the gate, why."""
+    measured: list[str]
+    """What the pattern's own scores call it."""
+    unstable: Bool[ndarray, " n"]
+    """Whether its cluster is; False if it is in none."""
 
 
 def tag(
@@ -75,54 +95,67 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
 
     An encoder reads a prompt without completion and suffix as it is, and answers nothing.
     """
-    _expect_fit(atlas, mae)  # before anything runs
+    expect_fit(atlas, mae)  # before anything runs
     expect_shape(causal=mae.config.causal, found=lm.causal)
     size = min(mae.config.pattern_size, lm.max_length or mae.config.pattern_size)
     captured = capture_batch(lm, [prompt], [_window(lm, prompt, size)], CaptureConfig(batch=1), size=size)
+    tags = tag_batch(captured, mae=mae, atlas=atlas, unseen=is_unseen(atlas, lm.name))
+    patterns, scores, placed, names = captured.patterns, tags.scores, tags.placed, atlas.names
+    tokens = captured.windows[0].tokens
+    rows = [
+        {
+            "layer": int(patterns.layer[i]),
+            "head": int(patterns.head[i]),
+            "cluster": int(placed.cluster[i]),
+            "name": tags.names[i],
+            "strength": float(placed.strength[i]),
+            "reason": str(placed.reason[i]),
+            "unstable": bool(tags.unstable[i]),
+            "structure": float(tags.structure[i]),
+            "measured": tags.measured[i],
+            "nearest": [names[number] for number in placed.nearest[i].tolist() if number != NOISE],
+            "distances": [distance for distance in placed.distances[i].tolist() if distance < inf],
+            "coordinates": placed.coordinates[i].tolist(),
+            **{f"score_{name}": float(scores[name][i]) for name in SCORES},
+            "sinks": scores.sinks[i],
+            "sink_tokens": [tokens[position] for position in scores.sinks[i]],
+        }
+        for i in range(len(patterns))
+    ]
+    return Tagged(pa.Table.from_pylist(rows, schema=TAGS), captured.windows[0], captured.answers[0])
+
+
+def tag_batch(captured: Captured, *, mae: APMAE, atlas: Atlas, unseen: bool) -> BatchTags:
+    """What the atlas says of every pattern of a batch of prompts.
+
+    Args:
+        captured: the batch.
+        mae: the encoder.
+        atlas: fitted with the same encoder.
+        unseen: whether it was fitted on other models (:func:`is_unseen`).
+    """
     patterns = captured.patterns
-    seen = represented(patterns, mae, _representation(atlas))
     scores = score_batch(captured)
+    seen = represented(patterns, mae, representation_of(atlas))
     own = Measured(scores.values, scores.key_kinds, scores.query_kinds)
     placed = atlas.place(
         seen.z,
         where=(patterns.layer, patterns.head),
         structured=seen.structured,
         measured=own,
-        unseen=_is_unseen(atlas, lm.name),
+        unseen=unseen,
     )
-    tokens = captured.windows[0].tokens
-    measured, passing = measured_names(scores.values, scores.key_kinds), seen.structured
-    called, names = atlas.names_of(placed.cluster, own), atlas.names
-    unstable = dict(zip(atlas.clusters["cluster"].to_pylist(), atlas.clusters["unstable"].to_pylist(), strict=True))
-    rows = []
-    for i in range(len(patterns)):
-        cluster = int(placed.cluster[i])
-        name = called[i] if passing[i] else unstructured_name(float(scores["uniform"][i]))
-        rows.append(
-            {
-                "layer": int(patterns.layer[i]),
-                "head": int(patterns.head[i]),
-                "cluster": cluster,
-                "name": name,
-                "strength": float(placed.strength[i]),
-                "reason": str(placed.reason[i]),
-                "unstable": unstable.get(cluster, False),
-                "structure": float(seen.structure[i]),
-                "measured": measured[i],
-                "nearest": [names[number] for number in placed.nearest[i].tolist() if number != NOISE],
-                "distances": [distance for distance in placed.distances[i].tolist() if distance < inf],
-                "coordinates": placed.coordinates[i].tolist(),
-                **{f"score_{name}": float(scores[name][i]) for name in SCORES},
-                "sinks": scores.sinks[i],
-                "sink_tokens": [tokens[position] for position in scores.sinks[i]],
-            }
-        )
-    return Tagged(pa.Table.from_pylist(rows, schema=TAGS), captured.windows[0], captured.answers[0])
+    names = atlas.names_of(placed.cluster, own)
+    for row in np.flatnonzero(~seen.structured).tolist():
+        names[row] = unstructured_name(float(scores["uniform"][row]))
+    unstable = np.array([*atlas.clusters["unstable"].to_pylist(), False])[placed.cluster]  # last: of noise, -1
+    measured = measured_names(scores.values, scores.key_kinds)
+    return BatchTags(seen.structure, scores, placed, names, measured, unstable)
 
 
-def _note(atlas: Atlas, model: str) -> str:
+def note_of(atlas: Atlas, model: str) -> str:
     """What to say first of an atlas that was not fitted on this model; "" if it was, or if nobody knows."""
-    if not _is_unseen(atlas, model):
+    if not is_unseen(atlas, model):
         return ""
     others = ", ".join(atlas.models)
     return (
@@ -131,22 +164,38 @@ def _note(atlas: Atlas, model: str) -> str:
     )
 
 
-def _is_unseen(atlas: Atlas, model: str) -> bool:
+def is_unseen(atlas: Atlas, model: str) -> bool:
     """Whether an atlas was fitted on other models than this one; False if nobody knows on which."""
     return bool(atlas.models) and model not in atlas.models
 
 
-def _representation(atlas: Atlas) -> Representation:
+def representation_of(atlas: Atlas) -> Representation:
     """What to read of patterns for an atlas; joint if it was fitted on bare arrays."""
     return atlas.representation or "joint"
 
 
-def _expect_fit(atlas: Atlas, mae: APMAE) -> None:
+def expect_fit(atlas: Atlas, mae: APMAE) -> None:
     """Refuse an encoder whose representation is not what the atlas was fitted on."""
     atlas.expect_encoder(mae)
     atlas.expect_constants()
-    kind = _representation(atlas)
+    kind = representation_of(atlas)
     atlas.expect_representation(kind, width_of(kind, mae.config.encoder_dim))
+
+
+def open_pair(encoder: str, atlas: str) -> tuple[APMAE, Atlas]:
+    """An encoder and an atlas that was fitted with it.
+
+    Raises:
+        ConfigError: if they do not belong together.
+        ModelError: if there is no such encoder.
+        ArtifactError: if there is no such atlas.
+    """
+    mae, places = APMAE.from_pretrained(encoder), Atlas.load(atlas)
+    try:
+        expect_fit(places, mae)
+    except ConfigError as error:
+        raise ConfigError(f"--encoder {encoder} and --atlas {atlas}: {error}") from None
+    return mae, places
 
 
 def _window(lm: LM, prompt: Prompt, size: int) -> Window:
@@ -184,16 +233,11 @@ def tag_file(
         ModelError: if a model cannot be loaded.
     """
     prompt = line_prompt(file, line, column)
-    mae = APMAE.from_pretrained(encoder)
-    places = Atlas.load(atlas)
-    try:
-        _expect_fit(places, mae)
-    except ConfigError as error:
-        raise ConfigError(f"--encoder {encoder} and --atlas {atlas}: {error}") from None
+    mae, places = open_pair(encoder, atlas)
     model = load(lm)
     tagged = tag_prompt(model, prompt, mae=mae, atlas=places)
     rows, answer, expected = tagged.tags.to_pylist(), tagged.answer, tagged.window.text
-    note = _note(places, model.name)
+    note = note_of(places, model.name)
     predicted, outcome = (None, None) if answer is None else (answer.predicted, answer.outcome)
     if json:
         # JSON has no NaN, which a score is if the prompt has no row to measure it on.

@@ -1,0 +1,115 @@
+"""What each head does over a corpus, for the terminal: heads by what they do, then the steadiest of each kind."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from apmae.report.console import Column, open_console, print_point, print_table
+from apmae.report.display import WHY_UNKNOWN
+from apmae.report.tables import head_name
+
+_HEADS = 40
+"""Most heads listed one by one."""
+_OF_NAME = 4
+"""Most heads listed by the name of what they do."""
+_ELSEWHERE = "summary.json has everything"
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print what each head does over a corpus.
+
+    Args:
+        summary: as in ``summary.json`` (``docs/exchange.md``).
+    """
+    console = open_console()
+    if summary["note"]:
+        console.print(summary["note"], highlight=False, markup=False)
+    heads: Sequence[Mapping[str, Any]] = sorted(
+        summary["heads"], key=lambda one: (-one["steadiness"], one["layer"], one["head"])
+    )
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for one in heads:
+        groups.setdefault(one["name"] or "unknown throughout", []).append(one)
+    ordered = sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    _print_names(console, ordered)
+    _print_heads(console, steadiest([own for _, own in ordered], _HEADS))
+    tags = sum(one["tags"] for one in heads)
+    known = sum(one["tags"] * one["known"] for one in heads) / max(tags, 1)
+    print_point(
+        console,
+        f"The atlas knows {known:.1%} of {tags:,} tags of {len(heads)} heads on {summary['prompts']:,} prompts. "
+        "'steady' is the share of a head's tags with its main name; 'own scores' is what leads most of its patterns "
+        "by their own scores, whether the atlas knows them or not.",
+    )
+    reasons: dict[str, float] = {}
+    for one in heads:
+        for entry in one["unknown"]:
+            reasons[entry["reason"]] = reasons.get(entry["reason"], 0.0) + entry["share"] * one["tags"] / tags
+    if reasons:
+        why = sorted(reasons.items(), key=lambda entry: -entry[1])
+        print_point(console, f"Unknown: {', '.join(f'{share:.1%} {WHY_UNKNOWN[reason]}' for reason, share in why)}.")
+    if len(heads) > _HEADS:
+        print_point(
+            console,
+            f"The steadiest heads of each kind are listed; summary.json has the other {len(heads) - _HEADS} too.",
+        )
+
+
+def steadiest(groups: Sequence[Sequence[Any]], count: int) -> list[Any]:
+    """The first of each group, then the second of each, and so on up to ``count`` in all; in the order of the groups.
+
+    Args:
+        groups: heads that do the same, the steadiest first.
+        count: how many to choose at most.
+    """
+    places = [(rank, number) for number, own in enumerate(groups) for rank in range(len(own))]
+    chosen = sorted(sorted(places)[:count], key=lambda place: (place[1], place[0]))
+    return [groups[number][rank] for rank, number in chosen]
+
+
+def _print_names(console: Console, ordered: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
+    """One row per main name."""
+    columns = (
+        Column(header="mostly", cells=[name for name, _ in ordered], min_width=24),
+        Column(header="heads", cells=[str(len(own)) for _, own in ordered]),
+        Column(
+            header="steadiest",
+            cells=[
+                ", ".join(f"{head_name(one['layer'], one['head'])} ({one['steadiness']:.0%})" for one in own[:_OF_NAME])
+                for _, own in ordered
+            ],
+            min_width=20,
+        ),
+    )
+    print_table(console, columns, _ELSEWHERE)
+
+
+def _print_heads(console: Console, heads: Sequence[Mapping[str, Any]]) -> None:
+    """One row per head."""
+    columns = (
+        Column(header="head", cells=[head_name(one["layer"], one["head"]) for one in heads]),
+        Column(header="mostly", cells=[one["name"] or "-" for one in heads], min_width=20),
+        Column(header="steady", cells=[f"{one['steadiness']:.0%}" for one in heads]),
+        Column(header="known", cells=[f"{one['known']:.0%}" for one in heads], priority=3),
+        Column(header="own scores", cells=[_leading(one) for one in heads], priority=1, min_width=12),
+        Column(header="otherwise", cells=[_exceptions(one) for one in heads], priority=2, min_width=14),
+    )
+    print_table(console, columns, _ELSEWHERE)
+
+
+def _leading(one: Mapping[str, Any]) -> str:
+    first = one["measured"][0]
+    return f"{first['kind']} ({first['share']:.0%})"
+
+
+def _exceptions(one: Mapping[str, Any]) -> str:
+    """What a head does in most of the tasks where it does mostly something else, and in how many."""
+    others: dict[str, list[str]] = {}
+    for task, habit in one["tasks"].items():
+        if habit["name"] not in (None, one["name"]):
+            others.setdefault(habit["name"], []).append(task.replace("_", " "))
+    if not others:
+        return "-"
+    name, tasks = min(others.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    return f"{name} in {tasks[0] if len(tasks) == 1 else f'{len(tasks)} tasks'}"

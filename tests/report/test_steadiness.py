@@ -1,0 +1,70 @@
+import pytest
+
+from apmae.report.steadiness import print_summary, steadiest
+
+
+def head(layer, number, name, steadiness, *, unknown=(), tasks=None):
+    return {
+        "layer": layer,
+        "head": number,
+        "tags": 10,
+        "name": name,
+        "steadiness": steadiness,
+        "known": 1 - sum(share for _, share in unknown),
+        "unknown": [{"reason": reason, "share": share} for reason, share in unknown],
+        "measured": [{"kind": "columns on newlines", "share": 0.6}],
+        "tasks": {
+            task: {"name": own, "tags": 5, "steadiness": 1.0, "known": 1.0} for task, own in (tasks or {}).items()
+        },
+    }
+
+
+def summary(heads, note=""):
+    return {"note": note, "prompts": 10, "heads": heads}
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def of(heads, note=""):
+        print_summary(summary(heads, note))
+        return capsys.readouterr().out
+
+    return of
+
+
+def test_heads_are_grouped_by_what_they_do_and_nothing_is_wider_than_a_line(printed):
+    tasks = {"eol": "self", "random": "local band", "boolean_operator": None}
+    said = printed(
+        [
+            head(0, 1, "local band", 0.5, unknown=[("vote", 0.25)], tasks=tasks),
+            head(1, 0, "local band", 0.9),
+            head(3, 11, None, 0.0, unknown=[("name", 0.75), ("structure", 0.25)]),
+        ],
+        note="The atlas was fitted on other models (x).",
+    )
+    lines = said.splitlines()
+    assert lines[0].startswith("The atlas was fitted on other models")
+    assert max(map(len, lines)) <= 80
+    first = next(line for line in lines if line.strip().startswith("local band"))
+    assert first.split("local band")[1].split() == ["2", "1.0", "(90%),", "0.1", "(50%)"]
+    assert any(line.strip().startswith("unknown throughout") for line in lines)
+    assert "self in eol" in said
+    assert "58.3% of 30 tags of 3 heads on 10 prompts" in " ".join(said.split())
+    assert "25.0% near clusters that do something else" in " ".join(said.split())
+    assert "8.3% without structure" in " ".join(said.split())
+
+
+def test_of_many_heads_the_steadiest_of_each_name_are_listed(printed):
+    heads = [head(layer, number, "self", 0.9) for layer in range(10) for number in range(10)]
+    said = printed([*heads, head(10, 0, "induction", 0.1)])
+    assert "10.0" in said and "the other 61 too" in " ".join(said.split())
+
+
+def test_the_first_of_each_group_come_before_the_second_of_any():
+    groups = [["a1", "a2", "a3"], ["b1"], ["c1", "c2"]]
+    assert steadiest(groups, 3) == ["a1", "b1", "c1"]
+    assert steadiest(groups, 4) == ["a1", "a2", "b1", "c1"]
+    assert steadiest(groups, 9) == ["a1", "a2", "a3", "b1", "c1", "c2"]
+    assert steadiest([], 9) == []
