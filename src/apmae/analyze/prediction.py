@@ -172,4 +172,5 @@ def _parts(answers: Answers, fit: Bool[ndarray, " n"], config: PredictConfig, nu
 
 
 def _empty(kind: str, count: int) -> Forecast:
-    return Forecast(kind, *(np.full(count, np.nan) for _ in range(4)), [])
+    decision, probability, recalibrated, transferred = (np.full(count, np.nan) for _ in range(4))
+    return Forecast(kind, decision, probability, recalibrated, transferred, [])
