@@ -90,7 +90,7 @@ def test_errors_are_the_spread_of_counts_over_files_drawn_anew(drawn):
         own = prompts_of(found, files=True)
         counted = occurrences(found, own.tasks)
         files, pairs = files_of(found, counted, own)
-    ours = errors_by_file(counted, files, pairs, 400, 0)
+    ours = errors_by_file(counted, files, pairs, 7, 400, 0)
     draw, counts = np.random.default_rng(9), []
     names = list(dict.fromkeys(study.file))
     for _ in range(400):
@@ -107,4 +107,20 @@ def test_errors_are_the_spread_of_counts_over_files_drawn_anew(drawn):
         ]
         counts.append([[len(one), len(one - set().union(*(o for o in seen if o is not one)))] for one in seen])
     np.testing.assert_allclose(ours, np.std(counts, axis=0), rtol=0.25)
-    assert np.array_equal(ours, errors_by_file(counted, files, pairs, 400, 0))
+    assert np.array_equal(ours, errors_by_file(counted, files, pairs, 7, 400, 0))
+
+
+def test_files_without_a_location_are_drawn_too(drawn):
+    """Of twenty files one has a location: it is in a resample with the chance 1 - (19 / 20)^20."""
+    study = drawn(6, prompts=4, noise=0.9, files=1)
+    with opened(study.points, study.prompts) as found:
+        own = prompts_of(found, files=True)
+        counted = occurrences(found, own.tasks)
+        files, pairs = files_of(found, counted, own)
+    one = counted._replace(
+        task=np.zeros(1, int), location=np.zeros(1, int), seen=np.ones(1, int), places=counted.places[:1]
+    )
+    one = one._replace(tasks=("a",))
+    chance = 1 - (19 / 20) ** 20
+    errors = errors_by_file(one, files[:1], np.zeros(1, int), 20, 2000, 0)
+    np.testing.assert_allclose(errors, (chance * (1 - chance)) ** 0.5, rtol=0.05)

@@ -90,3 +90,16 @@ def test_without_outcomes_nothing_is_said_of_them(study):
         assert row["correct"] is row["incorrect_null"] is row["overlap_p"] is row["movable"] is None
         assert np.isfinite(row["unique_error"]) and row["total"] > 0
     print_locations((locations, foreign))
+
+
+def test_a_study_without_clusters_has_no_locations(study):
+    points = read_table(study / "atlas" / POINTS_FILE)
+    index = points.schema.get_field_index("cluster")
+    points = points.set_column(index, points.schema.field("cluster"), pa.array([-1] * len(points), pa.int32()))
+    prompts = read_tables(study / "embeddings", "encode", "prompts", ["prompt", "path"])
+    found = against_chance(points, prompts, Study(study).clusters.slice(0, 0), CONFIG)
+    rows = found[0].to_pylist()
+    assert rows and all(row["possible"] == row["total"] == row["unique"] == row["correct"] == 0 for row in rows)
+    assert all(row["unique_error"] == row["unique_half"] == 0 and row["correct_p"] == 1 for row in rows)
+    assert found[1].num_rows == 0
+    print_locations(found)

@@ -155,7 +155,8 @@ def against_chance(
         counted = occurrences(found, own.tasks)
         tell("files drawn anew")
         files, pairs = files_of(found, counted, own)
-        errors = errors_by_file(counted, files, pairs, config.resamples, config.seed)
+        many = int(own.file.max(initial=-1)) + 1
+        errors = errors_by_file(counted, files, pairs, many, config.resamples, config.seed)
         nulls = {}
         if own.asked:
             tell("outcomes permuted")
@@ -213,7 +214,7 @@ def _outcome_nulls(
         which = np.stack([correct == count, correct == 0, (correct > 0) & (correct < count)], 1)  # k w r
         figures.append(np.stack([which[task == number].sum(0) for number in range(len(prompts.tasks))]))
     null = np.concatenate(figures, axis=2)
-    observed = {number: row for number, row in enumerate(table_of(counted, asked=True))}
+    observed = dict(enumerate(table_of(counted, asked=True)))
     return {
         number: {
             f"{which}{part}": value

@@ -4,7 +4,6 @@ Axes: p prompts, f files, k pairs of a task and a location, r permutations or re
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,9 +12,6 @@ from scipy.special import gammaln
 
 from apmae.analyze.occurrence import Occurrences, Prompts
 from apmae.seeding import generator
-
-if TYPE_CHECKING:
-    pass
 
 _BLOCK = 50
 """Permutations at a time."""
@@ -104,7 +100,12 @@ def _log_choose(n: Int[ndarray, " k"], m: Int[ndarray, " k"]) -> Float[ndarray, 
 
 
 def errors_by_file(
-    found: Occurrences, files: Int[ndarray, " m"], pairs: Int[ndarray, " m"], resamples: int, seed: int
+    found: Occurrences,
+    files: Int[ndarray, " m"],
+    pairs: Int[ndarray, " m"],
+    many: int,
+    resamples: int,
+    seed: int,
 ) -> Float[ndarray, "t 2"]:
     """Standard errors of the numbers of locations and of unique ones, of each task: files drawn anew with replacement.
 
@@ -114,14 +115,13 @@ def errors_by_file(
         found: counted locations.
         files: file of each occurrence of a pair in a file.
         pairs: number of the pair.
+        many: files of the study, those without any location too.
         resamples: how many.
         seed: for the draws.
     """
     from scipy.sparse import csr_matrix
 
-    many = int(files.max(initial=-1)) + 1
-    seen: csr_matrix = csr_matrix((np.ones(len(files), np.float32), (pairs, files)), (len(found.task), many))
-    seen.data[:] = 1  # a pair in several prompts of a file is there once
+    seen = csr_matrix((np.ones(len(files), np.float32), (pairs, files)), (len(found.task), many))
     where = csr_matrix(
         (np.ones(len(found.task), np.float32), (found.location, np.arange(len(found.task)))),
         (len(found.places), len(found.task)),
