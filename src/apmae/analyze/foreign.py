@@ -12,7 +12,8 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from apmae.analyze.occurrence import Prompts, columns_of
+from apmae.analyze.database import columns_of
+from apmae.analyze.occurrence import Prompts
 from apmae.analyze.resampling import null_of, permuted_outcomes
 from apmae.seeding import generator
 

@@ -5,20 +5,21 @@ is in that cluster; noise is no location. Patterns stay on disk; what comes into
 task, or per location, task and file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 from numpy import ndarray
+
+from apmae.analyze.database import columns_of, over
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_MEMORY = "2GB"
 _LOCATION = "(cluster::BIGINT << 32) | (layer::BIGINT << 16) | head::BIGINT"
 
 
@@ -69,15 +70,10 @@ def opened(points: Path | pa.Table, prompts: list[Path] | pa.Table | None = None
         points: the file of ``schema.POINTS``, or a table of it.
         prompts: files or a table of ``schema.ENCODED_PROMPTS``; None: there is no such view.
     """
-    import duckdb
-
-    with duckdb.connect(config={"memory_limit": _MEMORY}) as found:
-        for name, source in (("points", points), ("prompts", prompts)):
-            if isinstance(source, pa.Table):
-                found.register(name, source)
-            elif source is not None:
-                files = [str(path) for path in (source if isinstance(source, list) else [source])]
-                found.read_parquet(files).create_view(name)
+    views: dict[str, Sequence[Path] | pa.Table] = {"points": [points] if isinstance(points, Path) else points}
+    if prompts is not None:
+        views["prompts"] = prompts
+    with over(**views) as found:
         found.execute(f"CREATE VIEW known AS SELECT *, {_LOCATION} AS location FROM points WHERE cluster >= 0")
         yield found
 
@@ -164,11 +160,6 @@ def prompts_with(
     with _registered(found, {"location": codes, "number": task, "task": np.array(counted.tasks, object)[task]}):
         rows = columns_of(found, "SELECT location, number, prompt FROM known JOIN given USING (location, task)")
     return _pairs(counted, rows["location"], rows["number"]), np.searchsorted(prompts.number, rows["prompt"])
-
-
-def columns_of(found: "DuckDBPyConnection", query: str) -> dict[str, Shaped[ndarray, " n"]]:
-    """The columns of a query without nulls."""
-    return {name: np.asarray(values) for name, values in found.execute(query).fetchnumpy().items()}
 
 
 @contextmanager

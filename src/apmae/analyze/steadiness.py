@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from apmae.analyze.database import over
 from apmae.schema import NOISE
 
 UNKNOWN = "unknown"
 """What a pattern is called that passes the gate and is in no cluster."""
-_MEMORY = "2GB"
 _PLACES = 6
 """Decimal places to which strengths are summed up: exactly, so that their order does not matter."""
 _TAGS = f"""
@@ -75,10 +75,7 @@ def summarize_heads(tags: Sequence[Path]) -> list[HeadSummary]:
     Returns:
         One for each head that has tags, by layer, then head.
     """
-    import duckdb
-
-    with duckdb.connect(config={"memory_limit": _MEMORY}) as found:
-        found.read_parquet([str(path) for path in tags]).create_view("tags")
+    with over(tags=tags) as found:
         rows = found.execute(_TAGS).fetchall()
         measured = found.execute(_MEASURED).fetchall()
     own: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
