@@ -3,27 +3,37 @@
     python benchmarks/atlas.py fit 200000            # embeddings to a named atlas
     python benchmarks/atlas.py place                 # patterns placed per second, beside scikit-learn's brute force
     python benchmarks/atlas.py stream 1000000 ...    # synthesised, placed and counted block by block; 19200000 too
+    python benchmarks/atlas.py stage 200000 1000000  # the cluster stage, from an artifact on disk to one on disk
     python benchmarks/atlas.py subsample 100000      # fit on a subsample and place the rest, against a full fit
 
 Embeddings are synthetic: half of them in 200 groups of Zipf's sizes, half on a smooth surface of 8 dimensions in 512,
-with noise. Threads are those of OMP_NUM_THREADS; peaks are of the whole process.
+with noise. Threads are those of OMP_NUM_THREADS; peaks are of the whole process, those of the stage without pages of
+files, which the system takes back when it needs them.
 """
 
 import argparse
 import resource
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy import ndarray
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
+from apmae.artifacts import Stage, cut, fixed_list, write_tables
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.names import Measured
 from apmae.atlas.search import Search
 from apmae.config import AtlasConfig
-from apmae.schema import KINDS, SCORES
+from apmae.engine.local import fit_atlas
+from apmae.schema import ENCODED, KINDS, SCORES, embeddings
 
 _WIDTH, _GROUPS, _BLOCK = 512, 200, 65_536
 
@@ -93,6 +103,68 @@ def fit(data: Synthetic, counts: list[int]) -> None:
         )
 
 
+def stage(data: Synthetic, counts: list[int]) -> None:
+    """Each size is written as the encode stage would, 270 patterns per prompt, and then clustered."""
+    warm(data)
+    for count in counts:
+        with TemporaryDirectory() as folder:
+            encoded = Path(folder) / "embeddings"
+            _write(data, encoded, count)
+            begin = time.perf_counter()
+            with own_peak() as used:
+                counted = fit_atlas(encoded, Path(folder) / "atlas", AtlasConfig())
+            took = time.perf_counter() - begin
+            print(f"| {count:,} | {took:.0f} s | {max(used):.2f} GB | {counted['clusters']} clusters |", flush=True)
+
+
+def _write(data: Synthetic, out: Path, count: int) -> None:
+    """An artifact of the encode stage."""
+    inputs = dict.fromkeys(("lm", "encoder", "prompts"), "0" * 64)
+    with Stage.open(out, "encode", {}, inputs) as opened:
+        for number, shard in enumerate(cut(count, _BLOCK, ENCODED[:1])):
+            z, group = data.block(len(shard), number)
+            scores = measured(group)
+            row = np.arange(shard.first, shard.stop)
+            columns = {
+                "prompt": row // 270,
+                "layer": row % 270 // 9,
+                "head": row % 9,
+                "task": ["identifier"] * len(row),
+                "outcome": ["correct"] * len(row),
+                "embedding": fixed_list(z),
+                "structure": np.full(len(row), 50.0, np.float32),
+                **{f"score_{name}": scores.values[:, place] for place, name in enumerate(SCORES)},
+                "sinks": [[]] * len(row),
+                "key_kinds": fixed_list(scores.key_kinds),
+                "query_kinds": fixed_list(scores.query_kinds),
+            }
+            table = pa.table(columns).cast(embeddings(_WIDTH))
+            opened.add(write_tables(opened.staging, {shard.files[0]: table}))
+        heads = [9] * 30
+        opened.finish(
+            {"dim": _WIDTH, "heads_by_layer": heads, "layers": 30, "heads": 9, "representation": "cls", "lm": "none"}
+        )
+
+
+@contextmanager
+def own_peak() -> Iterator[list[float]]:
+    """The memory of the process that is in no file, GB, looked at ten times a second."""
+    used, done = [0.0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.1):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            used[0] = max(used[0], next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024**2)
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        yield used
+    finally:
+        done.set()
+        watch.join()
+
+
 def place(data: Synthetic, counts: list[int]) -> None:
     points, _ = data.rows(20_000)
     new, _ = data.block(10_000, 999)
@@ -159,7 +231,7 @@ def subsample(data: Synthetic, counts: list[int]) -> None:
         print(f"| subsample and truth | groups | {np.mean(truth):.3f} ({np.std(truth):.3f}) |", flush=True)
 
 
-COMMANDS = {"fit": fit, "place": place, "stream": stream, "subsample": subsample}
+COMMANDS = {"fit": fit, "stage": stage, "place": place, "stream": stream, "subsample": subsample}
 
 
 def main() -> None:

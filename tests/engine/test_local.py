@@ -122,6 +122,15 @@ def test_the_atlas_on_disk_is_the_librarys(real_study, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_rows_on_disk_are_those_of_all_shards_in_order_and_leave_no_file(real_study, tmp_path):
+    rows = local.rows_on_disk(real_study.folder / "embeddings", tmp_path)
+    assert isinstance(rows, np.memmap) and not list(tmp_path.iterdir())
+    table = read_tables(real_study.folder / "embeddings", "encode", "embeddings")
+    np.testing.assert_array_equal(rows, np.array(table["embedding"].to_pylist(), np.float16))
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0] = 0
+
+
 def test_patterns_that_fail_the_gate_are_in_no_cluster_and_are_counted(folder, tmp_path):
     """Of the planted study, in which they have a structure of 2 and all others one of 50."""
     out = tmp_path / "atlas"

@@ -16,6 +16,9 @@ from apmae.atlas.rows import Where, members_of, sample_of
 from apmae.config import AtlasConfig
 from apmae.schema import NOISE
 
+_BLOCK = 65_536
+"""Rows placed at a time."""
+
 
 class FittedRows(NamedTuple):
     """What was found among embeddings; ``Atlas`` says what the parts are."""
@@ -81,14 +84,11 @@ def fit_rows(
         to = _of(heads, joined) if single else None
         reference = reference.extended(z[joined], labels[joined], coordinates[joined], to)
     others = np.setdiff1d(np.arange(len(z)), rows, assume_unique=True)
-    placed = reference.place(
-        z[others],
-        config.metric,
-        _of(heads, others),
-        true=None if same is None else same[others],
-    )
-    labels[others] = np.where(passing[others], placed.cluster, NOISE)
-    coordinates[others] = placed.coordinates  # somewhere near what they resemble, if they fail the gate
+    for begin in range(0, len(others), _BLOCK):  # embeddings may lie in a file that is larger than memory
+        some = others[begin : begin + _BLOCK]
+        placed = reference.place(z[some], config.metric, _of(heads, some), true=None if same is None else same[some])
+        labels[some] = np.where(passing[some], placed.cluster, NOISE)
+        coordinates[some] = placed.coordinates  # somewhere near what they resemble, if they fail the gate
     # What was placed may have made another cluster the largest.
     order = np.argsort(-np.bincount(labels[labels != NOISE], minlength=len(found.stability_)), kind="stable")
     number = np.append(np.argsort(order), NOISE)  # last: of noise, label -1

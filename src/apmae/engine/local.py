@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float
+from numpy import ndarray
 
 from apmae import bundled
 from apmae.artifacts import (
@@ -37,6 +40,12 @@ from apmae.model.represent import width_of
 from apmae.patterns.gate import has_structure
 from apmae.progress import progress
 from apmae.schema import ENCODED, POINTS, POINTS_FILE, RECONSTRUCTIONS_FILE, SCORES
+
+_PER_PATTERN = [
+    *("prompt", "layer", "head", "task", "outcome", "structure", "key_kinds", "query_kinds"),
+    *(f"score_{name}" for name in SCORES),
+]
+"""What the cluster stage keeps in memory of each pattern: all but its representation, 2 KB of 2.2."""
 
 
 def _asked(prompts_path: Path, lm: LM, length: int) -> bool:
@@ -114,6 +123,27 @@ def encode(
         return stage.finish(counts).counts
 
 
+def rows_on_disk(embeddings: Path, scratch: Path) -> Float[ndarray, "n d"]:
+    """The representations of an encode stage as an array that lies in a file, of which memory holds what is being read.
+
+    The file has no name and is gone when the array is.
+
+    Args:
+        embeddings: the encode stage's folder.
+        scratch: a folder with room for all of them.
+    """
+    manifest = read_manifest(embeddings, "encode")
+    width, count = int(manifest.counts["dim"]), 0
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=scratch) as file:
+        for name in manifest.shards("embeddings"):
+            part = matrix(read_table(embeddings / name, ["embedding"])["embedding"])
+            file.write(np.ascontiguousarray(part, np.float16).data)  # not through the map: a full disk would kill it
+            count += len(part)
+        file.flush()
+        return np.memmap(file, np.float16, "r", shape=(count, width)) if count else np.zeros((0, width), np.float16)
+
+
 def _table(stage: Stage, table: str, columns: list[str] | None = None) -> pa.Table:
     """The shards of one table that a stage has written so far."""
     return pa.concat_tables([read_table(stage.root / name, columns) for name in stage.files if is_shard(name, table)])
@@ -150,7 +180,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
         if stage.finished:
             return read_manifest(out, "cluster").counts
         with progress("cluster", 3) as advance:
-            table = read_tables(embeddings, "encode", "embeddings")
+            table = read_tables(embeddings, "encode", "embeddings", _PER_PATTERN)
             points = min(table.num_rows, config.fit_points)
             advance(
                 note=f"UMAP and tree of at most {points} patterns, four times: again by another seed and by each half"
@@ -161,7 +191,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 matrix(table["query_kinds"]),
             )
             atlas = Atlas.fit(
-                matrix(table["embedding"]),
+                rows_on_disk(embeddings, stage.staging),
                 where=(table["layer"].to_numpy(), table["head"].to_numpy()),
                 config=config,
                 num_heads=sum(encoded["heads_by_layer"]),
