@@ -46,6 +46,11 @@ EXAMPLES = {
         "Will an answer be right? Baselines without attention, then what heads add, with intervals.",
     ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
+    "top": (
+        "apmae top study/ --by induction --head 3.5 --lm MODEL",
+        "The strongest prompts of heads beside the value's distribution. Without --head all heads; without --lm only "
+        "what the study knows, in seconds.",
+    ),
     "tag": (
         "apmae tag bundled FILE.java --line 12 --json tags.json --html tags.html",
         "The bundled encoder and atlas know the bundled model; for another one give --encoder and --atlas of your own. "

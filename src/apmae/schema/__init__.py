@@ -11,8 +11,10 @@ from apmae.schema.analyses import (
     PREDICTION,
     PREDICTION_TASKS,
 )
+from apmae.schema.heads import ATTENDED, TOP, TOP_HEADS, TOP_TEXTS
 from apmae.schema.names import (
     ATLAS_FILE,
+    ATTENDED_TABLES,
     CALIBRATION_FILE,
     CLUSTERS_FILE,
     COVERAGE_FILE,
@@ -31,6 +33,8 @@ from apmae.schema.names import (
     SCORES,
     SUMMARY_FILE,
     TAGGED,
+    TOP_FILE,
+    TOP_HEADS_FILE,
 )
 from apmae.schema.study import (
     CLUSTERS,
@@ -46,6 +50,8 @@ from apmae.schema.tags import CORPUS_TAGS, TAGS
 
 __all__ = [
     "ATLAS_FILE",
+    "ATTENDED",
+    "ATTENDED_TABLES",
     "CALIBRATION",
     "CALIBRATION_FILE",
     "CLUSTERS",
@@ -82,5 +88,10 @@ __all__ = [
     "SUMMARY_FILE",
     "TAGGED",
     "TAGS",
+    "TOP",
+    "TOP_FILE",
+    "TOP_HEADS",
+    "TOP_HEADS_FILE",
+    "TOP_TEXTS",
     "embeddings",
 ]
