@@ -80,8 +80,8 @@ def reading(by: str, every: Mapping[str, Any]) -> str:
     )
     return (
         f"{what}Over all {every['measured']:,} patterns with a value of {by} the median is {every['median']:.3g}, and "
-        f"one in ten is over {every['q90']:.3g}. 'share' is how many of them have at least this value. The largest of "
-        "many are large by selection: the drawn prompts of each tenth show what the head does on the others."
+        f"one in ten is over {every['q90']:.3g}. The largest of many are large by selection: the drawn prompts of each "
+        "tenth show what the head does on the others."
     )
 
 
@@ -125,7 +125,8 @@ def _print_heads(
     print_table(console, columns, elsewhere)
     print_point(
         console,
-        "'above' is the share of the other heads whose median is smaller; the cluster is that of the largest.",
+        "'above' is the share of the other heads whose median is smaller, 'share' that of all patterns whose value is "
+        "at least the largest of this head; the cluster is that of the largest.",
         mark="  ",
     )
 
