@@ -148,8 +148,8 @@ def _of_table(study: Study, by: str, table: Path | pa.Table) -> Values:
 
 def _strength(path: Path) -> str:
     with over(rows=[path]) as found:
-        ((width,),) = found.execute("SELECT coalesce(max(len(coordinates)), 0) FROM rows").fetchall()
-    axes = range(1, int(width) + 1)
+        first = found.execute("SELECT len(coordinates) FROM rows LIMIT 1").fetchall()
+    axes = range(1, int(first[0][0]) + 1 if first else 1)
     means = ", ".join(f"(avg(coordinates[{axis}]::{_EXACT}))::DOUBLE AS c{axis}" for axis in axes)
     squares = " + ".join(f"(coordinates[{axis}] - c{axis}) ** 2" for axis in axes) or "0"
     return f"""
