@@ -297,6 +297,21 @@ CASES = {
     "locations: no atlas": (("locations", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
     "locations: few permutations": (("locations", "study", "--permutations", "3"), "permutations", "got 3"),
     "locations: few resamples": (("locations", "study", "--resamples", "1"), "resamples", "got 1"),
+    "locations: few resamples of tags": (("locations", "a", "b", *OUT, "--resamples", "1"), "resamples", "got 1"),
+    "locations: no tags": (
+        ("locations", "folder", "old-tags", *OUT),
+        "a finished tag artifact at folder",
+        "run tag first",
+    ),
+    "locations: one folder of tags": (("locations", "old-tags", *OUT), "two folders of tags or more, got 1"),
+    "locations: tags twice": (("locations", "old-tags", "old-tags", *OUT), "each once, got old-tags twice"),
+    "locations: tags and no place": (("locations", "old-tags", "folder"), "expected --out", "give a folder"),
+    "locations: a file for tables": (("locations", "old-tags", "folder", "--out", "x.parquet"), "leave the suffix out"),
+    "locations: tags as a study": (
+        ("locations", "old-tags"),
+        "encode artifact at old-tags/embeddings",
+        "run encode first",
+    ),
     # -- top
     "top: no study": (("top", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
     "top: no atlas": (("top", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),

@@ -70,7 +70,13 @@ def foreign_shares(found: "DuckDBPyConnection", prompts: Prompts, half: Int[ndar
 
 
 def foreign_of(
-    shares: Float[ndarray, " p"], prompts: Prompts, half: Int[ndarray, " p"], permutations: int, seed: int
+    shares: Float[ndarray, " p"],
+    prompts: Prompts,
+    half: Int[ndarray, " p"],
+    permutations: int,
+    seed: int,
+    *,
+    strata: Int[ndarray, " p"] | None = None,
 ) -> list[Foreign]:
     """The conjecture for each task with both outcomes.
 
@@ -80,6 +86,7 @@ def foreign_of(
         half: of each. Outcomes are swapped within a half, because what is own was read from the other one's.
         permutations: how many.
         seed: for the permutations.
+        strata: numbers; outcomes are swapped within each. None: within each task.
     """
     known, tasks = ~np.isnan(shares), len(prompts.tasks)
     counted = np.where(known, shares, 0.0)
@@ -91,7 +98,7 @@ def foreign_of(
             found.append([own.T @ values / np.maximum(own.sum(0), 1) for own, values in weights])
         return np.array(found[0]) - np.array(found[1])
 
-    within = prompts._replace(task=2 * prompts.task + half)
+    within = prompts._replace(task=2 * (prompts.task if strata is None else strata) + half)
     null = np.concatenate([difference(right) for right in permuted_outcomes(within, permutations, seed)], axis=1)
     rows = []
     for task, name in enumerate(prompts.tasks):

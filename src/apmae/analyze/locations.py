@@ -131,7 +131,7 @@ def prompt_grid(points: pa.Table, prompt: int, layers: int, heads: int) -> Int[n
 
 
 def against_chance(
-    points: Path | pa.Table,
+    points: Path | list[Path] | pa.Table,
     prompts: list[Path] | pa.Table,
     clusters: pa.Table,
     config: LocationsConfig,
@@ -140,7 +140,7 @@ def against_chance(
     """Locations of each task, and whether incorrect prompts look like another task, beside what chance would give.
 
     Args:
-        points: the file of ``schema.POINTS``, or a table of it.
+        points: the file of ``schema.POINTS`` or a table of it, or files of ``schema.CORPUS_TAGS``.
         prompts: files or a table of ``schema.ENCODED_PROMPTS``, which say what file each prompt is of.
         clusters: ``schema.CLUSTERS``.
         config: permutations, resamples, seed.

@@ -39,7 +39,8 @@ EXAMPLES = {
     ),
     "locations": (
         "apmae locations study/",
-        "Pattern locations by task and outcome beside what chance gives. Then apmae report shows them too.",
+        "Pattern locations by task and outcome beside what chance gives. Then apmae report shows them too. Languages "
+        "side by side: apmae locations java-tags/ python-tags/ --out DIR, of what apmae tag MODEL --prompts made.",
     ),
     "predict": (
         "apmae predict study/ --json prediction.json",

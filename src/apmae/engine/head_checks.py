@@ -1,12 +1,13 @@
 """Checks of commands that look heads up in finished studies, before anything heavy is imported. Torch-free."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apmae.analyze.top import values_of
-from apmae.artifacts import expect_place, expect_stage, fingerprint
-from apmae.config import LMConfig, TopConfig
-from apmae.engine.checks import heads_written
+from apmae.artifacts import expect_place, expect_stage, fingerprint, read_manifest
+from apmae.config import LMConfig, LocationsConfig, TopConfig
+from apmae.engine.checks import heads_written, named_sources
 from apmae.engine.prompts import expect_prompts
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.folder import expect_model, expect_tokenizer, path_of
@@ -111,6 +112,58 @@ def top_folder(study: Path, by: str) -> Path:
     if not re.fullmatch(r"\w[\w.-]*", by):
         raise ConfigError(f"expected --out for values called {by!r}, which is no name for a folder; give it")
     return Layout(study).top / by
+
+
+def expect_corpora(folders: Sequence[Path], out: Path | None, config: LocationsConfig, *, overwrite: bool) -> None:
+    """``apmae locations`` of several folders; arguments and errors as for ``engine.corpora.locate_corpora``."""
+    named = named_corpora(folders)
+    if out is None:
+        raise ConfigError("expected --out for the locations of several folders of tags, got none; give a folder")
+    if out.suffix == ".parquet":
+        raise ConfigError(f"expected a folder for the tables, which are several files, got {out}; leave the suffix out")
+    expect_place(out, folder=True)
+    expect_stage(out, "corpora", config.model_dump(mode="json"), overwrite=overwrite)
+    expect_alike(named)
+
+
+def named_corpora(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders of tags by name: as much of the end of each path as distinguishes it.
+
+    Raises:
+        ConfigError: if there are fewer than two, or one is given twice.
+    """
+    if len(folders) < 2:
+        raise ConfigError(f"expected two folders of tags or more, got {len(folders)}; a single study needs no --out")
+    return {name: Path(folder) for name, folder in named_sources(list(map(str, folders)), "folders of tags").items()}
+
+
+def expect_alike(named: Mapping[str, Path]) -> None:
+    """Refuse tags that cannot be compared: of other models, atlases or settings, or of the same prompts.
+
+    Raises:
+        ConfigError: if two differ.
+        ArtifactError: if one is no finished folder of tags.
+    """
+    manifests = {name: read_manifest(folder, "tag") for name, folder in named.items()}
+    (first, own), *others = manifests.items()
+    for name, other in others:
+        for role in sorted({*own.inputs, *other.inputs} - {"prompts"}):
+            if own.inputs.get(role) != other.inputs.get(role):
+                what = {"lm": "language model", "names": "names of clusters"}.get(role, role)
+                before, now = (str(one.inputs.get(role))[:12] for one in (own, other))
+                raise ConfigError(
+                    f"expected tags with the same {what}, {first} has {before} and {name} has {now}: their locations "
+                    "have nothing in common; tag both alike"
+                )
+        for setting in sorted({*own.config, *other.config} - {"seed", "shard_prompts"}):
+            if own.config.get(setting) != other.config.get(setting):
+                raise ConfigError(
+                    f"expected tags with the same settings, {setting} is {own.config.get(setting)!r} in {first} and "
+                    f"{other.config.get(setting)!r} in {name}; tag both alike"
+                )
+    prompts = [one.inputs.get("prompts") for one in manifests.values()]
+    if len(set(prompts)) < len(prompts):
+        raise ConfigError(f"expected other prompts in each of {', '.join(manifests)}, two have the same; leave one out")
 
 
 def _expect_heads(study: Study, config: TopConfig) -> None:

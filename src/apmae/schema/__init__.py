@@ -11,12 +11,14 @@ from apmae.schema.analyses import (
     PREDICTION,
     PREDICTION_TASKS,
 )
+from apmae.schema.corpora import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
 from apmae.schema.heads import ATTENDED, TOP, TOP_HEADS, TOP_TEXTS
 from apmae.schema.names import (
     ATLAS_FILE,
     ATTENDED_TABLES,
     CALIBRATION_FILE,
     CLUSTERS_FILE,
+    CORPORA_FILES,
     COVERAGE_FILE,
     ENCODED,
     FORECASTS_FILE,
@@ -56,6 +58,11 @@ __all__ = [
     "CALIBRATION_FILE",
     "CLUSTERS",
     "CLUSTERS_FILE",
+    "CORPORA",
+    "CORPORA_FILES",
+    "CORPORA_FOREIGN",
+    "CORPORA_LOCATIONS",
+    "CORPORA_TASKS",
     "CORPUS_TAGS",
     "COVERAGE",
     "COVERAGE_FILE",

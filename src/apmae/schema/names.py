@@ -21,6 +21,8 @@ NAMES_FILE = "names.json"
 ATLAS_FILE = "atlas.json"
 LOCATIONS_FILE = "locations.parquet"
 FOREIGN_FILE = "foreign.parquet"
+CORPORA_FILES = ("locations.parquet", "tasks.parquet", "corpora.parquet", "foreign.parquet")
+"""Of several corpora: ``CORPORA_LOCATIONS``, ``CORPORA_TASKS``, ``CORPORA`` and ``CORPORA_FOREIGN``."""
 PREDICTION_FILE = "prediction.parquet"
 PREDICTION_TASKS_FILE = "tasks.parquet"
 CALIBRATION_FILE = "calibration.parquet"
