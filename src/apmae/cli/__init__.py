@@ -37,7 +37,7 @@ _PANELS = {
         stages.cluster,
         stages.report,
     ),
-    "Look heads up": (lookup.top,),
+    "Look heads up": (lookup.top, lookup.similar),
     "Use an atlas": (heads.tag,),
     "Use a model": (heads.show,),
     "Share": (hub.push,),

@@ -52,6 +52,11 @@ EXAMPLES = {
         "The strongest prompts of heads beside the value's distribution. Without --head all heads; without --lm only "
         "what the study knows, in seconds.",
     ),
+    "similar": (
+        "apmae similar study/:3.5 --in other-study/ --picture similar.png",
+        "Which heads of another model do what this one does; beside each distance stands what is usual. A pattern from "
+        "elsewhere: apmae similar patterns.npy --in study/",
+    ),
     "tag": (
         "apmae tag bundled FILE.java --line 12 --json tags.json --html tags.html",
         "The bundled encoder and atlas know the bundled model; for another one give --encoder and --atlas of your own. "

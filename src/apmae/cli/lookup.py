@@ -1,11 +1,20 @@
-"""Looking heads up in finished studies: ``top``."""
+"""Looking heads up in finished studies: ``top`` and ``similar``."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from apmae.cli.options import OverwriteOption, SeedOption, SetOption, lm_config, loads_lm, say, settings
+from apmae.cli.options import (
+    EncoderOption,
+    OverwriteOption,
+    SeedOption,
+    SetOption,
+    lm_config,
+    loads_lm,
+    say,
+    settings,
+)
 
 
 @loads_lm
@@ -53,3 +62,33 @@ def top(
     made = make_top(model, study, config, out=out, prompts=prompts, values=values, overwrite=overwrite)
     print_made(study, config, made)
     say(f"see {made.page}")
+
+
+def similar(
+    query: Annotated[
+        str,
+        typer.Argument(
+            help="STUDY:PROMPT.LAYER.HEAD, STUDY:LAYER.HEAD for all its prompts, or a file of patterns (.npy, .npz, "
+            ".safetensors)."
+        ),
+    ],
+    in_: Annotated[list[Path], typer.Option("--in", help="A study to search; repeatable.")],
+    count: Annotated[int, typer.Option(help="Heads shown.")] = 10,
+    encoder: EncoderOption = "bundled",
+    json_: Annotated[Path | None, typer.Option("--json", help="Write all rows as JSON.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG of the query and of its nearest heads.")] = None,
+    seed: SeedOption = 0,
+    set_: SetOption = None,
+) -> None:
+    """Find the heads of studies whose patterns are nearest to some, of the same or of other models."""
+    from apmae.config import SimilarConfig, parse
+    from apmae.engine.similar_checks import expect_similar
+
+    config = parse(SimilarConfig, {"count": count, "seed": seed, **settings(set_)}, "similar")
+    expect_similar(query, in_, encoder, json_, picture)
+    from apmae.engine.similar import print_similar, write_similar
+
+    print_similar(write_similar(query, in_, config, encoder=encoder, json=json_, picture=picture))
+    for what, path in (("JSON", json_), ("picture", picture)):
+        if path is not None:
+            say(f"{what} in {path}")

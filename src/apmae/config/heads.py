@@ -34,3 +34,19 @@ class TopConfig(Config):
 
     seed: int = 0
     """Decides which prompts of each tenth are drawn."""
+
+
+class SimilarConfig(Config):
+    """How patterns are compared with those of studies."""
+
+    count: int = Field(default=10, ge=1)
+    """Heads shown that have the nearest patterns."""
+
+    queries: int = Field(default=200, ge=1)
+    """Most patterns asked for; of more, so many are drawn."""
+
+    controls: int = Field(default=200, ge=20)
+    """Patterns drawn from the studies and asked for in the same way: they say what distances are usual."""
+
+    seed: int = 0
+    """Decides which patterns are drawn."""

@@ -12,7 +12,7 @@ from apmae.schema.analyses import (
     PREDICTION_TASKS,
 )
 from apmae.schema.corpora import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
-from apmae.schema.heads import ATTENDED, TOP, TOP_HEADS, TOP_TEXTS
+from apmae.schema.heads import ATTENDED, SIMILAR, SIMILAR_HEADS, TOP, TOP_HEADS, TOP_TEXTS
 from apmae.schema.names import (
     ATLAS_FILE,
     ATTENDED_TABLES,
@@ -92,6 +92,8 @@ __all__ = [
     "RECONSTRUCTIONS",
     "RECONSTRUCTIONS_FILE",
     "SCORES",
+    "SIMILAR",
+    "SIMILAR_HEADS",
     "SUMMARY_FILE",
     "TAGGED",
     "TAGS",

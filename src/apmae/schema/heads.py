@@ -70,3 +70,44 @@ TOP_TEXTS = pa.schema(
 )
 """The prompts of TOP: where each is from, the model's answer, and the text of each row of its patterns: a token, or the
 first and last token of a block if the prompt was pooled."""
+
+SIMILAR = pa.schema(
+    [
+        pa.field("query", pa.int32(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("study", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("head", pa.int16(), nullable=False),
+        pa.field("prompt", pa.int32(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+        pa.field("pairs", pa.float32(), nullable=False),
+        pa.field("controls", pa.float32(), nullable=False),
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("measured", pa.string(), nullable=False),
+    ]
+)
+"""The heads with the patterns that are nearest to a query (``analyze/similar.py``), each with its nearest pattern.
+``pairs`` is the share of random pairs of patterns of different heads that are nearer to each other, ``controls`` the
+share of drawn patterns whose own head of this rank is nearer to them."""
+
+SIMILAR_HEADS = pa.schema(
+    [
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("study", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("head", pa.int16(), nullable=False),
+        pa.field("patterns", pa.int64(), nullable=False),
+        pa.field("mean", pa.float32(), nullable=False),
+        pa.field("nearest", pa.float32(), nullable=False),
+        pa.field("controls", pa.float32(), nullable=False),
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("share", pa.float32(), nullable=False),
+    ]
+)
+"""The heads nearest to all queries over all their patterns: mean and smallest distance of a query and a pattern of the
+head. ``controls`` is the share of the mean distances of drawn patterns to heads that are smaller, ``cluster`` the
+cluster of most of the head's patterns, which has the ``share`` of them."""
