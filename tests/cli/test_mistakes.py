@@ -345,6 +345,19 @@ CASES = {
         ("top", "told", "--by", "self", "--lm", "bundled", "--out", "A.java"),
         "A.java is a file",
     ),
+    # -- similar
+    "similar: no study": (("similar", "folder:1.2", "--in", "folder"), "encode artifact at folder/embeddings"),
+    "similar: a study twice": (("similar", "told:1.2", "--in", "told", "--in", "told"), "each once, got told twice"),
+    "similar: nothing to look for": (("similar", "none.npy", "--in", "told"), "patterns at none.npy, found none"),
+    "similar: no patterns": (("similar", "A.java", "--in", "told"), "patterns in .npy", "A.java"),
+    "similar: no such study": (("similar", "none:1.2", "--in", "told"), "none/embeddings", "run encode first"),
+    "similar: no heads": (("similar", "told:1.2", "--in", "told", "--count", "0"), "count", "got 0"),
+    "similar: few controls": (("similar", "told:1.2", "--in", "told", "--set", "controls=3"), "controls", "got 3"),
+    "similar: another kind of picture": (
+        ("similar", "told:1.2", "--in", "told", "--picture", "x.pdf"),
+        "ends in .png, got x.pdf",
+    ),
+    "similar: JSON in the way": (("similar", "told:1.2", "--in", "told", "--json", "folder"), "folder is a folder"),
     # -- predict
     "predict: no study": (("predict", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
     "predict: no atlas": (("predict", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from apmae.analyze.top import prompts_of, top_prompts
-from apmae.artifacts import read_manifest, read_table, read_tables
+from apmae.artifacts import read_manifest, read_table, read_tables, write_table
 from apmae.config import LMConfig, TopConfig
 from apmae.engine import top as engine
 from apmae.engine.chosen import choose_top, print_chosen
@@ -119,8 +119,6 @@ def test_asked_again_it_is_read_and_other_settings_are_refused(lm, study, made):
 
 def test_values_of_ones_own_are_an_input(lm, study, tmp_path):
     points = read_table(study / "atlas" / "points.parquet", ["prompt", "layer", "head"])
-    from apmae.artifacts import write_table
-
     write_table(tmp_path / "effects.parquet", points.append_column("effect", points["prompt"].cast("float")))
     config = CONFIG.model_copy(update={"by": "effect", "per_decile": 0})
     made = make_top(lm, study, config, values=tmp_path / "effects.parquet")

@@ -49,6 +49,8 @@ class Similar(NamedTuple):
     """``schema.SIMILAR_HEADS``."""
     usual: tuple[float, float, float]
     """Distance of a drawn pattern to its nearest head: the 5 % quantile, the median and the 95 % quantile."""
+    usual_mean: tuple[float, float, float]
+    """The same of the smallest mean distance of a drawn pattern to a head."""
 
 
 class _Found(NamedTuple):
@@ -89,6 +91,7 @@ def find_similar(
             found.total[row, found.places.index(own)] = np.inf
     many = len(queries.z)
     usual = np.sort(found.nearest[many:], axis=1)
+    usual_mean = np.sort(found.total[many:] / found.patterns, axis=1)
     pairs = _pairs(controls, metric)
     rows = []
     for query in range(many):
@@ -110,18 +113,23 @@ def find_similar(
                     "controls": _share(usual[:, rank], found.nearest[query, place]),
                 }
             )
-    heads = _heads(found, many, config.count)
+    heads = _heads(found, many, config.count, usual_mean)
     names = list(studies)
     _describe(rows, heads, list(studies.values()))
     for row in (*rows, *heads):
         of = row.pop("of")
         row |= {"study": names[of], "model": str(studies[names[of]].encoded.counts["lm"])}
-    low, middle, high = np.quantile(usual[:, 0], [0.05, 0.5, 0.95]).tolist()
     return Similar(
         pa.Table.from_pylist(rows, schema=SIMILAR),
         pa.Table.from_pylist(heads, schema=SIMILAR_HEADS),
-        (low, middle, high),
+        _quantiles(usual[:, 0]),
+        _quantiles(usual_mean[:, 0]),
     )
+
+
+def _quantiles(values: Float[ndarray, " c"]) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
+    return low, middle, high
 
 
 def represented_of(study: Study, places: Sequence[tuple[int, int, int]]) -> Float[ndarray, "q d"]:
@@ -218,11 +226,9 @@ def _pairs(controls: Queries, metric: str) -> Float[ndarray, " p"]:
     return np.sort(pdist(controls.z.astype(np.float64), SCIPY_METRIC[metric])[other])
 
 
-def _heads(found: _Found, many: int, count: int) -> list[dict[str, Any]]:
+def _heads(found: _Found, many: int, count: int, usual: Float[ndarray, "c h"]) -> list[dict[str, Any]]:
     """The heads with the smallest mean distance to the queries; a query's own head is left out for all."""
-    mean = found.total / found.patterns
-    of_queries = mean[:many].mean(0)
-    usual = np.sort(mean[many:][np.isfinite(mean[many:])])
+    of_queries = (found.total[:many] / found.patterns).mean(0)
     made = []
     for rank, place in enumerate(np.argsort(of_queries, kind="stable")[:count].tolist()):
         if not np.isfinite(of_queries[place]):
@@ -237,7 +243,7 @@ def _heads(found: _Found, many: int, count: int) -> list[dict[str, Any]]:
                 "patterns": int(found.patterns[place]),
                 "mean": of_queries[place],
                 "nearest": found.nearest[:many, place].min(),
-                "controls": _share(usual, of_queries[place]),
+                "controls": _share(usual[:, rank], of_queries[place]),
             }
         )
     return made

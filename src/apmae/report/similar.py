@@ -44,7 +44,7 @@ def print_similar(found: Similar, labels: Sequence[str], notes: Sequence[str]) -
             Column(header="distance", cells=[f"{row['distance']:.3g}" for row in rows]),
             Column(header="pairs nearer", cells=[_percent(row["pairs"]) for row in rows], priority=2, min_width=6),
             Column(header="controls nearer", cells=[_percent(row["controls"]) for row in rows], min_width=8),
-            Column(header="cluster", cells=[row["name"] for row in rows], priority=4, min_width=16),
+            Column(header="cluster", cells=[_kinds(row) for row in rows], priority=4, min_width=16),
             Column(header="own scores", cells=[row["measured"] for row in rows], priority=3, min_width=12),
         ]
         console.print(f"\n[bold]Heads nearest to[/bold] {labels[0]}", highlight=False)
@@ -56,7 +56,7 @@ def print_similar(found: Similar, labels: Sequence[str], notes: Sequence[str]) -
             Column(header="mean distance", cells=[f"{row['mean']:.3g}" for row in heads], min_width=8),
             Column(header="controls nearer", cells=[_percent(row["controls"]) for row in heads], min_width=8),
             Column(header="nearest", cells=[f"{row['nearest']:.3g}" for row in heads], priority=1),
-            Column(header="mostly", cells=[row["name"] for row in heads], priority=3, min_width=18),
+            Column(header="mostly", cells=[_kinds(row) for row in heads], priority=3, min_width=18),
             Column(header="share", cells=[f"{row['share']:.0%}" for row in heads], priority=2),
         ]
         console.print(
@@ -69,28 +69,24 @@ def print_similar(found: Similar, labels: Sequence[str], notes: Sequence[str]) -
 
 def similar_findings(found: Similar, queries: int) -> list[str]:
     """How near the nearest heads are, in words."""
-    low, middle, high = found.usual
-    said = (
-        f"A pattern drawn from these studies has its nearest other head at {middle:.3g} (5 % to 95 %: {low:.3g} to "
-        f"{high:.3g}). 'controls nearer' is the share of them that have theirs nearer than this query has its own."
-    )
-    if queries > 1:
-        (first, *_) = [*found.heads.to_pylist(), None]
-        share = first and first["controls"]
-        what = "mean distances of drawn patterns to heads"
-        said = f"'controls nearer' is the share of all {what} that are smaller."
-    else:
-        (first, *_) = [*found.patterns.to_pylist(), None]
-        share = first and first["controls"]
-    if first is None or share is None:
+    several = queries > 1
+    rows = (found.heads if several else found.patterns).to_pylist()
+    if not rows:
         return ["There is no other head in these studies."]
+    low, middle, high = found.usual_mean if several else found.usual
+    share = rows[0]["controls"]
     if share >= _FAR:
-        verdict = "Nothing here is like it: even the nearest head is further than is usual."
+        verdict = "Even the nearest head is further than is usual: nothing here is like it."
     elif share <= _NEAR:
         verdict = "The nearest head is nearer than is usual."
     else:
-        verdict = "The nearest head is as near as the nearest head of any pattern usually is: no more can be said."
-    return [verdict, said]
+        verdict = "The nearest head is as near as that of patterns drawn from these studies usually is."
+    what = "a mean distance of" if several else "a distance of"
+    return [
+        verdict,
+        f"A pattern drawn from these studies has its nearest other head at {what} {middle:.3g} (5 % to 95 %: {low:.3g} "
+        f"to {high:.3g}). 'controls nearer' is the share of drawn patterns whose own head of the same rank is nearer.",
+    ]
 
 
 def similar_record(found: Similar, labels: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
@@ -101,6 +97,7 @@ def similar_record(found: Similar, labels: Sequence[str], notes: Sequence[str]) 
         "queries": list(labels),
         "notes": [*notes, *similar_findings(found, len(labels))],
         "usual_distance": dict(zip(("q05", "median", "q95"), found.usual, strict=True)),
+        "usual_mean_distance": dict(zip(("q05", "median", "q95"), found.usual_mean, strict=True)),
         "patterns": _plain(found.patterns.to_pylist()),
         "heads": _plain(found.heads.to_pylist()),
     }
@@ -131,21 +128,27 @@ def draw_similar(found: Similar, squares: Sequence[Float[ndarray, "t t"]], studi
     for number, square in enumerate(squares):
         examples.append(Example(NOISE, "", 0, 0, 0, square))
         titles.append(f"query {number + 1}" if len(squares) > 1 else "query")
-    rows = [row for row in found.patterns.to_pylist() if row["query"] == 0][:_HEADS]
-    for row in rows:
+    several = len(set(found.patterns["query"].to_pylist())) > 1
+    for row in (found.heads if several else found.patterns).to_pylist()[:_HEADS]:
         study = studies[row["study"]]
         kept = study.exemplars
         own = np.flatnonzero((kept.layer == row["layer"]) & (kept.head == row["head"]))
         if not len(own):
             continue
-        same = own[kept.prompt[own] == row["prompt"]]
+        same = own[:0] if several else own[kept.prompt[own] == row["prompt"]]
         (shown,) = study.read_exemplars([int(same[0] if len(same) else own[0])])
-        where = "" if len(same) else f"\n(prompt {shown['prompt']}, the nearest was not kept)"
-        titles.append(f"{row['model']} {head_name(row['layer'], row['head'])}, {row['distance']:.3g}{where}")
-        examples.append(Example(row["cluster"], row["name"], row["prompt"], row["layer"], row["head"], unpack(shown)))
+        where = f"prompt {shown['prompt']}" + ("" if several or len(same) else ", not the nearest")
+        far = f"mean {row['mean']:.3g}" if several else f"{row['distance']:.3g}"
+        titles.append(f"{row['model']} {head_name(row['layer'], row['head'])}, {far}\n{where}")
+        examples.append(Example(row["cluster"], row["name"], shown["prompt"], row["layer"], row["head"], unpack(shown)))
     if not examples:
         return statement("No picture: of these patterns none was kept whole")
     return gallery(examples, titles, 4)
+
+
+def _kinds(row: Mapping[str, Any]) -> str:
+    """A cluster's name without qualifiers."""
+    return str(row["name"]).split(", ")[0]
 
 
 def _percent(value: float) -> str:

@@ -109,5 +109,5 @@ SIMILAR_HEADS = pa.schema(
     ]
 )
 """The heads nearest to all queries over all their patterns: mean and smallest distance of a query and a pattern of the
-head. ``controls`` is the share of the mean distances of drawn patterns to heads that are smaller, ``cluster`` the
-cluster of most of the head's patterns, which has the ``share`` of them."""
+head. ``controls`` is the share of drawn patterns whose own head of this rank has a smaller mean distance, ``cluster``
+the cluster of most of the head's patterns, which has the ``share`` of them."""
