@@ -12,6 +12,7 @@ from apmae.config import LMConfig, TopConfig
 from apmae.engine import top as engine
 from apmae.engine.chosen import choose_top, print_chosen
 from apmae.engine.prompts import load_prompts
+from apmae.engine.report import write_report
 from apmae.engine.top import make_top, print_made
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.load import load
@@ -141,6 +142,17 @@ def test_another_model_precision_or_prompts_are_refused(lm, study, tmp_path):
         make_top(lm, other, CONFIG, prompts=tmp_path / "mine.jsonl")
     assert make_top(lm, other, CONFIG, prompts=study / "prompts.parquet").attended.num_rows
     assert not (tmp_path / "out").exists()
+
+
+def test_the_report_leads_to_the_pages(real_study, study, made):
+    assert "apmae top STUDY" in (real_study.folder / "report" / "index.html").read_text()
+    assert 'href="../top/induction/index.html"' in write_report(study).read_text()
+    manifest = made.page.parent / "manifest.json"
+    text = manifest.read_text()
+    cluster = read_manifest(made.page.parent, "top").inputs["cluster"]
+    manifest.write_text(text.replace(cluster, "0" * 64))
+    assert "induction" not in Study(study).tops, "of another atlas"
+    manifest.write_text(text)
 
 
 def test_the_pages_and_the_terminal_say_what_the_tables_have(study, made, capsys, monkeypatch):

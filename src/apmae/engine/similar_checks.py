@@ -41,9 +41,9 @@ def expect_similar(query: str, studies: Sequence[Path], encoder: str, json: Path
     expect_query(asked, named)
     if asked.study is None:
         one = next(iter(named.values()))
-        if one.encoded.counts["representation"] != "descriptor":
+        if one.encoded.counts.get("representation") != "descriptor":
             find_encoder(encoder)
-        if one.encoded.counts["representation"] != "cls":
+        if one.encoded.counts.get("representation") != "cls":
             expect_constants(named)
 
 
@@ -147,11 +147,11 @@ def expect_constants(named: Mapping[str, Study]) -> None:
 def _kind(study: Study) -> dict[str, object]:
     """What decides whether representations can be compared."""
     counts, inputs = study.encoded.counts, study.encoded.inputs
-    encoder = None if counts["representation"] == "descriptor" else inputs.get("encoder")
+    representation = counts.get("representation")
     return {
-        "representation": counts["representation"],
-        "encoder": encoder,
+        "representation": representation,
+        "encoder": None if representation == "descriptor" else inputs.get("encoder"),
         "constants of descriptors": inputs.get("constants"),
-        "pattern size": counts["pattern_size"],
+        "pattern size": counts.get("pattern_size"),
         "metric": study.clustered.config.get("metric"),
     }
