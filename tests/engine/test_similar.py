@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from apmae.artifacts import fingerprint, read_table
+from apmae.atlas.kinds import measured_names
 from apmae.config import SimilarConfig
 from apmae.engine.prompts import load_prompts
 from apmae.engine.similar import print_similar, similar, write_similar
@@ -15,6 +16,7 @@ from apmae.errors import CaptureError, ConfigError
 from apmae.lm.load import load
 from apmae.lm.stream import capture_prompts
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.scores import score
 from apmae.study.reader import Study
 
 CONFIG = SimilarConfig(count=5, controls=30)
@@ -51,7 +53,10 @@ def test_patterns_captured_elsewhere_find_themselves(real_study, encoder, captur
     low, *_ = looked.found.usual
     assert all(row["distance"] < low / 4 and row["controls"] == 0 for row in first)
     if saved != "npy":
-        assert looked.labels == tuple(f"prompt 0, head {layer}.{head}" for layer, head in places)
+        assert [label.split(" (")[0] for label in looked.labels] == [f"prompt 0, head {la}.{he}" for la, he in places]
+        scores = score(some)
+        does = measured_names(scores.values, scores.key_kinds)
+        assert [label.split(" (")[1] for label in looked.labels] == [f"{name})" for name in does]
 
 
 def test_what_no_head_does_is_far(real_study, encoder):
@@ -71,7 +76,7 @@ def test_a_head_of_a_study(real_study, tmp_path, capsys, monkeypatch):
     folder, outs = real_study.folder, {"json": tmp_path / "x.json", "picture": tmp_path / "x.png"}
     looked = write_similar(f"{folder}:3.5", [folder], CONFIG, **outs)
     prompts = len(load_prompts(folder / "prompts.parquet"))
-    assert len(looked.labels) == prompts and looked.labels[0] == f"{folder.name}:0.3.5"
+    assert len(looked.labels) == prompts and looked.labels[0].startswith(f"{folder.name}:0.3.5 (")
     assert all((row["layer"], row["head"]) != (3, 5) for row in looked.found.heads.to_pylist())
     record = json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda value: pytest.fail(value))
     assert record["format"] == "apmae.similar" and len(record["heads"]) == 5
@@ -115,6 +120,20 @@ def test_arrays_that_hold_no_such_patterns_are_refused(real_study, encoder, tmp_
     np.save(tmp_path / "x.npy", made(array / array.sum(-1, keepdims=True)))
     with pytest.raises(CaptureError, match=said):
         similar(str(tmp_path / "x.npy"), [real_study.folder], CONFIG, encoder=encoder)
+
+
+def test_square_patterns_are_refused_by_a_study_of_descriptors(real_study, tmp_path):
+    for part in ("embeddings", "atlas"):
+        shutil.copytree(real_study.folder / part, tmp_path / part)
+    record = json.loads((tmp_path / "embeddings" / "manifest.json").read_text())
+    record["counts"]["representation"] = "descriptor"
+    (tmp_path / "embeddings" / "manifest.json").write_text(json.dumps(record))
+    clustered = json.loads((tmp_path / "atlas" / "manifest.json").read_text())
+    clustered["inputs"]["encode"] = fingerprint(tmp_path / "embeddings")
+    (tmp_path / "atlas" / "manifest.json").write_text(json.dumps(clustered))
+    square = Patterns.from_probabilities(np.full((1, 16, 16), 1 / 16), causal=False)
+    with pytest.raises(CaptureError, match="expected causal patterns, as those of .* got square ones"):
+        similar(square, [tmp_path], CONFIG)
 
 
 def test_studies_that_cannot_be_compared_are_refused(real_study, encoder, captured, tmp_path):

@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from apmae.analyze.similar import Queries, Similar, find_similar, represented_of
 from apmae.artifacts import replacing, write_json
+from apmae.atlas.kinds import measured_names
 from apmae.config import SimilarConfig
 from apmae.engine.similar_checks import (
     Asked,
@@ -26,6 +27,7 @@ from apmae.model.mae import APMAE
 from apmae.model.represent import represented
 from apmae.patterns.gate import has_structure
 from apmae.patterns.patterns import Patterns
+from apmae.patterns.scores import score
 from apmae.progress import progress
 from apmae.report import similar as report
 from apmae.report.figures import png
@@ -124,7 +126,8 @@ def _of_study(asked: Asked, named: Mapping[str, Study], metric: str, config: Sim
     places = [places[number] for number in chosen]
     number = next((i for i, one in enumerate(named.values()) if one.folder.resolve() == source.folder.resolve()), None)
     own = tuple(None if number is None else (number, layer, head) for _, layer, head in places)
-    labels = tuple(f"{source.folder.name}:{prompt}.{layer}.{head}" for prompt, layer, head in places)
+    does = _clusters(source, asked.layer, asked.head)
+    labels = tuple(f"{source.folder.name}:{prompt}.{layer}.{head} ({does[prompt]})" for prompt, layer, head in places)
     found = _found(Queries(represented_of(source, places), own), named, metric, config)
     return Looked(found, labels, tuple(notes), report.kept_squares(source, places))
 
@@ -146,6 +149,8 @@ def _of_patterns(
                 f"another ({mae.fingerprint[:12]}): their representations have nothing in common; give --encoder"
             )
         expect_shape(causal=mae.config.causal, found=patterns.causal)
+    else:
+        _expect_causal(one, patterns)
     if kind != "cls":
         expect_constants(named)
     if patterns.size > size:
@@ -167,12 +172,35 @@ def _of_patterns(
             "apart from a long one's of the same head."
         )
     places = zip(some.prompt.tolist(), some.layer.tolist(), some.head.tolist(), strict=True)
-    labels = tuple(f"prompt {prompt}, head {layer}.{head}" for prompt, layer, head in places)
+    scores = score(some)
+    does = measured_names(scores.values, scores.key_kinds)
+    labels = tuple(
+        f"prompt {at}, head {layer}.{head} ({name})" for (at, layer, head), name in zip(places, does, strict=True)
+    )
     z = seen.z.astype(np.float16)
     found = _found(Queries(z, (None,) * len(z)), named, metric, config)
     with np.errstate(divide="ignore"):
         squares = tuple(np.log(square) for square in some[: report.QUERIES].probabilities())
     return Looked(found, labels, tuple(notes), squares)
+
+
+def _clusters(study: Study, layer: int, head: int) -> dict[int, str]:
+    """The name of a head's cluster on each prompt, without qualifiers."""
+    points = study.points
+    own = (points["layer"].to_numpy() == layer) & (points["head"].to_numpy() == head)
+    prompt, cluster = (points[name].to_numpy()[own].tolist() for name in ("prompt", "cluster"))
+    return {at: study.names[label].split(", ")[0] for at, label in zip(prompt, cluster, strict=True)}
+
+
+def _expect_causal(study: Study, patterns: Patterns) -> None:
+    """Refuse square patterns for causal ones and the other way round, by what a study kept."""
+    kept = study.read_exemplars([0])[0]["causal"] if len(study.exemplars.prompt) else patterns.causal
+    if kept != patterns.causal:
+        kinds = {True: "causal", False: "square"}
+        raise CaptureError(
+            f"expected {kinds[kept]} patterns, as those of {study.folder} are, got {kinds[patterns.causal]} ones; "
+            "search in studies of such models"
+        )
 
 
 def _chosen(count: int, config: SimilarConfig) -> tuple[list[int], list[str]]:
