@@ -14,7 +14,7 @@ from apmae.analyze.occurrence import Prompts
 from apmae.config import LocationsConfig
 from apmae.schema import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
 
-CONFIG = LocationsConfig(permutations=400, resamples=20)
+CONFIG = LocationsConfig(permutations=400)
 
 
 def written(folder, study, cut=15):
@@ -85,13 +85,20 @@ def test_shares_of_other_corpora_are_those_of_plain_loops(two):
     half = dict(zip(prompts, halves(Prompts(empty, empty, empty, number, (), True), CONFIG.seed), strict=True))
     shares = {}
     for name, prompt in prompts:
-        owners = {}
-        for other, at in prompts:
-            if half[other, at] != half[name, prompt] and studies[other].correct[at]:
-                for place in studies[other].places(at):
-                    owners.setdefault(place, set()).add(other)
-        places = studies[name].places(prompt)
-        foreign = [place for place in places if len(owners.get(place, ())) == 1 and name not in owners[place]]
+        there = [(other, at) for other, at in prompts if half[other, at] != half[name, prompt]]
+
+        def having(place, corpus, right=None, there=there):
+            return [at for other, at in there if other == corpus and place in studies[corpus].places(at)
+                    and right in (None, studies[corpus].correct[at])]  # fmt: skip
+
+        def share(place, corpus, there=there, having=having):
+            return len(having(place, corpus)) / max(sum(other == corpus for other, _ in there), 1)
+
+        places, foreign = studies[name].places(prompt), []
+        for place in places:
+            owners = [corpus for corpus in studies if corpus != name and having(place, corpus, True)]
+            if len(owners) == 1 and share(place, owners[0]) > share(place, name):
+                foreign.append(place)
         if places:
             shares[name, prompt] = len(foreign) / len(places)
     assert any(shares.values())
@@ -111,7 +118,7 @@ def test_the_null_of_files_with_a_prompt_each_is_hypergeometric(drawn, tmp_path)
     for study in studies.values():
         study.prompts = pa.table({"prompt": study.prompts["prompt"], "path": [f"f{i}" for i in range(len(study.task))]})
     corpora = {name: written(tmp_path / name, study, 10) for name, study in studies.items()}
-    config = LocationsConfig(permutations=2000, resamples=20)
+    config = LocationsConfig(permutations=2000)
     rows = {
         (row["corpus"], row["task"]): row for row in compare_corpora(corpora, [False] * 6, config).corpora.to_pylist()
     }

@@ -296,8 +296,6 @@ CASES = {
     "locations: no study": (("locations", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
     "locations: no atlas": (("locations", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
     "locations: few permutations": (("locations", "study", "--permutations", "3"), "permutations", "got 3"),
-    "locations: few resamples": (("locations", "study", "--resamples", "1"), "resamples", "got 1"),
-    "locations: few resamples of tags": (("locations", "a", "b", *OUT, "--resamples", "1"), "resamples", "got 1"),
     "locations: no tags": (
         ("locations", "folder", "old-tags", *OUT),
         "a finished tag artifact at folder",

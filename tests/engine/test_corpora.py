@@ -15,7 +15,7 @@ from apmae.errors import ArtifactError, ConfigError
 from apmae.prompts.files import write_jsonl
 from apmae.report.corpora import corpora_findings
 
-CONFIG = LocationsConfig(permutations=40, resamples=20)
+CONFIG = LocationsConfig(permutations=40)
 
 
 @pytest.fixture(scope="module")

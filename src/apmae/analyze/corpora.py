@@ -63,7 +63,7 @@ def compare_corpora(
     Args:
         corpora: by name; tagged with the same atlas on the same model.
         unstable: of each cluster of the atlas, in order.
-        config: permutations, resamples, seed.
+        config: permutations, seed.
         tell: called with what is done next.
     """
     clusters = pa.table({"stability": np.full(len(unstable), np.nan), "unstable": np.array(unstable, bool)})

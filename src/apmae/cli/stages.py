@@ -219,15 +219,16 @@ def locations(
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the tables of several folders of tags.")] = None,
-    permutations: Annotated[int, typer.Option(help="How often outcomes are shuffled within their task.")] = 1000,
-    resamples: Annotated[int, typer.Option(help="How often files are drawn anew, for standard errors.")] = 200,
+    permutations: Annotated[
+        int, typer.Option(help="How often outcomes are shuffled within their task, at least.")
+    ] = 1000,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Count which patterns occur in which tasks and outcomes, or in which languages, against chance."""
     from apmae.config import LocationsConfig, parse
 
-    values = {"permutations": permutations, "resamples": resamples, "seed": seed}
+    values = {"permutations": permutations, "seed": seed}
     config = parse(LocationsConfig, values, "locations")
     if len(source) > 1 or out is not None:
         from apmae.engine.head_checks import expect_corpora

@@ -20,7 +20,7 @@ def locate_corpora(
     Args:
         folders: two or more that ``apmae tag --prompts`` made, of one model, with the same atlas and settings.
         out: the folder for the tables.
-        config: permutations, resamples, seed.
+        config: permutations, seed.
         overwrite: replace what was made from something else.
 
     Raises:
