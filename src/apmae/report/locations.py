@@ -76,8 +76,8 @@ def _uniqueness(rows: list[dict[str, Any]]) -> str:
     half, shuffled = (sum(row[name] for row in rows) for name in ("unique_half", "unique_null"))
     return (
         f"{unique:,} locations are unique to a task; if files were given tasks at random, {shuffled:,.0f} would be. "
-        f"{once:,} ({once / unique:.0%}) were seen in one prompt only, and with half of the prompts {half:,.0f} would be "
-        "unique."
+        f"{once:,} ({once / unique:.0%}) were seen in one prompt only, and with half of the prompts {half:,.0f} would "
+        "be unique."
     )
 
 
