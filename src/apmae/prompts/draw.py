@@ -98,8 +98,8 @@ def draw_prompts(
 
     Returns:
         The prompts, outcome set, in the order drawn; and
-        ``{"files", "prompts", "candidates", "outcomes", "rejected"}``. ``outcomes`` are those of all candidates by task,
-        whether they were kept or not.
+        ``{"files", "prompts", "candidates", "outcomes", "rejected"}``. ``outcomes`` are those of all candidates, by
+        task, whether they were kept or not.
 
     Raises:
         SourceError: if not one prompt was found.
