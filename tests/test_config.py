@@ -19,8 +19,10 @@ from apmae.config import (
     LocationsConfig,
     PredictConfig,
     PromptsConfig,
+    SimilarConfig,
     StudyConfig,
     TagsConfig,
+    TopConfig,
     TrainConfig,
     device_kind,
     parse,
@@ -29,7 +31,7 @@ from apmae.errors import ApmaeError, ConfigError
 
 ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
-    *(LocationsConfig, PredictConfig, StudyConfig, TagsConfig),
+    *(LocationsConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
 ]
 
 

@@ -52,6 +52,15 @@ def test_components_are_of_each_head_and_of_the_fitted_prompts(study, some, head
             np.testing.assert_array_equal(made[:, 2 * number : 2 * number + 2], principal(values, fit, 2))
 
 
+def test_a_prompt_without_patterns_has_no_components(study, some, heads):
+    more = np.array([some[0], some[1] + 1, 10**6])
+    fit = np.array([True, True, False])
+    (found,) = components(study, heads, more, [fit], 2)
+    assert found[:2].any() and not found[2].any()
+    (both,) = components(study, heads, more[:2], [fit[:2]], 2)
+    np.testing.assert_array_equal(found[:2], both)
+
+
 @pytest.mark.parametrize(("rows", "width"), [(40, 6), (12, 30)])
 def test_principal_components_are_those_of_scikit_learn(rows, width):
     values = np.random.default_rng(0).normal(size=(rows, width)) * np.arange(1, width + 1)

@@ -1,11 +1,22 @@
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import hypergeom
 
 from apmae.analyze.occurrence import Prompts, files_of, occurrences, opened, prompts_of
-from apmae.analyze.resampling import errors_by_file, movable, null_of, permuted_outcomes, rarefied
+from apmae.analyze.resampling import (
+    enough,
+    errors_by_file,
+    movable,
+    null_of,
+    permuted_outcomes,
+    rarefied,
+    unique_by_chance,
+)
+from apmae.report.locations import significant
+from apmae.schema import POINTS
 
 
 def prompts(task, file, correct):
@@ -84,43 +95,86 @@ def test_with_all_prompts_the_expected_counts_are_those_found(drawn):
     np.testing.assert_allclose(fewer, [[1 - chance, 1 - chance]])
 
 
-def test_errors_are_the_spread_of_counts_over_files_drawn_anew(drawn):
+def counted_of(seen, task, file):
+    """Counted locations and their files of prompts, given which prompt has which location (p, l)."""
+    rows = [(prompt, 0, 0, "abc"[own], "correct", -1, [0.0]) for prompt, own in enumerate(task)]
+    rows += [
+        (prompt, 0, int(head), "abc"[task[prompt]], "correct", int(cluster), [0.0])
+        for prompt in range(len(task))
+        for cluster, head in zip(*divmod(np.flatnonzero(seen[prompt]), 40), strict=True)
+    ]
+    columns = zip(zip(*rows, strict=True), POINTS, strict=True)
+    points = pa.Table.from_arrays([pa.array(list(values), field.type) for values, field in columns], schema=POINTS)
+    paths = pa.table({"prompt": pa.array(range(len(task)), pa.int32()), "path": [str(number) for number in file]})
+    with opened(points, paths) as found:
+        own = prompts_of(found, files=True)
+        counted = occurrences(found, own.tasks)
+        return counted, own, *files_of(found, counted, own)
+
+
+def counts_of(seen, task):
+    """Locations of each task, and unique ones."""
+    there = np.stack([seen[task == number].any(0) for number in range(3)])
+    return np.stack([there.sum(1), (there & (there.sum(0) == 1)).sum(1)], axis=1)
+
+
+@pytest.mark.parametrize(("rate", "alike"), [(0.004, 0.0), (0.02, 0.9)])
+def test_errors_are_what_fresh_files_give(rate, alike):
+    """Against the s.d. over studies of other files, whose prompts are single or, in fours, alike."""
+    locations, task = 400, np.repeat([0, 1, 2], 40)
+    file = np.arange(120) // (4 if alike else 1)
+    favoured = np.random.default_rng(0).gamma(0.5, 2 * rate, (3, locations))
+    counts, errors = [], []
+    for seed in range(300):
+        draw = np.random.default_rng([1, seed])
+        of_file = draw.random((120, locations))[file]
+        chance = np.where(draw.random((120, 1)) < alike, of_file, draw.random((120, locations)))
+        seen = chance < favoured[task]
+        counts.append(counts_of(seen, task))
+        if seed % 15 == 0:
+            errors.append(errors_by_file(*counted_of(seen, task, file)))
+    ratio = np.mean(errors, axis=0) / np.std(counts, axis=0, ddof=1)
+    assert ratio.min() > 0.8 and ratio.max() < 1.3
+
+
+def test_errors_leave_out_each_file_of_each_task_in_turn(drawn):
     study = drawn(5, files=7)
     with opened(study.points, study.prompts) as found:
         own = prompts_of(found, files=True)
         counted = occurrences(found, own.tasks)
         files, pairs = files_of(found, counted, own)
-    ours = errors_by_file(counted, files, pairs, 7, 400, 0)
-    draw, counts = np.random.default_rng(9), []
-    names = list(dict.fromkeys(study.file))
-    for _ in range(400):
-        chosen = {names[number] for number in draw.integers(len(names), size=len(names))}
-        seen = [
-            set().union(
-                *(
-                    study.places(prompt)
-                    for prompt in range(40)
-                    if study.task[prompt] == task and study.file[prompt] in chosen
-                )
-            )
-            for task in own.tasks
-        ]
-        counts.append([[len(one), len(one - set().union(*(o for o in seen if o is not one)))] for one in seen])
-    np.testing.assert_allclose(ours, np.std(counts, axis=0), rtol=0.25)
-    assert np.array_equal(ours, errors_by_file(counted, files, pairs, 7, 400, 0))
+    variance = np.zeros((3, 2))
+    for left in own.tasks:
+        counts = []
+        for name in {study.file[prompt] for prompt in range(40) if study.task[prompt] == left}:
+            seen = [set() for _ in own.tasks]
+            for prompt in range(40):
+                if (study.task[prompt], study.file[prompt]) != (left, name):
+                    seen[own.tasks.index(study.task[prompt])] |= study.places(prompt)
+            counts.append([[len(one), len(one - set().union(*(o for o in seen if o is not one)))] for one in seen])
+        variance += (len(counts) - 1) * np.var(counts, axis=0)
+    np.testing.assert_allclose(errors_by_file(counted, own, files, pairs), variance**0.5, rtol=1e-6)
 
 
-def test_files_without_a_location_are_drawn_too(drawn):
-    """Of twenty files one has a location: it is in a resample with the chance 1 - (19 / 20)^20."""
-    study = drawn(6, prompts=4, noise=0.9, files=1)
-    with opened(study.points, study.prompts) as found:
-        own = prompts_of(found, files=True)
-        counted = occurrences(found, own.tasks)
-        files, pairs = files_of(found, counted, own)
-    one = counted._replace(
-        task=np.zeros(1, int), location=np.zeros(1, int), seen=np.ones(1, int), places=counted.places[:1]
-    )
-    one = one._replace(tasks=("a",))
-    chance = 1 - (19 / 20) ** 20
-    errors = errors_by_file(one, files[:1], np.zeros(1, int), 20, 2000, 0)
-    np.testing.assert_allclose(errors, (chance * (1 - chance)) ** 0.5, rtol=0.05)
+def test_a_task_of_one_file_has_no_error():
+    task, file = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 2, 3, 4])
+    seen = np.eye(6, 8, dtype=bool)
+    errors = errors_by_file(*counted_of(seen, task, file))
+    assert np.isnan(errors[0]).all() and np.isfinite(errors[1:]).all()
+
+
+def test_unique_locations_by_chance_are_the_mean_over_every_way_to_give_files_tasks():
+    task, file = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 3, 4])
+    seen = np.random.default_rng(3).random((6, 12)) < 0.4
+    counted, own, files, pairs = counted_of(seen, task, file)
+    units = np.stack([seen[file == number].any(0) for number in range(5)])
+    of_unit, counts = [0, 0, 1, 1, 2], []
+    for order in permutations(of_unit):
+        there = np.stack([units[np.array(order) == number].any(0) for number in range(3)])
+        counts.append((there & (there.sum(0) == 1)).sum(1))
+    np.testing.assert_allclose(unique_by_chance(counted, own, files, pairs), np.mean(counts, axis=0))
+
+
+def test_there_are_permutations_enough_for_a_test_to_stand():
+    assert enough(1000, 20) == 1000 and enough(100, 20) == 400
+    assert significant([1 / (1 + enough(20, 33))] * 33) == [True] * 33

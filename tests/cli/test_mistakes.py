@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from apmae import bundled
-from apmae.artifacts import Stage, fingerprint
+from apmae.artifacts import Stage, fingerprint, write_table
 from apmae.config import AtlasConfig, DimensionsConfig, EncodeConfig, PromptsConfig, TagsConfig, TrainConfig
+from apmae.prompts.files import read_prompts, to_table
 from apmae.schema import ENCODED_PROMPTS
 
 HEAVY = ["torch", "transformers", "accelerate", "umap", "numba", "hdbscan", "sklearn", "matplotlib"]
@@ -295,7 +296,66 @@ CASES = {
     "locations: no study": (("locations", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
     "locations: no atlas": (("locations", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
     "locations: few permutations": (("locations", "study", "--permutations", "3"), "permutations", "got 3"),
-    "locations: few resamples": (("locations", "study", "--resamples", "1"), "resamples", "got 1"),
+    "locations: no tags": (
+        ("locations", "folder", "old-tags", *OUT),
+        "a finished tag artifact at folder",
+        "run tag first",
+    ),
+    "locations: one folder of tags": (("locations", "old-tags", *OUT), "two folders of tags or more, got 1"),
+    "locations: tags twice": (("locations", "old-tags", "old-tags", *OUT), "each once, got old-tags twice"),
+    "locations: tags and no place": (("locations", "old-tags", "folder"), "expected --out", "give a folder"),
+    "locations: a file for tables": (("locations", "old-tags", "folder", "--out", "x.parquet"), "leave the suffix out"),
+    "locations: tags as a study": (
+        ("locations", "old-tags"),
+        "encode artifact at old-tags/embeddings",
+        "run encode first",
+    ),
+    # -- top
+    "top: no study": (("top", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
+    "top: no atlas": (("top", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
+    "top: no such score": (
+        ("top", "three", "--by", "loudness"),
+        "strength or a score, one of first_token",
+        "'loudness'",
+    ),
+    "top: no head": (("top", "three", "--head", "3,5"), "LAYER.HEAD like 3.5", "'3,5'"),
+    "top: no such head": (("top", "three", "--head", "0.1"), "layers 0-0 with up to 1 heads, got '0.1'"),
+    "top: none of them": (("top", "three", "--count", "0"), "count", "got 0"),
+    "top: no such values": (("top", "three", "--values", "none.parquet", "--by", "effect"), "none.parquet, found none"),
+    "top: values that are none": (("top", "three", "--values", "mine.parquet", "--by", "x"), "mine.parquet has none"),
+    "top: a folder without a model": (
+        ("top", "three", "--by", "self", *OUT),
+        "expected --lm with --out",
+        "leave the option out",
+    ),
+    "top: no prompts": (("top", "three", "--by", "self", "--lm", "bundled"), "the prompts of three", "--prompts"),
+    "top: other prompts": (
+        ("top", "three", "--by", "self", "--lm", "bundled", "--prompts", "good.jsonl"),
+        "good.jsonl has others",
+    ),
+    "top: another model": (
+        ("top", "told", "--by", "self", "--lm", "bundled"),
+        "the language model that told was made with (none, ",
+        "bundled is another",
+    ),
+    "top: no such model": (("top", "told", "--by", "self", "--lm", "./none"), "found no folder ./none"),
+    "top: a file in the way": (
+        ("top", "told", "--by", "self", "--lm", "bundled", "--out", "A.java"),
+        "A.java is a file",
+    ),
+    # -- similar
+    "similar: no study": (("similar", "folder:1.2", "--in", "folder"), "encode artifact at folder/embeddings"),
+    "similar: a study twice": (("similar", "told:1.2", "--in", "told", "--in", "told"), "each once, got told twice"),
+    "similar: nothing to look for": (("similar", "none.npy", "--in", "told"), "patterns at none.npy, found none"),
+    "similar: no patterns": (("similar", "A.java", "--in", "told"), "patterns in .npy", "A.java"),
+    "similar: no such study": (("similar", "none:1.2", "--in", "told"), "none/embeddings", "run encode first"),
+    "similar: no heads": (("similar", "told:1.2", "--in", "told", "--count", "0"), "count", "got 0"),
+    "similar: few controls": (("similar", "told:1.2", "--in", "told", "--set", "controls=3"), "controls", "got 3"),
+    "similar: another kind of picture": (
+        ("similar", "told:1.2", "--in", "told", "--picture", "x.pdf"),
+        "ends in .png, got x.pdf",
+    ),
+    "similar: JSON in the way": (("similar", "told:1.2", "--in", "told", "--json", "folder"), "folder is a folder"),
     # -- predict
     "predict: no study": (("predict", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
     "predict: no atlas": (("predict", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
@@ -409,16 +469,16 @@ def artifact(out, stage, config, **counts):
         opened.finish({"layers": 1, "heads": 1, **counts})
 
 
-def answered(out, outcomes, files):
+def answered(out, outcomes, files, **made_from):
     """A study of as many prompts of one task, whose embeddings and atlas have what is checked and no more."""
     rows = [
         {"prompt": number, "id": str(number), "task": "eol", "path": f"f{number % files}", "split": "all"}
         | {"tokens": [str(number)], "expected": "a", "predicted": "a", "outcome": outcome}
         for number, outcome in enumerate(outcomes)
     ]
-    with Stage.open(out / "embeddings", "encode", EncodeConfig().model_dump(mode="json"), {}) as opened:
+    with Stage.open(out / "embeddings", "encode", EncodeConfig().model_dump(mode="json"), made_from) as opened:
         opened.write_tables({"prompts-00000.parquet": pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS)})
-        opened.finish({"layers": 1, "heads": 1, "heads_by_layer": [1]})
+        opened.finish({"layers": 1, "heads": 1, "heads_by_layer": [1], "lm": "none"})
     inputs = {"encode": fingerprint(out / "embeddings")}
     with Stage.open(out / "atlas", "cluster", AtlasConfig().model_dump(mode="json"), inputs) as opened:
         opened.write_files({"atlas.json": b"{}"})
@@ -504,6 +564,9 @@ def results(tmp_path_factory, environment):
     answered(home / "right", ["correct"] * 3, 3)
     answered(home / "one", ["correct", "incorrect", "correct"], 1)
     answered(home / "three", ["correct", "incorrect", "correct"], 3)
+    (home / "told").mkdir()
+    write_table(home / "told" / "prompts.parquet", to_table(read_prompts(home / "good.jsonl")))
+    answered(home / "told", ["correct"], 1, lm="0" * 64, prompts=fingerprint(home / "told" / "prompts.parquet"))
     before = sorted(home.rglob("*"))
     commands = {case: list(map(str, arguments)) for case, (arguments, *_) in CASES.items()}
     variables = {name: value for name, value in environment.items() if name not in ("HF_TOKEN", "WORLD_SIZE")}

@@ -320,6 +320,10 @@ def test_balanced_prompts_are_half_correct_and_half_incorrect(bundled_lm):
     assert (
         sum(counts["candidates"].values()) == len(prompts) + rejected["surplus_correct"] + rejected["surplus_incorrect"]
     )
+    for outcome in ("correct", "incorrect"):
+        kept = sum(prompt.outcome == outcome for prompt in prompts)
+        assert sum(own[outcome] for own in counts["outcomes"].values()) == kept + rejected[f"surplus_{outcome}"]
+    assert {task: sum(own.values()) for task, own in counts["outcomes"].items()} == counts["candidates"]
     for prompt in prompts:
         window = window_of(bundled_lm, prompt, 64)
         p = distribution(bundled_lm, window)

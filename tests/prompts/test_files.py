@@ -108,6 +108,11 @@ def test_a_line_needs_only_a_prompt_and_a_completion(tmp_path):
     assert (second.id, second.path) == ("line-3", "mine.jsonl:3")
 
 
+def test_lines_of_one_group_count_as_one_file(tmp_path):
+    path = lines(tmp_path, {**GOOD, "group": "t"}, {**GOOD, "group": "t"}, {**GOOD, "group": "t", "path": "own"}, GOOD)
+    assert [prompt.path for prompt in read_prompts(path)] == ["mine.jsonl:t", "mine.jsonl:t", "own", "mine.jsonl:4"]
+
+
 def test_a_line_may_have_further_fields(tmp_path):
     row = {"prompt": "a", "completion": "b", "suffix": "", "task": "my own", "id": "é", "path": "x/Y.java", "line": 7}
     others = [{**row, "id": str(number), "suffix": None} for number in range(20)]

@@ -18,9 +18,10 @@ def test_holms_correction(p, stands):
     assert significant(p) == stands
 
 
-def tables(p_correct=0.9, p_foreign=0.9, unique=10):
+def tables(p_correct=0.9, p_foreign=0.9, unique=10, movable=1.0):
     row = dict.fromkeys(LOCATIONS.names, 1) | {
-        "task": "math_operator", "unique": unique, "unique_once": unique // 2, "unique_half": 4.2,
+        "task": "math_operator", "unique": unique, "unique_once": unique // 2, "unique_half": 4.2, "unique_null": 6.6,
+        "movable": movable,
         "correct": 6, "correct_null": 3.5, "correct_null_sd": 1.0, "correct_p": p_correct, "incorrect_p": 0.8,
     }  # fmt: skip
     other = {
@@ -32,9 +33,17 @@ def tables(p_correct=0.9, p_foreign=0.9, unique=10):
 
 def test_what_chance_gives_is_no_finding():
     once, outcome, other = findings(*tables())
-    assert once.startswith("5 of 10 unique locations (50%) were seen in one prompt only; with half of the prompts 4 ")
-    assert outcome.startswith("In no task do correct or incorrect prompts have more, or fewer,")
-    assert other.startswith("Incorrect prompts have no more")
+    assert once.startswith(
+        "10 locations are unique to a task; if files were given tasks at random, 7 would be. 5 (50%) "
+    )
+    assert "with half of the prompts 4 would" in once
+    assert outcome.startswith("No task stands out") and "(tests: 2, " in outcome
+    assert other.startswith("No task stands out") and "(tests: 1, " in other
+
+
+def test_a_task_that_cannot_be_shuffled_is_not_tested():
+    _, outcome, _ = findings(*tables(p_correct=0.001, movable=0.4))
+    assert outcome.startswith("Not tested, ") and outcome.endswith(": math operator.")
 
 
 def test_what_is_beyond_chance_is_named_with_its_figures():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ def over(**views: Sequence[Path] | pa.Table) -> Iterator["DuckDBPyConnection"]:
             if isinstance(source, pa.Table):
                 found.register(name, source)
             else:
-                found.read_parquet([str(path) for path in source]).create_view(name)
+                found.read_parquet([escape(str(path)) for path in source]).create_view(name)  # DuckDB expands * ? [
         yield found
 
 

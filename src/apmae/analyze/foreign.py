@@ -1,8 +1,9 @@
 """Do incorrect prompts look like another task? The paper's conjecture (section 6.2), against chance.
 
-A task's own locations are those that occur in its correct prompts and in no other task's. They are read from half of
-the files, and looked for in the prompts of the other half; then the halves swap. So a prompt never helps to say what is
-own, and correct and incorrect prompts have the same chance to have another task's.
+To the task of a prompt, a location is another's own if it occurs in that one's correct prompts and in no third task's,
+and in a larger share of that one's prompts than of the own task's. That is read from half of the files and looked for
+in the prompts of the other half; then the halves swap. So neither a prompt nor the outcomes of its task, which are
+permuted, help to say what is own.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -52,16 +53,24 @@ def foreign_shares(found: "DuckDBPyConnection", prompts: Prompts, half: Int[ndar
         prompts: task, file and outcome of each.
         half: of each, from :func:`halves`.
     """
-    table = pa.table({"prompt": prompts.number, "half": half, "right_": prompts.correct})
+    table = pa.table({"prompt": prompts.number, "half": half, "right_": prompts.correct, "number": prompts.task})
     found.register("halved", table)
     rows = columns_of(
         found,
-        """WITH seen AS (SELECT prompt, task, half, right_, location FROM known JOIN halved USING (prompt)),
-                own AS (SELECT half, location, any_value(task) AS task FROM seen WHERE right_
-                        GROUP BY half, location HAVING count(DISTINCT task) = 1)
-           SELECT seen.prompt AS prompt, count(*) AS locations,
-                  count(*) FILTER (own.task IS NOT NULL AND own.task <> seen.task) AS other
-           FROM seen LEFT JOIN own ON own.location = seen.location AND own.half <> seen.half GROUP BY seen.prompt""",
+        """WITH seen AS (SELECT prompt, number, half, right_, location FROM known JOIN halved USING (prompt)),
+                asked AS (SELECT half, number, count(*) AS prompts FROM halved GROUP BY half, number),
+                rates AS (SELECT half, location, number, count(*) / any_value(prompts) AS rate,
+                                 bool_or(right_) AS right_
+                          FROM seen JOIN asked USING (half, number) GROUP BY half, location, number),
+                own AS (SELECT half, location, count(*) AS tasks, sum(rate) AS rate FROM rates WHERE right_
+                        GROUP BY half, location)
+           SELECT seen.prompt AS prompt, count(*) AS locations, count(*) FILTER (
+                      CASE WHEN coalesce(mine.right_, false) THEN own.tasks = 2 AND own.rate - mine.rate > mine.rate
+                           ELSE own.tasks = 1 AND own.rate > coalesce(mine.rate, 0) END) AS other
+           FROM seen LEFT JOIN own ON own.location = seen.location AND own.half <> seen.half
+                LEFT JOIN rates AS mine ON mine.location = seen.location AND mine.half <> seen.half
+                    AND mine.number = seen.number
+           GROUP BY seen.prompt""",
     )
     shares = np.full(len(prompts.number), np.nan)
     shares[np.searchsorted(prompts.number, rows["prompt"])] = rows["other"] / rows["locations"]
@@ -70,7 +79,13 @@ def foreign_shares(found: "DuckDBPyConnection", prompts: Prompts, half: Int[ndar
 
 
 def foreign_of(
-    shares: Float[ndarray, " p"], prompts: Prompts, half: Int[ndarray, " p"], permutations: int, seed: int
+    shares: Float[ndarray, " p"],
+    prompts: Prompts,
+    half: Int[ndarray, " p"],
+    permutations: int,
+    seed: int,
+    *,
+    strata: Int[ndarray, " p"] | None = None,
 ) -> list[Foreign]:
     """The conjecture for each task with both outcomes.
 
@@ -80,6 +95,7 @@ def foreign_of(
         half: of each. Outcomes are swapped within a half, because what is own was read from the other one's.
         permutations: how many.
         seed: for the permutations.
+        strata: numbers; outcomes are swapped within each. None: within each task.
     """
     known, tasks = ~np.isnan(shares), len(prompts.tasks)
     counted = np.where(known, shares, 0.0)
@@ -91,7 +107,7 @@ def foreign_of(
             found.append([own.T @ values / np.maximum(own.sum(0), 1) for own, values in weights])
         return np.array(found[0]) - np.array(found[1])
 
-    within = prompts._replace(task=2 * prompts.task + half)
+    within = prompts._replace(task=2 * (prompts.task if strata is None else strata) + half)
     null = np.concatenate([difference(right) for right in permuted_outcomes(within, permutations, seed)], axis=1)
     rows = []
     for task, name in enumerate(prompts.tasks):

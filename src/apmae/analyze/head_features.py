@@ -4,6 +4,8 @@ Axes: n prompts, h heads, s scores, d of a representation, k components, f split
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,8 +20,6 @@ from apmae.study.reader import Study
 if TYPE_CHECKING:
     from scipy.sparse import csc_matrix
 
-_BYTES = 1 << 28
-"""Of representations in memory."""
 _ABSENT = -2
 
 
@@ -71,7 +71,7 @@ def components(
 ) -> list[Float[ndarray, "n c"]]:
     """Principal components of each head's representations, fitted on each split alone; a matrix per split.
 
-    Representations are read for as many heads at a time as fit into memory.
+    Representations are read once, and sorted by head in a file that is gone afterwards.
 
     Args:
         study: finished.
@@ -81,19 +81,27 @@ def components(
         count: components per head.
     """
     many, width = len(heads.place), int(study.encoded.counts["dim"])
-    together = max(1, _BYTES // (4 * max(1, len(prompt) * width)))
     found = [np.zeros((len(prompt), many, count), np.float32) for _ in fits]
-    for begin in range(0, many, together):
-        block = np.full((min(together, many - begin), len(prompt), width), np.nan, np.float32)
+    there = np.zeros((many, len(prompt)), bool)
+    with TemporaryFile() as file:
+        file.truncate(2 * width * there.size)
         for name in study.encoded.shards("embeddings"):
             table = read_table(study.embeddings_folder / name, ["prompt", "layer", "head", "embedding"])
             row, column, kept = _rows(table, prompt, heads.place)
-            own = (column >= begin) & (column < begin + len(block))
-            rows = matrix(table["embedding"].take(pa.array(kept[own])))
-            block[column[own] - begin, row[own]] = rows
-        for offset, values in enumerate(block):
+            order = np.lexsort((row, column))
+            rows = matrix(table["embedding"].take(pa.array(kept[order])))
+            places = column[order] * len(prompt) + row[order]
+            there.reshape(-1)[places] = True
+            begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)  # what is beside each other is written at once
+            for begin, end in pairwise([*begins.tolist(), len(places)]):
+                file.seek(2 * width * int(places[begin]))
+                file.write(np.ascontiguousarray(rows[begin:end], np.float16).data)
+        file.seek(0)
+        for number, own in enumerate(there):
+            stored = np.frombuffer(file.read(2 * width * len(prompt)), np.float16).reshape(-1, width)
+            values = np.where(own[:, None], stored.astype(np.float32), np.nan)
             for made, fit in zip(found, fits, strict=True):
-                made[:, begin + offset] = principal(values, fit, count)
+                made[:, number] = principal(values, fit, count)
     return [made.reshape(len(prompt), -1) for made in found]
 
 

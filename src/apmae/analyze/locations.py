@@ -14,7 +14,15 @@ from numpy import ndarray
 
 from apmae.analyze.foreign import foreign_of, foreign_shares, halves
 from apmae.analyze.occurrence import Occurrences, Prompts, files_of, occurrences, opened, prompts_of, prompts_with
-from apmae.analyze.resampling import errors_by_file, movable, null_of, permuted_outcomes, rarefied
+from apmae.analyze.resampling import (
+    enough,
+    errors_by_file,
+    movable,
+    null_of,
+    permuted_outcomes,
+    rarefied,
+    unique_by_chance,
+)
 from apmae.config import LocationsConfig
 from apmae.schema import FOREIGN, LOCATIONS, NOISE
 
@@ -131,20 +139,23 @@ def prompt_grid(points: pa.Table, prompt: int, layers: int, heads: int) -> Int[n
 
 
 def against_chance(
-    points: Path | pa.Table,
+    points: Path | list[Path] | pa.Table,
     prompts: list[Path] | pa.Table,
     clusters: pa.Table,
     config: LocationsConfig,
     tell: Callable[[str], None] = lambda _: None,
+    *,
+    per_head: bool = False,
 ) -> tuple[pa.Table, pa.Table]:
     """Locations of each task, and whether incorrect prompts look like another task, beside what chance would give.
 
     Args:
-        points: the file of ``schema.POINTS``, or a table of it.
+        points: the file of ``schema.POINTS`` or a table of it, or files of ``schema.CORPUS_TAGS``.
         prompts: files or a table of ``schema.ENCODED_PROMPTS``, which say what file each prompt is of.
         clusters: ``schema.CLUSTERS``.
-        config: permutations, resamples, seed.
+        config: permutations, seed.
         tell: called with what is done next.
+        per_head: whether each cluster is of a single head.
 
     Returns:
         ``schema.LOCATIONS`` and ``schema.FOREIGN``.
@@ -153,11 +164,11 @@ def against_chance(
         tell("count locations")
         own = prompts_of(found, files=True)
         counted = occurrences(found, own.tasks)
-        tell("files drawn anew")
+        tell("files left out, tasks shuffled")
         files, pairs = files_of(found, counted, own)
-        many = int(own.file.max(initial=-1)) + 1
-        errors = errors_by_file(counted, files, pairs, many, config.resamples, config.seed)
-        nulls = {}
+        errors = errors_by_file(counted, own, files, pairs)
+        shuffled, nulls = unique_by_chance(counted, own, files, pairs), {}
+        config = config.model_copy(update={"permutations": enough(config.permutations, 2 * len(own.tasks))})
         if own.asked:
             tell("outcomes permuted")
             nulls = _outcome_nulls(found, counted, own, config)
@@ -182,9 +193,10 @@ def against_chance(
                 **row._asdict(),
                 "prompts": int(asked[number]),
                 "files": len(np.unique(own.file[own.task == number])),
-                "possible": len(clusters) * counted.heads,
-                "total_error": errors[number, 0],
-                "unique_error": errors[number, 1],
+                "possible": len(clusters) * (1 if per_head else counted.heads),
+                "total_error": _known(errors[number, 0]),
+                "unique_error": _known(errors[number, 1]),
+                "unique_null": shuffled[number],
                 "unique_once": int((only & once).sum()),
                 "unique_half": fewer[0][number],
                 "unique_even": fewer[1][number],
@@ -196,6 +208,10 @@ def against_chance(
         )
     found_foreign = pa.Table.from_pylist([row._asdict() for row in rows], schema=FOREIGN)
     return pa.Table.from_pylist(table, schema=LOCATIONS), found_foreign
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _outcome_nulls(

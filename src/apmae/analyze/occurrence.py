@@ -20,7 +20,8 @@ from apmae.analyze.database import columns_of, over
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_LOCATION = "(cluster::BIGINT << 32) | (layer::BIGINT << 16) | head::BIGINT"
+LOCATION = "(cluster::BIGINT << 32) | (layer::BIGINT << 16) | head::BIGINT"
+"""A location as one number."""
 
 
 class Prompts(NamedTuple):
@@ -63,18 +64,20 @@ class Occurrences(NamedTuple):
 
 
 @contextmanager
-def opened(points: Path | pa.Table, prompts: list[Path] | pa.Table | None = None) -> Iterator["DuckDBPyConnection"]:
+def opened(
+    points: Path | list[Path] | pa.Table, prompts: list[Path] | pa.Table | None = None
+) -> Iterator["DuckDBPyConnection"]:
     """DuckDB over a study's points, with the views ``points``, ``known`` (points in a cluster) and ``prompts``.
 
     Args:
-        points: the file of ``schema.POINTS``, or a table of it.
+        points: the file of ``schema.POINTS`` or a table of it, or files of ``schema.CORPUS_TAGS``.
         prompts: files or a table of ``schema.ENCODED_PROMPTS``; None: there is no such view.
     """
     views: dict[str, Sequence[Path] | pa.Table] = {"points": [points] if isinstance(points, Path) else points}
     if prompts is not None:
         views["prompts"] = prompts
     with over(**views) as found:
-        found.execute(f"CREATE VIEW known AS SELECT *, {_LOCATION} AS location FROM points WHERE cluster >= 0")
+        found.execute(f"CREATE VIEW known AS SELECT *, {LOCATION} AS location FROM points WHERE cluster >= 0")
         yield found
 
 

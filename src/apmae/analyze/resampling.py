@@ -1,9 +1,10 @@
-"""What chance alone would give: outcomes permuted within tasks, files drawn again, fewer prompts.
+"""What chance alone would give: outcomes permuted within tasks, other files, fewer prompts, tasks that say nothing.
 
-Axes: p prompts, f files, k pairs of a task and a location, r permutations or resamples.
+Axes: p prompts, f files, k pairs of a task and a location, r permutations.
 """
 
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,6 +14,8 @@ from scipy.special import gammaln
 from apmae.analyze.occurrence import Occurrences, Prompts
 from apmae.seeding import generator
 
+LEVEL = 0.05
+"""What is said to differ from chance does so at this level, Holm's correction over all tests of its kind."""
 _BLOCK = 50
 """Permutations at a time."""
 
@@ -61,6 +64,11 @@ def _exchangeable(prompts: Prompts) -> list[Int[ndarray, "f m"]]:
     return found
 
 
+def enough(permutations: int, tests: int) -> int:
+    """Permutations with which each of some tests can stand after Holm's correction, at least the given number."""
+    return max(permutations, ceil(tests / LEVEL))
+
+
 def null_of(observed: float, permuted: Float[ndarray, " r"]) -> tuple[float, float, float]:
     """Mean and s.d. of a figure under the null, and how often it is as far from the mean there as it was found (p)."""
     mean = float(permuted.mean())
@@ -100,41 +108,70 @@ def _log_choose(n: Int[ndarray, " k"], m: Int[ndarray, " k"]) -> Float[ndarray, 
 
 
 def errors_by_file(
-    found: Occurrences,
-    files: Int[ndarray, " m"],
-    pairs: Int[ndarray, " m"],
-    many: int,
-    resamples: int,
-    seed: int,
+    found: Occurrences, prompts: Prompts, files: Int[ndarray, " m"], pairs: Int[ndarray, " m"]
 ) -> Float[ndarray, "t 2"]:
-    """Standard errors of the numbers of locations and of unique ones, of each task: files drawn anew with replacement.
+    """Standard errors of the numbers of locations and of unique ones, of each task, if other files had been drawn.
 
-    Resamples see fewer files, so their counts are too low; their spread is what is of use.
+    A jackknife over files inside each task, because how many prompts a task has is fixed (Efron and Stein 1981;
+    stratified as in Jones 1974). Leaving out a file's prompts of a task takes from it the locations that are nowhere
+    else in the task, and gives to another task those that only these two had. A file that several tasks have counts as
+    one in each, so that what it does in them is taken to be independent.
 
     Args:
         found: counted locations.
+        prompts: task and file of each.
         files: file of each occurrence of a pair in a file.
         pairs: number of the pair.
-        many: files of the study, those without any location too.
-        resamples: how many.
-        seed: for the draws.
-    """
-    from scipy.sparse import csr_matrix
 
-    seen = csr_matrix((np.ones(len(files), np.float32), (pairs, files)), (len(found.task), many))
-    where = csr_matrix(
-        (np.ones(len(found.task), np.float32), (found.location, np.arange(len(found.task)))),
-        (len(found.places), len(found.task)),
-    )
-    tasks = len(found.tasks)
-    of_task = csr_matrix(
-        (np.ones(len(found.task), np.float32), (found.task, np.arange(len(found.task)))), (tasks, len(found.task))
-    )
-    counts = []
-    for begin in range(0, resamples, _BLOCK):
-        drawn = [generator(seed, "files", number) for number in range(begin, min(begin + _BLOCK, resamples))]
-        weights = np.stack([np.bincount(draw.integers(many, size=many), minlength=many) for draw in drawn], axis=1)
-        there = np.asarray(seen @ weights.astype(np.float32)) > 0
-        alone = np.asarray(where @ there.astype(np.float32))[found.location] == 1
-        counts.append(np.stack([of_task @ there.astype(np.float32), of_task @ (there & alone).astype(np.float32)], -1))
-    return np.concatenate(counts, axis=1).std(axis=1)
+    Returns:
+        NaN for a task of one file, and for unique ones if any task that matters to them has one.
+    """
+    tasks, many = len(found.tasks), int(prompts.file.max(initial=-1)) + 1
+    units = np.unique(prompts.task * many + prompts.file)  # a file's prompts of a task
+    stratum, sizes = units // many, np.bincount(units // many, minlength=tasks)
+    alone = np.flatnonzero(np.bincount(pairs, minlength=len(found.task)) == 1)  # pairs that one file has
+    of = np.full(len(found.task), -1)
+    of[pairs] = files
+    unit = np.searchsorted(units, found.task[alone] * many + of[alone])
+    unique = found.unique
+    lost = np.zeros((2, len(units), tasks))
+    np.add.at(lost[0], (unit, found.task[alone]), -1.0)
+    np.add.at(lost[1], (unit, found.task[alone]), -unique[alone].astype(float))
+    # a location of two tasks becomes unique to the other one
+    total = np.bincount(found.location, found.task, len(found.places))
+    shared = np.bincount(found.location, minlength=len(found.places))[found.location[alone]] == 2
+    other = (total[found.location[alone]] - found.task[alone]).astype(np.int64)
+    np.add.at(lost[1], (unit[shared], other[shared]), 1.0)
+    variance = np.zeros((tasks, 2))
+    for task, size in enumerate(sizes):
+        own = lost[:, stratum == task]
+        spread = (own - own.mean(1, keepdims=True)) ** 2
+        if size == 1:
+            spread = np.where(own != 0, np.nan, 0.0)
+        variance += ((size - 1) / max(size, 1) if size > 1 else 1.0) * spread.sum(1).T
+    return np.sqrt(variance)
+
+
+def unique_by_chance(
+    found: Occurrences, prompts: Prompts, files: Int[ndarray, " m"], pairs: Int[ndarray, " m"]
+) -> Float[ndarray, " t"]:
+    """How many locations would be unique to each task if files were given tasks at random.
+
+    What is shuffled are units, a file's prompts of one task, and each task keeps its number of units. A location that
+    f of u units have is in the u_t units of a task alone with a chance of C(u_t, f) / C(u, f). Exact, no draws.
+
+    Args:
+        found: counted locations.
+        prompts: task and file of each.
+        files: file of each occurrence of a pair in a file.
+        pairs: number of the pair.
+    """
+    many = int(prompts.file.max(initial=-1)) + 1
+    sizes = np.bincount(np.unique(prompts.task * many + prompts.file) // max(many, 1), minlength=len(found.tasks))
+    seen, often = np.unique(np.bincount(found.location[pairs], minlength=len(found.places)), return_counts=True)
+    total = np.full(len(seen), sizes.sum())
+    chances = [
+        np.where(seen <= size, np.exp(_log_choose(np.full(len(seen), size), seen) - _log_choose(total, seen)), 0.0)
+        for size in sizes
+    ]
+    return np.array([(often * own).sum() for own in chances])

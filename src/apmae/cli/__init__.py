@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from apmae.cli import heads, hub, prompts, stages, study
+from apmae.cli import heads, hub, lookup, prompts, stages, study
 from apmae.cli.examples import ABOUT, EXAMPLES
 from apmae.cli.options import say
 from apmae.cli.streams import drained
@@ -37,6 +37,7 @@ _PANELS = {
         stages.cluster,
         stages.report,
     ),
+    "Look heads up": (lookup.top, lookup.similar),
     "Use an atlas": (heads.tag,),
     "Use a model": (heads.show,),
     "Share": (hub.push,),

@@ -39,13 +39,24 @@ EXAMPLES = {
     ),
     "locations": (
         "apmae locations study/",
-        "Pattern locations by task and outcome beside what chance gives. Then apmae report shows them too.",
+        "Pattern locations by task and outcome beside what chance gives. Then apmae report shows them too. Languages "
+        "side by side: apmae locations java-tags/ python-tags/ --out DIR, of what apmae tag MODEL --prompts made.",
     ),
     "predict": (
         "apmae predict study/ --json prediction.json",
         "Will an answer be right? Baselines without attention, then what heads add, with intervals.",
     ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
+    "top": (
+        "apmae top study/ --by induction --head 3.5 --lm MODEL",
+        "The strongest prompts of heads beside the value's distribution. Without --head all heads; without --lm only "
+        "what the study knows, in seconds.",
+    ),
+    "similar": (
+        "apmae similar study/:3.5 --in other-study/ --picture similar.png",
+        "Which heads of another model do what this one does; beside each distance stands what is usual. A pattern from "
+        "elsewhere: apmae similar patterns.npy --in study/",
+    ),
     "tag": (
         "apmae tag bundled FILE.java --line 12 --json tags.json --html tags.html",
         "The bundled encoder and atlas know the bundled model; for another one give --encoder and --atlas of your own. "

@@ -212,17 +212,35 @@ def dimensions(
 
 
 def locations(
-    study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")],
-    permutations: Annotated[int, typer.Option(help="How often outcomes are shuffled within their task.")] = 1000,
-    resamples: Annotated[int, typer.Option(help="How often files are drawn anew, for standard errors.")] = 200,
+    source: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A study; or folders of tags (apmae tag --prompts) to set side by side, such as languages."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables of several folders of tags.")] = None,
+    permutations: Annotated[
+        int, typer.Option(help="How often outcomes are shuffled within their task, at least.")
+    ] = 1000,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Count which patterns occur in which tasks and outcomes, against chance."""
+    """Count which patterns occur in which tasks and outcomes, or in which languages, against chance."""
     from apmae.config import LocationsConfig, parse
 
-    values = {"permutations": permutations, "resamples": resamples, "seed": seed}
+    values = {"permutations": permutations, "seed": seed}
     config = parse(LocationsConfig, values, "locations")
+    if len(source) > 1 or out is not None:
+        from apmae.engine.head_checks import expect_corpora
+
+        expect_corpora(source, out, config, overwrite=overwrite)
+        from apmae.engine.corpora import locate_corpora, print_corpora
+
+        assert out is not None, "it was checked"
+        print_corpora(locate_corpora(source, out, config, overwrite=overwrite))
+        say(f"tables in {out}")
+        return
+    (study,) = source
     from apmae.engine.checks import expect_locations
 
     expect_locations(study, config, overwrite=overwrite)

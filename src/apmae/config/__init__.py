@@ -5,6 +5,7 @@ Defaults are the paper's unless the field says otherwise; whole configurations l
 
 from apmae.config.base import Config, parse
 from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
+from apmae.config.heads import SimilarConfig, TopConfig
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
 from apmae.config.stages import (
     PRESETS,
@@ -42,9 +43,11 @@ __all__ = [
     "PromptsConfig",
     "Representation",
     "Share",
+    "SimilarConfig",
     "StudyConfig",
     "TagsConfig",
     "Task",
+    "TopConfig",
     "TrainConfig",
     "device_kind",
     "parse",

@@ -181,9 +181,8 @@ class LocationsConfig(Config):
     """How pattern locations are set against chance (paper section 6.2)."""
 
     permutations: int = Field(default=1000, ge=20)
-    """How often outcomes are shuffled within their task; p is no smaller than one in as many and one."""
-    resamples: int = Field(default=200, ge=20)
-    """How often files are drawn anew, for standard errors."""
+    """How often outcomes are shuffled within their task, at least: oftener if tests are so many that none could stand
+    after Holm's correction. p is no smaller than one in as many and one."""
     seed: int = 0
 
 

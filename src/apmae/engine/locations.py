@@ -21,7 +21,7 @@ def locate(study: Path, config: LocationsConfig | None = None, *, overwrite: boo
 
     Args:
         study: folder with ``embeddings/`` and ``atlas/``.
-        config: permutations, resamples, seed.
+        config: permutations, seed.
         overwrite: replace what was made with other settings or from another atlas.
 
     Returns:
@@ -44,7 +44,14 @@ def locate(study: Path, config: LocationsConfig | None = None, *, overwrite: boo
                     advance(min(begun, 1), note=what)
                     begun += 1
 
-                made = against_chance(opened.atlas_folder / POINTS_FILE, prompts, opened.clusters, config, tell)
+                made = against_chance(
+                    opened.atlas_folder / POINTS_FILE,
+                    prompts,
+                    opened.clusters,
+                    config,
+                    tell,
+                    per_head=opened.clustered.config["clusterer"] == "per_head",
+                )
                 advance(1)
             stage.write_tables(dict(zip((LOCATIONS_FILE, FOREIGN_FILE), made, strict=True)))
             stage.finish({"tasks": made[0].num_rows})

@@ -97,13 +97,16 @@ def draw_prompts(
         advance: called with the number of candidates asked, about how many there will be, and what is waited for.
 
     Returns:
-        The prompts, outcome set, in the order drawn; and ``{"files", "prompts", "candidates", "rejected"}``.
+        The prompts, outcome set, in the order drawn; and
+        ``{"files", "prompts", "candidates", "outcomes", "rejected"}``. ``outcomes`` are those of all candidates, by
+        task, whether they were kept or not.
 
     Raises:
         SourceError: if not one prompt was found.
     """
     quota = Quota(config)
     tried: Counter[str] = Counter()
+    outcomes: dict[str, Counter[str]] = {task: Counter() for task in config.tasks}
     limit = _PATIENCE * config.per_task
     stopped = Event()
     drawn = candidates(
@@ -129,6 +132,7 @@ def draw_prompts(
             wait([following])
             for (prompt, _), answer in zip(batch, answers, strict=True):
                 tried[prompt.task] += 1
+                outcomes[prompt.task][answer.outcome] += 1
                 asked = replace(prompt, outcome=answer.outcome, answer=answer)
                 if quota.offer(asked):
                     accepted.append(asked)
@@ -149,6 +153,7 @@ def draw_prompts(
         "files": len(files),
         "prompts": quota.counts(),
         "candidates": dict(sorted(tried.items())),
+        "outcomes": {task: dict(sorted(seen.items())) for task, seen in sorted(outcomes.items()) if seen},
         "rejected": _counted(rejected),
     }
     return accepted, counts

@@ -52,7 +52,8 @@ class OwnPrompt(BaseModel):
     language: Text = "unknown"
     """Programming or natural language."""
     path: Text | None = None
-    """The source file; prompts of one file share a split. By default each line counts as a file, "FILE:N"."""
+    """The source file; prompts of one file share a split, and analyses keep them together. By default "FILE:GROUP", or
+    "FILE:N" without a group."""
     repository: Text | None = None
     """The repository of the source file; prompts of one repository share a split."""
     split: Literal["train", "atlas", "held_out"] | None = None
@@ -111,7 +112,8 @@ def parse_line(line: bytes, number: int, source: str) -> tuple[Prompt | None, li
         return None, [*found, *mistakes]
     if mistakes:
         return None, mistakes
-    origin = own.path if own.path is not None else f"{source}:{number}"
+    # prompts of one group, such as a template's, count as one file: they are no independent evidence
+    origin = own.path if own.path is not None else f"{source}:{number if own.group is None else own.group}"
     return Prompt(
         id=own.id if own.id is not None else f"line-{number}",
         task=own.task,

@@ -164,7 +164,7 @@ def pattern_examples(examples: Sequence[Example], columns: int = 4) -> Figure:
     titles = [
         "\n".join([*wrapped(f"{e.cluster}: {e.name}", _TITLE), f"head {head_name(e.layer, e.head)}"]) for e in examples
     ]
-    return _gallery(examples, titles, columns)
+    return gallery(examples, titles, columns)
 
 
 @rc_context(STYLE)
@@ -177,7 +177,7 @@ def cluster_variation(examples: Sequence[Example], columns: int = 3) -> Figure:
     """
     if not examples:
         return statement("No variation to show: no cluster has two patterns that were kept")
-    return _gallery(examples, [f"head {head_name(e.layer, e.head)}, prompt {e.prompt}" for e in examples], columns)
+    return gallery(examples, [f"head {head_name(e.layer, e.head)}, prompt {e.prompt}" for e in examples], columns)
 
 
 @rc_context(STYLE)
@@ -283,7 +283,8 @@ def statement(text: str) -> Figure:
     return figure
 
 
-def _gallery(examples: Sequence[Example], titles: Sequence[str], columns: int) -> Figure:
+def gallery(examples: Sequence[Example], titles: Sequence[str], columns: int) -> Figure:
+    """Whole patterns side by side, one title each."""
     columns = min(columns, len(examples))
     rows = -(-len(examples) // columns)
     tall = 2.75 + 0.14 * max(title.count("\n") - 1 for title in titles)  # two lines fit as it is

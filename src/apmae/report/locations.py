@@ -4,10 +4,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from apmae.analyze.resampling import LEVEL
 from apmae.report.tables import Table
 
-LEVEL = 0.05
-"""What is said to differ from chance does so at this level, Holm's correction over all tests of its kind."""
+_MOVABLE = 0.5
+"""A task of which less can be shuffled is not tested: its null is what was found."""
 OUTCOMES = ("correct", "incorrect", "overlap")
 
 
@@ -29,9 +30,24 @@ def significant(p: list[float], level: float = LEVEL) -> list[bool]:
 def chance_table(locations: pa.Table) -> Table:
     """Unique locations of each task, and of those by outcome, beside what chance gives (mean and s.d., and p)."""
     rows = locations.to_pylist()
-    names = ("task", "prompts", "files", "total", "unique", "unique_once", "unique_half", "unique_stable")
-    header = ["task", "prompts", "files", "total", "unique", "seen once", "with half of the prompts", "stable"]
+    names = (
+        "task",
+        "prompts",
+        "files",
+        "total",
+        "unique",
+        "unique_null",
+        "unique_once",
+        "unique_half",
+        "unique_stable",
+    )
+    header = ["task", "prompts", "files", "total", "unique", "if tasks were shuffled", "seen once"]
+    header += ["with half of the prompts", "stable"]
     cells = [[row[name] for name in names] for row in rows]
+    if any(row["correct"] is not None for row in rows):
+        header.append("can be shuffled")
+        for own, row in zip(cells, rows, strict=True):
+            own.append(row["movable"])
     for which in OUTCOMES if any(row["correct"] is not None for row in rows) else ():
         header += [f"{which} only" if which != "overlap" else which, f"{which} by chance", f"{which} p"]
         for own, row in zip(cells, rows, strict=True):
@@ -57,17 +73,28 @@ def _uniqueness(rows: list[dict[str, Any]]) -> str:
     unique, once = (sum(row[name] for row in rows) for name in ("unique", "unique_once"))
     if not unique:
         return "No location occurs in a single task only."
-    half = sum(row["unique_half"] for row in rows)
+    half, shuffled = (sum(row[name] for row in rows) for name in ("unique_half", "unique_null"))
     return (
-        f"{once:,} of {unique:,} unique locations ({once / unique:.0%}) were seen in one prompt only; with half of the "
-        f"prompts {half:,.0f} locations would be unique. What is unique by small counts tells little of a task."
+        f"{unique:,} locations are unique to a task; if files were given tasks at random, {shuffled:,.0f} would be. "
+        f"{once:,} ({once / unique:.0%}) were seen in one prompt only, and with half of the prompts {half:,.0f} would "
+        "be unique."
     )
 
 
 def _by_outcome(rows: list[dict[str, Any]]) -> str:
-    tests = [(row, which) for row in rows for which in OUTCOMES[:2] if row[f"{which}_p"] is not None]
-    if not tests:
+    asked = [row for row in rows if row["correct_p"] is not None]
+    if not asked:
         return ""
+    fixed = [row["task"].replace("_", " ") for row in asked if row["movable"] < _MOVABLE]
+    untested = (
+        f" Not tested, because most of their outcomes cannot be shuffled (each file has another number of prompts): "
+        f"{', '.join(fixed)}."
+        if fixed
+        else ""
+    )
+    tests = [(row, which) for row in asked for which in OUTCOMES[:2] if row["movable"] >= _MOVABLE]
+    if not tests:
+        return untested.strip()
     stands = significant([row[f"{which}_p"] for row, which in tests])
     beyond = [
         f"{row['task'].replace('_', ' ')} ({row[which]} {which} only, by chance {row[f'{which}_null']:.1f})"
@@ -76,10 +103,10 @@ def _by_outcome(rows: list[dict[str, Any]]) -> str:
     ]
     if not beyond:
         return (
-            "In no task do correct or incorrect prompts have more, or fewer, locations to themselves than shuffled "
-            "outcomes give."
+            "No task stands out against shuffled outcomes in what only correct or only incorrect prompts have "
+            f"(tests: {len(tests)}, Holm's level {LEVEL:g}).{untested}"
         )
-    return f"Against shuffled outcomes, tasks with locations that go with the outcome: {', '.join(beyond)}."
+    return f"Against shuffled outcomes, tasks with locations that go with the outcome: {', '.join(beyond)}.{untested}"
 
 
 def _foreign(rows: list[dict[str, Any]]) -> str:
@@ -92,5 +119,8 @@ def _foreign(rows: list[dict[str, Any]]) -> str:
         if stand
     ]
     if not beyond:
-        return "Incorrect prompts have no more of other tasks' own locations than correct ones, beyond chance."
+        return (
+            "No task stands out against shuffled outcomes in how much of its incorrect prompts is other tasks' own "
+            f"(tests: {len(rows)}, Holm's level {LEVEL:g})."
+        )
     return f"Incorrect prompts differ from correct ones in how much is other tasks' own: {', '.join(beyond)}."

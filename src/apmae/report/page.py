@@ -173,6 +173,7 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         answered=study.prompts["outcome"].null_count < study.prompts.num_rows,
         pieces=prompt_pieces(study.tokens(prompt), answered=about is not None and about["outcome"] is not None),
         sources=_sources(study),
+        tops=study.tops,
         tables=sorted(made),
         version=package_version(),
     )

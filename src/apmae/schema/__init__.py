@@ -11,10 +11,14 @@ from apmae.schema.analyses import (
     PREDICTION,
     PREDICTION_TASKS,
 )
+from apmae.schema.corpora import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
+from apmae.schema.heads import ATTENDED, SIMILAR, SIMILAR_HEADS, TOP, TOP_HEADS, TOP_TEXTS
 from apmae.schema.names import (
     ATLAS_FILE,
+    ATTENDED_TABLES,
     CALIBRATION_FILE,
     CLUSTERS_FILE,
+    CORPORA_FILES,
     COVERAGE_FILE,
     ENCODED,
     FORECASTS_FILE,
@@ -31,6 +35,8 @@ from apmae.schema.names import (
     SCORES,
     SUMMARY_FILE,
     TAGGED,
+    TOP_FILE,
+    TOP_HEADS_FILE,
 )
 from apmae.schema.study import (
     CLUSTERS,
@@ -46,10 +52,17 @@ from apmae.schema.tags import CORPUS_TAGS, TAGS
 
 __all__ = [
     "ATLAS_FILE",
+    "ATTENDED",
+    "ATTENDED_TABLES",
     "CALIBRATION",
     "CALIBRATION_FILE",
     "CLUSTERS",
     "CLUSTERS_FILE",
+    "CORPORA",
+    "CORPORA_FILES",
+    "CORPORA_FOREIGN",
+    "CORPORA_LOCATIONS",
+    "CORPORA_TASKS",
     "CORPUS_TAGS",
     "COVERAGE",
     "COVERAGE_FILE",
@@ -79,8 +92,15 @@ __all__ = [
     "RECONSTRUCTIONS",
     "RECONSTRUCTIONS_FILE",
     "SCORES",
+    "SIMILAR",
+    "SIMILAR_HEADS",
     "SUMMARY_FILE",
     "TAGGED",
     "TAGS",
+    "TOP",
+    "TOP_FILE",
+    "TOP_HEADS",
+    "TOP_HEADS_FILE",
+    "TOP_TEXTS",
     "embeddings",
 ]

@@ -11,6 +11,8 @@ ENCODED = ("embeddings", "prompts", "exemplars")
 """The tables of the encode stage, in shards: ``embeddings()``, ``ENCODED_PROMPTS`` and ``EXEMPLARS``."""
 TAGGED = ("tags", "prompts")
 """The tables of the tag stage, in shards: ``CORPUS_TAGS`` and ``ENCODED_PROMPTS``."""
+ATTENDED_TABLES = ("attended", "texts")
+"""The tables of the top stage, in shards: ``ATTENDED`` and ``TOP_TEXTS``."""
 SUMMARY_FILE = "summary.json"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
 POINTS_FILE = "points.parquet"
@@ -19,11 +21,15 @@ NAMES_FILE = "names.json"
 ATLAS_FILE = "atlas.json"
 LOCATIONS_FILE = "locations.parquet"
 FOREIGN_FILE = "foreign.parquet"
+CORPORA_FILES = ("locations.parquet", "tasks.parquet", "corpora.parquet", "foreign.parquet")
+"""Of several corpora: ``CORPORA_LOCATIONS``, ``CORPORA_TASKS``, ``CORPORA`` and ``CORPORA_FOREIGN``."""
 PREDICTION_FILE = "prediction.parquet"
 PREDICTION_TASKS_FILE = "tasks.parquet"
 CALIBRATION_FILE = "calibration.parquet"
 COVERAGE_FILE = "coverage.parquet"
 FORECASTS_FILE = "forecasts.parquet"
+TOP_FILE = "top.parquet"
+TOP_HEADS_FILE = "heads.parquet"
 
 KINDS = (
     "sentinel",

@@ -45,6 +45,11 @@ class Layout(NamedTuple):
         return self.folder / "predict"
 
     @property
+    def top(self) -> Path:
+        """Artifacts of the top stage, a folder for each value."""
+        return self.folder / "top"
+
+    @property
     def report(self) -> Path:
         """Page, pictures and tables."""
         return self.folder / "report"

@@ -153,6 +153,13 @@ class Study:
             return None
         return read_table(folder / LOCATIONS_FILE), read_table(folder / FOREIGN_FILE)
 
+    @property
+    def tops(self) -> list[str]:
+        """Values by which ``apmae top`` has ordered prompts of this atlas; their folders in ``top/`` are finished."""
+        folder, own = Layout(self.folder).top, fingerprint(self.atlas_folder)
+        names = [path.parent.name for path in sorted(folder.glob("*/manifest.json"))]
+        return [name for name in names if read_manifest(folder / name, "top").inputs.get("cluster") == own]
+
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:
         """Rows of ``schema.RECONSTRUCTIONS``; none if the encoder has no decoder."""

@@ -1,0 +1,298 @@
+"""The heads of studies whose patterns are nearest to given ones, by an exact search that streams over shards.
+
+Distances are those of the representation that atlases read, in their metric. Among many patterns something is always
+near, so the same search is made for patterns drawn from the studies, each among the heads other than its own: only a
+distance that is small beside theirs says that a head does the same.
+
+Axes: q queries, d numbers of a representation, n patterns of a shard, h heads of all studies.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from apmae.analyze.database import over
+from apmae.artifacts import matrix, read_table
+from apmae.atlas.kinds import measured_names
+from apmae.config import SimilarConfig
+from apmae.schema import NOISE, POINTS_FILE, SCORES, SIMILAR, SIMILAR_HEADS
+from apmae.seeding import generator
+from apmae.study.reader import Study
+
+SCIPY_METRIC = {"manhattan": "cityblock", "euclidean": "euclidean", "cosine": "cosine"}
+"""Names of the metrics in scipy."""
+_WHERE = ("prompt", "layer", "head")
+
+Place = tuple[int, int, int]
+"""Number of a study, layer and head."""
+
+
+class Queries(NamedTuple):
+    """Patterns to look for."""
+
+    z: Float[ndarray, "q d"]
+    """Their representations, rounded to fp16 as those of studies are."""
+    own: tuple[Place | None, ...]
+    """The head that each is of, if its study is searched: what another prompt makes it do is no news."""
+
+
+class Similar(NamedTuple):
+    """What was found near some patterns."""
+
+    patterns: pa.Table
+    """``schema.SIMILAR``."""
+    heads: pa.Table
+    """``schema.SIMILAR_HEADS``."""
+    usual: tuple[float, float, float]
+    """Distance of a drawn pattern to its nearest head: the 5 % quantile, the median and the 95 % quantile."""
+    usual_mean: tuple[float, float, float]
+    """The same of the smallest mean distance of a drawn pattern to a head."""
+
+
+class _Found(NamedTuple):
+    """What one pass over all patterns gives."""
+
+    places: list[Place]
+    nearest: Float[ndarray, "q h"]
+    """Distance to the nearest pattern of each head."""
+    prompt: Int[ndarray, "q h"]
+    """Its prompt."""
+    total: Float[ndarray, "q h"]
+    """Sum of the distances to all patterns of each head."""
+    patterns: Int[ndarray, " h"]
+
+
+def find_similar(
+    queries: Queries,
+    studies: Mapping[str, Study],
+    metric: str,
+    config: SimilarConfig,
+    tell: Callable[[int], None] = lambda _: None,
+) -> Similar:
+    """The heads that are nearest to each query, and to all of them.
+
+    Args:
+        queries: at least one.
+        studies: by the name that they have in the tables; of the same representation as the queries.
+        metric: "manhattan", "euclidean" or "cosine".
+        config: how many heads, controls, seed.
+        tell: called with the number of patterns of each shard that was searched.
+    """
+    controls = _drawn(studies, config)
+    asked = np.concatenate([queries.z, controls.z]).astype(np.float64)
+    found = _search(asked, studies, metric, tell)
+    for row, own in enumerate((*queries.own, *controls.own)):
+        if own in found.places:
+            found.nearest[row, found.places.index(own)] = np.inf
+            found.total[row, found.places.index(own)] = np.inf
+    many = len(queries.z)
+    usual = np.sort(found.nearest[many:], axis=1)
+    usual_mean = np.sort(found.total[many:] / found.patterns, axis=1)
+    pairs = _pairs(controls, metric)
+    rows = []
+    for query in range(many):
+        order = np.argsort(found.nearest[query], kind="stable")[: config.count]
+        for rank, place in enumerate(order.tolist()):
+            if not np.isfinite(found.nearest[query, place]):
+                continue
+            study, layer, head = found.places[place]
+            rows.append(
+                {
+                    "query": query,
+                    "rank": rank + 1,
+                    "of": study,
+                    "layer": layer,
+                    "head": head,
+                    "prompt": int(found.prompt[query, place]),
+                    "distance": found.nearest[query, place],
+                    "pairs": _share(pairs, found.nearest[query, place]),
+                    "controls": _share(usual[:, rank], found.nearest[query, place]),
+                }
+            )
+    heads = _heads(found, many, config.count, usual_mean)
+    names = list(studies)
+    _describe(rows, heads, list(studies.values()))
+    for row in (*rows, *heads):
+        of = row.pop("of")
+        row |= {"study": names[of], "model": str(studies[names[of]].encoded.counts["lm"])}
+    return Similar(
+        pa.Table.from_pylist(rows, schema=SIMILAR),
+        pa.Table.from_pylist(heads, schema=SIMILAR_HEADS),
+        _quantiles(usual[:, 0]),
+        _quantiles(usual_mean[:, 0]),
+    )
+
+
+def _quantiles(values: Float[ndarray, " c"]) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
+    return low, middle, high
+
+
+def represented_of(study: Study, places: Sequence[tuple[int, int, int]]) -> Float[ndarray, "q d"]:
+    """The representations of some patterns of a study: prompt, layer and head of each, in the order asked.
+
+    Raises:
+        KeyError: if the study has no such pattern.
+    """
+    wanted = {place: row for row, place in enumerate(places)}
+    found: dict[int, ndarray] = {}
+    for where, z in _shards(study):
+        own = [(row, wanted[place]) for row, place in enumerate(_rows(where)) if place in wanted]
+        found |= {at: z[row] for row, at in own}
+    return np.stack([found[row] for row in range(len(places))])
+
+
+def patterns_of(study: Study, layer: int, head: int) -> Int[ndarray, " n"]:
+    """The prompts on which a head of a study was captured, ascending."""
+    points = study.points
+    own = (points["layer"].to_numpy() == layer) & (points["head"].to_numpy() == head)
+    return np.sort(points["prompt"].to_numpy()[own]).astype(np.int64)
+
+
+def _shards(study: Study) -> Iterator[tuple[pa.Table, Float[ndarray, "n d"]]]:
+    """Where the patterns of each shard are from, and their representations."""
+    for name in study.encoded.shards("embeddings"):
+        table = read_table(study.embeddings_folder / name, [*_WHERE, "embedding"])
+        yield table.select(list(_WHERE)), matrix(table["embedding"])
+
+
+def _rows(where: pa.Table) -> list[tuple[int, int, int]]:
+    prompt, layer, head = (where[name].to_pylist() for name in _WHERE)
+    return list(zip(prompt, layer, head, strict=True))
+
+
+def _drawn(studies: Mapping[str, Study], config: SimilarConfig) -> Queries:
+    """Patterns drawn from all studies, each with the same chance."""
+    sizes = [sum(file["rows"] for file in study.encoded.shards("embeddings").values()) for study in studies.values()]
+    total = sum(sizes)
+    picked = generator(config.seed, "controls").choice(total, min(config.controls, total), replace=False)
+    picked, first, z, own = np.sort(picked), 0, [], []
+    for number, study in enumerate(studies.values()):
+        for name, file in study.encoded.shards("embeddings").items():
+            inside = picked[(picked >= first) & (picked < first + file["rows"])] - first
+            first += file["rows"]
+            if not len(inside):
+                continue
+            table = read_table(study.embeddings_folder / name, [*_WHERE, "embedding"]).take(pa.array(inside))
+            z.append(matrix(table["embedding"]))
+            own += [(number, layer, head) for _, layer, head in _rows(table)]
+    return Queries(np.concatenate(z), tuple(own))
+
+
+def _search(
+    asked: Float[ndarray, "q d"], studies: Mapping[str, Study], metric: str, tell: Callable[[int], None]
+) -> _Found:
+    """Compare rows with every pattern, a shard at a time."""
+    from scipy.spatial.distance import cdist
+
+    best: dict[Place, list[ndarray]] = {}
+    patterns: dict[Place, int] = {}
+    for number, study in enumerate(studies.values()):
+        for where, z in _shards(study):
+            prompt, layer, head = (where[name].to_numpy().astype(np.int64) for name in _WHERE)
+            code = (layer << 32) | head
+            order = np.lexsort((prompt, code))
+            begins = np.flatnonzero(np.r_[True, np.diff(code[order]) != 0])
+            apart = cdist(asked, z[order].astype(np.float64), SCIPY_METRIC[metric])
+            for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(order)], strict=True):
+                place = number, int(layer[order[begin]]), int(head[order[begin]])
+                own = apart[:, begin:end]
+                nearest = own.argmin(1)
+                values = own[np.arange(len(asked)), nearest]
+                here = best.setdefault(
+                    place, [np.full(len(asked), np.inf), np.zeros(len(asked), int), np.zeros(len(asked))]
+                )
+                better = values < here[0]
+                here[0][better] = values[better]
+                here[1][better] = prompt[order[begin + nearest[better]]]
+                here[2] += own.sum(1)
+                patterns[place] = patterns.get(place, 0) + end - begin
+            tell(len(z))
+    places = sorted(best)
+    nearest, prompts, total = (np.stack([best[place][part] for place in places], axis=1) for part in range(3))
+    return _Found(places, nearest, prompts, total, np.array([patterns[place] for place in places]))
+
+
+def _pairs(controls: Queries, metric: str) -> Float[ndarray, " p"]:
+    """Distances of pairs of drawn patterns of different heads, ascending."""
+    from scipy.spatial.distance import pdist
+
+    first, second = np.triu_indices(len(controls.z), 1)
+    other = np.array([controls.own[a] != controls.own[b] for a, b in zip(first, second, strict=True)], bool)
+    return np.sort(pdist(controls.z.astype(np.float64), SCIPY_METRIC[metric])[other])
+
+
+def _heads(found: _Found, many: int, count: int, usual: Float[ndarray, "c h"]) -> list[dict[str, Any]]:
+    """The heads with the smallest mean distance to the queries; a query's own head is left out for all."""
+    of_queries = (found.total[:many] / found.patterns).mean(0)
+    made = []
+    for rank, place in enumerate(np.argsort(of_queries, kind="stable")[:count].tolist()):
+        if not np.isfinite(of_queries[place]):
+            continue
+        study, layer, head = found.places[place]
+        made.append(
+            {
+                "rank": rank + 1,
+                "of": study,
+                "layer": layer,
+                "head": head,
+                "patterns": int(found.patterns[place]),
+                "mean": of_queries[place],
+                "nearest": found.nearest[:many, place].min(),
+                "controls": _share(usual[:, rank], of_queries[place]),
+            }
+        )
+    return made
+
+
+def _share(values: Float[ndarray, " n"], value: float) -> float:
+    """The share of some distances that are smaller."""
+    return float((values < value).mean()) if len(values) else float("nan")
+
+
+def _describe(rows: list[dict[str, Any]], heads: list[dict[str, Any]], studies: Sequence[Study]) -> None:
+    """Add clusters and names: of each pattern its own, of each head those of most of its patterns."""
+    for number, study in enumerate(studies):
+        own = [row for row in rows if row["of"] == number]
+        of_heads = [row for row in heads if row["of"] == number]
+        names = study.names
+        wanted = pa.table({name: pa.array([row[name] for row in own], pa.int32()) for name in _WHERE})
+        scores = ", ".join(f"score_{name}" for name in SCORES)
+        files = [study.embeddings_folder / name for name in study.encoded.shards("embeddings")]
+        with over(rows=files, points=[study.atlas_folder / POINTS_FILE], wanted=wanted) as found:
+            measured = found.execute(
+                f"""SELECT prompt, layer, head, key_kinds, {scores}
+                    FROM rows SEMI JOIN wanted USING (prompt, layer, head)"""
+            ).fetchall()
+            placed = found.execute(
+                "SELECT prompt, layer, head, cluster FROM points SEMI JOIN wanted USING (prompt, layer, head)"
+            ).fetchall()
+            counted = found.execute(
+                """SELECT layer, head, cluster, count(*) AS n FROM points GROUP BY ALL
+                   ORDER BY layer, head, n DESC, cluster"""
+            ).fetchall()
+        said = dict(
+            zip(
+                (row[:3] for row in measured),
+                measured_names(
+                    np.array([row[4:] for row in measured], np.float32).reshape(-1, len(SCORES)),
+                    np.array([row[3] for row in measured], np.float32).reshape(len(measured), -1),
+                ),
+                strict=True,
+            )
+        )
+        cluster = {row[:3]: row[3] for row in placed}
+        for row in own:
+            place = row["prompt"], row["layer"], row["head"]
+            row |= {"cluster": cluster[place], "name": names[cluster[place]], "measured": said[place]}
+        main: dict[tuple[int, int], tuple[int, int, int]] = {}
+        for layer, head, label, count in counted:
+            first, most, total = main.get((layer, head), (label, count, 0))
+            main[layer, head] = first, most, total + count
+        for row in of_heads:
+            label, most, total = main.get((row["layer"], row["head"]), (NOISE, 0, 1))
+            row |= {"cluster": label, "name": names[label], "share": most / total}
