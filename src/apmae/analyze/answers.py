@@ -186,18 +186,26 @@ def _find(tokens: tuple[str, ...], text: str, *, last: bool = False) -> tuple[in
 
 
 def drawn_of(study: Study) -> Drawn:
-    """How a study's prompts were chosen by outcome, as the manifest beside them says.
+    """How a study's prompts were chosen by outcome; see :func:`drawn_from`."""
+    return drawn_from(Layout(study.folder).prompts, study.encoded.inputs.get("prompts"))
+
+
+def drawn_from(path: Path, sha256: str | None) -> Drawn:
+    """How prompts were chosen by outcome, as the manifest beside their file says, if it is of these prompts.
 
     Balanced draws count the surplus of either outcome, so the natural share can be estimated from all that were asked.
+
+    Args:
+        path: the file.
+        sha256: of the file that was read.
     """
-    path = Layout(study.folder).prompts
     if not manifest_path(path).is_file():
         return Drawn("unknown", None)
     try:
         manifest = read_manifest(path, "prompts")
     except ArtifactError:
         return Drawn("unknown", None)
-    if manifest.files.get(path.name, {}).get("sha256") != study.encoded.inputs.get("prompts"):
+    if manifest.files.get(path.name, {}).get("sha256") != sha256:
         return Drawn("unknown", None)
     how = str(manifest.config.get("outcome", "unknown"))
     counts = list(manifest.counts.get("prompts", {}).values())

@@ -33,6 +33,7 @@ _PANELS = {
         stages.encode,
         stages.dimensions,
         stages.locations,
+        stages.answers,
         stages.predict,
         stages.cluster,
         stages.report,

@@ -41,6 +41,10 @@ EXAMPLES = {
         "apmae locations study/",
         "Pattern locations by task and outcome beside what chance gives. Then apmae report shows them too.",
     ),
+    "answers": (
+        "apmae answers --lm MODEL --prompts study/prompts.parquet --out study/answers/",
+        "Of an encoded study take its prompts and window (--set context=256). Next: apmae predict study/.",
+    ),
     "predict": (
         "apmae predict study/ --json prediction.json",
         "Will an answer be right? Baselines without attention, then what heads add, with intervals.",

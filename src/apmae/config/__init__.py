@@ -8,6 +8,7 @@ from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
 from apmae.config.stages import (
     PRESETS,
+    AnswersConfig,
     AtlasConfig,
     DimensionsConfig,
     EncodeConfig,
@@ -28,6 +29,7 @@ __all__ = [
     "TASKS",
     "TEXT_TASKS",
     "APMAEConfig",
+    "AnswersConfig",
     "AtlasConfig",
     "CaptureConfig",
     "Circuit",

@@ -177,6 +177,22 @@ class TagsConfig(Config):
     """Decides which heads are captured, if not all are."""
 
 
+class AnswersConfig(Config):
+    """What is read of heads where a model answers."""
+
+    context: int = Field(default=256, ge=8)
+    """Tokens of the language model's window. All of it is read, so memory grows with its square and the layers."""
+
+    batch: int = Field(default=8, ge=1)
+    """Prompts per forward of the language model, at most."""
+
+    eigenvalues: int = Field(default=10, ge=1)
+    """Largest Laplacian eigenvalues of each head's pattern."""
+
+    shard_prompts: int = Field(default=64, ge=1)
+    """Prompts per shard: the most that a killed run has to repeat."""
+
+
 class LocationsConfig(Config):
     """How pattern locations are set against chance (paper section 6.2)."""
 

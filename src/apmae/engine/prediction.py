@@ -1,13 +1,20 @@
 """The predict stage: will the model's answer be right, by what can be known without attention and by its heads."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from apmae.analyze.answers import drawn_of, expect_files, read_answers
+from jaxtyping import Bool
+from numpy import ndarray
+
+from apmae.analyze.answer_features import STATE, read_answer_features, state_components
+from apmae.analyze.answers import expect_files
 from apmae.analyze.head_features import components, one_hot, read_heads
 from apmae.analyze.prediction import folds, forecast
 from apmae.analyze.prediction_tables import judge
-from apmae.artifacts import Stage, fingerprint, read_manifest, read_table, write_json
+from apmae.artifacts import Stage, read_manifest, read_table, write_json
 from apmae.config import PredictConfig
+from apmae.engine.subjects import Subject, subject_of
 from apmae.progress import progress
 from apmae.report import terminal
 from apmae.report.prediction import Prediction, prediction_record
@@ -19,8 +26,6 @@ from apmae.schema import (
     PREDICTION_TASKS_FILE,
     SCORES,
 )
-from apmae.study.layout import Layout
-from apmae.study.reader import Study
 
 FILES = (PREDICTION_FILE, PREDICTION_TASKS_FILE, CALIBRATION_FILE, COVERAGE_FILE, FORECASTS_FILE)
 
@@ -28,50 +33,35 @@ FILES = (PREDICTION_FILE, PREDICTION_TASKS_FILE, CALIBRATION_FILE, COVERAGE_FILE
 def predict(
     study: Path, config: PredictConfig | None = None, *, overwrite: bool = False, json: Path | None = None
 ) -> Prediction:
-    """Predict which of a study's answers are right, from features without attention and from those of heads.
+    """Predict which answers are right, from features without attention and from those of heads.
 
-    Writes ``predict/`` in the study. Runs no model.
+    Writes ``predict/`` in the folder that it is given. Runs no model.
 
     Args:
-        study: folder with ``embeddings/`` and ``atlas/``.
+        study: folder with ``embeddings/`` and ``atlas/``, and maybe ``answers/``; or one that the answers stage made.
         config: folds, columns, resamples, seed.
         overwrite: replace what was made with other settings or from another atlas.
         json: where to write findings and tables as JSON too.
 
     Raises:
         ConfigError: if there are no outcomes, no task with both, one file, or fewer files than folds.
-        ArtifactError: if the study is unfinished or damaged, or was analysed with other settings.
+        ArtifactError: if the study is unfinished or damaged, was analysed with other settings, or its ``answers/`` are
+            those of other prompts or of another model.
     """
-    config, opened = config or PredictConfig(), Study(study)
-    answers = read_answers(opened)
+    config, subject = config or PredictConfig(), subject_of(study)
+    answers, drawn, out = subject.answers, subject.drawn, subject.out
     expect_files(answers, config.folds)
-    out = Layout(opened.folder).prediction
-    inputs = {"encode": fingerprint(opened.embeddings_folder), "cluster": fingerprint(opened.atlas_folder)}
-    with Stage.open(out, "predict", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
+    with Stage.open(out, "predict", config.model_dump(mode="json"), subject.inputs, overwrite=overwrite) as stage:
         if not stage.finished:
             fold = folds(answers, config)
             fits = [fold != number for number in range(int(fold.max()) + 1)]
             with progress("predict", len(fits) + 2, unit="steps") as advance:
                 advance(0, note="read heads")
-                heads = read_heads(opened, answers.prompt)
-                advance(1, note="principal components")
-                parts = components(opened, heads, answers.prompt, fits, config.components)
 
                 def tell(what: str) -> None:
                     advance(1, note=what)
 
-                found = forecast(
-                    answers,
-                    {
-                        "head entropy": heads.scores[:, :, SCORES.index("entropy")],
-                        "head scores": heads.scores.reshape(len(answers.prompt), -1),
-                        "tags": one_hot(heads.cluster),
-                        "representations": parts,
-                    },
-                    config,
-                    tell,
-                )
-                drawn = drawn_of(opened)
+                found = forecast(answers, sets_of(subject, fits, config, tell), config, tell)
                 tables = judge(answers, found, drawn, config)
                 advance(1)
             stage.write_tables(dict(zip(FILES, tables, strict=True)))
@@ -91,6 +81,34 @@ def predict(
     if json:
         write_json(json, prediction_record(made))
     return made
+
+
+def sets_of(
+    subject: Subject, fits: Sequence[Bool[ndarray, " n"]], config: PredictConfig, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Columns of heads by name, as :func:`apmae.analyze.prediction.forecast` takes them.
+
+    Args:
+        subject: with a study, a folder of the answers stage, or both.
+        fits: which prompts each split is fitted on.
+        config: components and columns.
+        tell: called when heads have been read.
+    """
+    sets: dict[str, Any] = {}
+    prompt = subject.answers.prompt
+    if subject.study is not None:
+        heads = read_heads(subject.study, prompt)
+        sets["head entropy"] = heads.scores[:, :, SCORES.index("entropy")]
+        sets["head scores"] = heads.scores.reshape(len(prompt), -1)
+        sets["tags"] = one_hot(heads.cluster)
+    tell("principal components")
+    if subject.study is not None:
+        sets["representations"] = components(subject.study, heads, prompt, fits, config.components)
+    if subject.read is not None:
+        features = read_answer_features(subject.read, prompt)
+        sets |= features.heads
+        sets[STATE] = state_components(features, fits, config.columns)
+    return sets
 
 
 def print_prediction(found: Prediction) -> None:

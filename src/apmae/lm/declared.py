@@ -85,6 +85,19 @@ def expect_window(length: int, positions: int | None) -> None:
         )
 
 
+def expect_answering(answers: bool, source: str) -> None:
+    """Refuse to read heads where a model answers, if it answers nothing.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if not answers:
+        raise ConfigError(
+            f"expected a model that answers, {source} is an encoder without a head for masked tokens: there is no "
+            "position at which its heads could be read; encode its patterns instead"
+        )
+
+
 def expect_outcome(outcome: str, answers: bool, source: str) -> None:
     """Refuse to choose prompts by the outcomes of a model that answers nothing.
 

@@ -11,10 +11,13 @@ from apmae.schema.analyses import (
     PREDICTION,
     PREDICTION_TASKS,
 )
+from apmae.schema.answers import answer_heads, answer_states
 from apmae.schema.names import (
+    ANSWERED,
     ATLAS_FILE,
     CALIBRATION_FILE,
     CLUSTERS_FILE,
+    COPIES,
     COVERAGE_FILE,
     ENCODED,
     FORECASTS_FILE,
@@ -28,6 +31,7 @@ from apmae.schema.names import (
     PREDICTION_FILE,
     PREDICTION_TASKS_FILE,
     RECONSTRUCTIONS_FILE,
+    ROW_NUMBERS,
     SCORES,
     SUMMARY_FILE,
     TAGGED,
@@ -45,11 +49,13 @@ from apmae.schema.study import (
 from apmae.schema.tags import CORPUS_TAGS, TAGS
 
 __all__ = [
+    "ANSWERED",
     "ATLAS_FILE",
     "CALIBRATION",
     "CALIBRATION_FILE",
     "CLUSTERS",
     "CLUSTERS_FILE",
+    "COPIES",
     "CORPUS_TAGS",
     "COVERAGE",
     "COVERAGE_FILE",
@@ -78,9 +84,12 @@ __all__ = [
     "QUALIFIER",
     "RECONSTRUCTIONS",
     "RECONSTRUCTIONS_FILE",
+    "ROW_NUMBERS",
     "SCORES",
     "SUMMARY_FILE",
     "TAGGED",
     "TAGS",
+    "answer_heads",
+    "answer_states",
     "embeddings",
 ]

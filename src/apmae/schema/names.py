@@ -11,6 +11,8 @@ ENCODED = ("embeddings", "prompts", "exemplars")
 """The tables of the encode stage, in shards: ``embeddings()``, ``ENCODED_PROMPTS`` and ``EXEMPLARS``."""
 TAGGED = ("tags", "prompts")
 """The tables of the tag stage, in shards: ``CORPUS_TAGS`` and ``ENCODED_PROMPTS``."""
+ANSWERED = ("heads", "prompts", "states")
+"""The tables of the answers stage, in shards: ``answer_heads()``, ``ENCODED_PROMPTS`` and ``answer_states()``."""
 SUMMARY_FILE = "summary.json"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
 POINTS_FILE = "points.parquet"
@@ -59,3 +61,23 @@ SCORES = (
 )
 """Hand-made scores of a pattern, defined in ``patterns/scores.py``: shares in [0, 1], except ``entropy`` (nats) and
 ``local_width`` (tokens)."""
+
+ROW_NUMBERS = (
+    "entropy",
+    "largest",
+    "first",
+    "self",
+    "prefix",
+    "suffix",
+    "sentinels",
+    "newline",
+    "within_1",
+    "within_4",
+    "within_16",
+    *(f"kind_{kind}" for kind in KINDS),
+)
+"""Numbers of a head's row at the completion position, defined in ``patterns/answer_row.py``: shares in [0, 1], except
+``entropy`` (nats)."""
+
+COPIES = ("predicted", "after_last", "predicted_after_last", "last")
+"""Shares of the same row that go to tokens that could be copied from, defined there too."""

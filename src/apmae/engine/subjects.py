@@ -1,0 +1,121 @@
+"""What the answers stage is given, and what the predict stage is, before anything heavy is loaded. Torch-free.
+
+``predict`` takes a study, a study with ``answers/`` inside, or the folder of an answers stage alone.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from apmae.analyze.answers import Answers, Drawn, answers_of, drawn_of, read_answers
+from apmae.artifacts import Manifest, expect_place, expect_stage, fingerprint, manifest_path, read_manifest, read_tables
+from apmae.config import AnswersConfig, LMConfig
+from apmae.engine.prompts import expect_prompts
+from apmae.errors import ArtifactError, ConfigError
+from apmae.lm.declared import Declared, expect_answering, expect_infill, expect_window
+from apmae.lm.folder import expect_model, expect_tokenizer
+from apmae.study.layout import Layout
+from apmae.study.reader import Study
+
+_SAME = ["prompt", "id", "tokens", "outcome", "predicted"]
+"""Columns of prompts in which a study and its answers have to agree."""
+
+
+class Subject(NamedTuple):
+    """What is predicted, and from what."""
+
+    answers: Answers
+    drawn: Drawn
+    study: Study | None
+    """Embeddings and atlas, where there are any."""
+    read: Path | None
+    """The folder of the answers stage, where there is one."""
+    inputs: dict[str, str]
+    """Hashes of what is read, by stage."""
+    out: Path
+    """Where predictions go."""
+
+
+def subject_of(folder: Path) -> Subject:
+    """Open a study or the folder of an answers stage.
+
+    Raises:
+        ConfigError: if there are no outcomes to predict.
+        ArtifactError: if it is neither, something is unfinished or damaged, or the answers in a study are not of its
+            prompts and model.
+    """
+    if _made_by_answers(folder):
+        manifest = read_manifest(folder, "answers")
+        prompts = read_tables(folder, "answers", "prompts")
+        answers = answers_of(prompts, str(manifest.config.get("infill", "none")), folder)
+        drawn = Drawn(str(manifest.counts["drawn"]), manifest.counts["natural_rate"])
+        return Subject(answers, drawn, None, folder, {"answers": fingerprint(folder)}, Layout(folder).prediction)
+    study = Study(folder)
+    inputs = {"encode": fingerprint(study.embeddings_folder), "cluster": fingerprint(study.atlas_folder)}
+    read = Layout(study.folder).answers
+    if not manifest_path(read).is_file():
+        return Subject(read_answers(study), drawn_of(study), study, None, inputs, Layout(study.folder).prediction)
+    _expect_same(study, read, read_manifest(read, "answers"))
+    inputs["answers"] = fingerprint(read)
+    return Subject(read_answers(study), drawn_of(study), study, read, inputs, Layout(study.folder).prediction)
+
+
+def expect_reading(lm: LMConfig, prompts: Path, out: Path, config: AnswersConfig, *, overwrite: bool) -> None:
+    """``apmae answers``; arguments and errors as for :func:`apmae.engine.answers.read_heads_of_answers`."""
+    if out.suffix == ".parquet":
+        raise ConfigError(f"expected a folder for the tables, which are several files, got {out}; leave the suffix out")
+    expect_place(out, folder=True)
+    expect_stage(out, "answers", config.model_dump(mode="json"), overwrite=overwrite)
+    expect_prompts(prompts)
+    expect_model(lm)
+    expect_tokenizer(lm)
+    expect_infill(lm)
+    declared = Declared.of(lm)
+    expect_window(config.context, declared.positions)
+    expect_answering(declared.answers, lm.source)
+
+
+def _made_by_answers(folder: Path) -> bool:
+    """Whether a folder itself, not one inside it, was made by the answers stage."""
+    if not manifest_path(folder).is_file():
+        return False
+    try:
+        read_manifest(folder, "answers")
+    except ArtifactError:
+        if manifest_path(Layout(folder).embeddings).is_file():
+            return False
+        raise
+    return True
+
+
+def _expect_same(study: Study, folder: Path, read: Manifest) -> None:
+    if read.inputs.get("lm") != study.encoded.inputs.get("lm"):
+        raise ArtifactError(
+            f"expected answers of the study's model, {study.encoded.counts.get('lm')}, in {folder}, they are of "
+            f"{read.counts.get('lm')}; make them again with that model, or predict from {folder} alone"
+        )
+    ours, theirs = (
+        read_tables(where, stage, "prompts", _SAME)
+        for where, stage in ((study.embeddings_folder, "encode"), (folder, "answers"))
+    )
+    if ours.num_rows != theirs.num_rows:
+        raise _other(folder, f"{theirs.num_rows} prompts instead of {ours.num_rows}")
+    for name in _SAME:
+        if not ours[name].combine_chunks().equals(theirs[name].combine_chunks()):
+            raise _other(folder, _difference(name, ours, theirs, study, read))
+
+
+def _difference(name: str, ours: pa.Table, theirs: pa.Table, study: Study, read: Manifest) -> str:
+    row = next(i for i, (a, b) in enumerate(zip(ours[name], theirs[name], strict=True)) if a != b)
+    contexts = study.encoded.counts.get("context"), read.counts.get("context")
+    if contexts[0] != contexts[1]:
+        return f"windows of {contexts[1]} tokens instead of {contexts[0]}, see --set context"
+    return f"another {name} of prompt {ours['prompt'][row]}"
+
+
+def _other(folder: Path, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"expected answers to the prompts of the study in {folder}, found {what}; make them again from the study's "
+        f"prompts and settings, or predict from {folder} alone"
+    )
