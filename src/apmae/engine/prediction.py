@@ -72,6 +72,7 @@ def predict(
                     "groups": answers.groups,
                     "correct": int(answers.correct.sum()),
                     "left_out": answers.left_out,
+                    "answered_otherwise": subject.otherwise,
                     "drawn": drawn.how,
                     "natural_rate": drawn.natural,
                 }
