@@ -19,7 +19,9 @@ def flow_by_loops(layers, wanted, position):
     reach = [wanted.astype(float)]
     for patterns in layers:
         mean = patterns.mean(0)
-        reach.append(np.array([(reach[-1][q] + sum(mean[q, k] * reach[-1][k] for k in range(size))) / 2 for q in range(size)]))
+        reach.append(
+            np.array([(reach[-1][q] + sum(mean[q, k] * reach[-1][k] for k in range(size))) / 2 for q in range(size)])
+        )
     back, found = np.zeros(size), []
     back[position] = 1
     for number in range(len(layers) - 1, -1, -1):
@@ -93,9 +95,10 @@ def test_a_second_forward_or_another_batch_is_refused(family):
         family("llama")(**tokens(size=20))
         with pytest.raises(CaptureError, match="or a second forward; make a new Flow"):
             family("llama")(**tokens(size=20))
-    with torch.no_grad(), observing(family("llama"), Flow(torch.ones(2, 20, dtype=torch.bool), COUNT).see):
-        with pytest.raises(CaptureError, match="expected one forward of 2 prompts of at most 20 tokens, got 3"):
-            family("llama")(**tokens(size=20))
+    other = Flow(torch.ones(2, 20, dtype=torch.bool), COUNT)
+    refused = pytest.raises(CaptureError, match="expected one forward of 2 prompts of at most 20 tokens, got 3")
+    with torch.no_grad(), observing(family("llama"), other.see), refused:
+        family("llama")(**tokens(size=20))
 
 
 def test_scores_that_are_not_finite_are_noticed(fresh):

@@ -53,7 +53,9 @@ def test_it_is_what_the_model_shows_of_itself(bundled_lm, windows, read):
         rows = torch.cat([layer[0, :, -1] for layer in made.attentions])
         np.testing.assert_allclose(read.rows[number].exp(), rows, atol=1e-4)
         best = made.logits[0, -1].topk(2)
-        assert read.answers[number].predicted_id == best.indices[0] and read.answers[number].second_id == best.indices[1]
+        assert (
+            read.answers[number].predicted_id == best.indices[0] and read.answers[number].second_id == best.indices[1]
+        )
         torch.testing.assert_close(read.final[number], made.hidden_states[6][0, -1], rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(read.middle[number], made.hidden_states[3][0, -1], rtol=1e-3, atol=1e-3)
         along = model.lm_head.weight[best.indices[0]] - model.lm_head.weight[best.indices[1]]

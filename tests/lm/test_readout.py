@@ -46,7 +46,9 @@ PARTS = {
     "cohere": Parts(centred=True, logits=0.0625),
     "granite": Parts(change=_BIG, first=3.0, each=0.3, logits=0.25),
     "deepseek-v3": Parts(),
-    "gpt2": Parts(**{**_H, "embeddings": ("transformer.wte", "transformer.wpe")}, projection="transformer.h.{}.attn.c_proj"),
+    "gpt2": Parts(
+        **{**_H, "embeddings": ("transformer.wte", "transformer.wpe")}, projection="transformer.h.{}.attn.c_proj"
+    ),
     "gptj": Parts(**_H, projection="transformer.h.{}.attn.out_proj"),
     "falcon": Parts(
         **{**_H, "embeddings": ("transformer.word_embeddings",)}, projection="transformer.h.{}.self_attention.dense"

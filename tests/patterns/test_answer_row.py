@@ -18,13 +18,12 @@ PREFIX, SUFFIX = "int total = size;\nint size = total; // size\n  return total +
 def windows(lm):
     own = lm.sentinels
     other = Sentinels("", own.between, own.before, own.after, suffix_first=True)
-    cut = {
+    return {
         "infill": window(lm.backend_tokenizer, PREFIX, "size", SUFFIX, length=64, sentinels=own),
         "suffix first": window(lm.backend_tokenizer, PREFIX, "size", SUFFIX, length=64, sentinels=other, bos=0),
         "left": window(lm.backend_tokenizer, PREFIX, "size", None, length=64, sentinels=None),
         "nothing before": window(lm.backend_tokenizer, "", "size", SUFFIX, length=64, sentinels=own),
     }
-    return cut
 
 
 def by_loops(row, cut, predicted):

@@ -256,7 +256,9 @@ def answers(
     from apmae.engine.answers import read_heads_of_answers
 
     counts = read_heads_of_answers(model, prompts, out, config, overwrite=overwrite)
-    say(f"{counts['heads_read']} heads of {counts['prompts']} prompts, {counts['correct']} answered correctly, in {out}")
+    say(
+        f"{counts['heads_read']} heads of {counts['prompts']} prompts, {counts['correct']} answered correctly, in {out}"
+    )
     missing = sum(counts["heads_by_layer"]) - counts["attribution"]
     if missing:
         say(f"  {missing} heads have no logit attribution: {next(iter(counts['without'].values()))}")

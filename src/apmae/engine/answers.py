@@ -7,13 +7,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from apmae.answers import answers_shard
 from apmae.analyze.answers import drawn_from
+from apmae.answers import answers_shard
 from apmae.artifacts import Stage, cut, fingerprint, is_shard, missing, read_manifest, read_table, run_shards
 from apmae.config import AnswersConfig, LMConfig
 from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
-from apmae.errors import SourceError
 from apmae.lm.declared import expect_answering, expect_window
 from apmae.lm.language_model import LM
 from apmae.lm.readout import Readout, find_readout
@@ -47,8 +46,6 @@ def read_heads_of_answers(
     """
     config = config or AnswersConfig()
     prompts = load_prompts(prompts_path)
-    if not prompts:
-        raise SourceError(f"expected prompts to read heads on in {prompts_path}, found none; give another file")
     lm = opened(lm)
     expect_answering(lm.answers, lm.source)
     expect_window(config.context, lm.max_length)

@@ -110,7 +110,9 @@ def _expect_same(study: Study, folder: Path, read: Manifest) -> int:
     for name in _SAME:
         if not ours[name].combine_chunks().equals(theirs[name].combine_chunks()):
             raise _other(folder, _difference(name, ours, theirs, study, read))
-    answered = (zip(table["predicted"].to_pylist(), table["outcome"].to_pylist(), strict=True) for table in (ours, theirs))
+    answered = (
+        zip(table["predicted"].to_pylist(), table["outcome"].to_pylist(), strict=True) for table in (ours, theirs)
+    )
     otherwise = sum(one != other for one, other in zip(*answered, strict=True))
     if otherwise > _OTHERWISE * ours.num_rows:
         raise _other(folder, f"{otherwise} of {ours.num_rows} prompts answered otherwise")

@@ -63,8 +63,8 @@ class _Observer:
             )
         if queries != keys:
             raise CaptureError(
-                f"expected a forward of whole prompts, got {queries} queries and {keys} keys in layer {layer}; generate "
-                "first, then run the whole text"
+                f"expected a forward of whole prompts, got {queries} queries and {keys} keys in layer {layer}; "
+                "generate first, then run the whole text"
             )
         if not self._heard or layer in self._heard:
             self._first, self._batch = self._first + self._batch, batch

@@ -27,7 +27,6 @@ Axes: h heads, t tokens.
 """
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
@@ -39,10 +38,10 @@ from apmae.schema import COPIES, KINDS, ROW_NUMBERS
 _DISTANCES = (1, 4, 16)
 
 
-def describe_rows(
-    log_rows: Float[Tensor, "h t"], window: Window, predicted: int
-) -> dict[str, Float[ndarray, " h"]]:
-    """The numbers of every head's row: ``row_`` with a name of ``schema.ROW_NUMBERS``, ``copy_`` with one of ``COPIES``.
+def describe_rows(log_rows: Float[Tensor, "h t"], window: Window, predicted: int) -> dict[str, Float[ndarray, " h"]]:
+    """The numbers of every head's row.
+
+    They are named ``row_`` with a name of ``schema.ROW_NUMBERS``, or ``copy_`` with one of ``COPIES``.
 
     Args:
         log_rows: log probabilities at ``window.position``; -inf where it does not attend.
