@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from apmae.config import (
     SQUARE,
     TASKS,
+    AnswersConfig,
     APMAEConfig,
     AtlasConfig,
     CaptureConfig,
@@ -29,7 +30,7 @@ from apmae.errors import ApmaeError, ConfigError
 
 ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
-    *(LocationsConfig, PredictConfig, StudyConfig, TagsConfig),
+    *(AnswersConfig, LocationsConfig, PredictConfig, StudyConfig, TagsConfig),
 ]
 
 

@@ -10,7 +10,15 @@ import pytest
 
 from apmae import bundled
 from apmae.artifacts import Stage, fingerprint
-from apmae.config import AtlasConfig, DimensionsConfig, EncodeConfig, PromptsConfig, TagsConfig, TrainConfig
+from apmae.config import (
+    AnswersConfig,
+    AtlasConfig,
+    DimensionsConfig,
+    EncodeConfig,
+    PromptsConfig,
+    TagsConfig,
+    TrainConfig,
+)
 from apmae.schema import ENCODED_PROMPTS
 
 HEAVY = ["torch", "transformers", "accelerate", "umap", "numba", "hdbscan", "sklearn", "matplotlib"]
@@ -297,6 +305,29 @@ CASES = {
     "locations: few permutations": (("locations", "study", "--permutations", "3"), "permutations", "got 3"),
     "locations: few resamples": (("locations", "study", "--resamples", "1"), "resamples", "got 1"),
     # -- predict
+    # -- answers
+    "answers: no such prompts": (("answers", "--prompts", "none.parquet", *OUT), "none.parquet, found none"),
+    "answers: prompts with a mistake": (("answers", "--prompts", "bad.jsonl", *OUT), "bad.jsonl: line 2"),
+    "answers: no such model": (("answers", *PROMPTS, "--lm", "./none", *OUT), "found no folder ./none"),
+    "answers: no tokenizer": (("answers", *PROMPTS, "--lm", "./wordless", *OUT), "a fast tokenizer", "wordless"),
+    "answers: an encoder without a head": (
+        ("answers", *PROMPTS, "--lm", "./headless", *OUT),
+        "a model that answers",
+        "encode its patterns instead",
+    ),
+    "answers: no such sentinels": (("answers", *PROMPTS, "--infill", "<a>{prefix}<b>{suffix}", *OUT), "<a>"),
+    "answers: a file in the way": (("answers", *PROMPTS, "--out", "A.java"), "A.java is a file"),
+    "answers: a name like a file": (("answers", *PROMPTS, "--out", "made.parquet"), "folder for the tables", "suffix"),
+    "answers: other settings": (
+        ("answers", *PROMPTS, "--set", "eigenvalues=3", "--out", "old-answers"),
+        "eigenvalues was 10, now 3",
+    ),
+    "answers: another stage's folder": (("answers", *PROMPTS, "--out", "old"), "stage was 'encode', now 'answers'"),
+    "answers: more tokens than positions": (("answers", *PROMPTS, "--set", "context=100000", *OUT), "positions"),
+    "answers: no setting": (("answers", *PROMPTS, "--set", "heads=0.5", *OUT), "heads"),
+    "predict: unfinished answers": (("predict", "unread"), "a finished answers artifact at unread/answers"),
+    "predict: answers without outcomes": (("predict", "mute"), "prompts with outcomes in mute"),
+    "predict: answers to other prompts": (("predict", "mixed"), "2 prompts instead of 3", "from mixed/answers alone"),
     "predict: no study": (("predict", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
     "predict: no atlas": (("predict", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
     "predict: no outcomes": (
@@ -401,7 +432,7 @@ CASES = {
 """What is wrong -> the command, and what its one line says."""
 
 
-MODELS = ("nested", "wordless", "cut", "shards", "fewer")
+MODELS = ("nested", "wordless", "headless", "cut", "shards", "fewer")
 
 
 def artifact(out, stage, config, **counts):
@@ -409,15 +440,27 @@ def artifact(out, stage, config, **counts):
         opened.finish({"layers": 1, "heads": 1, **counts})
 
 
-def answered(out, outcomes, files):
-    """A study of as many prompts of one task, whose embeddings and atlas have what is checked and no more."""
+def prompts(outcomes, files):
+    """As many prompts of one task."""
     rows = [
         {"prompt": number, "id": str(number), "task": "eol", "path": f"f{number % files}", "split": "all"}
         | {"tokens": [str(number)], "expected": "a", "predicted": "a", "outcome": outcome}
         for number, outcome in enumerate(outcomes)
     ]
+    return {"prompts-00000.parquet": pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS)}
+
+
+def asked(out, outcomes):
+    """Answers to as many prompts, of which no head was read."""
+    with Stage.open(out, "answers", AnswersConfig().model_dump(mode="json"), {}) as opened:
+        opened.write_tables(prompts(outcomes, 3))
+        opened.finish({"drawn": "any", "natural_rate": None})
+
+
+def answered(out, outcomes, files):
+    """A study of as many prompts of one task, whose embeddings and atlas have what is checked and no more."""
     with Stage.open(out / "embeddings", "encode", EncodeConfig().model_dump(mode="json"), {}) as opened:
-        opened.write_tables({"prompts-00000.parquet": pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS)})
+        opened.write_tables(prompts(outcomes, files))
         opened.finish({"layers": 1, "heads": 1, "heads_by_layer": [1]})
     inputs = {"encode": fingerprint(out / "embeddings")}
     with Stage.open(out / "atlas", "cluster", AtlasConfig().model_dump(mode="json"), inputs) as opened:
@@ -462,7 +505,7 @@ def results(tmp_path_factory, environment):
                 shutil.copy(file, home / folder)
     weights = (bundled.LANGUAGE_MODELS["bundled-small"] / "model.safetensors").read_bytes()
     (home / "cut" / "model.safetensors").write_bytes(weights[:-1])
-    for folder in ("nested", "wordless"):
+    for folder in ("nested", "wordless", "headless"):
         (home / folder / "model.safetensors").write_bytes(weights)
     for folder in ("shards", "fewer"):
         (home / folder / "model-1.safetensors").write_bytes(weights)
@@ -499,6 +542,14 @@ def results(tmp_path_factory, environment):
     artifact(home / "figure.parquet", "dimensions", DimensionsConfig())
     artifact(home / "old-atlas", "cluster", AtlasConfig())
     artifact(home / "old-tags", "tag", TagsConfig())
+    artifact(home / "old-answers", "answers", AnswersConfig())
+    bert = {"model_type": "bert", "architectures": ["BertModel"], "max_position_embeddings": 512}
+    (home / "headless" / "config.json").write_text(json.dumps(bert))
+    answered(home / "unread", ["correct", "incorrect", "correct"], 3)
+    (home / "unread" / "answers").mkdir()
+    answered(home / "mixed", ["correct", "incorrect", "correct"], 3)
+    asked(home / "mixed" / "answers", ["correct", "incorrect"])
+    asked(home / "mute", [None] * 3)
     artifact(home / "study" / "embeddings", "encode", EncodeConfig())
     answered(home / "silent", [None] * 3, 3)
     answered(home / "right", ["correct"] * 3, 3)

@@ -1,18 +1,15 @@
 """Columns of heads from the answers stage: what every head does where the model answers, and the model's state there.
 
-Axes: n prompts, h heads, c columns, f splits, d of a state.
+Axes: n prompts, m rows of a shard, c columns.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
-from apmae.analyze.head_features import principal
 from apmae.artifacts import matrix, read_manifest, read_table
 from apmae.schema import COPIES, ROW_NUMBERS
 
@@ -29,19 +26,12 @@ _COLUMNS = {
 """Columns of ``schema.answer_heads`` by the name of the set that they make."""
 
 
-class AnswerFeatures(NamedTuple):
-    """Columns by the name of their set."""
+def read_answer_sets(folder: Path, prompt: Int[ndarray, " n"]) -> dict[str, Float[ndarray, "n c"]]:
+    """What the answers stage read, as columns by the name of their set.
 
-    heads: dict[str, Float[ndarray, "n c"]]
-    """Of every head in the order of layer and head, the numbers of one head side by side; NaN where there are none."""
-    middle: Float[ndarray, "n d"]
-    """Hidden state after half of the layers."""
-    final: Float[ndarray, "n d"]
-    """The last hidden state."""
-
-
-def read_answer_features(folder: Path, prompt: Int[ndarray, " n"]) -> AnswerFeatures:
-    """What the answers stage read of every head.
+    Columns of heads are in the order of layer and head, the numbers of one head side by side; NaN where there are none.
+    Those of the hidden state are after half of the layers, then the last. They are not reduced: standardised principal
+    components predicted worse the more there were (200 prompts of each of two models).
 
     Args:
         folder: of the answers stage.
@@ -58,27 +48,11 @@ def read_answer_features(folder: Path, prompt: Int[ndarray, " n"]) -> AnswerFeat
             values = [_numbers(table[column]) for column in columns]
             parts[own].append(np.concatenate(values, axis=1))
     states = [_of(read_table(folder / name), prompt) for name in manifest.shards("states")]
-    return AnswerFeatures(
-        {name: _side_by_side(np.concatenate(own), len(prompt)) for name, own in parts.items()},
-        *(np.concatenate([matrix(table[name]) for table in states]).astype(np.float32) for name in ("middle", "final")),
-    )
-
-
-def state_components(
-    features: AnswerFeatures, fits: Sequence[Bool[ndarray, " n"]], count: int
-) -> list[Float[ndarray, "n c"]]:
-    """Principal components of both hidden states, fitted on each split alone; a matrix per split.
-
-    Args:
-        features: from :func:`read_answer_features`.
-        fits: which prompts each split is fitted on.
-        count: components of both together.
-    """
-    each = max(1, count // 2)
-    return [
-        np.concatenate([principal(states, fit, each) for states in (features.middle, features.final)], axis=1)
-        for fit in fits
-    ]
+    # one row per prompt and head becomes one row per prompt: every prompt has all heads
+    found = {name: np.concatenate(own).reshape(len(prompt), -1) for name, own in parts.items()}
+    both = [np.concatenate([matrix(table[name]) for table in states if len(table)]) for name in ("middle", "final")]
+    found[STATE] = np.concatenate(both, axis=1).astype(np.float32)
+    return found
 
 
 def _of(table: pa.Table, prompt: Int[ndarray, " n"]) -> pa.Table:
@@ -90,8 +64,3 @@ def _numbers(column: pa.ChunkedArray) -> Float[ndarray, "m c"]:
     if pa.types.is_fixed_size_list(column.type):
         return matrix(column).reshape(len(column), column.type.list_size)
     return column.to_numpy()[:, None]
-
-
-def _side_by_side(values: Float[ndarray, "m c"], prompts: int) -> Float[ndarray, "n c2"]:
-    """One row per prompt and head as one row per prompt: every prompt has all heads."""
-    return values.reshape(prompts, -1)

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Bool
 from numpy import ndarray
 
-from apmae.analyze.answer_features import STATE, read_answer_features, state_components
+from apmae.analyze.answer_features import read_answer_sets
 from apmae.analyze.answers import expect_files
 from apmae.analyze.head_features import components, one_hot, read_heads
 from apmae.analyze.prediction import folds, forecast
@@ -92,7 +92,7 @@ def sets_of(
     Args:
         subject: with a study, a folder of the answers stage, or both.
         fits: which prompts each split is fitted on.
-        config: components and columns.
+        config: components.
         tell: called when heads have been read.
     """
     sets: dict[str, Any] = {}
@@ -106,9 +106,7 @@ def sets_of(
     if subject.study is not None:
         sets["representations"] = components(subject.study, heads, prompt, fits, config.components)
     if subject.read is not None:
-        features = read_answer_features(subject.read, prompt)
-        sets |= features.heads
-        sets[STATE] = state_components(features, fits, config.columns)
+        sets |= read_answer_sets(subject.read, prompt)
     return sets
 
 

@@ -22,9 +22,7 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 _CACHE_BYTES = {"cpu": 1 << 20}
 """Scores formed at once: about what a core's cache holds. Other devices do better with larger pieces."""
 _DEVICE_BYTES = 1 << 28
-_LONG_ROWS = 32
-_CHECK_ROWS = 1024
-
+_LONG_ROWS, _CHECK_ROWS = 32, 1024
 
 LOWEST = -5e8
 """No real score is near it, and every usual value for "masked" is below it, such as -1e9; except in float16."""
@@ -280,7 +278,7 @@ def log_row_at(
         bad: becomes NaN if a score was not finite.
 
     Yields:
-        The number of a prompt in the batch, ascending, and its row over its own tokens: those that are no padding.
+        The number of a prompt in the batch, ascending, and its row over its own tokens, without padding.
     """
     every = torch.arange(a.shape[1], device=a.device)[None]
     for prompt, (row, start, end) in enumerate(zip(rows, seen.starts, seen.ends, strict=True)):
@@ -291,7 +289,7 @@ def log_row_at(
             scores = a.scores[prompt, :, here, keys].float()[None]
         else:
             assert a.query is not None and a.key is not None
-            # heads that share keys are rows of one product: no key is copied for each of them
+            # heads that share keys are rows of one product, so that no key is copied
             query = a.query[prompt, :, row].float().mul(a.scale).unflatten(0, (a.key.shape[1], -1))
             scores = (query @ a.key[prompt, :, keys].float().transpose(-1, -2)).reshape(1, a.shape[1], 1, -1)
         logs = _normalize(a, chosen, _masked(a, chosen, scores, seen, here, keys), bad)[0, :, 0]
@@ -318,8 +316,7 @@ def log_blocks(
         for begin in range(start, end, height):
             stop = min(begin + height, end)
             last = stop if seen.causal else end
-            scores = _scores(a, chosen, seen, slice(begin, stop), slice(start, last))
-            logs = _normalize(a, chosen, scores, bad)
+            logs = _normalize(a, chosen, _scores(a, chosen, seen, slice(begin, stop), slice(start, last)), bad)
             yield prompts, slice(begin - start, stop - start), slice(0, last - start), logs
 
 
