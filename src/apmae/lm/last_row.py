@@ -47,7 +47,7 @@ class LastRows:
             self._rows.setdefault(seen.first_prompt + prompt, {})[seen.layer] = row
 
     def of(self, prompt: int) -> Float[Tensor, "h t"]:
-        """The log rows of all heads of one prompt, layer by layer.
+        """The log rows of all heads of one prompt, layer by layer, on the CPU.
 
         Raises:
             CaptureError: if there is no such prompt, or scores were not finite.
@@ -60,7 +60,7 @@ class LastRows:
                 "weights, and use bfloat16 or float32 if float16 overflows"
             )
         layers = self._rows[prompt]
-        return torch.cat([layers[layer] for layer in sorted(layers)])
+        return torch.cat([layers[layer].cpu() for layer in sorted(layers)])  # layers may be on several devices
 
     @property
     def rows(self) -> Rows:

@@ -91,7 +91,7 @@ def read_answers(lm: LM, windows: Sequence[Window], readout: Readout | None, *, 
     hidden = made.hidden_states
     return Read(
         answers,
-        [rows.of(prompt).cpu() for prompt in prompts],
+        [rows.of(prompt) for prompt in prompts],
         flow.flow(),
         flow.eigenvalues(),
         found,
