@@ -116,7 +116,7 @@ def test_heads_and_the_rest_add_up_to_the_difference_of_logits(name):
     readout = find_readout(lm_of(model))
     assert isinstance(readout, Readout), readout
     assert readout.centred == parts.centred and not readout.reasons
-    with record_outputs(model) as outputs, last_states(readout.norm) as states:
+    with record_outputs(model) as outputs, last_states(readout.reader) as states:
         logits = model(**inputs).logits
     chosen, other = logits[range(3), [end - 1 for end in ends]].topk(2).indices.T
     state, own = state_at(states, [end - 1 for end in ends]), outputs.of(range(3))
@@ -151,7 +151,7 @@ def test_one_head_is_what_its_columns_write():
     """Each share by a loop, from the columns of the output projection."""
     model, inputs = own_model("llama"), tokens(size=24)
     readout = find_readout(lm_of(model))
-    with record_outputs(model) as outputs, last_states(readout.norm) as states:
+    with record_outputs(model) as outputs, last_states(readout.reader) as states:
         model(**inputs)
     chosen, other, last = torch.tensor([3, 4, 5]), torch.tensor([9, 8, 7]), states[-1][:, -1]
     for layer, own in outputs.of(range(3)).items():
@@ -200,3 +200,27 @@ def test_looking_leaves_nothing_behind():
 def test_a_model_without_an_unembedding_has_none():
     model = hf.LlamaModel(config_of(FAMILIES["llama"])).eval()
     assert find_readout(lm_of(model)) == "it has no unembedding with a weight per token"
+
+
+@torch.no_grad()
+def test_without_a_final_norm_the_unembedding_reads_the_stream_itself():
+    """As in early checkpoints of OPT: a share is divided by nothing."""
+    config = config_of(FAMILIES["opt"])
+    config._remove_final_layer_norm = True
+    model, inputs = random_model(config), tokens(size=24)
+    readout = find_readout(lm_of(model))
+    assert isinstance(readout, Readout) and readout.norm is None and not readout.reasons
+    with record_outputs(model) as outputs, last_states(readout.reader) as states:
+        logits = model(**inputs).logits[:, -1]
+    chosen, other = logits.topk(2).indices.T
+    last = max(FAMILIES["opt"].counts)
+    found = readout.attribute(last, outputs.of(range(3))[last], state_at(states, [23] * 3), chosen, other)
+    projection = model.model.decoder.layers[last].self_attn.out_proj
+    for row in range(3):
+        along = model.lm_head.weight[chosen[row]] - model.lm_head.weight[other[row]]
+        written = projection.weight @ outputs.of([row])[last].flatten()
+        assert float(found[row].sum()) == pytest.approx(float(written @ along), abs=1e-3)
+        state = states[-1][row, -1]
+        assert float(state @ along) == pytest.approx(
+            float(logits[row, chosen[row]] - logits[row, other[row]]), abs=1e-3
+        )

@@ -74,7 +74,7 @@ def read_answers(lm: LM, windows: Sequence[Window], readout: Readout | None, *, 
 
     with ExitStack() as stack:
         stack.enter_context(observing(lm.model, see, positions))
-        states = None if readout is None else stack.enter_context(last_states(readout.norm or readout.unembedding))
+        states = None if readout is None else stack.enter_context(last_states(readout.reader))
         keeps = lm.keeps_logits and lm.causal and (readout is None or readout.norm is not None)
         few = {"logits_to_keep": 1} if keeps else {}
         made = lm.model(**inputs, use_cache=False, output_hidden_states=True, **few)

@@ -59,6 +59,11 @@ class Readout:
     reasons: dict[int, str]
     """Why the heads of the other layers have none."""
 
+    @property
+    def reader(self) -> nn.Module:
+        """What is called with the residual stream's last state: the final norm, or the unembedding without one."""
+        return self.unembedding if self.norm is None else self.norm
+
     def deviation(self, state: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """What the final norm divides a residual state by: its s.d., or root mean square; 1 without a norm."""
         if self.norm is None:
@@ -111,10 +116,10 @@ def written_by(projection: nn.Module, outputs: Float[Tensor, "b h v"]) -> Float[
 
 
 @contextmanager
-def last_states(norm: nn.Module) -> Iterator[list[Tensor]]:
+def last_states(reader: nn.Module) -> Iterator[list[Tensor]]:
     """Keep what a module is called with, in every call inside the block."""
     kept: list[Tensor] = []
-    hook = norm.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0].detach()))
+    hook = reader.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0].detach()))
     try:
         yield kept
     finally:
@@ -174,7 +179,7 @@ def _find(lm: LM) -> Readout:
             reasons[layer] = "no linear module is called with its heads' output"
         else:
             projections[layer] = found
-    factors = _factors(lm, ids, projections, norm or unembedding)
+    factors = _factors(lm, ids, projections, unembedding if norm is None else norm)
     for layer in [layer for layer in projections if layer not in factors]:
         reasons[layer] = "what its heads write reaches the last state by more than additions"
         del projections[layer]
@@ -336,6 +341,11 @@ def _close(made: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 
 
 def state_at(states: Sequence[Tensor], rows: Sequence[int]) -> Float[Tensor, "b d"]:
-    """The state at the completion position of each prompt, from what the final norm was last called with."""
+    """The last of some states (b, q, d) at the completion position of each prompt.
+
+    Args:
+        states: from :func:`last_states`, or hidden states of the model.
+        rows: the positions, counted with padding.
+    """
     last = states[-1]
     return last[torch.arange(len(rows), device=last.device), torch.tensor(rows, device=last.device)]
