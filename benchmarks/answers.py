@@ -27,8 +27,9 @@ from apmae.lm.load import load_lm
 from apmae.lm.observe import observing
 from apmae.lm.outcome import pad, window_of
 from apmae.lm.reading import read_answers
-from apmae.lm.readout import Readout, find_readout
+from apmae.lm.readout import Readout
 from apmae.lm.tap import capture
+from apmae.lm.tracing import find_readout
 from apmae.patterns.answer_row import describe_rows
 from apmae.prompts.fim import Window
 from apmae.prompts.line import text_prompt

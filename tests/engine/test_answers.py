@@ -15,7 +15,7 @@ from apmae.errors import ArtifactError, CaptureError, ConfigError, SourceError
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import window_of
 from apmae.lm.reading import read_answers
-from apmae.lm.readout import find_readout
+from apmae.lm.tracing import find_readout
 from apmae.patterns.answer_row import describe_rows
 from apmae.prompts.files import write_jsonl
 from apmae.schema import ANSWERED, ENCODED_PROMPTS, answer_heads, answer_states

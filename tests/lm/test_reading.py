@@ -7,7 +7,8 @@ import torch
 from apmae.lm.attention import eager_attention
 from apmae.lm.outcome import window_of
 from apmae.lm.reading import read_answers
-from apmae.lm.readout import Readout, find_readout
+from apmae.lm.readout import Readout
+from apmae.lm.tracing import find_readout
 from apmae.prompts.line import text_prompt
 
 TEXTS = [

@@ -3,19 +3,18 @@
 All else is found here by the names of modules, with the formulas of the norms written out; the readout knows no names.
 """
 
-import copy
 from dataclasses import dataclass, field
 
 import pytest
 import torch
-import transformers as hf
 from families import FAMILIES, config_of
-from matrix import family_model, random_model, tokens
+from matrix import random_model, tokens
 
 from apmae.config import LMConfig
 from apmae.lm.language_model import LM
 from apmae.lm.last_row import record_outputs
-from apmae.lm.readout import Readout, find_readout, last_states, state_at
+from apmae.lm.readout import Readout, last_states, state_at
+from apmae.lm.tracing import find_readout
 
 
 @dataclass(frozen=True)
@@ -163,43 +162,6 @@ def test_one_head_is_what_its_columns_write():
                 column = weight[:, 12 * head : 12 * head + 12] @ own[row, head]
                 normed = model.model.norm.weight * column / last[row].square().mean().sqrt()
                 assert float(found[row, head]) == pytest.approx(float(normed @ along), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("gemma2", "as with a soft-cap"),
-        ("gemma3", "more than additions"),  # a norm after the output projection
-        ("olmo2", "more than additions"),
-        ("bert", "more than additions"),
-        ("qwen3-next", "no linear module is called with its heads' output"),  # a gate before the projection
-    ],
-)
-def test_families_whose_heads_have_no_share_are_refused_with_the_reason(name, why):
-    assert why in find_readout(lm_of(family_model(name)))
-
-
-def test_layers_without_attention_are_no_obstacle():
-    for name in ("jamba", "falcon-h1"):
-        readout = find_readout(lm_of(family_model(name)))
-        assert isinstance(readout, Readout)
-        assert set(readout.projections) == set(FAMILIES[name].counts)
-
-
-def test_looking_leaves_nothing_behind():
-    model = copy.deepcopy(family_model("llama"))
-    inputs = tokens(size=20)
-    with torch.no_grad():
-        plain = model(**inputs).logits
-        assert isinstance(find_readout(lm_of(model)), Readout)
-        assert torch.equal(model(**inputs).logits, plain)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_a_model_without_an_unembedding_has_none():
-    model = hf.LlamaModel(config_of(FAMILIES["llama"])).eval()
-    assert find_readout(lm_of(model)) == "it has no unembedding with a weight per token"
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
 from apmae.lm.declared import expect_answering, expect_window
 from apmae.lm.language_model import LM
-from apmae.lm.readout import Readout, find_readout
+from apmae.lm.readout import Readout
+from apmae.lm.tracing import find_readout
 from apmae.progress import progress
 from apmae.schema import ANSWERED
 

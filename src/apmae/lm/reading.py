@@ -48,7 +48,7 @@ def read_answers(lm: LM, windows: Sequence[Window], readout: Readout | None, *, 
     Args:
         lm: a model that answers.
         windows: what it sees of each prompt.
-        readout: from :func:`apmae.lm.readout.find_readout`; None if the model has none.
+        readout: from :func:`apmae.lm.tracing.find_readout`; None if the model has none.
         eigenvalues: how many of each head.
 
     Raises:
