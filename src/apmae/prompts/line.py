@@ -1,10 +1,14 @@
 """Prompts from what a user is looking at: a bare text, or one line of a file. Torch-free."""
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+from apmae.config import tasks_of
 from apmae.errors import SourceError
+from apmae.prompts.languages import LANGUAGES
 from apmae.prompts.prompt import Prompt
+from apmae.prompts.tasks import parse_spans
 
 
 def text_prompt(prefix: str, completion: str, suffix: str | None, *, path: str = "", line: int = 1) -> Prompt:
@@ -52,6 +56,41 @@ def line_prompt(path: Path, line: int, column: int | None = None) -> Prompt:
         )
     after = text[len(before) + len(completion) :]
     return text_prompt(before, completion, after, path=str(path), line=line)
+
+
+def task_prompt(prompt: Prompt, task: str | None = None) -> Prompt:
+    """The prompt for completing the span that begins at the cursor, as prompts of its task are drawn.
+
+    Args:
+        prompt: from :func:`line_prompt`.
+        task: of the span; None takes that of the language's spans that begin there, ``eol`` last. If none of the task
+            begins there, the rest of the line stays the completion.
+
+    Raises:
+        SourceError: if no task is given, and no span begins at the cursor or the file's language is not known.
+    """
+    language = next((name for name, own in LANGUAGES.items() if prompt.path.endswith(own.suffixes)), None)
+    found: dict[str, int] = {}
+    text = f"{prompt.prefix}{prompt.completion}{prompt.suffix or ''}"
+    parsed = parse_spans(text, language, path=prompt.path) if language else None
+    for name, spans in parsed.spans.items() if parsed else ():
+        if (end := dict(spans.tolist()).get(prompt.start)) is not None:
+            found[name] = end
+    if task is None:
+        order = sorted(tasks_of(language), key="eol".__eq__) if language else []
+        task = next((name for name in order if name in found), None)
+    if task is None:
+        why = "no span of a task begins there" if parsed else "its language is not known, or it takes long to parse"
+        raise SourceError(
+            f"expected --task for the cursor at {prompt.path}:{prompt.line}, because {why}; give one such as "
+            "--task identifier, or --column where one begins"
+        )
+    if task not in found:
+        return replace(prompt, task=task)
+    end = found[task]
+    return replace(
+        prompt, task=task, language=language or "text", completion=text[prompt.start : end], suffix=text[end:]
+    )
 
 
 def read_source(path: Path) -> str:
