@@ -21,8 +21,8 @@ _WORDS = 5
 """Words and signs per shingle."""
 _PERMUTATIONS, _BANDS = 64, 8
 _CHARS_PER_TOKEN = 4
-_ROWS = 4
-"""Values of a sketch in a band of :func:`alike`: of two windows that share 0.8, one pair in 4 000 agrees in no band."""
+_MISSED = 1e-3
+"""Pairs at the threshold of :func:`alike` that agree in no band of their sketches, at most."""
 _LATEST = 32
 """Windows with the same band that one is compared with, so that a thousand nearly the same cost no million pairs."""
 _SPAN = "\ufffc"
@@ -94,6 +94,7 @@ def alike(texts: Sequence[str], similar: float, seed: int = 0) -> list[tuple[int
     root: list[int] = list(range(len(texts)))
     first: dict[str, int] = {}
     bands: dict[tuple[int, bytes], deque[int]] = {}
+    rows = _rows(similar)
     for place, text in enumerate(texts):
         same = first.setdefault(text, place)
         if same != place:
@@ -103,16 +104,23 @@ def alike(texts: Sequence[str], similar: float, seed: int = 0) -> list[tuple[int
         runs = _runs(text)
         sketch = RMinHash(_PERMUTATIONS, subseed(seed, "alike") & 0xFFFFFFFF)
         sketch.update(runs)
-        digest = np.array(sketch.digest(), np.uint32).reshape(-1, _ROWS)
+        digest = np.array(sketch.digest(), np.uint32).reshape(-1, rows)
+        compared = {place}
         for band in ((number, row.tobytes()) for number, row in enumerate(digest)):
             members = bands.setdefault(band, deque(maxlen=_LATEST))
-            for other in members:
+            for other in [own for own in members if own not in compared]:
+                compared.add(other)
                 ours, theirs = _root(root, place), _root(root, other)
                 if ours != theirs and _shared(runs, _runs(texts[other])) >= similar:
                     root[ours] = theirs
                     links.append((other, place))
             members.append(place)
     return links
+
+
+def _rows(similar: float) -> int:
+    """Values of a sketch in a band: as many as miss few enough."""
+    return next((rows for rows in (8, 4, 2) if (1 - similar**rows) ** (_PERMUTATIONS / rows) <= _MISSED), 1)
 
 
 def _runs(text: str) -> list[str]:
