@@ -45,8 +45,8 @@ def expect_line(
     task_prompt(line_prompt(file, line, column), task)
     if json is not None:
         expect_place(json)
-    read_predictor(Layout(study).prediction)
     expect_model(lm)
     expect_tokenizer(lm)
     expect_infill(lm)
     expect_answering(Declared.of(lm).answers, lm.source)
+    read_predictor(Layout(study).prediction)
