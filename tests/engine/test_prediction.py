@@ -1,7 +1,9 @@
 """The stage on a real study, with outcomes to tell apart: its tables, asking again, refusals, what is printed."""
 
+import csv
 import json
 import shutil
+from html import escape
 
 import pytest
 from planted_outcomes import with_outcomes
@@ -12,7 +14,9 @@ from apmae.config import PredictConfig
 from apmae.engine import prediction
 from apmae.engine.prediction import FILES, predict, print_prediction
 from apmae.engine.prediction_checks import expect_prediction
+from apmae.engine.report import write_report
 from apmae.errors import ArtifactError, ConfigError
+from apmae.report.prediction import prediction_findings
 from apmae.schema import (
     CALIBRATION,
     COVERAGE,
@@ -23,8 +27,9 @@ from apmae.schema import (
     PREDICTION_TASKS,
     PREDICTOR_FILES,
 )
+from apmae.study.reader import Study
 
-CONFIG = PredictConfig(folds=2, choice_folds=2, resamples=30, bins=3, columns=16, components=2)
+CONFIG = PredictConfig(folds=2, choice_folds=2, resamples=30, bins=3, columns=16, components=2, trees=())
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,25 @@ def test_catboost_that_is_not_installed_is_refused_before_anything_is_made(study
     with pytest.raises(ConfigError, match="apmae.catboost."):
         predict(folder, CONFIG.model_copy(update={"trees": ("catboost",)}))
     assert not (folder / "predict").exists()
+
+
+def test_the_report_shows_what_was_predicted_of_this_atlas(study, found, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(study, folder)
+    own = Study(folder).predicted
+    assert own.sets.equals(found.sets) and own.counts["prompts"] == found.counts["prompts"]
+    page = write_report(folder).read_text()
+    assert all(escape(line, quote=False).replace("'", "&#39;") in page for line in prediction_findings(found))
+    names = {path.name for part in ("figures", "tables") for path in (folder / "report" / part).iterdir()}
+    assert {"calibration.png", "risk_coverage.png", "prediction.csv"} < names
+    with (folder / "report" / "tables" / "prediction.csv").open(newline="") as file:
+        assert [row["features"] for row in csv.DictReader(file)] == found.sets["features"].to_pylist()
+    manifest = read_json(folder / "predict" / "manifest.json")
+    manifest["inputs"]["cluster"] = "0" * 64
+    write_json(folder / "predict" / "manifest.json", manifest)
+    assert Study(folder).predicted is None, "of another atlas"
+    page = write_report(folder).read_text()
+    assert "<code>apmae predict</code> on the study" in page and "risk_coverage" not in page
 
 
 def test_it_prints_and_writes_what_it_found(study, found, tmp_path, capsys):
