@@ -165,7 +165,7 @@ FITS = pa.schema(
         pa.field("kind", pa.string(), nullable=False),
         pa.field("model", pa.string(), nullable=False),
         pa.field("setting", pa.string(), nullable=False),
-        pa.field("loss", pa.float64()),
+        pa.field("loss", pa.float32()),
         pa.field("baseline", pa.string()),
         pa.field("heads", pa.bool_(), nullable=False),
     ]
