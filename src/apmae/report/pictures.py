@@ -81,15 +81,15 @@ def _prediction(found: Predicted) -> list[Picture]:
             "calibration",
             "Are probabilities right?",
             "Prompts in bins of equally many, by the probability of correct that models of other files give them; the "
-            "bars are 95 % intervals, prompts taken as independent. On the dotted line probabilities are right.",
+            "bars are 95% intervals, prompts taken as independent. On the dotted line probabilities are right.",
             calibration_figure(found),
         ),
         Picture(
             "risk_coverage",
             "Risk by coverage",
             "If only the surest prompts are answered, how many of these answers are incorrect. Left: by sets of "
-            "features; the dotted line knows the task only. Right: the predictor that apmae predict MODEL FILE uses. A "
-            "risk can be promised where the dashed line is below it.",
+            "features, of those with heads the best by AUROC; the dotted line knows the task only. Right: the "
+            "predictor that apmae predict MODEL FILE uses. A risk can be promised where the dashed line is below it.",
             coverage_figure(found),
         ),
     ]
