@@ -145,7 +145,7 @@ def test_where_heads_are_of_no_use_the_baseline_is_left_as_it_is(planted):
     left = [number for number in range(4) if same_as_baseline(one.found, number)]
     assert rows[added("noise")]["with_heads"] == 4 - len(left) < 4
     taken = {model for row in rows.values() for model in row["models"]}
-    assert taken == {LOGISTIC, "histogram boosting", "share of the task"}
+    assert taken == {LOGISTIC, "trees", "share of the task"}
     assert set(rows[PREDICTOR]["models"]) == {LOGISTIC}
 
 

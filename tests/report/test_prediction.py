@@ -49,7 +49,7 @@ def test_the_table_says_what_each_fold_took():
     counts = {**COUNTS, "prompts": 1200}
     sets = pa.Table.from_pylist(rows, schema=PREDICTION)
     made = prediction_table(Prediction(sets, pa.Table.from_pylist([], schema=PREDICTION_TASKS), counts))
-    assert made.column("model") == ["a (2 folds); b (1 fold)"] * 2 and made.column("folds with heads") == ["", "2 of 3"]
+    assert made.column("model") == ["a 2, b 1"] * 2 and made.column("folds with heads") == ["", "2 of 3"]
     assert made.column("beyond the baseline") == ["", "+0.100 [+0.050, +0.200]"]
     assert made.column("calibration error (chance)") == ["0.100 (0.100)"] * 2
 

@@ -15,9 +15,9 @@ from apmae.analyze.columns import Columns, Design, design
 from apmae.analyze.recalibration import Recalibration, recalibration_of
 from apmae.analyze.sparse_logistic import sigmoid
 
-LOGISTIC = "sparse logistic"
-TREES = {"histogram": "histogram boosting", "catboost": "CatBoost"}
-"""Models that are asked for, by their setting in ``PredictConfig.trees``."""
+LOGISTIC = "logistic"
+TREES = {"histogram": "trees", "catboost": "CatBoost"}
+"""Names of the models; those of ``PredictConfig.trees`` by what they are called there."""
 
 _MODELS: dict[str, Callable[..., Mapping[Any, Float[ndarray, " n"]]]] = {
     LOGISTIC: sparse_logistic.decisions,

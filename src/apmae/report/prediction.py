@@ -50,7 +50,7 @@ def prediction_table(found: Prediction) -> Table:
     rows = [
         (
             row["features"],
-            counted(row["models"]),
+            models_of(row),
             cell(row, "auroc", interval=True),
             cell(row, "within_task"),
             cell(row, "delta", "+", interval=True),
@@ -133,6 +133,12 @@ def prediction_record(found: Prediction) -> dict[str, Any]:
         "features": found.sets.to_pylist(),
         "tasks": found.tasks.to_pylist(),
     }
+
+
+def models_of(row: Mapping[str, Any]) -> str:
+    """What folds took, for a table: "logistic 3, trees 2"; a name alone if all took it."""
+    counts = Counter(row["models"]).most_common()
+    return counts[0][0] if len(counts) == 1 else ", ".join(f"{name} {count}" for name, count in counts)
 
 
 def counted(chosen: Iterable[str]) -> str:
