@@ -26,7 +26,7 @@ from apmae.lm.last_row import capture_last_rows, record_outputs
 from apmae.lm.load import load_lm
 from apmae.lm.observe import observing
 from apmae.lm.outcome import pad, window_of
-from apmae.lm.reading import read_answers
+from apmae.lm.reading import read_batch
 from apmae.lm.readout import Readout
 from apmae.lm.tap import capture
 from apmae.lm.tracing import find_readout
@@ -98,7 +98,7 @@ def variants(lm: LM, windows: list[Window]) -> dict[str, Callable[[], object]]:
         return own.flow(), own.eigenvalues()
 
     def everything() -> object:
-        read = read_answers(lm, windows, readout, eigenvalues=10)
+        read = read_batch(lm, windows, readout, eigenvalues=10)
         each = zip(read.rows, windows, read.answers, strict=True)
         return [describe_rows(rows, window, answer.predicted_id or 0) for rows, window, answer in each]
 

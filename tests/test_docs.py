@@ -73,6 +73,7 @@ TABLES = {
     "PREDICTION_TASKS": schema.PREDICTION_TASKS,
     "CALIBRATION": schema.CALIBRATION,
     "COVERAGE": schema.COVERAGE,
+    "FITS": schema.FITS,
     "FORECASTS": schema.FORECASTS,
     "TAGS": schema.TAGS,
     "CORPUS_TAGS": schema.CORPUS_TAGS,

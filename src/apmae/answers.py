@@ -17,7 +17,7 @@ from apmae.config import AnswersConfig
 from apmae.encode import prompt_rows
 from apmae.lm.language_model import LM
 from apmae.lm.outcome import window_of
-from apmae.lm.reading import Read, read_answers
+from apmae.lm.reading import Read, read_batch
 from apmae.lm.readout import Readout
 from apmae.patterns.answer_row import describe_rows
 from apmae.progress import Advance
@@ -59,7 +59,7 @@ def answers_shard(
     for first in range(shard.first, shard.stop, config.batch):
         some = prompts[first : min(first + config.batch, shard.stop)]
         windows = [window_of(lm, prompt, config.context) for prompt in some]
-        read = read_answers(lm, windows, readout, eigenvalues=config.eigenvalues)
+        read = read_batch(lm, windows, readout, eigenvalues=config.eigenvalues)
         batches.append(
             (
                 _heads(lm, first, windows, read, config.eigenvalues),

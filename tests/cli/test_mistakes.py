@@ -24,10 +24,11 @@ from apmae.schema import ENCODED_PROMPTS
 HEAVY = ["torch", "transformers", "accelerate", "umap", "numba", "hdbscan", "sklearn", "matplotlib"]
 
 RUN = """
-import json, os, sys
+import importlib.util, json, os, sys
 import apmae.cli, apmae.engine.checks
 
 sys.modules["cuml"] = None  # as where it is not installed
+importlib.util.find_spec = lambda name, *_, find=importlib.util.find_spec: None if name == "catboost" else find(name)
 results = {}
 for case, arguments in json.load(sys.stdin).items():
     reading, writing = os.pipe()
@@ -64,6 +65,7 @@ TAG = ("tag", "bundled", "A.java", "--line", "3")
 TAGS = ("tag", "bundled", *PROMPTS)
 FIGURE = ("--out", "made.png")
 DIMENSIONS = ("dimensions", "old", *FIGURE)
+PREDICT = ("predict", "bundled", "A.java", "--line", "3", "--column", "16", "--study", "three")
 TRAIN = ("train", *PROMPTS, "--recipe", "debug", *OUT)
 
 CASES = {
@@ -312,8 +314,8 @@ CASES = {
     "answers: no tokenizer": (("answers", *PROMPTS, "--lm", "./wordless", *OUT), "a fast tokenizer", "wordless"),
     "answers: an encoder without a head": (
         ("answers", *PROMPTS, "--lm", "./headless", *OUT),
-        "a model that answers",
-        "encode its patterns instead",
+        "a model that says which tokens are probable",
+        "without a head",
     ),
     "answers: no such sentinels": (("answers", *PROMPTS, "--infill", "<a>{prefix}<b>{suffix}", *OUT), "<a>"),
     "answers: a file in the way": (("answers", *PROMPTS, "--out", "A.java"), "A.java is a file"),
@@ -347,6 +349,41 @@ CASES = {
     ),
     "predict: JSON in the way": (("predict", "three", "--folds", "3", "--json", "folder"), "folder is a folder"),
     "predict: no such setting": (("predict", "three", "--set", "fold=3"), "fold"),
+    "predict: no such trees": (("predict", "three", "--set", "trees=[oak]"), "'histogram' or 'catboost'", "'oak'"),
+    "predict: trees twice": (("predict", "three", "--set", "trees=[histogram,histogram]"), "each kind of trees once"),
+    "predict: no share": (("predict", "three", "--set", "similar=0"), "similar", "got 0"),
+    "predict: trees that are not installed": (
+        ("predict", "three", "--folds", "3", "--set", "trees=[catboost]"),
+        "not installed",
+        "apmae[catboost]",
+    ),
+    "predict: nothing but a file": (
+        ("predict", "bundled", "A.java"),
+        "got FILE without --line and --study",
+        "all three",
+    ),
+    "predict: a line of a study": (("predict", "three", "--line", "3"), "got --line without FILE and --study"),
+    "predict: no study for a line": (PREDICT[:-2], "got FILE without --study"),
+    "predict: a risk of a study": (("predict", "three", "--risk", "0.1"), "got --risk without FILE and --line and"),
+    "predict: a device of a study": (("predict", "three", "--device", "cpu"), "got --device without FILE"),
+    "predict: a line and folds": ((*PREDICT, "--folds", "3"), "got FILE and --folds", "leave one of them out"),
+    "predict: a line and a setting": ((*PREDICT, "--set", "bins=3"), "got FILE and --set"),
+    "predict: a line and --overwrite": ((*PREDICT, "--overwrite"), "got FILE and --overwrite"),
+    "predict: no risk": ((*PREDICT, "--risk", "0"), "--risk between 0 and 1", "got 0"),
+    "predict: no such file": (("predict", "bundled", "none.java", *PREDICT[3:]), "none.java: No such file"),
+    "predict: a line too many": ((*PREDICT[:3], "--line", "99", *PREDICT[5:]), "1-5, got 99"),
+    "predict: a line whose task nobody knows": (
+        (*PREDICT[:3], "--line", "3", *PREDICT[7:]),
+        "--task for the cursor at A.java:3",
+        "--column 16 (identifier), 18 (math_operator)",
+    ),
+    "predict: a language that nobody knows": (
+        ("predict", "bundled", "notes.xyz", "--line", "2", *PREDICT[7:]),
+        "its language is not known",
+    ),
+    "predict: no predictor": (PREDICT, "a saved predictor in three/predict, found none", "run apmae predict three"),
+    "predict: no such model": (("predict", "./none", *PREDICT[2:]), "found no folder ./none"),
+    "predict: JSON of a line in the way": ((*PREDICT, "--json", "folder"), "folder is a folder"),
     # -- run and demo
     "run: no such file": (("run", "none.yaml"), "none.yaml: No such file", "check the path"),
     "run: no YAML": (("run", "bad.yaml"), "expected YAML in bad.yaml"),
@@ -473,6 +510,7 @@ def results(tmp_path_factory, environment):
     """What every command of the table printed, its exit code, and the modules that it had loaded by then."""
     home = tmp_path_factory.mktemp("mistakes")
     (home / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
+    (home / "notes.xyz").write_text("a\nb\n")
     (home / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
     (home / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (home / "mine.parquet").write_bytes(b"mine")

@@ -11,10 +11,10 @@ from apmae.config import AnswersConfig
 from apmae.engine import answers as engine
 from apmae.engine.answers import read_heads_of_answers
 from apmae.engine.prompts import load_prompts
-from apmae.errors import ArtifactError, CaptureError, ConfigError, SourceError
+from apmae.errors import ArtifactError, CaptureError, ModelError, SourceError
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import window_of
-from apmae.lm.reading import read_answers
+from apmae.lm.reading import read_batch
 from apmae.lm.tracing import find_readout
 from apmae.patterns.answer_row import describe_rows
 from apmae.prompts.files import write_jsonl
@@ -62,7 +62,7 @@ def test_rows_are_what_each_prompt_shows_alone(bundled_lm, path, made):
     eigenvalues = matrix(heads["laplacian"]).reshape(PROMPTS, 48, 3)
     for number, prompt in enumerate(load_prompts(path)):
         window = window_of(bundled_lm, prompt, 96)
-        alone = read_answers(bundled_lm, [window], readout, eigenvalues=3)
+        alone = read_batch(bundled_lm, [window], readout, eigenvalues=3)
         expected = describe_rows(alone.rows[0], window, alone.answers[0].predicted_id)
         expected |= {"flow": alone.flow[0].numpy(), "attribution": alone.attribution[0].numpy()}
         assert list(expected) == list(columns)
@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_refused(bundled_lm, encoder_folder, path, tmp_pa
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(SourceError, match="expected at least one prompt, found none"):
         read_heads_of_answers(bundled_lm, tmp_path / "none.jsonl", tmp_path / "out")
-    with pytest.raises(ConfigError, match="encoder without a head for masked tokens: there is no position"):
+    with pytest.raises(ModelError, match="expected a model that says which tokens are probable"):
         read_heads_of_answers(load_lm(encoder_folder("sentence")), path, tmp_path / "out")
     with pytest.raises(CaptureError, match="positions"):
         read_heads_of_answers(bundled_lm, path, tmp_path / "out", AnswersConfig(context=1 << 20))

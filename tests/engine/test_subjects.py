@@ -23,8 +23,8 @@ from apmae.artifacts.manifest import record_of
 from apmae.config import AnswersConfig, PredictConfig
 from apmae.engine import subjects
 from apmae.engine.answers import read_heads_of_answers
-from apmae.engine.checks import expect_prediction
-from apmae.engine.prediction import predict, sets_of
+from apmae.engine.prediction import heads_of, predict
+from apmae.engine.prediction_checks import expect_prediction
 from apmae.engine.subjects import subject_of
 from apmae.errors import ArtifactError, ConfigError
 
@@ -103,7 +103,7 @@ def test_sets_hold_the_columns_of_the_tables(study):
     subject = subject_of(study)
     fold = folds(subject.answers, CONFIG)
     fits = [fold != number for number in range(2)]
-    sets = sets_of(subject, fits, CONFIG, lambda _: None)
+    sets = heads_of(subject, fits, CONFIG)
     pattern = study / "answers" / "heads-*.parquet"
     with duckdb.connect() as connection:
         for name, select in (
@@ -129,7 +129,7 @@ def test_a_few_near_ties_are_counted_and_more_are_refused(copied, monkeypatch):
     monkeypatch.setattr(subjects, "_OTHERWISE", 0.1)  # as if there were a hundred prompts
     subject = subject_of(copied)
     assert subject.otherwise == 1
-    assert "?" not in subject.answers.predicted, "the study's answers are predicted"
+    assert "?" not in subject.answers.seen.predicted, "the study's answers are predicted"
 
 
 @pytest.mark.parametrize(

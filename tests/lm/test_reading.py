@@ -6,7 +6,7 @@ import torch
 
 from apmae.lm.attention import eager_attention
 from apmae.lm.outcome import window_of
-from apmae.lm.reading import read_answers
+from apmae.lm.reading import read_batch
 from apmae.lm.readout import Readout
 from apmae.lm.tracing import find_readout
 from apmae.prompts.line import text_prompt
@@ -32,13 +32,13 @@ def windows(bundled_lm):
 
 @pytest.fixture(scope="module")
 def read(bundled_lm, readout, windows):
-    return read_answers(bundled_lm, windows, readout, eigenvalues=4)
+    return read_batch(bundled_lm, windows, readout, eigenvalues=4)
 
 
 def test_a_batch_is_read_as_each_prompt_alone(bundled_lm, readout, windows, read):
     assert len({len(window.ids) for window in windows}) > 1
     for number, window in enumerate(windows):
-        alone = read_answers(bundled_lm, [window], readout, eigenvalues=4)
+        alone = read_batch(bundled_lm, [window], readout, eigenvalues=4)
         assert alone.answers[0].predicted_id == read.answers[number].predicted_id
         torch.testing.assert_close(alone.rows[0], read.rows[number], rtol=1e-3, atol=1e-3)
         for name in ("flow", "eigenvalues", "attribution", "middle", "final"):
@@ -67,6 +67,6 @@ def test_it_is_what_the_model_shows_of_itself(bundled_lm, windows, read):
 
 
 def test_without_a_readout_there_is_no_attribution(bundled_lm, windows, read):
-    found = read_answers(bundled_lm, windows, None, eigenvalues=4)
+    found = read_batch(bundled_lm, windows, None, eigenvalues=4)
     assert bool(found.attribution.isnan().all()) and found.attribution.shape == (3, 48)
     torch.testing.assert_close(found.flow, read.flow)

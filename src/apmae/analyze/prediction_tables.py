@@ -21,12 +21,10 @@ from apmae.analyze.judging import (
     interval,
     stratified_auroc,
 )
-from apmae.analyze.prediction import MAJORITY, STRONGEST, Forecast, Forecasts
-from apmae.analyze.sparse_logistic import sigmoid
+from apmae.analyze.prediction import STRONGEST, Forecast, Forecasts
+from apmae.analyze.recalibration import at_rate
 from apmae.config import PredictConfig
-from apmae.schema import CALIBRATION, COVERAGE, FORECASTS, PREDICTION, PREDICTION_TASKS
-
-MODEL = "sparse logistic"
+from apmae.schema import CALIBRATION, COVERAGE, PREDICTION, PREDICTION_TASKS
 
 
 class Judged(NamedTuple):
@@ -36,7 +34,6 @@ class Judged(NamedTuple):
     tasks: pa.Table
     calibration: pa.Table
     coverage: pa.Table
-    forecasts: pa.Table
 
 
 class _Figures(NamedTuple):
@@ -82,19 +79,7 @@ def judge(answers: Answers, found: Forecasts, drawn: Drawn, config: PredictConfi
             dict(zip(COVERAGE.names, (name, *values), strict=True))
             for values in coverage(own.recalibrated, answers.correct)
         ]
-        rows["forecasts"] += [
-            dict(zip(FORECASTS.names, (name, *map(_plain, values)), strict=True))
-            for values in zip(
-                answers.prompt.tolist(),
-                found.fold.tolist(),
-                own.decision.tolist(),
-                own.probability.tolist(),
-                own.recalibrated.tolist(),
-                own.transferred.tolist(),
-                strict=True,
-            )
-        ]
-    schemas = (PREDICTION, PREDICTION_TASKS, CALIBRATION, COVERAGE, FORECASTS)
+    schemas = (PREDICTION, PREDICTION_TASKS, CALIBRATION, COVERAGE)
     return Judged(
         *(pa.Table.from_pylist(own, schema=schema) for own, schema in zip(rows.values(), schemas, strict=True))
     )
@@ -124,7 +109,7 @@ def _row(
     return {
         "features": name,
         "kind": own.kind,
-        "model": "share of the task" if name == MAJORITY else MODEL,
+        "models": own.models,
         **_with_interval("auroc", figures.pooled),
         **_with_interval("within_task", _mean(figures.task)),
         **(_none("delta") if name == STRONGEST else _with_interval("delta", figures.pooled - reference.pooled)),
@@ -137,6 +122,7 @@ def _row(
         "calibration_error_chance": chance_error(own.recalibrated, config.bins, config.seed),
         **_natural(own, answers, drawn),
         "chosen": own.chosen,
+        "with_heads": own.with_heads,
     }
 
 
@@ -149,8 +135,7 @@ def _natural(own: Forecast, answers: Answers, drawn: Drawn) -> dict[str, float |
     if drawn.natural is None or not 0 < drawn.natural < 1:
         return {"natural_accuracy": None, "natural_brier": None}
     rate = drawn.natural if drawn.how == "balanced" else share
-    p = np.clip(own.recalibrated, 1e-6, 1 - 1e-6)
-    moved = sigmoid(np.log(p / (1 - p)) + np.log(rate / (1 - rate)) - np.log(share / (1 - share)))
+    moved = at_rate(own.recalibrated, share, rate)
     weights = np.where(answers.correct, rate / share, (1 - rate) / (1 - share))
     return {
         "natural_accuracy": accuracy(moved, answers.correct, weights),

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from apmae.cli import heads, hub, prompts, stages, study
+from apmae.cli import heads, hub, prediction, prompts, stages, study
 from apmae.cli.examples import ABOUT, EXAMPLES
 from apmae.cli.options import say
 from apmae.cli.streams import drained
@@ -34,7 +34,7 @@ _PANELS = {
         stages.dimensions,
         stages.locations,
         stages.answers,
-        stages.predict,
+        prediction.predict,
         stages.cluster,
         stages.report,
     ),

@@ -1,5 +1,5 @@
 """The stages after prompts: ``train``, ``evaluate``, ``encode``, ``dimensions``, ``cluster``, ``locations``,
-``answers``, ``predict``, ``report``.
+``answers``, ``report``.
 """
 
 from pathlib import Path
@@ -262,31 +262,6 @@ def answers(
     missing = sum(counts["heads_by_layer"]) - counts["attribution"]
     if missing:
         say(f"  {missing} heads have no logit attribution: {next(iter(counts['without'].values()))}")
-
-
-def predict(
-    study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/, or one that apmae answers made.")],
-    folds: Annotated[int, typer.Option(help="Parts of the files; each is predicted from the others.")] = 5,
-    resamples: Annotated[int, typer.Option(help="How often files are drawn anew, for intervals.")] = 1000,
-    seed: SeedOption = 0,
-    overwrite: OverwriteOption = False,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write findings and tables as JSON.")] = None,
-    set_: SetOption = None,
-) -> None:
-    """Predict which answers are right: what heads add to what is known without attention."""
-    from apmae.config import PredictConfig, parse
-
-    values = {"folds": folds, "resamples": resamples, "seed": seed, **settings(set_)}
-    config = parse(PredictConfig, values, "predict")
-    from apmae.engine.checks import expect_prediction
-
-    expect_prediction(study, config, json_, overwrite=overwrite)
-    from apmae.engine import prediction
-
-    prediction.print_prediction(prediction.predict(study, config, overwrite=overwrite, json=json_))
-    say(f"tables in {study / 'predict'}")
-    if json_:
-        say(f"JSON in {json_}")
 
 
 def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from apmae.config.base import Config
 from apmae.config.capture import CaptureConfig
@@ -210,6 +210,12 @@ class PredictConfig(Config):
     """Parts of the files; each part is predicted by models fitted on the others."""
     choice_folds: int = Field(default=3, ge=2)
     """Parts of the fitting files among which settings are chosen, and token statistics are made."""
+    similar: float = Field(default=0.8, gt=0, le=1)
+    """Files with windows that share this much stay together, as ``PromptsConfig.similar`` counts it; 1: only if the
+    windows are identical."""
+    trees: tuple[Literal["histogram", "catboost"], ...] = ("histogram",)
+    """Boosted trees that are tried beside sparse logistic regression, for each set of features: scikit-learn's, and
+    CatBoost's (extra ``catboost``)."""
     columns: int = Field(default=256, ge=1)
     """Most columns of heads in a model: those that go most with the outcome where it is fitted."""
     components: int = Field(default=4, ge=2, le=8)
@@ -221,3 +227,10 @@ class PredictConfig(Config):
     resamples: int = Field(default=1000, ge=20)
     """How often files are drawn anew, for intervals."""
     seed: int = 0
+
+    @field_validator("trees")
+    @classmethod
+    def _each_once(cls, trees: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(trees)) < len(trees):
+            raise ValueError(f"expected each kind of trees once, got {', '.join(trees)}")
+        return trees

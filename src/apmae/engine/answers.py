@@ -42,7 +42,7 @@ def read_heads_of_answers(
 
     Raises:
         CaptureError: if the model has no positions for the window.
-        ConfigError: if the model answers nothing.
+        ModelError: if the model answers nothing.
         SourceError: if there are no prompts, or a file of them cannot be read.
     """
     config = config or AnswersConfig()

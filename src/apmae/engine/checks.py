@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from apmae.analyze.answers import expect_files
 from apmae.artifacts import expect_place, expect_stage, journal_path, manifest_path, read_manifest
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.reduce import expect_device
@@ -21,7 +20,6 @@ from apmae.config import (
     EvaluateConfig,
     LMConfig,
     LocationsConfig,
-    PredictConfig,
     PromptsConfig,
     StudyConfig,
     TagsConfig,
@@ -30,7 +28,6 @@ from apmae.corpus.source import Source, list_sources
 from apmae.engine.prompts import expect_answers, expect_parquet, expect_prompts
 from apmae.engine.settings import Training
 from apmae.engine.sources import Given, parse_sources
-from apmae.engine.subjects import subject_of
 from apmae.errors import ConfigError, ModelError
 from apmae.lm.declared import Declared, context_of, expect_infill, expect_outcome, expect_window
 from apmae.lm.folder import expect_model, expect_tokenizer
@@ -265,16 +262,6 @@ def expect_locations(study: Path, config: LocationsConfig, *, overwrite: bool) -
     out = Layout(Study(study).folder).locations
     expect_place(out, folder=True)
     expect_stage(out, "locations", _settings(config), overwrite=overwrite)
-
-
-def expect_prediction(study: Path, config: PredictConfig, json: Path | None, *, overwrite: bool) -> None:
-    """``apmae predict``; arguments and errors as for :func:`apmae.engine.prediction.predict`."""
-    subject = subject_of(study)
-    expect_place(subject.out, folder=True)
-    if json is not None:
-        expect_place(json)
-    expect_stage(subject.out, "predict", _settings(config), overwrite=overwrite)
-    expect_files(subject.answers, config.folds)
 
 
 def expect_report(study: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from apmae.analyze.answers import Answers, Drawn, answers_of, drawn_of, read_answers
+from apmae.analyze.answers import SIMILAR, Answers, Drawn, answers_of, drawn_of, read_answers
 from apmae.artifacts import Manifest, expect_place, expect_stage, fingerprint, manifest_path, read_manifest, read_tables
 from apmae.config import AnswersConfig, LMConfig
 from apmae.engine.prompts import expect_prompts
@@ -29,6 +29,8 @@ class Subject(NamedTuple):
 
     answers: Answers
     drawn: Drawn
+    asked: Manifest
+    """Of the stage that asked the model: encode, or answers."""
     study: Study | None
     """Embeddings and atlas, where there are any."""
     read: Path | None
@@ -41,8 +43,12 @@ class Subject(NamedTuple):
     """Where predictions go."""
 
 
-def subject_of(folder: Path) -> Subject:
+def subject_of(folder: Path, similar: float = SIMILAR) -> Subject:
     """Open a study or the folder of an answers stage.
+
+    Args:
+        folder: either.
+        similar: as for :func:`apmae.analyze.answers.answers_of`.
 
     Raises:
         ConfigError: if there are no outcomes to predict.
@@ -52,18 +58,33 @@ def subject_of(folder: Path) -> Subject:
     if _made_by_answers(folder):
         manifest = read_manifest(folder, "answers")
         prompts = read_tables(folder, "answers", "prompts")
-        answers = answers_of(prompts, str(manifest.config.get("infill", "none")), folder)
-        drawn = Drawn(str(manifest.counts["drawn"]), manifest.counts["natural_rate"])
-        return Subject(answers, drawn, None, folder, 0, {"answers": fingerprint(folder)}, Layout(folder).prediction)
+        return Subject(
+            answers=answers_of(prompts, str(manifest.config.get("infill", "none")), similar, folder),
+            drawn=Drawn(str(manifest.counts["drawn"]), manifest.counts["natural_rate"]),
+            asked=manifest,
+            study=None,
+            read=folder,
+            otherwise=0,
+            inputs={"answers": fingerprint(folder)},
+            out=Layout(folder).prediction,
+        )
     study = Study(folder)
     inputs = {"encode": fingerprint(study.embeddings_folder), "cluster": fingerprint(study.atlas_folder)}
-    read = Layout(study.folder).answers
-    if not read.is_dir():  # one that is not finished is refused below, not left out
-        return Subject(read_answers(study), drawn_of(study), study, None, 0, inputs, Layout(study.folder).prediction)
-    otherwise = _expect_same(study, read, read_manifest(read, "answers"))
-    inputs["answers"] = fingerprint(read)
-    out = Layout(study.folder).prediction
-    return Subject(read_answers(study), drawn_of(study), study, read, otherwise, inputs, out)
+    read, otherwise = Layout(study.folder).answers, 0
+    there = read.is_dir()  # one that is not finished is refused, not left out
+    if there:
+        otherwise = _expect_same(study, read, read_manifest(read, "answers"))
+        inputs["answers"] = fingerprint(read)
+    return Subject(
+        answers=read_answers(study, similar),
+        drawn=drawn_of(study),
+        asked=study.encoded,
+        study=study,
+        read=read if there else None,
+        otherwise=otherwise,
+        inputs=inputs,
+        out=Layout(study.folder).prediction,
+    )
 
 
 def expect_reading(lm: LMConfig, prompts: Path, out: Path, config: AnswersConfig, *, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from apmae.artifacts import read_json
 from apmae.config import LMConfig
-from apmae.errors import ArtifactError, CaptureError, ConfigError
+from apmae.errors import ArtifactError, CaptureError, ConfigError, ModelError
 from apmae.lm.folder import CONFIG, path_of
 from apmae.prompts.sentinels import find_sentinels
 
@@ -85,19 +85,6 @@ def expect_window(length: int, positions: int | None) -> None:
         )
 
 
-def expect_answering(answers: bool, source: str) -> None:
-    """Refuse to read heads where a model answers, if it answers nothing.
-
-    Raises:
-        ConfigError: if it does not.
-    """
-    if not answers:
-        raise ConfigError(
-            f"expected a model that answers, {source} is an encoder without a head for masked tokens: there is no "
-            "position at which its heads could be read; encode its patterns instead"
-        )
-
-
 def expect_outcome(outcome: str, answers: bool, source: str) -> None:
     """Refuse to choose prompts by the outcomes of a model that answers nothing.
 
@@ -113,6 +100,19 @@ def expect_outcome(outcome: str, answers: bool, source: str) -> None:
         raise ConfigError(
             f"expected outcome 'any' for {source}, got {outcome!r}: it is an encoder without a head for masked tokens, "
             "so it answers nothing and no prompt is correct or incorrect; set outcome to any (--set outcome=any)"
+        )
+
+
+def expect_answering(answers: bool, source: str) -> None:
+    """Refuse a model that answers nothing where its answer is looked at.
+
+    Raises:
+        ModelError: if it does not.
+    """
+    if not answers:
+        raise ModelError(
+            f"expected a model that says which tokens are probable, {source} is an encoder without a head for masked "
+            "tokens; take another"
         )
 
 

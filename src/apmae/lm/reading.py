@@ -42,7 +42,7 @@ class Read(NamedTuple):
 
 
 @torch.no_grad()
-def read_answers(lm: LM, windows: Sequence[Window], readout: Readout | None, *, eigenvalues: int) -> Read:
+def read_batch(lm: LM, windows: Sequence[Window], readout: Readout | None, *, eigenvalues: int) -> Read:
     """Ask the model, then read its heads where it answered.
 
     Args:

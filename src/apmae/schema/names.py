@@ -25,7 +25,10 @@ PREDICTION_FILE = "prediction.parquet"
 PREDICTION_TASKS_FILE = "tasks.parquet"
 CALIBRATION_FILE = "calibration.parquet"
 COVERAGE_FILE = "coverage.parquet"
-FORECASTS_FILE = "forecasts.parquet"
+FORECAST = ("forecasts", "fits")
+"""The tables of the predict stage that are in shards, one per fold: ``FORECASTS`` and ``FITS``."""
+PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
+"""What the predict stage saves to predict single lines."""
 
 KINDS = (
     "sentinel",
