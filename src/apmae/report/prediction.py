@@ -90,6 +90,12 @@ def _verdict(row: Mapping[str, Any]) -> str:
         return f"No gain from {name}: in no fold does it help beside the strongest baseline within the fitting files."
     if row["delta_low"] == row["delta_high"] == 0:
         return f"No gain from {name}: beside the strongest baseline, prompts stay in the order that they have without."
+    if row["delta_low"] > 0 >= row["delta_all_low"]:
+        every = f"[{row['delta_all_low']:+.3f}, {row['delta_all_high']:+.3f}]"
+        return (
+            f"Perhaps a gain from {name}, beside the strongest baseline: {change} of AUROC; but {every} where the "
+            "intervals of all sets of heads hold at once."
+        )
     if row["delta_low"] > 0:
         return f"A gain in AUROC from {name}, beside the strongest baseline: {change}."
     if row["delta_high"] < 0:
