@@ -71,7 +71,9 @@ def test_what_a_head_tells_is_a_gain_and_noise_is_none(planted):
     rows = one.judged()
     assert rows["told"]["auroc"] == pytest.approx(roc_auc_score(one.correct, one.signal), abs=0.04)
     assert rows["max-probability"]["auroc"] == pytest.approx(roc_auc_score(one.correct, one.sure), abs=0.03)
-    assert rows["told"]["auroc_low"] > 0.6 and rows[added("told")]["delta_low"] > 0
+    assert rows["told"]["auroc_low"] > 0.6 and rows[added("told")]["delta_all_low"] > 0
+    assert rows[added("told")]["delta_all_low"] < rows[added("told")]["delta_low"] < rows[added("told")]["delta_high"]
+    assert rows["told"]["delta_all_low"] is None
     assert rows["noise"]["auroc_low"] < 0.5 < rows["noise"]["auroc_high"]
     assert rows[added("noise")]["delta_low"] <= 0 and abs(rows[added("noise")]["delta"]) < 0.04
     assert rows["max-probability"]["transfer"] == pytest.approx(rows["max-probability"]["within_task"], abs=0.01)
@@ -94,8 +96,8 @@ def test_outcomes_that_depend_on_nothing_are_not_predicted(planted):
     for name in found[0]:
         assert np.mean([rows[name]["auroc"] for rows in found]) == pytest.approx(0.5, abs=0.05), name
         assert sum(rows[name]["auroc_low"] > 0.5 for rows in found) <= 3, name
-    gains = [rows[added(name)]["delta_low"] > 0 for rows in found for name in ("told", "noise")]
-    assert np.mean(gains) <= 0.2
+    gains = [rows[added(name)]["delta_all_low"] > 0 for rows in found for name in ("told", "noise")]
+    assert np.mean(gains) <= 0.1
     assert np.mean([rows[STRONGEST]["calibration_error"] for rows in found]) < 0.12
 
 

@@ -51,7 +51,8 @@ def test_the_answer_is_the_models_and_its_probability_that_of_the_predictor(stud
     window = window_of(model, prompt, origin.length)
     (asked,) = answer(model, [window])
     assert (found.answer, found.max_probability) == (asked.predicted, asked.max_probability)
-    assert (found.task, found.expected, found.outcome) == ("math_operator", "*", asked.outcome)
+    (judged,) = answer(model, [window], spans=True)
+    assert (found.task, found.expected, found.outcome) == ("math_operator", "*", judged.outcome)
     assert 0 < found.probability < 1 and found.prompts == origin.prompts
     bounds = predictor.bounds if "math_operator" in predictor.tasks else predictor.other_bounds
     assert found.threshold == threshold_for(bounds, 0.1)

@@ -57,10 +57,10 @@ def judge(answers: Answers, found: Forecasts, drawn: Drawn, config: PredictConfi
         [np.ones(len(answers.prompt)), file_weights(answers.group, config.resamples, config.seed)]
     )
     figures = {name: _figures(answers, found, own, weights) for name, own in found.by_name.items()}
-    reference = figures[STRONGEST]
+    reference, added = figures[STRONGEST], sum(own.kind == "added" for own in found.by_name.values())
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in Judged._fields}
     for name, own in found.by_name.items():
-        rows["prediction"].append(_row(name, own, figures[name], reference, answers, drawn, config))
+        rows["prediction"].append(_row(name, own, figures[name], reference, added, answers, drawn, config))
         rows["tasks"] += _task_rows(name, figures[name], reference, answers)
         for recalibrated, values in ((False, own.probability), (True, own.recalibrated)):
             curve = calibration(values, answers.correct, config.bins)
@@ -101,11 +101,15 @@ def _row(
     own: Forecast,
     figures: _Figures,
     reference: _Figures,
+    added: int,
     answers: Answers,
     drawn: Drawn,
     config: PredictConfig,
 ) -> dict[str, Any]:
     correct = answers.correct
+    low, high = (None, None)
+    if own.kind == "added":
+        low, high = map(_plain, interval((figures.pooled - reference.pooled)[1:], added))
     return {
         "features": name,
         "kind": own.kind,
@@ -113,6 +117,8 @@ def _row(
         **_with_interval("auroc", figures.pooled),
         **_with_interval("within_task", _mean(figures.task)),
         **(_none("delta") if name == STRONGEST else _with_interval("delta", figures.pooled - reference.pooled)),
+        "delta_all_low": low,
+        "delta_all_high": high,
         **_with_interval("transfer", _mean(figures.transfer)),
         "accuracy": accuracy(own.recalibrated, correct),
         "brier": brier(own.recalibrated, correct),

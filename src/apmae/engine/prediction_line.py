@@ -60,7 +60,8 @@ def predict_line(
     model = load(lm)
     expect_answering(model.answers, lm.source)
     window = window_of(model, prompt, min(origin.length, model.max_length or origin.length))
-    (answered,) = answer(model, [window])
+    (answered,) = answer(model, [window])  # the first token alone: what follows depends on what the file has
+    (judged,) = answer(model, [window], spans=True)
     own = model.fingerprint == origin.fingerprint
     seen = _seen(predictor, model, window, answered, prompt.task)
     verdict = predictor.verdict(seen, counted=own)
@@ -71,7 +72,7 @@ def predict_line(
         task=prompt.task,
         answer=answered.predicted,
         expected=prompt.completion,
-        outcome=answered.outcome,
+        outcome=judged.outcome,
         probability=verdict.probability,
         max_probability=answered.max_probability,
         risk=risk,
@@ -113,11 +114,9 @@ def _notes(folder: Path, predictor: Predictor, origin: Origin, model: LM, task: 
         )
     if predictor.task_of(task) < 0:
         row = next(row for row in read_table(folder / PREDICTION_FILE).to_pylist() if row["features"] == PREDICTOR)
-        measured = (
-            "how well that works was not measured"
-            if row["transfer"] is None
-            else (f"with a task left out, AUROC within it was {figure(row, 'transfer', 2)}")
-        )
+        measured = "how well that works was not measured"
+        if row["transfer"] is not None:
+            measured = f"with a task left out, AUROC within it was {figure(row, 'transfer', 2)}"
         yield (
             f"{task.replace('_', ' ')} is not one of the study's tasks ({', '.join(predictor.tasks)}): {measured}. "
             "Probability and threshold are of left-out tasks."

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from apmae.analyze.answer_features import STATE
 from apmae.report.tables import Table
 
 _FEW = 1000
@@ -34,9 +35,9 @@ def prediction_findings(found: Prediction) -> list[str]:
     strongest = next(row for row in rows if row["features"] == "strongest baseline")
     lines = [_reference(strongest, digits)]
     lines += [_verdict(row) for row in rows if row["kind"] == "added"]
-    if alone := [row for row in rows if row["kind"] == "heads"]:
+    if alone := [row for row in rows if row["kind"] == "heads" and row["features"] != STATE]:
         best = max(alone, key=lambda row: row["auroc"])
-        lines.append(f"Of heads alone {best['features']} predict best: AUROC {figure(best, 'auroc', digits)}.")
+        lines.append(f"Of heads alone, the best set is {best['features']}: AUROC {figure(best, 'auroc', digits)}.")
     return [*lines, *_about(found.counts), *_few(found.counts, strongest)]
 
 
@@ -90,6 +91,12 @@ def _verdict(row: Mapping[str, Any]) -> str:
         return f"No gain from {name}: in no fold does it help beside the strongest baseline within the fitting files."
     if row["delta_low"] == row["delta_high"] == 0:
         return f"No gain from {name}: beside the strongest baseline, prompts stay in the order that they have without."
+    if row["delta_low"] > 0 >= row["delta_all_low"]:
+        every = f"[{row['delta_all_low']:+.3f}, {row['delta_all_high']:+.3f}]"
+        return (
+            f"Perhaps a gain from {name}, beside the strongest baseline: {change} of AUROC; but {every} where the "
+            "intervals of all sets of heads hold at once."
+        )
     if row["delta_low"] > 0:
         return f"A gain in AUROC from {name}, beside the strongest baseline: {change}."
     if row["delta_high"] < 0:

@@ -91,6 +91,8 @@ PREDICTION = pa.schema(
             for figure in ("auroc", "within_task", "delta", "transfer")
             for part in ("", "_low", "_high")
         ],
+        pa.field("delta_all_low", pa.float32()),
+        pa.field("delta_all_high", pa.float32()),
         pa.field("accuracy", pa.float32(), nullable=False),
         pa.field("brier", pa.float32(), nullable=False),
         pa.field("brier_raw", pa.float32(), nullable=False),
