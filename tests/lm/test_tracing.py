@@ -39,14 +39,19 @@ def test_layers_without_attention_are_no_obstacle():
         assert set(readout.projections) == set(FAMILIES[name].counts)
 
 
+def hooks_of(model):
+    return {path: (len(m._forward_hooks), len(m._forward_pre_hooks)) for path, m in model.named_modules()}
+
+
 def test_looking_leaves_nothing_behind():
     model = copy.deepcopy(family_model("llama"))
     inputs = tokens(size=20)
     with torch.no_grad():
         plain = model(**inputs).logits
+        before = hooks_of(model)
         assert isinstance(find_readout(lm_of(model)), Readout)
         assert torch.equal(model(**inputs).logits, plain)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert hooks_of(model) == before
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
