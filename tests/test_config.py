@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from apmae.config import (
     SQUARE,
     TASKS,
+    AnswersConfig,
     APMAEConfig,
     AtlasConfig,
     CaptureConfig,
@@ -31,7 +32,7 @@ from apmae.errors import ApmaeError, ConfigError
 
 ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
-    *(LocationsConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
+    *(AnswersConfig, LocationsConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
 ]
 
 

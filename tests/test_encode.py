@@ -178,7 +178,7 @@ def test_prompts_carry_what_the_model_saw_and_answered(real_study, prompts, capt
     assert {row["outcome"] for row in rows} <= {"correct", "incorrect"}
 
 
-ANSWER = [name for name in Answer._fields if name != "correct"]
+ANSWER = [name for name in Answer._fields if name in schema.ENCODED_PROMPTS.names]
 
 
 def test_answers_of_a_prompts_stage_that_asked_the_model_are_kept(real_study):

@@ -20,6 +20,7 @@ from apmae.model.represent import represented
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import Scores, score
 from apmae.progress import Advance
+from apmae.prompts.fim import Window
 from apmae.prompts.prompt import Answer, Prompt
 from apmae.schema import ENCODED_PROMPTS, EXEMPLARS, RECONSTRUCTIONS, SCORES, embeddings
 from apmae.seeding import generator, unit_hash
@@ -154,7 +155,13 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
 
 def prompts_table(captured: Captured, answers: Sequence[Answer | None]) -> pa.Table:
     """The prompts of a batch, with the model's answers, as ``schema.ENCODED_PROMPTS``."""
-    first = int(captured.patterns.prompt[0])
+    return prompt_rows(int(captured.patterns.prompt[0]), captured.prompts, captured.windows, answers)
+
+
+def prompt_rows(
+    first: int, prompts: Sequence[Prompt], windows: Sequence[Window], answers: Sequence[Answer | None]
+) -> pa.Table:
+    """Prompts with the model's answers as ``schema.ENCODED_PROMPTS``; ``first`` is the number of the first."""
     rows = [
         {
             "prompt": first + i,
@@ -168,7 +175,7 @@ def prompts_table(captured: Captured, answers: Sequence[Answer | None]) -> pa.Ta
             "outcome": reply and reply.outcome,
             **{name: value for name, value in (reply._asdict() if reply else {}).items() if name != "correct"},
         }
-        for i, (prompt, window, reply) in enumerate(zip(captured.prompts, captured.windows, answers, strict=True))
+        for i, (prompt, window, reply) in enumerate(zip(prompts, windows, answers, strict=True))
     ]
     return pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from apmae.analyze.answers import answers_of, drawn_of, expect_files, prefix_of, together
+from apmae.analyze.answers import answers_of, drawn_of, expect_files, first_token, prefix_of, together
 from apmae.errors import ConfigError
 from apmae.study.reader import Study
 
@@ -12,10 +12,34 @@ SUFFIX_FIRST = "<s>{suffix}<p>{prefix}<m>"
 
 
 def test_files_that_share_a_prompt_stay_together():
-    tokens = [("a",), ("b",), ("b",), ("c",), ("d",), ("c",)]
-    found = together(["f", "f", "g", "g", "h", "i"], tokens)
+    windows = ["a", "b", "b", "c", "d", "c"]
+    found = together(["f", "f", "g", "g", "h", "i"], windows, 1)
     np.testing.assert_array_equal(found, [0, 0, 0, 0, 1, 0])
-    np.testing.assert_array_equal(together(["f", "g", "h"], [("a",), ("b",), ("c",)]), [0, 1, 2])
+    np.testing.assert_array_equal(together(["f", "g", "h"], ["a", "b", "c"], 1), [0, 1, 2])
+
+
+def test_files_with_nearly_the_same_windows_stay_together(table_of_prompts):
+    words = [[f"w{number}x{place}" for place in range(60)] for number in range(4)]
+    windows = [words[0], words[1], [*words[0][:-2], "y", "z"], words[2], [*words[1][:30], *words[3][:30]]]
+    rows = [
+        {"path": f"f{number}", "tokens": [f"{word} " for word in own], "correct": number % 2 == 0}
+        for number, own in enumerate(windows)
+    ]
+    table = table_of_prompts(rows)
+    np.testing.assert_array_equal(answers_of(table).group, [0, 1, 0, 2, 3])
+    np.testing.assert_array_equal(answers_of(table, similar=1).group, range(5))
+    np.testing.assert_array_equal(answers_of(table, similar=0.25).group, [0, 1, 0, 2, 1])
+
+
+def test_answers_are_cut_to_a_token_by_a_rule_that_knows_no_outcome(table_of_prompts):
+    known = frozenset({" get", " getKey", "g"})
+    cut = [first_token(text, known) for text in (" getName", " getKeys", " get", "get", "Foo", "")]
+    assert cut == [" get", " getKey", " get", "g", "Foo", ""]
+    rows = [
+        {"predicted": " getName", "correct": right, "path": f"{right}", "tokens": [f"{right}", " get"]}
+        for right in (True, False)
+    ]
+    assert answers_of(table_of_prompts(rows)).seen.predicted == (" get", " get")
 
 
 def test_tasks_with_one_outcome_and_prompts_without_are_left_out_and_counted(table_of_prompts):
@@ -47,7 +71,7 @@ def test_what_cannot_be_predicted_is_refused(table_of_prompts):
     with pytest.raises(ConfigError, match="at least as many files as folds, 4, found 3; take --folds 3"):
         expect_files(three, 4)
     alike = answers_of(table_of_prompts([{**row, "tokens": ["a"]} for row in rows]))
-    with pytest.raises(ConfigError, match=r"found one \(3 files, some with the same prompts\)"):
+    with pytest.raises(ConfigError, match=r"found one \(3 files, some with nearly the same windows\)"):
         expect_files(alike, 2)
 
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from scipy.sparse import csc_matrix
-from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 
-from apmae.analyze.sparse_logistic import Columns, fit_sparse, recalibrate, sigmoid
+from apmae.analyze.columns import Columns
+from apmae.analyze.fitting import LOGISTIC, choose, fit_chosen
+from apmae.analyze.sparse_logistic import sigmoid
 
 COUNT = 400
 
@@ -21,12 +22,14 @@ def planted():
 
 
 def auroc(found, correct, fit):
-    return roc_auc_score(correct[~fit], found.decision)
+    return roc_auc_score(correct[~fit], found[0].decision)
 
 
 def fitted(plain, heads, planted, most=50, correct=None):
     right = planted[1] if correct is None else correct
-    return fit_sparse(lambda _: Columns(plain, heads), right, planted[3], planted[4], most, "platt")
+    given = lambda _: Columns(plain, heads), right, planted[3]
+    (choice,) = choose((LOGISTIC,), *given, planted[4], most, "platt")
+    return fit_chosen(choice, *given, most), choice
 
 
 def test_a_column_that_tells_is_found_among_many_that_do_not(planted):
@@ -44,11 +47,11 @@ def test_sparse_columns_are_the_same_as_dense_ones(planted):
     signal, correct, noise, fit, _ = planted
     tags = (np.column_stack([noise, signal]) > 0.5).astype(np.float32)
     dense, sparse = fitted(None, tags, planted), fitted(None, csc_matrix(tags), planted)
-    np.testing.assert_allclose(sparse.decision, dense.decision, atol=1e-3)
-    assert sparse.setting == dense.setting
+    np.testing.assert_allclose(sparse[0].decision, dense[0].decision, atol=1e-3)
+    assert sparse[1].setting == dense[1].setting
     plain = signal[:, None]
     dense, sparse = fitted(plain, tags, planted), fitted(plain, csc_matrix(tags), planted)
-    np.testing.assert_allclose(sparse.decision, dense.decision, atol=1e-3)
+    np.testing.assert_allclose(sparse[0].decision, dense[0].decision, atol=1e-3)
 
 
 def test_outcomes_to_be_predicted_are_not_looked_at(planted):
@@ -56,7 +59,8 @@ def test_outcomes_to_be_predicted_are_not_looked_at(planted):
     heads = np.column_stack([noise, signal])
     turned = np.where(fit, correct, ~correct)
     one, other = fitted(None, heads, planted), fitted(None, heads, planted, correct=turned)
-    for ours, theirs in zip(one, other, strict=True):
+    assert one[1][:3] == other[1][:3]
+    for ours, theirs in zip(one[0], other[0], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -65,18 +69,6 @@ def test_missing_values_and_columns_without_any_variation(planted):
     holed = np.column_stack([signal, np.full(COUNT, np.nan), np.ones(COUNT)])
     holed[::7, 0] = np.nan
     assert auroc(fitted(None, holed, planted), correct, fit) > 0.7
-    nothing = fitted(None, holed[:, 1:], planted)
+    nothing = fitted(None, holed[:, 1:], planted)[0]
     np.testing.assert_allclose(nothing.probability, correct[fit].mean(), atol=1e-6)
     np.testing.assert_allclose(nothing.recalibrated, correct[fit].mean(), atol=1e-6)
-
-
-def test_platt_undoes_a_line_and_isotonic_is_that_of_scikit_learn():
-    draw = np.random.default_rng(1)
-    true = draw.normal(size=20_000)
-    correct = draw.random(20_000) < sigmoid(true)
-    new = np.linspace(-2, 2, 9)
-    np.testing.assert_allclose(recalibrate(5 * true + 2, correct, 5 * new + 2, "platt"), sigmoid(new), atol=0.02)
-    found = recalibrate(true, correct, new, "isotonic")
-    np.testing.assert_allclose(found, IsotonicRegression(out_of_bounds="clip").fit(true, correct).predict(new))
-    falling = recalibrate(-true, correct, new, "platt")
-    np.testing.assert_allclose(falling, correct.mean()), "what goes the wrong way is not turned around"

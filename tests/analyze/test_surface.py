@@ -5,7 +5,7 @@ import pytest
 
 from apmae.analyze.answers import answers_of
 from apmae.analyze.judging import stratified_auroc
-from apmae.analyze.surface import PRIOR, by_task, copies, statistics_of, surface, token_statistics
+from apmae.analyze.surface import PRIOR, copies, statistics_of, sureness, surface, task_terms, token_statistics
 
 
 def statistics_by_loops(token, correct, part):
@@ -68,19 +68,23 @@ def test_copies_by_hand(table_of_prompts):
     rows = [{"tokens": tokens, "predicted": "b", "correct": True}, {"path": "g", "correct": False}]
     answers = answers_of(table_of_prompts(rows), "<p>{prefix}<s>{suffix}<m>")
     # b is there three times; after an a there are b, c, <s> and b; both twice; five of eleven tokens are prefix
-    np.testing.assert_allclose(copies(answers)[0], [*np.log([4, 5, 3]), 5 / 11, np.log(11)])
+    np.testing.assert_allclose(copies(answers.seen)[0], [*np.log([4, 5, 3]), 5 / 11, np.log(11)])
 
 
 def test_task_terms():
     values, task = np.array([[1.0], [3.0], [5.0]]), np.array([0, 1, 1])
-    found = by_task(values, task, 2)
+    found = task_terms(values, np.ones(3, bool), 2).of(values, task)
     spread = np.sqrt(8 / 3)
     expected = [[1, 1, 0, -2 / spread, 0], [3, 0, 1, 0, 0], [5, 0, 1, 0, 2 / spread]]
     np.testing.assert_allclose(found, expected)
+    centred = task_terms(values, task == 1, 2).of(values, np.array([0, 1, -1]))
+    expected = [[1, 1, 0, -3, 0], [3, 0, 1, 0, -1], [5, 0, 0, 0, 0]]
+    np.testing.assert_allclose(centred, expected), "by the prompts that are fitted; an unknown task has no terms"
 
 
 def test_every_feature_is_finite_where_the_model_is_sure(table_of_prompts):
     rows = [{"max_probability": p, "correct": p > 0.5, "path": f"f{p}"} for p in (1.0, 0.0)]
-    found = surface(answers_of(table_of_prompts(rows)))
-    assert all(np.isfinite(values).all() and len(values) == 2 for values in found.values())
+    seen = answers_of(table_of_prompts(rows)).seen
+    found = surface(seen)
+    assert all(np.isfinite(values).all() and len(values) == 2 for values in (*found.values(), sureness(seen)))
     assert found["max_probability"].ravel().tolist() == pytest.approx([1.0, 0.0])

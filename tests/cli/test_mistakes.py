@@ -10,17 +10,26 @@ import pytest
 
 from apmae import bundled
 from apmae.artifacts import Stage, fingerprint, write_table
-from apmae.config import AtlasConfig, DimensionsConfig, EncodeConfig, PromptsConfig, TagsConfig, TrainConfig
+from apmae.config import (
+    AnswersConfig,
+    AtlasConfig,
+    DimensionsConfig,
+    EncodeConfig,
+    PromptsConfig,
+    TagsConfig,
+    TrainConfig,
+)
 from apmae.prompts.files import read_prompts, to_table
 from apmae.schema import ENCODED_PROMPTS
 
 HEAVY = ["torch", "transformers", "accelerate", "umap", "numba", "hdbscan", "sklearn", "matplotlib"]
 
 RUN = """
-import json, os, sys
+import importlib.util, json, os, sys
 import apmae.cli, apmae.engine.checks
 
 sys.modules["cuml"] = None  # as where it is not installed
+importlib.util.find_spec = lambda name, *_, find=importlib.util.find_spec: None if name == "catboost" else find(name)
 results = {}
 for case, arguments in json.load(sys.stdin).items():
     reading, writing = os.pipe()
@@ -57,6 +66,7 @@ TAG = ("tag", "bundled", "A.java", "--line", "3")
 TAGS = ("tag", "bundled", *PROMPTS)
 FIGURE = ("--out", "made.png")
 DIMENSIONS = ("dimensions", "old", *FIGURE)
+PREDICT = ("predict", "bundled", "A.java", "--line", "3", "--column", "16", "--study", "three")
 TRAIN = ("train", *PROMPTS, "--recipe", "debug", *OUT)
 
 CASES = {
@@ -356,7 +366,30 @@ CASES = {
         "ends in .png, got x.pdf",
     ),
     "similar: JSON in the way": (("similar", "told:1.2", "--in", "told", "--json", "folder"), "folder is a folder"),
+    # -- answers
+    "answers: no such prompts": (("answers", "--prompts", "none.parquet", *OUT), "none.parquet, found none"),
+    "answers: prompts with a mistake": (("answers", "--prompts", "bad.jsonl", *OUT), "bad.jsonl: line 2"),
+    "answers: no such model": (("answers", *PROMPTS, "--lm", "./none", *OUT), "found no folder ./none"),
+    "answers: no tokenizer": (("answers", *PROMPTS, "--lm", "./wordless", *OUT), "a fast tokenizer", "wordless"),
+    "answers: an encoder without a head": (
+        ("answers", *PROMPTS, "--lm", "./headless", *OUT),
+        "a model that says which tokens are probable",
+        "without a head",
+    ),
+    "answers: no such sentinels": (("answers", *PROMPTS, "--infill", "<a>{prefix}<b>{suffix}", *OUT), "<a>"),
+    "answers: a file in the way": (("answers", *PROMPTS, "--out", "A.java"), "A.java is a file"),
+    "answers: a name like a file": (("answers", *PROMPTS, "--out", "made.parquet"), "folder for the tables", "suffix"),
+    "answers: other settings": (
+        ("answers", *PROMPTS, "--set", "eigenvalues=3", "--out", "old-answers"),
+        "eigenvalues was 10, now 3",
+    ),
+    "answers: another stage's folder": (("answers", *PROMPTS, "--out", "old"), "stage was 'encode', now 'answers'"),
+    "answers: more tokens than positions": (("answers", *PROMPTS, "--set", "context=100000", *OUT), "positions"),
+    "answers: no setting": (("answers", *PROMPTS, "--set", "heads=0.5", *OUT), "heads"),
     # -- predict
+    "predict: unfinished answers": (("predict", "unread"), "a finished answers artifact at unread/answers"),
+    "predict: answers without outcomes": (("predict", "mute"), "prompts with outcomes in mute"),
+    "predict: answers to other prompts": (("predict", "mixed"), "2 prompts instead of 3", "from mixed/answers alone"),
     "predict: no study": (("predict", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
     "predict: no atlas": (("predict", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
     "predict: no outcomes": (
@@ -376,6 +409,41 @@ CASES = {
     ),
     "predict: JSON in the way": (("predict", "three", "--folds", "3", "--json", "folder"), "folder is a folder"),
     "predict: no such setting": (("predict", "three", "--set", "fold=3"), "fold"),
+    "predict: no such trees": (("predict", "three", "--set", "trees=[oak]"), "'histogram' or 'catboost'", "'oak'"),
+    "predict: trees twice": (("predict", "three", "--set", "trees=[histogram,histogram]"), "each kind of trees once"),
+    "predict: no share": (("predict", "three", "--set", "similar=0"), "similar", "got 0"),
+    "predict: trees that are not installed": (
+        ("predict", "three", "--folds", "3", "--set", "trees=[catboost]"),
+        "not installed",
+        "apmae[catboost]",
+    ),
+    "predict: nothing but a file": (
+        ("predict", "bundled", "A.java"),
+        "got FILE without --line and --study",
+        "all three",
+    ),
+    "predict: a line of a study": (("predict", "three", "--line", "3"), "got --line without FILE and --study"),
+    "predict: no study for a line": (PREDICT[:-2], "got FILE without --study"),
+    "predict: a risk of a study": (("predict", "three", "--risk", "0.1"), "got --risk without FILE and --line and"),
+    "predict: a device of a study": (("predict", "three", "--device", "cpu"), "got --device without FILE"),
+    "predict: a line and folds": ((*PREDICT, "--folds", "3"), "got FILE and --folds", "leave one of them out"),
+    "predict: a line and a setting": ((*PREDICT, "--set", "bins=3"), "got FILE and --set"),
+    "predict: a line and --overwrite": ((*PREDICT, "--overwrite"), "got FILE and --overwrite"),
+    "predict: no risk": ((*PREDICT, "--risk", "0"), "--risk between 0 and 1", "got 0"),
+    "predict: no such file": (("predict", "bundled", "none.java", *PREDICT[3:]), "none.java: No such file"),
+    "predict: a line too many": ((*PREDICT[:3], "--line", "99", *PREDICT[5:]), "1-5, got 99"),
+    "predict: a line whose task nobody knows": (
+        (*PREDICT[:3], "--line", "3", *PREDICT[7:]),
+        "--task for the cursor at A.java:3",
+        "--column 16 (identifier), 18 (math_operator)",
+    ),
+    "predict: a language that nobody knows": (
+        ("predict", "bundled", "notes.xyz", "--line", "2", *PREDICT[7:]),
+        "its language is not known",
+    ),
+    "predict: no predictor": (PREDICT, "a saved predictor in three/predict, found none", "run apmae predict three"),
+    "predict: no such model": (("predict", "./none", *PREDICT[2:]), "found no folder ./none"),
+    "predict: JSON of a line in the way": ((*PREDICT, "--json", "folder"), "folder is a folder"),
     # -- run and demo
     "run: no such file": (("run", "none.yaml"), "none.yaml: No such file", "check the path"),
     "run: no YAML": (("run", "bad.yaml"), "expected YAML in bad.yaml"),
@@ -461,7 +529,7 @@ CASES = {
 """What is wrong -> the command, and what its one line says."""
 
 
-MODELS = ("nested", "wordless", "cut", "shards", "fewer")
+MODELS = ("nested", "wordless", "headless", "cut", "shards", "fewer")
 
 
 def artifact(out, stage, config, **counts):
@@ -469,15 +537,27 @@ def artifact(out, stage, config, **counts):
         opened.finish({"layers": 1, "heads": 1, **counts})
 
 
-def answered(out, outcomes, files, **made_from):
-    """A study of as many prompts of one task, whose embeddings and atlas have what is checked and no more."""
+def prompts(outcomes, files):
+    """As many prompts of one task."""
     rows = [
         {"prompt": number, "id": str(number), "task": "eol", "path": f"f{number % files}", "split": "all"}
         | {"tokens": [str(number)], "expected": "a", "predicted": "a", "outcome": outcome}
         for number, outcome in enumerate(outcomes)
     ]
+    return {"prompts-00000.parquet": pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS)}
+
+
+def asked(out, outcomes):
+    """Answers to as many prompts, of which no head was read."""
+    with Stage.open(out, "answers", AnswersConfig().model_dump(mode="json"), {}) as opened:
+        opened.write_tables(prompts(outcomes, 3))
+        opened.finish({"drawn": "any", "natural_rate": None})
+
+
+def answered(out, outcomes, files, **made_from):
+    """A study of as many prompts of one task, whose embeddings and atlas have what is checked and no more."""
     with Stage.open(out / "embeddings", "encode", EncodeConfig().model_dump(mode="json"), made_from) as opened:
-        opened.write_tables({"prompts-00000.parquet": pa.Table.from_pylist(rows, schema=ENCODED_PROMPTS)})
+        opened.write_tables(prompts(outcomes, files))
         opened.finish({"layers": 1, "heads": 1, "heads_by_layer": [1], "lm": "none"})
     inputs = {"encode": fingerprint(out / "embeddings")}
     with Stage.open(out / "atlas", "cluster", AtlasConfig().model_dump(mode="json"), inputs) as opened:
@@ -490,6 +570,7 @@ def results(tmp_path_factory, environment):
     """What every command of the table printed, its exit code, and the modules that it had loaded by then."""
     home = tmp_path_factory.mktemp("mistakes")
     (home / "A.java").write_text("class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n")
+    (home / "notes.xyz").write_text("a\nb\n")
     (home / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
     (home / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (home / "mine.parquet").write_bytes(b"mine")
@@ -522,7 +603,7 @@ def results(tmp_path_factory, environment):
                 shutil.copy(file, home / folder)
     weights = (bundled.LANGUAGE_MODELS["bundled-small"] / "model.safetensors").read_bytes()
     (home / "cut" / "model.safetensors").write_bytes(weights[:-1])
-    for folder in ("nested", "wordless"):
+    for folder in ("nested", "wordless", "headless"):
         (home / folder / "model.safetensors").write_bytes(weights)
     for folder in ("shards", "fewer"):
         (home / folder / "model-1.safetensors").write_bytes(weights)
@@ -559,6 +640,14 @@ def results(tmp_path_factory, environment):
     artifact(home / "figure.parquet", "dimensions", DimensionsConfig())
     artifact(home / "old-atlas", "cluster", AtlasConfig())
     artifact(home / "old-tags", "tag", TagsConfig())
+    artifact(home / "old-answers", "answers", AnswersConfig())
+    bert = {"model_type": "bert", "architectures": ["BertModel"], "max_position_embeddings": 512}
+    (home / "headless" / "config.json").write_text(json.dumps(bert))
+    answered(home / "unread", ["correct", "incorrect", "correct"], 3)
+    (home / "unread" / "answers").mkdir()
+    answered(home / "mixed", ["correct", "incorrect", "correct"], 3)
+    asked(home / "mixed" / "answers", ["correct", "incorrect"])
+    asked(home / "mute", [None] * 3)
     artifact(home / "study" / "embeddings", "encode", EncodeConfig())
     answered(home / "silent", [None] * 3, 3)
     answered(home / "right", ["correct"] * 3, 3)

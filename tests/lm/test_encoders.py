@@ -12,6 +12,7 @@ from apmae.errors import CaptureError, ConfigError, ModelError
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import _judged, answer, read, window_of
 from apmae.prompts.line import text_prompt
+from apmae.prompts.masked import whole_window
 from apmae.prompts.sentinels import Masks
 
 FILLING = [kind for kind in KINDS if kind != "sentence"]
@@ -166,3 +167,23 @@ def test_a_tokenizer_without_a_mask_token_is_refused(encoder_lm):
     assert lm.masks is None
     with pytest.raises(ModelError, match="a tokenizer with a mask token for BertForMaskedLM"):
         windows_of(lm)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_knows_where_contexts_and_special_tokens_are(encoder_lm, kind):
+    """By the ids alone: special ones at both ends, masks in the middle, contexts on their sides."""
+    lm = encoder_lm(kind)
+    special = {lm.tokenizer.cls_token_id, lm.tokenizer.sep_token_id}
+    before, after = "The old harbour was quiet in the ", " and the boats left the harbour one after another."
+    for left, right, length in ((before, after, 64), (before * 9, after * 9, 24), ("", after, 64), (before, None, 64)):
+        cut = window_of(lm, text_prompt(left, "morning", right), length)
+        mask = lm.tokenizer.mask_token_id
+        masks = [place for place, token in enumerate(cut.ids) if token == mask]
+        runs = [place for place, token in enumerate(cut.ids) if token in special]
+        others = [place for place in range(len(cut.ids)) if place not in {*masks, *runs}]
+        assert list(cut.masks) == masks and cut.position == masks[0]
+        assert list(cut.prefix) == [place for place in others if place < masks[0]]
+        assert list(cut.suffix) == [place for place in others if place > masks[-1]]
+        assert [place for run in cut.sentinels for place in run] == runs
+    cut = whole_window(lm.backend_tokenizer, before, length=8, masks=lm.masks)
+    assert (cut.prefix, cut.suffix, cut.sentinels) == (range(1, 7), range(0), (range(1), range(7, 8)))

@@ -75,8 +75,11 @@ def test_answers_of_a_padded_batch_are_those_of_each_prompt_alone(bundled_lm, wi
 
 def test_the_margin_is_that_of_the_two_best(bundled_lm, windows):
     for window, found in zip(windows, answer(bundled_lm, windows), strict=True):
-        best = np.sort(distribution(bundled_lm, window))[::-1]
-        assert found.margin == pytest.approx(best[0] - best[1], abs=1e-5)
+        p = distribution(bundled_lm, window)
+        best = np.argsort(p)[::-1]
+        assert found.margin == pytest.approx(p[best[0]] - p[best[1]], abs=1e-5)
+        assert (found.predicted_id, found.second_id) == tuple(best[:2])
+        assert found.expected_id == window.completion[0]
 
 
 SPANS = [

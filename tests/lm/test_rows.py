@@ -16,6 +16,8 @@ from apmae.lm.rows import (
     LOWEST,
     Attention,
     Sight,
+    log_blocks,
+    log_row_at,
     log_rows,
     sight,
     write_pooled,
@@ -160,11 +162,11 @@ def attention(fields, **others):
     return Attention(**{**others, **fields})
 
 
-def expected(a, allowed):
+def expected(a, allowed, chosen=CHOSEN):
     """float64 (b, s, q, t) probabilities of the chosen heads, one row at a time."""
-    out = np.zeros((BATCH, CHOSEN.shape[1], SIZE, SIZE))
+    out = np.zeros((BATCH, chosen.shape[1], SIZE, SIZE))
     for b, s, q in np.ndindex(out.shape[:3]):
-        head = int(CHOSEN[b, s])
+        head = int(chosen[b, s])
         keys = [k for k in range(SIZE) if allowed(b, head, q, k)]
         if not keys:
             continue
@@ -245,6 +247,42 @@ def test_pooled(case, size):
             else:
                 assert not ours[b, :, i, j].any()
     assert float(bad) == 0
+
+
+def every_head(a, allowed):
+    """As ``expected``, of all heads: two at a time."""
+    pairs = [[0, 1], [2, 3]]
+    return np.concatenate([expected(a, allowed, torch.tensor([pair] * BATCH)) for pair in pairs], axis=1)
+
+
+def test_one_row_of_each_prompt(case):
+    a, bad = attention(case.fields), torch.zeros(())
+    seen, theirs = sight(a), every_head(a, case.allowed)
+    for back in (1, 3):
+        rows = [max(end - back, start) for start, end in zip(case.starts, case.ends, strict=True)]
+        found = dict(log_row_at(a, seen, rows, bad))
+        assert list(found) == list(range(BATCH))
+        for b, (start, end) in enumerate(zip(case.starts, case.ends, strict=True)):
+            own = theirs[b, :, rows[b], start:end]
+            assert found[b].shape == (HEADS, end - start)
+            assert np.abs(found[b].exp().double().numpy() - own).max() <= 1e-6
+            assert np.array_equal(found[b].isfinite().numpy(), own > 0)
+    assert float(bad) == 0
+
+
+@pytest.mark.parametrize("height", [1, 4, 32])
+def test_blocks_of_rows(case, height):
+    a, bad = attention(case.fields), torch.zeros(())
+    seen, theirs = sight(a), expected(a, case.allowed)
+    done = np.zeros_like(theirs)
+    for prompts, rows, keys, logs in log_blocks(a, seen, CHOSEN, height, bad):
+        for b, own in zip(prompts.tolist(), logs, strict=True):
+            start = min(case.starts) if min(seen.starts) == max(seen.starts) else case.starts[b]
+            done[b, :, start + rows.start : start + rows.stop, start : start + keys.stop] = own.exp().numpy()
+    for b, (start, end) in enumerate(zip(case.starts, case.ends, strict=True)):
+        assert np.abs(done[b, :, start:end, start:end] - theirs[b, :, start:end, start:end]).max() <= 1e-6
+        done[b, :, start:end, start:end] = 0
+    assert not done.any(), "something in the rows of padding"
 
 
 @pytest.mark.parametrize("last", [1, 3])

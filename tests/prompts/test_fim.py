@@ -1,5 +1,6 @@
 """Windows with the bundled StarCoder2 tokenizer, and with small ones made here like Llama's."""
 
+import re
 import unicodedata
 from functools import partial
 from importlib import resources
@@ -17,7 +18,7 @@ from apmae.prompts.fim import (
     tail,
     window,
 )
-from apmae.prompts.sentinels import find_sentinels
+from apmae.prompts.sentinels import FAMILIES, find_sentinels, split_template
 
 ROOT = resources.files("apmae") / "bundled"
 TOKENIZER = Tokenizer.from_file(str(ROOT / "language_model" / "tokenizer.json"))
@@ -56,6 +57,49 @@ def test_a_window_by_hand():
     assert cut.tokens == ("<fim_prefix>", "int", " x", " =", " ", "<fim_suffix>", ";", "\n", "<fim_middle>")
     assert cut.ids == (1, *encode("int x = "), 3, *encode(";\n"), 2)
     assert (cut.expected, cut.text) == (encode("1")[0], "1")
+
+
+_PLACED = {
+    "santacoder": "S", "starcoder": "S", "codellama": "S", "qwen": "S", "deepseek": "S",
+    "codestral": "P", "seedcoder": "P", "incoder": "S", "codegen2": "S",
+}  # fmt: skip
+"""Which context is the second one in each family's order, written by hand."""
+
+
+@pytest.mark.parametrize("bos", [None, 7])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_window_knows_where_contexts_and_sentinels_are(family, bos):
+    """Every token of the left context is " a", of the right one " b": what is where can be read off the ids."""
+    names = _names_of(family)
+    tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
+    tokenizer.add_special_tokens(names)
+    marks = find_sentinels(tokenizer, family)
+    ((a,), (b,)), special = (encode(" a"), encode(" b")), {tokenizer.token_to_id(name) for name in names} | {bos}
+    for left, right, length in ((3, 2, 40), (30, 30, 24), (1, 30, 21), (30, 0, 20), (0, 9, 30), (0, 0, 20)):
+        cut = window(tokenizer, " a" * left, "c", " b" * right, length=length, sentinels=marks, bos=bos)
+        kinds = "".join("P" if i == a else "S" if i == b else "m" if i in special else "?" for i in cut.ids)
+        found = ["?"] * len(cut.ids)
+        for letter, places in (("P", [cut.prefix]), ("S", [cut.suffix]), ("m", cut.sentinels)):
+            for place in (place for own in places for place in own):
+                assert found[place] == "?", "in two parts"
+                found[place] = letter
+        assert "".join(found) == kinds
+        assert cut.position == len(cut.ids) - 1 and cut.last == (a if left else None)
+        if left and right:
+            assert kinds.replace("m", "").lstrip("P" if _PLACED[family] == "S" else "S") == _PLACED[family] * len(
+                cut.suffix if _PLACED[family] == "S" else cut.prefix
+            )
+
+
+def _names_of(family):
+    return [name for part in split_template(family)[0] for name in re.findall(r"\u2581?<[^<>]+>|\[[A-Z]+\]", part)]
+
+
+def test_without_infill_all_but_the_first_token_is_prefix():
+    for suffix, sentinels in ((None, SENTINELS), (";", None)):
+        cut = window(TOKENIZER, " a" * 30, "c", suffix, length=9, sentinels=sentinels, bos=0)
+        assert (cut.prefix, cut.suffix, cut.sentinels) == (range(1, 9), range(0), (range(1),))
+        assert window(TOKENIZER, " a a", "c", suffix, length=9, sentinels=sentinels).sentinels == ()
 
 
 def test_without_sentinels_or_suffix_there_is_left_context_only():

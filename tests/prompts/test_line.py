@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apmae.errors import SourceError
-from apmae.prompts.line import line_prompt
+from apmae.prompts.line import line_prompt, task_prompt
+from apmae.prompts.tasks import find_spans
 
 JAVA = "class A {\n    int twice(int x) {\n        return x * 2;\n    }\n}\n"
 
@@ -86,3 +87,36 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "empty.java").write_text("")
     with pytest.raises(SourceError, match="expected a line of .* in 1-0, got 1"):
         line_prompt(tmp_path / "empty.java", 1)
+
+
+def test_the_task_at_the_cursor_is_that_of_the_spans(java):
+    """Wherever a span of the language begins, the prompt is cut as one that is drawn would be."""
+    by_place = {}
+    for task, spans in find_spans(JAVA, "java").items():
+        for span in spans:
+            by_place.setdefault(span.start, {})[task] = span.end
+    assert len(by_place) >= 5
+    for start, ends in by_place.items():
+        before = JAVA[:start]
+        line, column = before.count("\n") + 1, start - before.rfind("\n")
+        prompt = task_prompt(line_prompt(java, line, column))
+        assert prompt.task in ends and (prompt.task != "eol" or len(ends) == 1)
+        assert (prompt.prefix, prompt.completion) == (before, JAVA[start : ends[prompt.task]])
+        assert prompt.prefix + prompt.completion + prompt.suffix == JAVA and prompt.language == "java"
+
+
+def test_a_task_that_is_given_is_taken(java):
+    cursor = line_prompt(java, 3, column=16)
+    assert task_prompt(cursor, "identifier").completion == "x"
+    other = task_prompt(cursor, "string_literal")
+    assert (other.task, other.completion, other.suffix) == ("string_literal", cursor.completion, cursor.suffix)
+
+
+def test_where_no_span_begins_a_task_is_asked_for(java, tmp_path):
+    with pytest.raises(SourceError, match=r"no span of a task begins there; .* --column 16 \(identifier\), 18 \("):
+        task_prompt(line_prompt(java, 3))
+    other = tmp_path / "notes.xyz"
+    other.write_text("one\ntwo\n")
+    with pytest.raises(SourceError, match="expected --task .* its language is not known"):
+        task_prompt(line_prompt(other, 2))
+    assert task_prompt(line_prompt(other, 2), "word").task == "word"

@@ -14,39 +14,55 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae.artifacts import manifest_path, read_manifest, read_tables
+from apmae.config import PredictConfig
 from apmae.errors import ArtifactError, ConfigError
 from apmae.prompts.sentinels import split_template
+from apmae.prompts.similar import alike
 from apmae.study.layout import Layout
 from apmae.study.reader import Study
 
 _COLUMNS = ["prompt", "task", "path", "tokens", "outcome", "predicted", "max_probability", "margin", "entropy"]
+SIMILAR = PredictConfig().similar
+
+
+class Seen(NamedTuple):
+    """What is known of prompts when they are answered, before anybody says whether that is right."""
+
+    task: Int[ndarray, " n"]
+    """Number of the task, from 0; -1 for one that is not among those known."""
+    max_probability: Float[ndarray, " n"]
+    margin: Float[ndarray, " n"]
+    entropy: Float[ndarray, " n"]
+    """Of the model's next token, in nats."""
+    predicted: tuple[str, ...]
+    """The text of the token that the model answers (:func:`first_token`)."""
+    tokens: tuple[tuple[str, ...], ...]
+    """Texts of the window's tokens, as the model read them."""
+    prefix: Int[ndarray, "n 2"]
+    """Where the prefix begins in the window, and where it ends."""
 
 
 class Answers(NamedTuple):
     """Prompts with an outcome, of tasks with both; one row each, in the order of their numbers."""
 
     prompt: Int[ndarray, " n"]
-    task: Int[ndarray, " n"]
-    """Number of the task, in ``tasks``."""
     tasks: tuple[str, ...]
-    """In the order of the alphabet."""
+    """In the order of the alphabet; ``seen.task`` are their numbers."""
     correct: Bool[ndarray, " n"]
     group: Int[ndarray, " n"]
-    """Prompts of one file have the same number, from 0, as do files that share a prompt of the same tokens."""
-    max_probability: Float[ndarray, " n"]
-    margin: Float[ndarray, " n"]
-    entropy: Float[ndarray, " n"]
-    """Of the model's next token, in nats."""
-    predicted: tuple[str, ...]
-    """The text of the token that the model answers."""
-    tokens: tuple[tuple[str, ...], ...]
-    """Texts of the window's tokens, as the model read them."""
-    prefix: Int[ndarray, "n 2"]
-    """Where the prefix begins in the window, and where it ends."""
+    """Prompts of one file have the same number, from 0, as do files with windows that are nearly the same."""
+    seen: Seen
+    vocabulary: frozenset[str]
+    """Texts of the tokens in all windows."""
     left_out: dict[str, int]
     """Prompts left out, by reason."""
     files: int
     """Source files."""
+
+    @property
+    def task(self) -> Int[ndarray, " n"]:
+        """Number of the task, in ``tasks``."""
+        return self.seen.task
 
     @property
     def groups(self) -> int:
@@ -63,18 +79,26 @@ class Drawn(NamedTuple):
     """Share of correct ones among all prompts that the model was asked; None if it cannot be told."""
 
 
-def read_answers(study: Study) -> Answers:
+def read_answers(study: Study, similar: float = SIMILAR) -> Answers:
     """The answers of a study's prompts; see :func:`answers_of`."""
     prompts = read_tables(study.embeddings_folder, "encode", "prompts", _COLUMNS)
-    return answers_of(prompts, str(study.encoded.config.get("infill", "none")), study.embeddings_folder)
+    return answers_of(prompts, infill_of(study), similar, study.embeddings_folder)
 
 
-def answers_of(prompts: pa.Table, infill: str = "none", where: Path = Path("the study")) -> Answers:
+def infill_of(study: Study) -> str:
+    """The template of a study's windows, or "none"."""
+    return str(study.encoded.config.get("infill", "none"))
+
+
+def answers_of(
+    prompts: pa.Table, infill: str = "none", similar: float = SIMILAR, where: Path = Path("the study")
+) -> Answers:
     """The prompts whose outcome can be predicted.
 
     Args:
         prompts: ``schema.ENCODED_PROMPTS``.
         infill: template of the windows, or "none".
+        similar: share of a window, in (0, 1], from which two files that have it in common stay together.
         where: named in errors.
 
     Raises:
@@ -104,18 +128,23 @@ def answers_of(prompts: pa.Table, infill: str = "none", where: Path = Path("the 
     number = {task: place for place, task in enumerate(tasks)}
     tokens = tuple(tuple(row["tokens"]) for row in rows)
     paths = [row["path"] for row in rows]
-    return Answers(
-        prompt=np.array([row["prompt"] for row in rows], np.int64),
+    vocabulary = frozenset[str]().union(*tokens)
+    seen = Seen(
         task=np.array([number[row["task"]] for row in rows], np.int64),
-        tasks=tasks,
-        correct=np.array([row["outcome"] == "correct" for row in rows]),
-        group=together(paths, tokens),
         max_probability=_floats(rows, "max_probability"),
         margin=_floats(rows, "margin"),
         entropy=_floats(rows, "entropy"),
-        predicted=tuple(row["predicted"] for row in rows),
+        predicted=tuple(first_token(row["predicted"], vocabulary) for row in rows),
         tokens=tokens,
         prefix=np.array([prefix_of(own, infill) for own in tokens], np.int64).reshape(-1, 2),
+    )
+    return Answers(
+        prompt=np.array([row["prompt"] for row in rows], np.int64),
+        tasks=tasks,
+        correct=np.array([row["outcome"] == "correct" for row in rows]),
+        group=together(paths, ["".join(own) for own in tokens], similar),
+        seen=seen,
+        vocabulary=vocabulary,
         left_out=dict(left_out),
         files=len(set(paths)),
     )
@@ -128,29 +157,49 @@ def expect_files(answers: Answers, folds: int) -> None:
         ConfigError: if prompts are all of one file, or there are fewer files than folds.
     """
     found = answers.groups
-    alike = f" ({answers.files} files, some with the same prompts)" if answers.files > found else ""
+    same = f" ({answers.files} files, some with nearly the same windows)" if answers.files > found else ""
     if found < 2:
         raise ConfigError(
-            f"expected prompts of two files or more, of which some are fitted and others predicted, found one{alike}; "
+            f"expected prompts of two files or more, of which some are fitted and others predicted, found one{same}; "
             "encode prompts of more files"
         )
     if found < folds:
         raise ConfigError(
-            f"expected at least as many files as folds, {folds}, found {found}{alike}; "
+            f"expected at least as many files as folds, {folds}, found {found}{same}; "
             f"take --folds {found} or encode prompts of more files"
         )
 
 
-def together(paths: Sequence[str], tokens: Sequence[tuple[str, ...]]) -> Int[ndarray, " n"]:
-    """A number for each prompt, the same where the file is the same or the tokens are, also through others."""
+def first_token(answer: str, known: frozenset[str]) -> str:
+    """The token that an answer begins with: the longest of the known ones, as tokenizers take it.
+
+    Where the first token agrees with the completion so far, answers go on until that is decided
+    (``prompts.prompt.Answer.predicted``). Their length would give away who is right, and a token that is found alone in
+    wrong answers only would be taken for a bad one. So all answers are cut alike, by a rule that knows no outcome.
+
+    Args:
+        answer: as text.
+        known: texts of tokens. If the answer begins with none of them, it stays whole.
+    """
+    return next((answer[:end] for end in range(len(answer), 0, -1) if answer[:end] in known), answer)
+
+
+def together(paths: Sequence[str], windows: Sequence[str], similar: float) -> Int[ndarray, " n"]:
+    """A number for each prompt, the same where the file is the same or has a window that is nearly the same, also
+    through others.
+
+    Args:
+        paths: of the files.
+        windows: their texts.
+        similar: as for :func:`apmae.prompts.similar.alike`.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     files = {path: number for number, path in enumerate(dict.fromkeys(paths))}
     file = np.array([files[path] for path in paths], np.int64)
-    first: dict[tuple[str, ...], int] = {}
-    same = np.array([first.setdefault(own, number) for own, number in zip(tokens, file, strict=True)], np.int64)
-    links = coo_array((np.ones(len(file), np.int8), (file, same)), (len(files), len(files)))
+    pairs = file[np.array(alike(windows, similar), np.int64).reshape(-1, 2)]
+    links = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), (len(files), len(files)))
     return connected_components(links, directed=False)[1][file].astype(np.int64)
 
 
@@ -186,18 +235,26 @@ def _find(tokens: tuple[str, ...], text: str, *, last: bool = False) -> tuple[in
 
 
 def drawn_of(study: Study) -> Drawn:
-    """How a study's prompts were chosen by outcome, as the manifest beside them says.
+    """How a study's prompts were chosen by outcome; see :func:`drawn_from`."""
+    return drawn_from(Layout(study.folder).prompts, study.encoded.inputs.get("prompts"))
+
+
+def drawn_from(path: Path, sha256: str | None) -> Drawn:
+    """How prompts were chosen by outcome, as the manifest beside their file says, if it is of these prompts.
 
     Balanced draws count the surplus of either outcome, so the natural share can be estimated from all that were asked.
+
+    Args:
+        path: the file.
+        sha256: of the file that was read.
     """
-    path = Layout(study.folder).prompts
     if not manifest_path(path).is_file():
         return Drawn("unknown", None)
     try:
         manifest = read_manifest(path, "prompts")
     except ArtifactError:
         return Drawn("unknown", None)
-    if manifest.files.get(path.name, {}).get("sha256") != study.encoded.inputs.get("prompts"):
+    if manifest.files.get(path.name, {}).get("sha256") != sha256:
         return Drawn("unknown", None)
     how = str(manifest.config.get("outcome", "unknown"))
     counts = list(manifest.counts.get("prompts", {}).values())

@@ -82,12 +82,18 @@ def file_weights(group: Int[ndarray, " n"], resamples: int, seed: int) -> Float[
     return np.stack(columns, axis=1)[group].astype(np.float64)
 
 
-def interval(values: Float[ndarray, " r"]) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile over resamples; NaN if a figure is in none of them."""
+def interval(values: Float[ndarray, " r"], together: int = 1) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile over resamples; NaN if a figure is in none of them.
+
+    Args:
+        values: of each resample.
+        together: how many such intervals should hold at once: the percentiles are that much further out (Bonferroni).
+    """
     values = values[np.isfinite(values)]
     if not len(values):
         return np.nan, np.nan
-    low, high = np.percentile(values, [2.5, 97.5])
+    out = 2.5 / together
+    low, high = np.percentile(values, [out, 100 - out])
     return float(low), float(high)
 
 

@@ -21,12 +21,10 @@ from apmae.analyze.judging import (
     interval,
     stratified_auroc,
 )
-from apmae.analyze.prediction import MAJORITY, STRONGEST, Forecast, Forecasts
-from apmae.analyze.sparse_logistic import sigmoid
+from apmae.analyze.prediction import STRONGEST, Forecast, Forecasts
+from apmae.analyze.recalibration import at_rate
 from apmae.config import PredictConfig
-from apmae.schema import CALIBRATION, COVERAGE, FORECASTS, PREDICTION, PREDICTION_TASKS
-
-MODEL = "sparse logistic"
+from apmae.schema import CALIBRATION, COVERAGE, PREDICTION, PREDICTION_TASKS
 
 
 class Judged(NamedTuple):
@@ -36,7 +34,6 @@ class Judged(NamedTuple):
     tasks: pa.Table
     calibration: pa.Table
     coverage: pa.Table
-    forecasts: pa.Table
 
 
 class _Figures(NamedTuple):
@@ -60,10 +57,10 @@ def judge(answers: Answers, found: Forecasts, drawn: Drawn, config: PredictConfi
         [np.ones(len(answers.prompt)), file_weights(answers.group, config.resamples, config.seed)]
     )
     figures = {name: _figures(answers, found, own, weights) for name, own in found.by_name.items()}
-    reference = figures[STRONGEST]
+    reference, added = figures[STRONGEST], sum(own.kind == "added" for own in found.by_name.values())
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in Judged._fields}
     for name, own in found.by_name.items():
-        rows["prediction"].append(_row(name, own, figures[name], reference, answers, drawn, config))
+        rows["prediction"].append(_row(name, own, figures[name], reference, added, answers, drawn, config))
         rows["tasks"] += _task_rows(name, figures[name], reference, answers)
         for recalibrated, values in ((False, own.probability), (True, own.recalibrated)):
             curve = calibration(values, answers.correct, config.bins)
@@ -82,19 +79,7 @@ def judge(answers: Answers, found: Forecasts, drawn: Drawn, config: PredictConfi
             dict(zip(COVERAGE.names, (name, *values), strict=True))
             for values in coverage(own.recalibrated, answers.correct)
         ]
-        rows["forecasts"] += [
-            dict(zip(FORECASTS.names, (name, *map(_plain, values)), strict=True))
-            for values in zip(
-                answers.prompt.tolist(),
-                found.fold.tolist(),
-                own.decision.tolist(),
-                own.probability.tolist(),
-                own.recalibrated.tolist(),
-                own.transferred.tolist(),
-                strict=True,
-            )
-        ]
-    schemas = (PREDICTION, PREDICTION_TASKS, CALIBRATION, COVERAGE, FORECASTS)
+    schemas = (PREDICTION, PREDICTION_TASKS, CALIBRATION, COVERAGE)
     return Judged(
         *(pa.Table.from_pylist(own, schema=schema) for own, schema in zip(rows.values(), schemas, strict=True))
     )
@@ -116,18 +101,24 @@ def _row(
     own: Forecast,
     figures: _Figures,
     reference: _Figures,
+    added: int,
     answers: Answers,
     drawn: Drawn,
     config: PredictConfig,
 ) -> dict[str, Any]:
     correct = answers.correct
+    low, high = (None, None)
+    if own.kind == "added":
+        low, high = map(_plain, interval((figures.pooled - reference.pooled)[1:], added))
     return {
         "features": name,
         "kind": own.kind,
-        "model": "share of the task" if name == MAJORITY else MODEL,
+        "models": own.models,
         **_with_interval("auroc", figures.pooled),
         **_with_interval("within_task", _mean(figures.task)),
         **(_none("delta") if name == STRONGEST else _with_interval("delta", figures.pooled - reference.pooled)),
+        "delta_all_low": low,
+        "delta_all_high": high,
         **_with_interval("transfer", _mean(figures.transfer)),
         "accuracy": accuracy(own.recalibrated, correct),
         "brier": brier(own.recalibrated, correct),
@@ -137,6 +128,7 @@ def _row(
         "calibration_error_chance": chance_error(own.recalibrated, config.bins, config.seed),
         **_natural(own, answers, drawn),
         "chosen": own.chosen,
+        "with_heads": own.with_heads,
     }
 
 
@@ -149,8 +141,7 @@ def _natural(own: Forecast, answers: Answers, drawn: Drawn) -> dict[str, float |
     if drawn.natural is None or not 0 < drawn.natural < 1:
         return {"natural_accuracy": None, "natural_brier": None}
     rate = drawn.natural if drawn.how == "balanced" else share
-    p = np.clip(own.recalibrated, 1e-6, 1 - 1e-6)
-    moved = sigmoid(np.log(p / (1 - p)) + np.log(rate / (1 - rate)) - np.log(share / (1 - share)))
+    moved = at_rate(own.recalibrated, share, rate)
     weights = np.where(answers.correct, rate / share, (1 - rate) / (1 - share))
     return {
         "natural_accuracy": accuracy(moved, answers.correct, weights),

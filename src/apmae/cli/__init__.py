@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from apmae.cli import heads, hub, lookup, prompts, stages, study
+from apmae.cli import heads, hub, lookup, prediction, prompts, stages, study
 from apmae.cli.examples import ABOUT, EXAMPLES
 from apmae.cli.options import say
 from apmae.cli.streams import drained
@@ -33,7 +33,8 @@ _PANELS = {
         stages.encode,
         stages.dimensions,
         stages.locations,
-        stages.predict,
+        stages.answers,
+        prediction.predict,
         stages.cluster,
         stages.report,
     ),

@@ -42,9 +42,14 @@ EXAMPLES = {
         "Pattern locations by task and outcome beside what chance gives. Then apmae report shows them too. Languages "
         "side by side: apmae locations java-tags/ python-tags/ --out DIR, of what apmae tag MODEL --prompts made.",
     ),
+    "answers": (
+        "apmae answers --lm MODEL --prompts study/prompts.parquet --out study/answers/",
+        "Of an encoded study take its prompts and window (--set context=256). Next: apmae predict study/.",
+    ),
     "predict": (
         "apmae predict study/ --json prediction.json",
-        "Will an answer be right? Baselines without attention, then what heads add, with intervals.",
+        "Will an answer be right? Baselines without attention, then what heads add, with intervals. Then for one line, "
+        "answered or not at a chosen risk: apmae predict MODEL FILE.java --line 12 --study study/ --risk 0.1",
     ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "top": (

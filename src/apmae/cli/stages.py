@@ -1,5 +1,5 @@
 """The stages after prompts: ``train``, ``evaluate``, ``encode``, ``dimensions``, ``cluster``, ``locations``,
-``predict``, ``report``.
+``answers``, ``report``.
 """
 
 from pathlib import Path
@@ -250,29 +250,36 @@ def locations(
     say(f"tables in {study / 'locations'}")
 
 
-def predict(
-    study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")],
-    folds: Annotated[int, typer.Option(help="Parts of the files; each is predicted from the others.")] = 5,
-    resamples: Annotated[int, typer.Option(help="How often files are drawn anew, for intervals.")] = 1000,
-    seed: SeedOption = 0,
+@loads_lm
+def answers(
+    prompts: Annotated[Path, typer.Option(help="Prompts, Parquet or JSONL.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables; STUDY/answers for apmae predict STUDY.")],
+    lm: LMOption = "bundled",
     overwrite: OverwriteOption = False,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write findings and tables as JSON.")] = None,
     set_: SetOption = None,
+    *,
+    loading: dict[str, Any],
 ) -> None:
-    """Predict which answers are right: what heads add to what is known without attention."""
-    from apmae.config import PredictConfig, parse
+    """Read every head where the model answers: last rows, copies, flow, logit attribution, hidden states.
 
-    values = {"folds": folds, "resamples": resamples, "seed": seed, **settings(set_)}
-    config = parse(PredictConfig, values, "predict")
-    from apmae.engine.checks import expect_prediction
+    A killed run resumes after its last shard.
+    """
+    from apmae.config import AnswersConfig, parse
 
-    expect_prediction(study, config, json_, overwrite=overwrite)
-    from apmae.engine import prediction
+    config = parse(AnswersConfig, settings(set_), "answers")
+    model = lm_config(lm, loading)
+    from apmae.engine.subjects import expect_reading
 
-    prediction.print_prediction(prediction.predict(study, config, overwrite=overwrite, json=json_))
-    say(f"tables in {study / 'predict'}")
-    if json_:
-        say(f"JSON in {json_}")
+    expect_reading(model, prompts, out, config, overwrite=overwrite)
+    from apmae.engine.answers import read_heads_of_answers
+
+    counts = read_heads_of_answers(model, prompts, out, config, overwrite=overwrite)
+    say(
+        f"{counts['heads_read']} heads of {counts['prompts']} prompts, {counts['correct']} answered correctly, in {out}"
+    )
+    missing = sum(counts["heads_by_layer"]) - counts["attribution"]
+    if missing:
+        say(f"  {missing} heads have no logit attribution: {next(iter(counts['without'].values()))}")
 
 
 def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:

@@ -9,6 +9,7 @@ from apmae.config.heads import SimilarConfig, TopConfig
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
 from apmae.config.stages import (
     PRESETS,
+    AnswersConfig,
     AtlasConfig,
     DimensionsConfig,
     EncodeConfig,
@@ -29,6 +30,7 @@ __all__ = [
     "TASKS",
     "TEXT_TASKS",
     "APMAEConfig",
+    "AnswersConfig",
     "AtlasConfig",
     "CaptureConfig",
     "Circuit",

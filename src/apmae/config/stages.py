@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from apmae.config.base import Config
 from apmae.config.capture import CaptureConfig
@@ -177,6 +177,22 @@ class TagsConfig(Config):
     """Decides which heads are captured, if not all are."""
 
 
+class AnswersConfig(Config):
+    """What is read of heads where a model answers."""
+
+    context: int = Field(default=256, ge=8)
+    """Tokens of the language model's window. All of it is read, so memory grows with its square and the layers."""
+
+    batch: int = Field(default=8, ge=1)
+    """Prompts per forward of the language model, at most."""
+
+    eigenvalues: int = Field(default=10, ge=1)
+    """Largest Laplacian eigenvalues of each head's pattern."""
+
+    shard_prompts: int = Field(default=64, ge=1)
+    """Prompts per shard: the most that a killed run has to repeat."""
+
+
 class LocationsConfig(Config):
     """How pattern locations are set against chance (paper section 6.2)."""
 
@@ -193,6 +209,12 @@ class PredictConfig(Config):
     """Parts of the files; each part is predicted by models fitted on the others."""
     choice_folds: int = Field(default=3, ge=2)
     """Parts of the fitting files among which settings are chosen, and token statistics are made."""
+    similar: float = Field(default=0.8, gt=0, le=1)
+    """Files with windows that share this much stay together, as ``PromptsConfig.similar`` counts it; 1: only if the
+    windows are identical."""
+    trees: tuple[Literal["histogram", "catboost"], ...] = ("histogram",)
+    """Boosted trees that are tried beside sparse logistic regression, for each set of features: scikit-learn's, and
+    CatBoost's (extra ``catboost``)."""
     columns: int = Field(default=256, ge=1)
     """Most columns of heads in a model: those that go most with the outcome where it is fitted."""
     components: int = Field(default=4, ge=2, le=8)
@@ -204,3 +226,10 @@ class PredictConfig(Config):
     resamples: int = Field(default=1000, ge=20)
     """How often files are drawn anew, for intervals."""
     seed: int = 0
+
+    @field_validator("trees")
+    @classmethod
+    def _each_once(cls, trees: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(trees)) < len(trees):
+            raise ValueError(f"expected each kind of trees once, got {', '.join(trees)}")
+        return trees

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from apmae.analyze.answers import expect_files, read_answers
 from apmae.artifacts import expect_place, expect_stage, journal_path, manifest_path, read_manifest
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.reduce import expect_device
@@ -21,7 +20,6 @@ from apmae.config import (
     EvaluateConfig,
     LMConfig,
     LocationsConfig,
-    PredictConfig,
     PromptsConfig,
     StudyConfig,
     TagsConfig,
@@ -264,17 +262,6 @@ def expect_locations(study: Path, config: LocationsConfig, *, overwrite: bool) -
     out = Layout(Study(study).folder).locations
     expect_place(out, folder=True)
     expect_stage(out, "locations", _settings(config), overwrite=overwrite)
-
-
-def expect_prediction(study: Path, config: PredictConfig, json: Path | None, *, overwrite: bool) -> None:
-    """``apmae predict``; arguments and errors as for :func:`apmae.engine.prediction.predict`."""
-    opened = Study(study)
-    out = Layout(opened.folder).prediction
-    expect_place(out, folder=True)
-    if json is not None:
-        expect_place(json)
-    expect_stage(out, "predict", _settings(config), overwrite=overwrite)
-    expect_files(read_answers(opened), config.folds)
 
 
 def expect_report(study: Path) -> None:

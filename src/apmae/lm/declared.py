@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from apmae.artifacts import read_json
 from apmae.config import LMConfig
-from apmae.errors import ArtifactError, CaptureError, ConfigError
+from apmae.errors import ArtifactError, CaptureError, ConfigError, ModelError
 from apmae.lm.folder import CONFIG, path_of
 from apmae.prompts.sentinels import find_sentinels
 
@@ -100,6 +100,19 @@ def expect_outcome(outcome: str, answers: bool, source: str) -> None:
         raise ConfigError(
             f"expected outcome 'any' for {source}, got {outcome!r}: it is an encoder without a head for masked tokens, "
             "so it answers nothing and no prompt is correct or incorrect; set outcome to any (--set outcome=any)"
+        )
+
+
+def expect_answering(answers: bool, source: str) -> None:
+    """Refuse a model that answers nothing where its answer is looked at.
+
+    Raises:
+        ModelError: if it does not.
+    """
+    if not answers:
+        raise ModelError(
+            f"expected a model that says which tokens are probable, {source} is an encoder without a head for masked "
+            "tokens; take another"
         )
 
 

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 
 from apmae.errors import CaptureError
 from apmae.lm.inputs import Generation
-from apmae.lm.rows import Attention, Sight, sight
+from apmae.lm.rows import Attention, Sight
 from apmae.lm.selection import Selection
+from apmae.lm.sights import Sights
 from apmae.patterns import geometry
 from apmae.patterns.patterns import PATCH, Patterns
 from apmae.prompts.fim import token_texts
 
 _SAME_KEY = 0.1
 """How far a key may move from one step to the next, relative to its length."""
-_SIGHTS = 4
-"""How many masks are remembered: a model has two or three kinds of mask, but each GPU has its own copies."""
 
 
 @dataclass(slots=True)
@@ -57,7 +56,8 @@ class Forward:
     """Layer -> log rows of later forwards, which continue from its cache."""
     ids: list[Int[Tensor, "b t"]] = field(default_factory=list)
     """Token ids of each forward, where they are known."""
-    _sights: list[tuple[Any, bool, Sight]] = field(default_factory=list)
+    sights: Sights = field(default_factory=Sights)
+    """What its masks show."""
     _last_key: Tensor | None = None
     _moved: Tensor | None = None
 
@@ -99,23 +99,9 @@ class Forward:
 
     # -- layer by layer ------------------------------------------------------------------------------------------------
 
-    def look(self, attention: Attention) -> Sight:
-        """What the layer's masks show, looked at once for all layers that share them."""
-        if attention.scores is None:
-            for source, causal, seen in self._sights:
-                if source is attention.source and causal == attention.causal:
-                    return seen
-        seen = sight(attention)
-        self.remember(attention, seen)
-        return seen
-
-    def remember(self, attention: Attention, seen: Sight) -> None:
-        """Keep what a mask shows; and the mask, so that no other object can take its identity."""
-        self._sights = [*self._sights[1 - _SIGHTS :], (attention.source, attention.causal, seen)]
-
     def finish(self, attention: Attention) -> None:
         """After the last layer: forget the masks, and see whether prompts have changed places since the last step."""
-        self._sights.clear()
+        self.sights.forget()
         if attention.key is None:
             return
         # Beam search reorders the batch between steps: in the place of the last key there would be another prompt's.

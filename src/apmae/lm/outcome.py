@@ -168,7 +168,8 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
     at = logits[rows, columns].float().log_softmax(-1)
     expected = at.gather(1, torch.tensor([[token] for want in asked for token in want], device=at.device))[:, 0]
     first = torch.tensor([0, *(len(want) for want in asked[:-1])]).cumsum(0).to(at.device)
-    best, second = at[first].topk(2).values.exp().T.tolist()
+    top = at[first].topk(2)
+    (best, second), leading = top.values.exp().T.tolist(), top.indices.tolist()
     entropy = -(at[first].exp() * at[first].clamp(min=-1e4)).sum(-1)
     greedy, log_probability = at.argmax(-1).tolist(), expected.tolist()
     answers = []
@@ -201,6 +202,9 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
                 entropy=float(entropy[place]),
                 log_probability=sum(log_probability[span]) if whole else None,
                 exact=greedy[span] == list(want) if whole else None,
+                predicted_id=greedy[begin],
+                second_id=next(token for token in leading[place] if token != greedy[begin]),
+                expected_id=want[0],
             )
         )
     return answers

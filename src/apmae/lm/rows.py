@@ -3,7 +3,7 @@
 Axes: b prompts, h heads of a layer, s selected heads, q queries, t keys, d head width, k patches, p pixels of a patch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isqrt
@@ -22,9 +22,7 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 _CACHE_BYTES = {"cpu": 1 << 20}
 """Scores formed at once: about what a core's cache holds. Other devices do better with larger pieces."""
 _DEVICE_BYTES = 1 << 28
-_LONG_ROWS = 32
-_CHECK_ROWS = 1024
-
+_LONG_ROWS, _CHECK_ROWS = 32, 1024
 
 LOWEST = -5e8
 """No real score is near it, and every usual value for "masked" is below it, such as -1e9; except in float16."""
@@ -213,6 +211,13 @@ def _scores(a: Attention, chosen: _Chosen, seen: Sight, rows: slice, keys: slice
     else:
         assert chosen.query is not None and chosen.key is not None
         scores = chosen.query[:, :, rows] @ chosen.key[..., keys]
+    return _masked(a, chosen, scores, seen, rows, keys)
+
+
+def _masked(
+    a: Attention, chosen: _Chosen, scores: Float[Tensor, "b s r t"], seen: Sight, rows: slice, keys: slice
+) -> Float[Tensor, "b s r t"]:
+    """Products of queries and keys as scores: soft-caps, biases and masks, in place."""
     if a.softcap is not None:
         scores = scores.div_(a.softcap).tanh_().mul_(a.softcap)
     if a.bias is not None:
@@ -261,6 +266,60 @@ def log_rows(a: Attention, seen: Sight, heads: Int[Tensor, "b s"], bad: Float[Te
     return _normalize(a, chosen, scores, bad)
 
 
+def log_row_at(
+    a: Attention, seen: Sight, rows: Sequence[int], bad: Float[Tensor, ""]
+) -> Iterator[tuple[int, Float[Tensor, "h t"]]]:
+    """One row of every head's log pattern for each prompt, at the cost of one row.
+
+    Args:
+        a: the layer's attention, as many keys as queries.
+        seen: what its masks show.
+        rows: of each prompt, counted with its padding.
+        bad: becomes NaN if a score was not finite.
+
+    Yields:
+        The number of a prompt in the batch, ascending, and its row over its own tokens, without padding.
+    """
+    every = torch.arange(a.shape[1], device=a.device)[None]
+    for prompt, (row, start, end) in enumerate(zip(rows, seen.starts, seen.ends, strict=True)):
+        last = row + 1 if seen.causal else end
+        here, keys = slice(row, row + 1), slice(start, last)
+        chosen = _Chosen(torch.tensor([prompt], device=a.device), every, None, None)
+        if a.scores is not None:
+            scores = a.scores[prompt, :, here, keys].float()[None]
+        else:
+            assert a.query is not None and a.key is not None
+            # heads that share keys are rows of one product, so that no key is copied
+            query = a.query[prompt, :, row].float().mul(a.scale).unflatten(0, (a.key.shape[1], -1))
+            scores = (query @ a.key[prompt, :, keys].float().transpose(-1, -2)).reshape(1, a.shape[1], 1, -1)
+        logs = _normalize(a, chosen, _masked(a, chosen, scores, seen, here, keys), bad)[0, :, 0]
+        yield prompt, nn.functional.pad(logs, (0, end - last), value=-torch.inf)
+
+
+def log_blocks(
+    a: Attention, seen: Sight, heads: Int[Tensor, "b s"], height: int, bad: Float[Tensor, ""]
+) -> Iterator[tuple[Int[Tensor, " b"], slice, slice, Float[Tensor, "b s r t"]]]:
+    """Log patterns, ``height`` rows at a time, for as many prompts as fit in a cache.
+
+    Args:
+        a: the layer's attention, as many keys as queries.
+        seen: what its masks show.
+        heads: selected heads of each prompt.
+        height: rows formed at once.
+        bad: becomes NaN if a score was not finite.
+
+    Yields:
+        Neighbouring prompts; rows and keys, both from the prompts' first real token; their log probabilities.
+    """
+    for prompts, start, end in _groups(a, seen, heads.shape[1] * height * a.shape[2]):
+        chosen = _choose(a, prompts, heads[prompts])
+        for begin in range(start, end, height):
+            stop = min(begin + height, end)
+            last = stop if seen.causal else end
+            logs = _normalize(a, chosen, _scores(a, chosen, seen, slice(begin, stop), slice(start, last)), bad)
+            yield prompts, slice(begin - start, stop - start), slice(0, last - start), logs
+
+
 def write_whole(
     a: Attention, seen: Sight, heads: Int[Tensor, "b s"], out: Float[Tensor, "b s k p p"], bad: Float[Tensor, ""]
 ) -> None:
@@ -273,21 +332,15 @@ def write_whole(
         out: written in place; left as it is where nothing is attended to.
         bad: becomes NaN if a score was not finite.
     """
-    size, patch, side = a.shape[2], out.shape[-1], isqrt(out.shape[2])
-    for prompts, start, end in _groups(a, seen, heads.shape[1] * patch * size):
-        chosen = _choose(a, prompts, heads[prompts])
-        into = out[int(prompts[0]) : int(prompts[-1]) + 1]
-        for row in range(geometry.grid_size(end - start, patch)):
-            begin, stop = start + row * patch, min(start + (row + 1) * patch, end)
-            keys = slice(start, stop if seen.causal else end)
-            scores = _scores(a, chosen, seen, slice(begin, stop), keys)
-            logs = _normalize(a, chosen, scores, bad)
-            columns = geometry.grid_size(keys.stop - start, patch)
-            beyond = columns * patch - logs.shape[-1], patch - logs.shape[-2]
-            if any(beyond):
-                logs = nn.functional.pad(logs, (0, beyond[0], 0, beyond[1]), value=-torch.inf)
-            first = row * (row + 1) // 2 if seen.causal else row * side
-            into[:, :, first : first + columns] = logs.unflatten(-1, (columns, patch)).transpose(2, 3)
+    patch, side = out.shape[-1], isqrt(out.shape[2])
+    for prompts, rows, keys, logs in log_blocks(a, seen, heads, patch, bad):
+        into, row = out[int(prompts[0]) : int(prompts[-1]) + 1], rows.start // patch
+        columns = geometry.grid_size(keys.stop, patch)
+        beyond = columns * patch - logs.shape[-1], patch - logs.shape[-2]
+        if any(beyond):
+            logs = nn.functional.pad(logs, (0, beyond[0], 0, beyond[1]), value=-torch.inf)
+        first = row * (row + 1) // 2 if seen.causal else row * side
+        into[:, :, first : first + columns] = logs.unflatten(-1, (columns, patch)).transpose(2, 3)
 
 
 def write_pooled(

@@ -129,7 +129,7 @@ class Tap:
             return
         if forward is None or layer in forward.filled:
             forward = self._begin(attention)
-        seen = forward.look(attention)
+        seen = forward.sights.look(attention)
         if seen.causal != forward.sight.causal:
             raise CaptureError(
                 f"layer {layer} lets queries see later tokens and others do not, or the other way round; "
@@ -180,7 +180,7 @@ class Tap:
                 forward.replace(self._forwards[place])
             self._forwards[place : place + 1] = [forward]
         thread.forward, thread.ids = forward, None
-        forward.remember(attention, seen)
+        forward.sights.remember(attention, seen)
         if self._each_layer is None:
             forward.patches = forward.empty(total, self._dtype, attention.device)
         return forward

@@ -14,7 +14,7 @@ from apmae.prompts.own import parse_line
 from apmae.prompts.prompt import Answer, Prompt
 from apmae.schema import PROMPTS
 
-_ANSWER = tuple(name for name in Answer._fields if name != "correct")  # the column ``outcome`` says that
+_ANSWER = tuple(name for name in Answer._fields if name in PROMPTS.names)  # the column ``outcome`` says "correct"
 _NAMES = tuple(name for field in fields(Prompt) for name in ((field.name,) if field.name != "answer" else _ANSWER))
 _OPTIONAL = ("repository", *_ANSWER, "group", "counterfactual", "accepted", "wrong")
 """Columns that a user's table may lack."""

@@ -47,8 +47,35 @@ class Window:
     masks: range = range(0)
     """Where an encoder's masks are, one for each of the completion's first tokens. A decoder has none: its answer comes
     after the window."""
+    prefix: range = range(0)
+    """Where the tokens of the left context are."""
+    suffix: range = range(0)
+    """Where the tokens of the right context are; empty where the model sees none."""
     tokenizer: "Tokenizer | None" = field(default=None, repr=False, compare=False)
     """Whose tokens they are, for display."""
+
+    @property
+    def sentinels(self) -> tuple[range, ...]:
+        """Where tokens are that are neither context nor mask, in runs: a first token, sentinels, an encoder's special
+        tokens.
+        """
+        known = {*self.prefix, *self.suffix, *self.masks}
+        runs: list[range] = []
+        for place in range(len(self.ids)):
+            if place not in known:
+                start = runs.pop().start if runs and runs[-1].stop == place else place
+                runs.append(range(start, place + 1))
+        return tuple(runs)
+
+    @property
+    def position(self) -> int:
+        """The token at which the model says what comes next: the last one; of an encoder its first mask."""
+        return self.masks.start if self.masks else len(self.ids) - 1
+
+    @property
+    def last(self) -> int | None:
+        """Id of the last token of the left context; None if it is empty."""
+        return self.ids[self.prefix[-1]] if self.prefix else None
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -122,6 +149,7 @@ def window(
         raise SourceError(f"expected a completion of at least one token, got {completion[:40]!r}; give another")
     if infill is None:
         ids = [*first, *_last_tokens(tokenizer, prefix, budget)]
+        places = range(len(first), len(ids)), range(0)
     else:
         marks, after = infill
         half = budget // 2
@@ -131,6 +159,7 @@ def window(
             room = budget - len(right)
             left = left[-room:] if len(right) == half else _last_tokens(tokenizer, prefix, room)
         ids = [*first, *marks.arrange(left, right)]
+        places = marks.places(len(left), len(right), len(first))
     if not ids:
         raise SourceError("expected a prompt of at least one token, got none; give text before the completion")
     others = [tuple(encoded(tokenizer, other, inner=True)) for other in accepted]
@@ -139,6 +168,8 @@ def window(
         completion=tuple(answer),
         text=completion,
         accepted=tuple(other for other in others if other),
+        prefix=places[0],
+        suffix=places[1],
         tokenizer=tokenizer,
     )
 

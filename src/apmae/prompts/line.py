@@ -1,10 +1,17 @@
 """Prompts from what a user is looking at: a bare text, or one line of a file. Torch-free."""
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+from apmae.config import TASKS
 from apmae.errors import SourceError
+from apmae.prompts.languages import LANGUAGES
 from apmae.prompts.prompt import Prompt
+from apmae.prompts.tasks import parse_spans
+
+_COLUMNS = 6
+"""Most columns that a message names."""
 
 
 def text_prompt(prefix: str, completion: str, suffix: str | None, *, path: str = "", line: int = 1) -> Prompt:
@@ -52,6 +59,52 @@ def line_prompt(path: Path, line: int, column: int | None = None) -> Prompt:
         )
     after = text[len(before) + len(completion) :]
     return text_prompt(before, completion, after, path=str(path), line=line)
+
+
+def task_prompt(prompt: Prompt, task: str | None = None) -> Prompt:
+    """The prompt for completing the span that begins at the cursor, as prompts of its task are drawn.
+
+    Args:
+        prompt: from :func:`line_prompt`.
+        task: of the span; None takes that of the language's spans that begin there, ``eol`` last. If none of the task
+            begins there, the rest of the line stays the completion.
+
+    Raises:
+        SourceError: if no task is given, and no span begins at the cursor or the file's language is not known.
+    """
+    language = next((name for name, own in LANGUAGES.items() if prompt.path.endswith(own.suffixes)), None)
+    text = f"{prompt.prefix}{prompt.completion}{prompt.suffix or ''}"
+    parsed = parse_spans(text, language, path=prompt.path) if language else None
+    spans = {name: dict(own.tolist()) for name, own in parsed.spans.items()} if parsed else {}
+    found = {name: ends[prompt.start] for name, ends in spans.items() if prompt.start in ends}
+    if task is None:
+        task = min(found, key=lambda name: (name == "eol", TASKS.index(name) if name in TASKS else 0), default=None)
+    if task is None:
+        why = "no span of a task begins there" if parsed else "its language is not known, or it takes long to parse"
+        raise SourceError(
+            f"expected --task for the cursor at {prompt.path}:{prompt.line}, because {why}; give one such as --task "
+            f"identifier{_columns(text, prompt.start, spans)}"
+        )
+    if task not in found:
+        return replace(prompt, task=task)
+    end = found[task]
+    return replace(
+        prompt, task=task, language=language or "text", completion=text[prompt.start : end], suffix=text[end:]
+    )
+
+
+def _columns(text: str, start: int, spans: dict[str, dict[int, int]]) -> str:
+    """Where spans begin in the line of a place, for a message."""
+    begin = text.rfind("\n", 0, start) + 1
+    end = text.find("\n", start)
+    own = sorted(
+        (place - begin + 1, name)
+        for name, ends in spans.items()
+        for place in ends
+        if begin <= place < (len(text) if end < 0 else end)
+    )
+    shown = ", ".join(f"{column} ({name})" for column, name in own[:_COLUMNS])
+    return f", or one of the columns where spans begin: --column {shown}" if own else ""
 
 
 def read_source(path: Path) -> str:

@@ -74,6 +74,8 @@ def masked_window(
         text=completion,
         accepted=tuple(tuple(other) for other in others if other),
         masks=range(first, first + hidden),
+        prefix=range(len(masks.before), first),
+        suffix=range(first + hidden, first + hidden + len(right)),
         tokenizer=tokenizer,
     )
 
@@ -95,7 +97,8 @@ def whole_window(tokenizer: "Tokenizer", text: str, *, length: int, masks: Masks
     ids = encoded(tokenizer, text, inner=False)[: max(length - len(masks), 0)]
     if not ids:
         raise SourceError("expected a text of at least one token, got none; give text")
-    return Window(tuple(masks.arrange(ids, 0, ())), (), "", tokenizer=tokenizer)
+    prefix = range(len(masks.before), len(masks.before) + len(ids))
+    return Window(tuple(masks.arrange(ids, 0, ())), (), "", prefix=prefix, tokenizer=tokenizer)
 
 
 def _pieces(tokenizer: "Tokenizer", prefix: str, completion: str, suffix: str, count: int) -> Pieces:

@@ -38,6 +38,13 @@ class Answer(NamedTuple):
     completion was not asked for, is longer than ``lm.outcome.LONGEST_SPAN`` tokens or the model has no positions."""
     exact: bool | None = None
     """Whether greedy decoding gives the completion, token by token. None as for ``log_probability``."""
+    predicted_id: int | None = None
+    """Id of the most probable token. Tables hold texts, so it is None where an answer was read from one, as are the
+    next two."""
+    second_id: int | None = None
+    """Id of the token that is most probable after it."""
+    expected_id: int | None = None
+    """Id of the completion's first token."""
 
     @property
     def outcome(self) -> str:

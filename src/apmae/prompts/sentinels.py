@@ -76,6 +76,20 @@ class Sentinels:
         contexts = (right, left) if self.suffix_first else (left, right)
         return [*self.before, *contexts[0], *self.between, *contexts[1], *self.after]
 
+    def places(self, left: int, right: int, first: int) -> tuple[range, range]:
+        """Where :meth:`arrange` puts the two contexts.
+
+        Args:
+            left: tokens of the left context.
+            right: tokens of the right context.
+            first: tokens in front of all that is arranged.
+        """
+        opener = first + len(self.before)
+        middle = opener + (right if self.suffix_first else left) + len(self.between)
+        if self.suffix_first:
+            return range(middle, middle + left), range(opener, opener + right)
+        return range(opener, opener + left), range(middle, middle + right)
+
 
 @dataclass(frozen=True, slots=True)
 class Masks:

@@ -13,6 +13,7 @@ _SHARES = {"share", "main share", "share clustered", "accuracy", "strength", "tr
 _INDICES = {"in halves", "over seeds", "confidence"}
 """Numbers in [0, 1] that are no shares; they have two places."""
 _TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "nearest", "sinks"}
+_TEXTS |= {"features", "model"}
 WHY_UNKNOWN = {
     "structure": "without structure",
     "head": "not among the heads that were fitted",

@@ -30,11 +30,12 @@ from apmae.report.examples import typical_prompt
 from apmae.report.locations import chance_table, findings, foreign_table
 from apmae.report.palette import cluster_color
 from apmae.report.pictures import Picture, pictures_of
+from apmae.report.prediction import Prediction, prediction_findings, prediction_table
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.schema import NOISE
 from apmae.study.layout import Layout
-from apmae.study.reader import Study
+from apmae.study.reader import Predicted, Study
 
 
 class Report(NamedTuple):
@@ -142,7 +143,12 @@ def _tables(study: Study) -> list[Table]:
         tables.heads_table(study),
         tables.outcomes_table(study),
         *([] if located is None else [chance_table(located[0]), foreign_table(located[1])]),
+        *([] if study.predicted is None else [prediction_table(_prediction(study.predicted))]),
     ]
+
+
+def _prediction(found: Predicted) -> Prediction:
+    return Prediction(found.sets, found.tasks, found.counts)
 
 
 def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], files: Mapping[str, bytes]) -> bytes:
@@ -167,6 +173,8 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
             if name in made and made[name].rows
         ],
         outcomes=listing(made["outcomes"], "outcomes"),
+        predictions=None if study.predicted is None else prediction_findings(_prediction(study.predicted)),
+        prediction=listing(made["prediction"], "prediction") if "prediction" in made else None,
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
         about=about,

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from apmae.report import figures
 from apmae.report.atlas_figures import draw_heads
 from apmae.report.examples import extremes_of_a_cluster, one_per_cluster
-from apmae.study.reader import SAMPLE_ROWS, Study
+from apmae.report.prediction_figures import calibration_figure, coverage_figure
+from apmae.study.reader import SAMPLE_ROWS, Predicted, Study
 
 _EXAMPLES = 12
 """Clusters in Figure 8."""
@@ -69,5 +70,26 @@ def pictures_of(study: Study) -> list[Picture]:
             "clustered heads. B: over all prompts, the share of a head's patterns that belong to any cluster. C: how "
             "many different clusters they belong to.",
             draw_heads(study.points, study.names, study.heads_by_layer),
+        ),
+        *(_prediction(study.predicted) if study.predicted is not None else ()),
+    ]
+
+
+def _prediction(found: Predicted) -> list[Picture]:
+    return [
+        Picture(
+            "calibration",
+            "Are probabilities right?",
+            "Prompts in bins of equally many, by the probability of correct that models of other files give them; the "
+            "bars are 95% intervals, prompts taken as independent. On the dotted line probabilities are right.",
+            calibration_figure(found),
+        ),
+        Picture(
+            "risk_coverage",
+            "Risk by coverage",
+            "If only the surest prompts are answered, how many of these answers are incorrect. Left: by sets of "
+            "features, of those with heads the best by AUROC; the dotted line knows the task only. Right: the "
+            "predictor that apmae predict MODEL FILE uses. A risk can be promised where the dashed line is below it.",
+            coverage_figure(found),
         ),
     ]

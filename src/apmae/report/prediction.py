@@ -1,9 +1,13 @@
 """What can be said of predicted outcomes, in words; reads ``schema.PREDICTION`` and what the stage counted."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+
+from apmae.analyze.answer_features import STATE
+from apmae.report.tables import Table
 
 _FEW = 1000
 """Prompts below which a line says that they are few."""
@@ -31,10 +35,38 @@ def prediction_findings(found: Prediction) -> list[str]:
     strongest = next(row for row in rows if row["features"] == "strongest baseline")
     lines = [_reference(strongest, digits)]
     lines += [_verdict(row) for row in rows if row["kind"] == "added"]
-    if alone := [row for row in rows if row["kind"] == "heads"]:
+    if alone := [row for row in rows if row["kind"] == "heads" and row["features"] != STATE]:
         best = max(alone, key=lambda row: row["auroc"])
-        lines.append(f"Of heads alone {best['features']} predict best: AUROC {figure(best, 'auroc', digits)}.")
+        lines.append(f"Of heads alone, the best set is {best['features']}: AUROC {figure(best, 'auroc', digits)}.")
     return [*lines, *_about(found.counts), *_few(found.counts, strongest)]
+
+
+def prediction_table(found: Prediction) -> Table:
+    """How well each set of features predicts the outcome; intervals in brackets."""
+    digits = found.digits
+
+    def cell(row: Mapping[str, Any], name: str, sign: str = "", *, interval: bool = False) -> str:
+        return "" if row[name] is None else figure(row, name, digits, sign, interval=interval)
+
+    rows = [
+        (
+            row["features"],
+            models_of(row),
+            cell(row, "auroc", interval=True),
+            cell(row, "within_task"),
+            cell(row, "delta", "+", interval=True),
+            "" if row["kind"] == "baseline" else f"{row['with_heads']} of {len(row['models'])}",
+            cell(row, "transfer"),
+            cell(row, "accuracy"),
+            cell(row, "brier"),
+            f"{cell(row, 'calibration_error')} ({row['calibration_error_chance']:.{digits}f})",
+        )
+        for row in found.sets.to_pylist()
+    ]
+    header = ("features", "model", "AUROC", "within task", "beyond the baseline", "folds with heads", "other tasks")
+    return Table(
+        name="prediction", header=(*header, "accuracy", "Brier", "calibration error (chance)"), rows=tuple(rows)
+    )
 
 
 def figure(row: Mapping[str, Any], name: str, digits: int, sign: str = "", *, interval: bool = True) -> str:
@@ -49,14 +81,22 @@ def _reference(row: Mapping[str, Any], digits: int) -> str:
     return (
         f"Without attention: AUROC {figure(row, 'auroc', digits)}, calibration error {row['calibration_error']:.3f} "
         f"({row['calibration_error_chance']:.3f} if every probability were right). The strongest baseline is chosen "
-        f"where models are fitted: {_counted(row['chosen'])}."
+        f"where models are fitted: {counted(row['chosen'])}."
     )
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
     name, change = row["features"].removeprefix("baseline + "), figure(row, "delta", 3, "+")
+    if not row["with_heads"]:
+        return f"No gain from {name}: in no fold does it help beside the strongest baseline within the fitting files."
     if row["delta_low"] == row["delta_high"] == 0:
         return f"No gain from {name}: beside the strongest baseline, prompts stay in the order that they have without."
+    if row["delta_low"] > 0 >= row["delta_all_low"]:
+        every = f"[{row['delta_all_low']:+.3f}, {row['delta_all_high']:+.3f}]"
+        return (
+            f"Perhaps a gain from {name}, beside the strongest baseline: {change} of AUROC; but {every} where the "
+            "intervals of all sets of heads hold at once."
+        )
     if row["delta_low"] > 0:
         return f"A gain in AUROC from {name}, beside the strongest baseline: {change}."
     if row["delta_high"] < 0:
@@ -102,6 +142,15 @@ def prediction_record(found: Prediction) -> dict[str, Any]:
     }
 
 
-def _counted(chosen: list[str]) -> str:
-    counts = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
-    return "; ".join(f"{name} ({count}x)" for name, count in sorted(counts.items(), key=lambda own: -own[1]))
+def models_of(row: Mapping[str, Any]) -> str:
+    """What folds took, for a table: "logistic 3, trees 2"; a name alone if all took it."""
+    counts = Counter(row["models"]).most_common()
+    return counts[0][0] if len(counts) == 1 else ", ".join(f"{name} {count}" for name, count in counts)
+
+
+def counted(chosen: Iterable[str]) -> str:
+    """What folds took, the most frequent first: "margin (3 folds); tokens (2 folds)"; a name alone if all took it."""
+    counts = Counter(chosen).most_common()
+    if len(counts) == 1:
+        return counts[0][0]
+    return "; ".join(f"{name} ({count} fold{'' if count == 1 else 's'})" for name, count in counts)

@@ -12,7 +12,7 @@ from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import WHY_UNKNOWN, flagged, nearest_words, visible, with_place
 from apmae.report.locations import OUTCOMES, findings
 from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
-from apmae.report.prediction import Prediction, figure, prediction_findings
+from apmae.report.prediction import Prediction, figure, models_of, prediction_findings
 from apmae.report.summary import summarize
 from apmae.report.tables import (
     clustering_table,
@@ -199,13 +199,14 @@ def print_prediction(found: Prediction) -> None:
 
     columns = [
         Column(header="features", cells=[row["features"] for row in rows], min_width=15),
+        Column(header="model", cells=[models_of(row) for row in rows], priority=1, min_width=10),
         Column(header="AUROC", cells=cells("auroc", interval=True)),
         Column(header="within task", cells=cells("within_task"), priority=4, min_width=6),
         Column(header="beyond the baseline", cells=cells("delta", "+", interval=True), priority=5),
         Column(header="other tasks", cells=cells("transfer"), priority=3, min_width=5),
-        Column(header="accuracy", cells=cells("accuracy"), priority=1),
+        Column(header="accuracy", cells=cells("accuracy"), priority=0),
         Column(header="Brier", cells=cells("brier"), priority=2),
-        Column(header="calibration error", cells=cells("calibration_error"), priority=0, min_width=11),
+        Column(header="calibration error", cells=cells("calibration_error"), priority=1, min_width=11),
     ]
     print_table(console, columns, "prediction.parquet has everything")
     for line in prediction_findings(found):

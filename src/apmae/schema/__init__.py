@@ -4,6 +4,7 @@ from apmae.schema.analyses import (
     CALIBRATION,
     COVERAGE,
     DIMENSIONS,
+    FITS,
     FORECASTS,
     FOREIGN,
     LOCATIONS,
@@ -11,17 +12,20 @@ from apmae.schema.analyses import (
     PREDICTION,
     PREDICTION_TASKS,
 )
+from apmae.schema.answers import answer_heads, answer_states
 from apmae.schema.corpora import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
 from apmae.schema.heads import ATTENDED, SIMILAR, SIMILAR_HEADS, TOP, TOP_HEADS, TOP_TEXTS
 from apmae.schema.names import (
+    ANSWERED,
     ATLAS_FILE,
     ATTENDED_TABLES,
     CALIBRATION_FILE,
     CLUSTERS_FILE,
+    COPIES,
     CORPORA_FILES,
     COVERAGE_FILE,
     ENCODED,
-    FORECASTS_FILE,
+    FORECAST,
     FOREIGN_FILE,
     FORMAT,
     KINDS,
@@ -31,7 +35,9 @@ from apmae.schema.names import (
     POINTS_FILE,
     PREDICTION_FILE,
     PREDICTION_TASKS_FILE,
+    PREDICTOR_FILES,
     RECONSTRUCTIONS_FILE,
+    ROW_NUMBERS,
     SCORES,
     SUMMARY_FILE,
     TAGGED,
@@ -51,6 +57,7 @@ from apmae.schema.study import (
 from apmae.schema.tags import CORPUS_TAGS, TAGS
 
 __all__ = [
+    "ANSWERED",
     "ATLAS_FILE",
     "ATTENDED",
     "ATTENDED_TABLES",
@@ -63,6 +70,7 @@ __all__ = [
     "CORPORA_FOREIGN",
     "CORPORA_LOCATIONS",
     "CORPORA_TASKS",
+    "COPIES",
     "CORPUS_TAGS",
     "COVERAGE",
     "COVERAGE_FILE",
@@ -70,8 +78,9 @@ __all__ = [
     "ENCODED",
     "ENCODED_PROMPTS",
     "EXEMPLARS",
+    "FITS",
+    "FORECAST",
     "FORECASTS",
-    "FORECASTS_FILE",
     "FOREIGN",
     "FOREIGN_FILE",
     "FORMAT",
@@ -87,10 +96,12 @@ __all__ = [
     "PREDICTION_FILE",
     "PREDICTION_TASKS",
     "PREDICTION_TASKS_FILE",
+    "PREDICTOR_FILES",
     "PROMPTS",
     "QUALIFIER",
     "RECONSTRUCTIONS",
     "RECONSTRUCTIONS_FILE",
+    "ROW_NUMBERS",
     "SCORES",
     "SIMILAR",
     "SIMILAR_HEADS",
@@ -102,5 +113,7 @@ __all__ = [
     "TOP_HEADS",
     "TOP_HEADS_FILE",
     "TOP_TEXTS",
+    "answer_heads",
+    "answer_states",
     "embeddings",
 ]

@@ -86,12 +86,14 @@ PREDICTION = pa.schema(
     [
         pa.field("features", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
+        pa.field("models", pa.list_(pa.string()), nullable=False),
         *[
             pa.field(f"{figure}{part}", pa.float32(), nullable=figure != "auroc")
             for figure in ("auroc", "within_task", "delta", "transfer")
             for part in ("", "_low", "_high")
         ],
+        pa.field("delta_all_low", pa.float32()),
+        pa.field("delta_all_high", pa.float32()),
         pa.field("accuracy", pa.float32(), nullable=False),
         pa.field("brier", pa.float32(), nullable=False),
         pa.field("brier_raw", pa.float32(), nullable=False),
@@ -101,6 +103,7 @@ PREDICTION = pa.schema(
         pa.field("natural_accuracy", pa.float32()),
         pa.field("natural_brier", pa.float32()),
         pa.field("chosen", pa.list_(pa.string()), nullable=False),
+        pa.field("with_heads", pa.int32(), nullable=False),
     ]
 )
 """How well each set of features predicts the outcome (``analyze/prediction.py``; ``docs/prediction.md`` says what each
@@ -157,3 +160,17 @@ FORECASTS = pa.schema(
 )
 """What models fitted on other files say of each prompt: log-odds, probability of correct, the same recalibrated, and
 the log-odds by models fitted on other tasks of other files."""
+
+FITS = pa.schema(
+    [
+        pa.field("features", pa.string(), nullable=False),
+        pa.field("fold", pa.int16(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("setting", pa.string(), nullable=False),
+        pa.field("loss", pa.float32()),
+        pa.field("baseline", pa.string()),
+        pa.field("heads", pa.bool_(), nullable=False),
+    ]
+)
+"""What each fold chose for each set of features, and its log loss within the fitting files."""

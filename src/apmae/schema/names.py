@@ -13,6 +13,8 @@ TAGGED = ("tags", "prompts")
 """The tables of the tag stage, in shards: ``CORPUS_TAGS`` and ``ENCODED_PROMPTS``."""
 ATTENDED_TABLES = ("attended", "texts")
 """The tables of the top stage, in shards: ``ATTENDED`` and ``TOP_TEXTS``."""
+ANSWERED = ("heads", "prompts", "states")
+"""The tables of the answers stage, in shards: ``answer_heads()``, ``ENCODED_PROMPTS`` and ``answer_states()``."""
 SUMMARY_FILE = "summary.json"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
 POINTS_FILE = "points.parquet"
@@ -27,9 +29,12 @@ PREDICTION_FILE = "prediction.parquet"
 PREDICTION_TASKS_FILE = "tasks.parquet"
 CALIBRATION_FILE = "calibration.parquet"
 COVERAGE_FILE = "coverage.parquet"
-FORECASTS_FILE = "forecasts.parquet"
 TOP_FILE = "top.parquet"
 TOP_HEADS_FILE = "heads.parquet"
+FORECAST = ("forecasts", "fits")
+"""The tables of the predict stage that are in shards, one per fold: ``FORECASTS`` and ``FITS``."""
+PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
+"""What the predict stage saves to predict single lines."""
 
 KINDS = (
     "sentinel",
@@ -65,3 +70,23 @@ SCORES = (
 )
 """Hand-made scores of a pattern, defined in ``patterns/scores.py``: shares in [0, 1], except ``entropy`` (nats) and
 ``local_width`` (tokens)."""
+
+ROW_NUMBERS = (
+    "entropy",
+    "largest",
+    "first",
+    "self",
+    "prefix",
+    "suffix",
+    "sentinels",
+    "newline",
+    "within_1",
+    "within_4",
+    "within_16",
+    *(f"kind_{kind}" for kind in KINDS),
+)
+"""Numbers of a head's row at the completion position, defined in ``patterns/answer_row.py``: shares in [0, 1], except
+``entropy`` (nats)."""
+
+COPIES = ("predicted", "after_last", "predicted_after_last", "last")
+"""Shares of the same row that go to tokens that could be copied from, defined there too."""

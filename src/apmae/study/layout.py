@@ -35,6 +35,11 @@ class Layout(NamedTuple):
         return self.folder / "atlas"
 
     @property
+    def answers(self) -> Path:
+        """The artifact of the answers stage."""
+        return self.folder / "answers"
+
+    @property
     def locations(self) -> Path:
         """The artifact of the locations stage."""
         return self.folder / "locations"

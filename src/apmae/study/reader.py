@@ -3,7 +3,7 @@
 Axes: n patterns, s sampled rows, t tokens (query_pos, key_pos), r reduced dimensions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +19,18 @@ from apmae.atlas.names import cluster_names, overlay, renamed
 from apmae.errors import ArtifactError
 from apmae.schema import (
     ATLAS_FILE,
+    CALIBRATION_FILE,
     CLUSTERS,
     CLUSTERS_FILE,
+    COVERAGE_FILE,
     EXEMPLARS,
     FOREIGN_FILE,
     LOCATIONS_FILE,
     NOISE,
     POINTS_FILE,
+    PREDICTION_FILE,
+    PREDICTION_TASKS_FILE,
+    PREDICTOR_FILES,
     RECONSTRUCTIONS,
     RECONSTRUCTIONS_FILE,
 )
@@ -59,6 +64,23 @@ class Exemplars(NamedTuple):
     head: Int[ndarray, " n"]
     cluster: Int[ndarray, " n"]
     coordinates: Float[ndarray, "n r"]
+
+
+class Predicted(NamedTuple):
+    """What the predict stage made of a study."""
+
+    sets: pa.Table
+    """``schema.PREDICTION``."""
+    tasks: pa.Table
+    """``schema.PREDICTION_TASKS``."""
+    calibration: pa.Table
+    """``schema.CALIBRATION``."""
+    coverage: pa.Table
+    """``schema.COVERAGE``."""
+    bounds: list[dict[str, float]]
+    """Of the saved predictor: coverage, threshold, risk and its bound."""
+    counts: Mapping[str, Any]
+    """Of the manifest."""
 
 
 class Study:
@@ -159,6 +181,19 @@ class Study:
         folder, own = Layout(self.folder).top, fingerprint(self.atlas_folder)
         names = [path.parent.name for path in sorted(folder.glob("*/manifest.json"))]
         return [name for name in names if read_manifest(folder / name, "top").inputs.get("cluster") == own]
+
+    @cached_property
+    def predicted(self) -> Predicted | None:
+        """What ``apmae predict`` made of this atlas; None if it did not."""
+        folder = Layout(self.folder).prediction
+        if not manifest_path(folder).is_file():
+            return None
+        manifest = read_manifest(folder, "predict")
+        if manifest.inputs.get("cluster") != fingerprint(self.atlas_folder) or PREDICTOR_FILES[0] not in manifest.files:
+            return None
+        files = (PREDICTION_FILE, PREDICTION_TASKS_FILE, CALIBRATION_FILE, COVERAGE_FILE)
+        tables = [read_table(folder / name) for name in files]
+        return Predicted(*tables, read_json(folder / PREDICTOR_FILES[0])["bounds"], manifest.counts)
 
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:

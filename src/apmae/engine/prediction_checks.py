@@ -1,0 +1,51 @@
+"""Checks of ``apmae predict`` before anything heavy is imported; as in ``checks``. Torch-free."""
+
+from pathlib import Path
+
+from apmae.analyze.answers import expect_files
+from apmae.analyze.boosting import expect_catboost
+from apmae.analyze.saved_predictor import read_predictor
+from apmae.artifacts import expect_place, expect_stage
+from apmae.config import LMConfig, PredictConfig
+from apmae.engine.subjects import subject_of
+from apmae.errors import ConfigError
+from apmae.lm.declared import Declared, expect_answering, expect_infill
+from apmae.lm.folder import expect_model, expect_tokenizer
+from apmae.prompts.line import line_prompt, task_prompt
+from apmae.study.layout import Layout
+
+
+def expect_prediction(study: Path, config: PredictConfig, json: Path | None, *, overwrite: bool) -> None:
+    """``apmae predict STUDY``; arguments and errors as for :func:`apmae.engine.prediction.predict`."""
+    subject = subject_of(study, config.similar)
+    expect_place(subject.out, folder=True)
+    if json is not None:
+        expect_place(json)
+    expect_stage(subject.out, "predict", config.model_dump(mode="json"), overwrite=overwrite)
+    if "catboost" in config.trees:
+        expect_catboost()
+    expect_files(subject.answers, config.folds)
+
+
+def expect_line(
+    lm: LMConfig,
+    file: Path,
+    line: int,
+    *,
+    study: Path,
+    column: int | None,
+    task: str | None,
+    risk: float,
+    json: Path | None,
+) -> None:
+    """``apmae predict MODEL FILE``; arguments and errors as for :func:`apmae.engine.prediction_line.predict_line`."""
+    if not 0 < risk < 1:
+        raise ConfigError(f"expected --risk between 0 and 1, such as 0.1, got {risk:g}")
+    task_prompt(line_prompt(file, line, column), task)
+    if json is not None:
+        expect_place(json)
+    expect_model(lm)
+    expect_tokenizer(lm)
+    expect_infill(lm)
+    expect_answering(Declared.of(lm).answers, lm.source)
+    read_predictor(Layout(study).prediction)
