@@ -121,8 +121,8 @@ class Atlas:
                 does not see them. None: all pass.
             prompts: (n,) int, the prompt of each row: clusters that half of the prompts do not show are unstable. None:
                 rows are halved instead, and copies of a pattern may be in both halves.
-            origins: columns of ``schema.ORIGINS`` by name, each with one text or with one value per row: what
-                exemplars of a cluster are called by. Those that are not given follow from ``where`` and ``prompts``.
+            origins: columns of ``schema.ORIGINS`` by name, each one text or one value per row, to know exemplars by.
+                Those that are not given follow from ``where`` and ``prompts``.
 
         Clusters are looked for among at most ``config.fit_points`` rows, fewer where memory is short (``fitted_``); the
         others are placed among them.
@@ -261,7 +261,8 @@ class Atlas:
         true = None if measured is None else agreeing(definitions(self.clusters), measured, leading=unseen)
         placed = self._reference.place(z, self.config.metric, heads, behaviours_of(self.clusters), true, unseen=unseen)
         placed.cluster[~passing], placed.reason[~passing] = NOISE, "structure"
-        placed.exemplars[~passing], placed.exemplar_distances[~passing] = -1, np.inf
+        nameless = ~passing | (self.origins is None)
+        placed.exemplars[nameless], placed.exemplar_distances[nameless] = -1, np.inf
         return placed
 
     def names_of(self, clusters: Int[ndarray, " n"], measured: Measured) -> list[str]:

@@ -65,7 +65,7 @@ class Placement(NamedTuple):
     after the last."""
     exemplars: Int[ndarray, "n c"]
     """Up to three members that resemble the pattern most: of its cluster, or of any if it is in none. Rows of
-    ``Atlas.origins``; -1 after the last, and where an atlas does not know the rows."""
+    ``Atlas.origins``; -1 after the last, for a pattern that fails the gate, and if the atlas does not know its rows."""
     exemplar_distances: Float[ndarray, "n c"]
     """How far each is, in radii of its cluster, the nearest first. Infinite after the last."""
     reason: Shaped[ndarray, " n"]
