@@ -190,6 +190,8 @@ def test_grids_of_small_and_large_models(tmp_path, layers, heads, write_study):
 def tag_rows(layers, heads, name="columns on ';'"):
     where = [(layer, head) for layer in range(layers) for head in range(heads)][:-1]
     same = {"strength": 0.8, "reason": "", "unstable": False, "measured": "diffuse", "coordinates": [0.0, 1.0]}
+    seen = {"cluster": 0, "model": "opt", "prompt": 12, "path": "src/A.java", "task": "eol", "layer": 3, "head": 5}
+    same |= {"stability": 0.73, "exemplars": [seen | {"variant": "first 40 tokens", "distance": 0.41}]}
     same |= {"structure": 20.0, "nearest": ["previous token", "self"], "distances": [1.74, 3.0]}
     same |= {f"score_{score}": 0.1 for score in SCORES} | {"sinks": [3, 0], "sink_tokens": [";\n", "<fim_prefix>"]}
     kinds = [(layer + head) % 3 for layer, head in where]

@@ -58,8 +58,7 @@ class Atlas:
         representation: what the fitted rows are, "joint", "descriptor" or "cls"; None if that was not given.
         constants: fingerprint of the descriptor's constants (``bundled.constants``) that made them; None if unknown.
         models: names of the language models whose patterns it was fitted on; empty if they were not given.
-        origins: ``schema.ORIGINS``, where the rows came from that ``Placement.exemplars`` names: the fitted ones, or,
-            of a loaded atlas, the points that it keeps; None if nothing is known of them.
+        origins: ``schema.ORIGINS`` of the rows that ``Placement.exemplars`` names; None if nothing is known of them.
         unstructured_: how many rows the gate left out.
         fitted_: how many rows clusters were looked for in; 0 after loading. The others were placed among them.
     """
@@ -261,8 +260,8 @@ class Atlas:
         true = None if measured is None else agreeing(definitions(self.clusters), measured, leading=unseen)
         placed = self._reference.place(z, self.config.metric, heads, behaviours_of(self.clusters), true, unseen=unseen)
         placed.cluster[~passing], placed.reason[~passing] = NOISE, "structure"
-        nameless = ~passing | (self.origins is None)
-        placed.exemplars[nameless], placed.exemplar_distances[nameless] = -1, np.inf
+        for values, nothing in zip(placed[-4:-1], (-1, NOISE, np.inf), strict=True):  # exemplars
+            values[~passing | (self.origins is None)] = nothing
         return placed
 
     def names_of(self, clusters: Int[ndarray, " n"], measured: Measured) -> list[str]:

@@ -66,6 +66,8 @@ class Placement(NamedTuple):
     exemplars: Int[ndarray, "n c"]
     """Up to three members that resemble the pattern most: of its cluster, or of any if it is in none. Rows of
     ``Atlas.origins``; -1 after the last, for a pattern that fails the gate, and if the atlas does not know its rows."""
+    exemplar_clusters: Int[ndarray, "n c"]
+    """The cluster of each; -1 after the last."""
     exemplar_distances: Float[ndarray, "n c"]
     """How far each is, in radii of its cluster, the nearest first. Infinite after the last."""
     reason: Shaped[ndarray, " n"]
@@ -293,7 +295,7 @@ class Reference(_Points):
 
     def _exemplars(
         self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"], cluster: Int[ndarray, " n"]
-    ) -> tuple[Int[ndarray, "n c"], Float[ndarray, "n c"]]:
+    ) -> tuple[Int[ndarray, "n c"], Int[ndarray, "n c"], Float[ndarray, "n c"]]:
         """The nearest members of each row's cluster; of any cluster if it is in none."""
         labels, origin = self.labels[nearest], self.origin[nearest]
         own = (labels == cluster[:, None]) | ((cluster == NOISE)[:, None] & (labels != NOISE))
@@ -301,8 +303,8 @@ class Reference(_Points):
         order = np.argsort(apart, axis=1, kind="stable")[:, :_SHOWN]
         missing = ((0, 0), (0, _SHOWN - order.shape[1]))  # where there are fewer points
         far = np.pad(np.take_along_axis(apart, order, 1), missing, constant_values=np.inf).astype(np.float32)
-        found = np.pad(np.take_along_axis(origin, order, 1), missing, constant_values=-1)
-        return np.where(np.isfinite(far), found, -1), far
+        found, of = (np.pad(np.take_along_axis(x, order, 1), missing, constant_values=-1) for x in (origin, labels))
+        return np.where(np.isfinite(far), found, -1), np.where(np.isfinite(far), of, NOISE).astype(np.int64), far
 
     def _nearest(
         self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"]
@@ -382,6 +384,7 @@ def _nowhere(rows: int, dimensions: int, reason: str) -> Placement:
         np.full((rows, _SHOWN), NOISE, np.int64),
         np.full((rows, _SHOWN), np.inf, np.float32),
         np.full((rows, _SHOWN), -1, np.int64),
+        np.full((rows, _SHOWN), NOISE, np.int64),
         np.full((rows, _SHOWN), np.inf, np.float32),
         np.full(rows, reason, _REASON),
     )

@@ -25,6 +25,7 @@ from apmae.schema.names import (
     NAMES_FILE,
     NOISE,
     ORIGINS_FILE,
+    PAGE_FILE,
     POINTS_FILE,
     PREDICTION_FILE,
     PREDICTION_TASKS_FILE,
@@ -44,7 +45,7 @@ from apmae.schema.study import (
     RECONSTRUCTIONS,
     embeddings,
 )
-from apmae.schema.tags import CORPUS_TAGS, TAGS
+from apmae.schema.tags import CORPUS_TAGS, EXEMPLAR, TAGS
 
 __all__ = [
     "ATLAS_FILE",
@@ -58,6 +59,7 @@ __all__ = [
     "DIMENSIONS",
     "ENCODED",
     "ENCODED_PROMPTS",
+    "EXEMPLAR",
     "EXEMPLARS",
     "FORECASTS",
     "FORECASTS_FILE",
@@ -72,6 +74,7 @@ __all__ = [
     "NOISE",
     "ORIGINS",
     "ORIGINS_FILE",
+    "PAGE_FILE",
     "POINTS",
     "POINTS_FILE",
     "PREDICTION",

@@ -12,6 +12,7 @@ ENCODED = ("embeddings", "prompts", "exemplars")
 TAGGED = ("tags", "prompts")
 """The tables of the tag stage, in shards: ``CORPUS_TAGS`` and ``ENCODED_PROMPTS``."""
 SUMMARY_FILE = "summary.json"
+PAGE_FILE = "index.html"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
 POINTS_FILE = "points.parquet"
 CLUSTERS_FILE = "clusters.parquet"
