@@ -109,12 +109,11 @@ def tag_page(
             row["stability"],
             row["measured"],
             nearest_words(row),
-            "; ".join(map(exemplar_words, row["exemplars"])),
             sink_words(row["sinks"], row["sink_tokens"]),
         )
         for row in ordered
     ]
-    header = ("head", "cluster", "name", "strength", "stability", "measured", "nearest", "exemplars", "sinks")
+    header = ("head", "cluster", "name", "strength", "stability", "measured", "nearest", "sinks")
     count: dict[tuple[int, str], list[str]] = {}
     for row in ordered:
         named = row["cluster"], flagged(row["name"], row["unstable"])
@@ -135,7 +134,7 @@ def tag_page(
         pieces=prompt_pieces(tokens, answered=predicted is not None),
         grid=cells_in_a_grid(cells, heads_by_layer),
         names=listing(Table(name="names", header=("cluster", "name", "heads", "where"), rows=tuple(names)), "names"),
-        drawn=_drawn(ordered, patterns or {}),
+        exemplars=_exemplars(ordered, patterns or {}),
         listing=listing(Table(name="heads", header=header, rows=tuple(listed)), "heads"),
         stable=STABLE,
         version=package_version(),
@@ -143,17 +142,19 @@ def tag_page(
     return page.encode("utf-8", "backslashreplace")
 
 
-def _drawn(rows: Sequence[Mapping[str, Any]], patterns: Mapping[Place, Float[ndarray, "t t"]]) -> list[dict[str, Any]]:
-    """Heads with exemplars whose patterns are known, and pictures of these; each pattern is drawn once."""
+def _exemplars(
+    rows: Sequence[Mapping[str, Any]], patterns: Mapping[Place, Float[ndarray, "t t"]]
+) -> list[dict[str, Any]]:
+    """Heads with their exemplars, in words, and with a picture of those whose pattern is known; drawn once each."""
     pictures: dict[Place, str] = {}
     found = []
     for row in rows:
         shown = []
         for exemplar in row["exemplars"]:
             place = exemplar["prompt"], exemplar["layer"], exemplar["head"]
-            if place in patterns:
-                pictures.setdefault(place, data_uri(thumbnail(patterns[place])))
-                shown.append({"picture": pictures[place], "words": exemplar_words(exemplar)})
+            if place in patterns and place not in pictures:
+                pictures[place] = data_uri(thumbnail(patterns[place]))
+            shown.append({"picture": pictures.get(place), "words": exemplar_words(exemplar)})
         if shown:
             name = flagged(row["name"], row["unstable"])
             found.append({"head": head_name(row["layer"], row["head"]), "name": name, "shown": shown})
