@@ -62,6 +62,7 @@ TABLES = {
     "LOSSES": schema.LOSSES,
     "POINTS": schema.POINTS,
     "CLUSTERS": schema.CLUSTERS,
+    "ORIGINS": schema.ORIGINS,
     "DIMENSIONS": schema.DIMENSIONS,
     "LOCATIONS": schema.LOCATIONS,
     "FOREIGN": schema.FOREIGN,
