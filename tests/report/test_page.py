@@ -172,7 +172,7 @@ def test_a_tag_page_flags_unstable_clusters_in_both_lists():
 
 def test_a_tag_page_has_the_nearest_cluster_of_unknown_heads():
     rows = tag_rows(2, 2)
-    rows[0] |= {"name": "unstructured", "cluster": -1}
+    rows[0] |= {"name": "unstructured", "cluster": -1, "exemplars": []}
     rows[2] |= {"name": "uniform", "cluster": -1, "nearest": [], "distances": []}
     said = {"predicted": "c", "expected": "c", "outcome": "correct"}
     page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2, 2], **said).decode()
