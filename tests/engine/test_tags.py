@@ -106,6 +106,14 @@ def test_a_page_is_beside_the_summary(made):
     assert "index.html" in read_manifest(made, "tag").files
 
 
+@pytest.mark.parametrize("name", ["index.html", "summary.json"])
+def test_a_page_or_summary_that_was_lost_is_made_again(bundled_lm, given, made, tmp_path, name):
+    shutil.copytree(made, tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    tag_corpus(bundled_lm, *given, tmp_path / "out", CONFIG)
+    assert bytes_of(tmp_path / "out") == bytes_of(made)
+
+
 def test_a_folder_of_source_files_is_tagged_by_one_completion_of_each(bundled_lm, given, tmp_path):
     folder = tmp_path / "src"
     folder.mkdir()

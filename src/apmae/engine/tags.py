@@ -126,7 +126,7 @@ def tag_corpus(
                 write_json(stage.staging / SUMMARY_FILE, _summary(stage, lm, places, inputs, unused))
                 stage.add_files([SUMMARY_FILE])
             if not stage.has(PAGE_FILE):
-                page = summary_page(read_json(stage.staging / SUMMARY_FILE))
+                page = summary_page(read_json(stage.root / SUMMARY_FILE))
                 stage.write_files({PAGE_FILE: page})
             tagged = stage.rows("tags")
             stage.finish({"prompts": len(prompts), "tags": tagged, "heads_by_layer": list(lm.heads_by_layer)})
