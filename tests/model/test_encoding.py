@@ -38,14 +38,18 @@ def test_it_is_the_same_without_onednn(tiny, random_patterns, monkeypatch):
 
 def test_patterns_are_encoded_a_few_at_a_time(tiny, random_patterns, monkeypatch):
     model, patterns = tiny().eval(), random_patterns(7, 40)
-    tiles = []
-    cls = Encoding.cls
-    monkeypatch.setattr(Encoding, "cls", lambda self, pixels: (tiles.append(len(pixels)), cls(self, pixels))[1])
-    monkeypatch.setattr("apmae.model.encoding._NUMBERS", 0)
     found = model.encode(patterns)
-    assert tiles == [4, 3]
+    embedded, together = [], []
+    embed, cls = Encoding._embedded, Encoding.cls
+    monkeypatch.setattr(Encoding, "_embedded", lambda self, x: (embedded.append(len(x)), embed(self, x))[1])
+    monkeypatch.setattr(Encoding, "cls", lambda self, x: (together.append(len(x)), cls(self, x))[1])
+    monkeypatch.setattr("apmae.model.encoding._PIXELS", 3 * 15 * 64)
+    monkeypatch.setattr("apmae.model.encoding._HIDDEN", 5 * 15 * 16)
+    few = model.encode(patterns)
+    assert (embedded, together) == ([3, 2, 2], [5, 2])
+    np.testing.assert_allclose(few, found, atol=1e-6)
     np.testing.assert_allclose(model.encode(patterns, batch=1), found, atol=1e-6)
-    assert np.array_equal(model.encode(patterns), found), "same inputs, same bytes"
+    assert np.array_equal(model.encode(patterns[:5]), few[:5]), "same inputs, same bytes"
 
 
 def test_the_weights_are_those_of_the_moment(tiny, random_patterns):

@@ -11,6 +11,8 @@ Weights are laid out anew for each :class:`Encoding`, so that none is ever out o
 Axes: n patterns, k patches, q pixels of a patch, s tokens, d width.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,10 +20,11 @@ from torch.nn import functional as F
 
 from apmae.model.blocks import MLP, Attention, Standardise, Transformer
 
-_NUMBERS = 1 << 18
-"""In the largest array that a layer makes: 1 MB."""
+_PIXELS, _HIDDEN = 1 << 18, 3 << 17
+"""Numbers of the pixels that are embedded at a time, and in the hidden layers of the patterns that go through the
+blocks: 1 MB and 1.5 MB."""
 _FEWEST = 4
-"""Patterns at a time at least: weights of large encoders are read once for each tile."""
+"""Patterns in the blocks at a time at least: weights of large encoders are read once for each time."""
 
 
 class Encoding:
@@ -51,13 +54,33 @@ class Encoding:
             if isinstance(attention, Attention) and isinstance(mlp, MLP)
         ]
         self._last_norm = encoder.norm
-        widest = max(linear.in_features, *(mlp.hidden for _, mlp in self._blocks))
-        self.tile = max(_NUMBERS // (widest * len(positions)), _FEWEST)
-        """How many patterns to encode at a time."""
+        self._few = max(_PIXELS // (linear.in_features * len(positions)), 1)
+        hidden = max(mlp.hidden for _, mlp in self._blocks)
+        self._many = max(_HIDDEN // (hidden * len(positions)), _FEWEST)
 
-    def cls(self, pixels: Float[Tensor, "n k q"]) -> Float[Tensor, "n d"]:
-        """The CLS of each pattern; for ``tile`` patterns or fewer, to be fast."""
-        tokens = self._norm(self._embed(self._first(pixels)))
+    def encode(
+        self, pixels: Callable[[int, int], Float[Tensor, "n k q"]], count: int, batch: int | None = None
+    ) -> Float[Tensor, "n d"]:
+        """The CLS of each pattern.
+
+        Args:
+            pixels: makes the pixels of patterns from a number up to another.
+            count: how many patterns.
+            batch: how many go through the blocks at a time; None: as many as a core's cache holds.
+        """
+        parts, many = [], batch or self._many
+        for begin in range(0, count, many):
+            end = min(begin + many, count)
+            few = [self._embedded(pixels(i, min(i + self._few, end))) for i in range(begin, end, self._few)]
+            parts.append(self.cls(torch.cat(few)))
+        return torch.cat(parts)
+
+    def _embedded(self, pixels: Float[Tensor, "n k q"]) -> Float[Tensor, "n k d"]:
+        """A token of each patch, without its position."""
+        return self._norm(self._embed(self._first(pixels)))
+
+    def cls(self, tokens: Float[Tensor, "n k d"]) -> Float[Tensor, "n d"]:
+        """What the blocks make of CLS beside the patches' tokens."""
         x = tokens.new_empty(len(tokens), 1 + tokens.shape[1], tokens.shape[2])
         x[:, 0] = self._cls
         torch.add(tokens, self._positions, out=x[:, 1:])

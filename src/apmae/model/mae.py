@@ -223,13 +223,14 @@ class APMAE(nn.Module):
         ):
             places = self.positions[0]
             encoding = Encoding(self.embed, self.encoder, self.cls[0, 0] + places[0], places[1 + self._fed_slots])
-            batch = batch or encoding.tile
-            starts = range(0, len(patterns), batch)
-            parts = [encoding.cls(self._fed(self.scale(patterns[i : i + batch]))) for i in starts]
-        else:
-            batch = batch or _BATCH
-            starts = range(0, len(patterns), batch)
-            parts = [self.encode_tokens(self.scale(patterns[i : i + batch]))[:, 0] for i in starts]
+
+            def pixels(begin: int, end: int) -> Float[Tensor, "n v q"]:
+                return self._fed(self.scale(patterns[begin:end]))
+
+            return encoding.encode(pixels, len(patterns), batch).numpy()
+        batch = batch or _BATCH
+        starts = range(0, len(patterns), batch)
+        parts = [self.encode_tokens(self.scale(patterns[i : i + batch]))[:, 0] for i in starts]
         return torch.cat(parts).float().cpu().numpy()
 
     @torch.no_grad()
