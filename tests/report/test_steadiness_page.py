@@ -61,22 +61,23 @@ def test_it_shows_names_steadiness_and_heads_that_change():
         head(0, 0, "self", 0.9, {"eol": ("self", 1.0, 6), "closing_bracket": ("self", 0.75, 4)}),
         head(0, 1, "self", 0.6, {"eol": ("self", 1.0, 6), "closing_bracket": ("induction", 0.75, 4)}),
         head(1, 0, None, 0.0, {"eol": (None, 0.0, 6)}),
-        head(1, 1, "local band", 0.7),
+        head(1, 1, "unusual", 0.7),
     ]
     page = summary_page(summary(heads, [2, 2], unused_files={"empty": 2, "no_span": 1})).decode()
     text = check(page).text
     assert "2 empty, 1 with nothing to complete" in text and "closing bracket 4" in text
     names, groups, steadiness, changing, listed = tables(page)
-    assert names == [["layer \\ head", "0", "1"], ["0", "self", "self"], ["1", "unknown throughout", "local band"]]
+    assert names == [["layer \\ head", "0", "1"], ["0", "self", "self"], ["1", "unknown throughout", "unusual"]]
     assert groups[1] == ["0", "self", "2", "75%", "0.0 (90%), 0.1 (60%)"]
-    assert [row[1] for row in groups[1:]] == ["self", "local band", "unknown throughout"]
+    assert [row[1] for row in groups[1:]] == ["self", "unknown throughout", "unusual"]
+    assert [row[0] for row in groups[1:]] == ["0", "", "1"]
     assert steadiness[1:] == [["0", "90", "60"], ["1", "0", "70"]]
     assert changing[1:] == [["0.1", "self", "60.0%", "40.0%", "induction in closing bracket (75% of 4)"]]
     assert [row[:4] for row in listed[1:]] == [
         ["0.0", "self", "90.0%", "90.0%"],
         ["0.1", "self", "60.0%", "90.0%"],
         ["1.0", "-", "0.0%", "0.0%"],
-        ["1.1", "local band", "70.0%", "90.0%"],
+        ["1.1", "unusual", "70.0%", "90.0%"],
     ]
     assert listed[3][7] == "100% too far from the cluster that wins"
 

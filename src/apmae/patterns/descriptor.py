@@ -74,8 +74,8 @@ SIZES = {
 """How many numbers each group has, in their order."""
 WIDTH = sum(SIZES.values())
 
-_PIXELS = 1 << 18
-"""Pixels read at a time: arrays of 1 MB, which a core's cache holds."""
+_PIXELS = 1 << 19
+"""Pixels read at a time: arrays of 2 MB, which a processor's cache holds."""
 _TOGETHER = 1 << 22
 """Pixels of the patterns that are described together, from sums."""
 

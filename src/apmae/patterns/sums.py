@@ -138,7 +138,7 @@ def _sums(
         p.amax(-1),
         spent,
         height.sum(-1),
-        height[:, :, 0],
+        height[:, :, 0].clone(),  # not a view, which would keep all pixels in memory
         square,
         drawn,
         far,

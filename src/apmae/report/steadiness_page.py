@@ -23,7 +23,8 @@ def summary_page(summary: Mapping[str, Any]) -> bytes:
     """
     heads: Sequence[Mapping[str, Any]] = summary["heads"]
     groups = by_name(heads)
-    rank = {name: NOISE if own[0]["name"] is None else place for place, (name, own) in enumerate(groups)}
+    named = [name for name, own in groups if own[0]["name"] is not None]
+    rank = {name: named.index(name) if name in named else NOISE for name, _ in groups}
     tags = sum(one["tags"] for one in heads)
     known = sum(one["tags"] * one["known"] for one in heads) / max(tags, 1)
     facts = [
