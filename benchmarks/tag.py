@@ -1,11 +1,12 @@
 """What tagging every head costs beyond the forward, by step, and how it grows with the number of heads.
 
-    python benchmarks/tag.py MODEL [--dtype bfloat16] [--prompts 4] [--rounds 3] [--heads 1 0.5 0.25 0.125]
+    python benchmarks/tag.py MODEL [--dtype bfloat16] [--prompts 4] [--rounds 3] [--heads 1]
+    python benchmarks/tag.py MODEL --heads 0.125 0.25 0.5 1          (heads of 1x, 2x, 4x and 8x)
 
 Prompts are windows of 256 tokens of the bundled Java. All steps run in turn for each share of the heads, round after
 round, so that whatever else the machine does hits them alike. Times are the smallest of each step, per prompt. The
 forward alone gives logits at the completion position only, as tagging asks for; what capture adds to it is its own
-column.
+column. The last two columns are the time beyond the forward for each head, and its ratio to that of the first row.
 """
 
 import argparse
@@ -36,8 +37,10 @@ _LONG = 4000
 """Characters that fill any window."""
 
 
-def one_round(lm: LM, mae: APMAE, atlas: Atlas, prompts: Sequence[Prompt], config: CaptureConfig) -> list[float]:
-    """Seconds of the forward alone, the forward with capture, and each step after it."""
+def one_round(
+    lm: LM, mae: APMAE, atlas: Atlas, prompts: Sequence[Prompt], config: CaptureConfig
+) -> tuple[list[float], int]:
+    """Seconds of the forward alone, the forward with capture, and each step after it; and heads of each prompt."""
     windows = [window_of(lm, prompt, _SIZE) for prompt in prompts]
     stamps = [time.perf_counter()]
     read(lm, windows)
@@ -57,7 +60,7 @@ def one_round(lm: LM, mae: APMAE, atlas: Atlas, prompts: Sequence[Prompt], confi
     atlas.names_of(placed.cluster, own)
     measured_names(scores.values, scores.key_kinds)
     stamps.append(time.perf_counter())
-    return [after - before for before, after in pairwise(stamps)]
+    return [after - before for before, after in pairwise(stamps)], len(captured.patterns) // len(prompts)
 
 
 def main() -> None:
@@ -75,18 +78,22 @@ def main() -> None:
     texts = [path.read_text() for path in sorted(bundled.java().rglob("*.java"))]
     prompts = [text_prompt(text[:_LONG], "1", None) for text in texts if len(text) >= _LONG][: arguments.prompts]
     configs = [CaptureConfig(batch=len(prompts), heads="all" if share == 1 else share) for share in arguments.heads]
-    best = [[float("inf")] * 6 for _ in configs]
+    best, heads = [[float("inf")] * 6 for _ in configs], [0] * len(configs)
     for _ in range(arguments.rounds):
         for number, config in enumerate(configs):
-            took = one_round(lm, mae, atlas, prompts, config)
+            took, heads[number] = one_round(lm, mae, atlas, prompts, config)
             best[number] = [min(pair) for pair in zip(best[number], took, strict=True)]
-    print("| share of heads | forward | capture | scores | represent | place | names | beyond the forward |")
-    print("|---|---|---|---|---|---|---|---|")
-    for share, own in zip(arguments.heads, best, strict=True):
+    print("| heads | forward | capture | scores | represent | place | names | beyond the forward | for each | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    first = 0.0
+    for count, own in zip(heads, best, strict=True):
         forward, whole, *rest = (1000 * seconds / len(prompts) for seconds in own)
         beyond = [max(whole - forward, 0.0), *rest]
         shown = " | ".join(f"{ms:.0f} ms" for ms in (forward, *beyond))
-        print(f"| {share:g} | {shown} | {sum(beyond):.0f} ms, {sum(beyond) / forward:.2f} forwards |", flush=True)
+        each = sum(beyond) / count
+        first = first or each
+        total = f"{sum(beyond):.0f} ms, {sum(beyond) / forward:.2f} forwards"
+        print(f"| {count} | {shown} | {total} | {each:.2f} ms | {each / first:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

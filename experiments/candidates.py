@@ -19,11 +19,11 @@ from seen import Seen
 from sklearn.metrics import mutual_info_score
 
 from apmae.atlas.branches import STABLE, Branches, branches_of, choose
-from apmae.atlas.place import VOTERS
 from apmae.atlas.reduce import Reducer
 from apmae.atlas.rows import merge_duplicates, sample_of
 from apmae.atlas.search import Search
 from apmae.atlas.stability import stability_of
+from apmae.atlas.vote import VOTERS
 from apmae.config import AtlasConfig
 from apmae.schema import NOISE
 

@@ -70,6 +70,7 @@ TABLES = {
     "answer_states(width)": schema.answer_states(8),
     "POINTS": schema.POINTS,
     "CLUSTERS": schema.CLUSTERS,
+    "ORIGINS": schema.ORIGINS,
     "DIMENSIONS": schema.DIMENSIONS,
     "LOCATIONS": schema.LOCATIONS,
     "FOREIGN": schema.FOREIGN,

@@ -19,7 +19,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ from apmae.artifacts import write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.kinds import kinds_of, measured_names
 from apmae.atlas.names import Measured, agreeing, definitions
-from apmae.atlas.place import VOTERS
 from apmae.atlas.search import Search
+from apmae.atlas.vote import VOTERS
 from apmae.config import AtlasConfig, CaptureConfig, PromptsConfig, parse
 from apmae.corpus.parse import parse_source
 from apmae.encode import score_batch
@@ -46,6 +46,7 @@ from apmae.patterns.grammar import grammar
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.tokens import token_kinds
 from apmae.patterns.whitening import Whitening
+from apmae.prompts.prompt import Prompt
 from apmae.schema import NOISE
 from apmae.seeding import generator
 from apmae.train.loop import METRICS, train
@@ -151,8 +152,11 @@ def parked(captured: Captured, draw: np.random.Generator) -> Captured:
 def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     mae, draw = APMAE.from_pretrained(), generator(0, "short")
     rows: dict[str, list[np.ndarray]] = {}
+    asked: list[list[Prompt]] = []
     for number, subject in enumerate(subjects):
+        asked.append([])
         for captured in captures(subject, work, "held_out", per_task):
+            asked[-1] += captured.prompts
             for copy, seen_by in enumerate((captured, *(parked(captured, draw) for _ in range(_PARKED)))):
                 patterns = seen_by.patterns
                 scores, seen = score_batch(seen_by), represented(patterns, mae)
@@ -167,6 +171,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
                     ("layer", patterns.layer + _LAYERS * ((1 + _PARKED) * number + copy)),
                     ("head", patterns.head),
                     ("prompt", patterns.prompt + 10**6 * number),
+                    ("length", lengths),
                     ("values", scores.values),
                     ("key_kinds", scores.key_kinds),
                     ("query_kinds", scores.query_kinds),
@@ -177,6 +182,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
                 ):
                     rows.setdefault(name, []).append(values)
     found = {name: np.concatenate(values) for name, values in rows.items()}
+    names = [Path(subject.lm).name for subject in subjects]
     np.savez(work / _ROWS, **found)  # pyright: ignore[reportArgumentType]
     atlas = Atlas.fit(
         found["z"],
@@ -187,6 +193,7 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
         representation="joint",
         structured=found["structured"],
         prompts=found["prompt"],
+        origins=origins(found, asked, names),
     )
     # A shorter copy belongs to its pattern's cluster, unless it does something else.
     short = Measured(*(found[f"short_{name}"] for name in ("values", "key_kinds", "query_kinds")))
@@ -194,10 +201,37 @@ def make_atlas(subjects: list[Subject], work: Path, per_task: int) -> None:
     same = agreeing(definitions(atlas.clusters), short.of(inside), leading=True)
     kept = inside[same[np.arange(len(inside)), atlas.labels_[inside]]]
     kept = np.sort(draw.permutation(kept)[: _POINTS // 2])
-    atlas.extend(found["short"][kept], atlas.labels_[kept], atlas.coordinates_[kept])
-    atlas.models = tuple(Path(subject.lm).name for subject in subjects)
+    atlas.extend(
+        found["short"][kept],
+        atlas.labels_[kept],
+        atlas.coordinates_[kept],
+        origins=origins({name: values[kept] for name, values in found.items()}, asked, names, short=True),
+    )
+    atlas.models = tuple(names)
     atlas.constants = bundled.constants()
     atlas.save(bundled.atlas())
+
+
+def origins(
+    rows: dict[str, np.ndarray], asked: list[list[Prompt]], names: list[str], *, short: bool = False
+) -> dict[str, Any]:
+    """Where rows came from, as ``Atlas.fit`` asks: the prompts of each model, numbered from 0, are ``asked``."""
+    model, number = np.divmod(rows["prompt"], 10**6)
+    prompts = [asked[one][two] for one, two in zip(model.tolist(), number.tolist(), strict=True)]
+    parked = rows["layer"] // _LAYERS % (1 + _PARKED) > 0
+    variants = [
+        ", ".join([*(["with added sinks"] if changed else []), *([f"first {length} tokens"] if short else [])]) or None
+        for changed, length in zip(parked.tolist(), rows["length"].tolist(), strict=True)
+    ]
+    return {
+        "model": [names[one] for one in model.tolist()],
+        "prompt": number,
+        "path": [prompt.path for prompt in prompts],
+        "task": [prompt.task for prompt in prompts],
+        "layer": rows["layer"] % _LAYERS,
+        "head": rows["head"],
+        "variant": variants,
+    }
 
 
 def strengths(work: Path) -> None:

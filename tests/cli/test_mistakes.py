@@ -120,6 +120,8 @@ CASES = {
         "bad.jsonl: line 2",
         "give one",
     ),
+    "tag: no such source files": (("tag", "bundled", "--prompts", "nowhere", *OUT), "at nowhere, found nothing there"),
+    "tag: no source files": (("tag", "bundled", "--prompts", "mapless", *OUT), "found none among 1 files"),
     "tag: no such setting": ((*TAGS, *OUT, "--set", "colour=red"), "colour", "'red'"),
     "tag: a file for the tags": ((*TAGS, "--out", "tags.parquet"), "a folder for the tags", "leave the suffix out"),
     "tag: a file in the way of the tags": ((*TAGS, "--out", "A.java"), "A.java is a file"),

@@ -83,6 +83,38 @@ def test_every_head_gets_a_tag_in_one_forward(bundled_lm, mae, atlas):
     assert all(tags["measured"].to_pylist())
 
 
+def test_each_head_has_its_clusters_stability_and_exemplars(bundled_lm, mae, atlas):
+    clusters = {row["cluster"]: min(row["stability"], row["seed_stability"]) for row in atlas.clusters.to_pylist()}
+    for row in tag(bundled_lm, JAVA * 10, suffix=JAVA, mae=mae, atlas=atlas).to_pylist():
+        assert row["stability"] == (None if row["cluster"] < 0 else clusters[row["cluster"]])
+        far = [exemplar["distance"] for exemplar in row["exemplars"]]
+        assert far == sorted(far) and len(far) <= 3 and (far or row["cluster"] < 0)
+        for exemplar in row["exemplars"]:
+            assert row["cluster"] in (-1, exemplar["cluster"])
+            assert exemplar["model"] == "bundled" and exemplar["variant"] is None
+
+
+def test_exemplars_are_drawn_where_the_study_kept_them(bundled_lm, real_study, tmp_path, java):
+    folder, prompts = real_study.folder, load_prompts(real_study.folder / "prompts.parquet")
+    kept = pa.concat_tables(
+        read_table(path, ["prompt", "layer", "head"])
+        for path in sorted((folder / "embeddings").glob("exemplars-*.parquet"))
+    ).to_pylist()
+    own = prompts[kept[0]["prompt"]]  # its own pattern is the nearest
+    (tmp_path / "B.java").write_text(own.prefix + own.completion + (own.suffix or ""))
+    line, column = own.prefix.count("\n") + 1, len(own.prefix) - own.prefix.rfind("\n")
+    given = {"encoder": str(folder / "encoder"), "atlas": str(folder / "atlas"), "html": tmp_path / "t.html"}
+    tag_file(LMConfig(source="bundled"), tmp_path / "B.java", line, column=column, json=tmp_path / "t.json", **given)
+    heads = json.loads((tmp_path / "t.json").read_text())["heads"]
+    shown = [exemplar for head in heads for exemplar in head["exemplars"]]
+    places = {tuple(one.values()) for one in kept}
+    drawn = sum((one["prompt"], one["layer"], one["head"]) in places for one in shown)
+    assert drawn > 0
+    page = (tmp_path / "t.html").read_text()
+    assert page.count('alt="a pattern like that of head') == drawn
+    assert page.count(" radii)") >= len(shown)
+
+
 def test_padding_a_batch_with_the_models_tokenizer_changes_no_tag(fresh_lm, mae, atlas):
     before = tag(fresh_lm, "int x = ", suffix=";\n", mae=mae, atlas=atlas)
     fresh_lm.tokenizer(["int x;", "int"], padding=True, truncation=True, max_length=2)

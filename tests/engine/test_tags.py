@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apmae import bundled
 from apmae.artifacts import read_json, read_manifest, read_tables, sha256_file
 from apmae.atlas.atlas import Atlas
 from apmae.config import TagsConfig
@@ -18,6 +19,7 @@ from apmae.engine.tags import tag_corpus
 from apmae.errors import ArtifactError, ConfigError, SourceError
 from apmae.model.mae import APMAE
 from apmae.prompts.files import write_jsonl
+from apmae.report.steadiness_page import summary_page
 from apmae.schema import CORPUS_TAGS, ENCODED_PROMPTS, NOISE
 
 CONFIG = TagsConfig(batch=3, shard_prompts=3)
@@ -80,6 +82,55 @@ def test_tags_are_those_of_each_prompt_alone(bundled_lm, given, rows):
                 np.testing.assert_allclose(ours["distances"], theirs["distances"], rtol=0.05, atol=0.02)
     assert same > 0.95 * rows.num_rows and same_measured > 0.95 * rows.num_rows
     assert len({prompt.task for prompt in prompts}) > 1
+
+
+def test_each_tag_has_its_clusters_stability_and_exemplars(given, rows):
+    atlas = Atlas.load(given[1])
+    clusters = {row["cluster"]: min(row["stability"], row["seed_stability"]) for row in atlas.clusters.to_pylist()}
+    origins, known = atlas.origins.to_pylist(), 0
+    for row in rows.to_pylist():
+        assert row["stability"] == (None if row["cluster"] == NOISE else clusters[row["cluster"]])
+        assert len(row["exemplars"]) == len(row["exemplar_distances"]) <= 3
+        assert row["exemplar_distances"] == sorted(row["exemplar_distances"])
+        if row["cluster"] != NOISE:
+            known += 1
+            assert row["exemplars"] and row["exemplar_distances"][0] <= 1.001, "within the cluster's radius"
+        for number in row["exemplars"]:
+            assert origins[number]["model"] == "bundled" and origins[number]["path"].startswith("java/")
+    assert known > 0.5 * rows.num_rows
+
+
+def test_a_page_is_beside_the_summary(made):
+    page = (made / "index.html").read_bytes()
+    assert page == summary_page(read_json(made / "summary.json"))
+    assert "index.html" in read_manifest(made, "tag").files
+
+
+@pytest.mark.parametrize("name", ["index.html", "summary.json"])
+def test_a_page_or_summary_that_was_lost_is_made_again(bundled_lm, given, made, tmp_path, name):
+    shutil.copytree(made, tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    tag_corpus(bundled_lm, *given, tmp_path / "out", CONFIG)
+    assert bytes_of(tmp_path / "out") == bytes_of(made)
+
+
+def test_a_folder_of_source_files_is_tagged_by_one_completion_of_each(bundled_lm, given, tmp_path):
+    folder = tmp_path / "src"
+    folder.mkdir()
+    for number, path in enumerate(sorted(bundled.java().rglob("*.java"))[:3]):
+        shutil.copy(path, folder / f"F{number}.java")
+    (folder / "Empty.java").write_text(" ")
+    summary = tag_corpus(bundled_lm, *given[:2], folder, tmp_path / "out", CONFIG)
+    asked = read_tables(tmp_path / "out", "tag", "prompts")
+    assert asked["path"].to_pylist() == [f"src/F{number}.java" for number in range(3)]
+    assert summary["prompts"] == 3 and summary["unused_files"] == {"empty": 1}
+    assert read_tables(tmp_path / "out", "tag", "tags").num_rows == 3 * 48
+    before = bytes_of(tmp_path / "out")
+    assert tag_corpus(bundled_lm, *given[:2], folder, tmp_path / "out", CONFIG) == summary
+    assert bytes_of(tmp_path / "out") == before
+    (folder / "F0.java").write_text("class Other { int x = 1; }\n")
+    with pytest.raises(ArtifactError, match="prompts"):
+        tag_corpus(bundled_lm, *given[:2], folder, tmp_path / "out", CONFIG)
 
 
 def test_the_prompts_are_there_with_their_answers(bundled_lm, given, made):
@@ -145,6 +196,7 @@ def test_the_summary_is_the_count_of_the_tags(bundled_lm, given, made, rows):
     assert summary["tasks"] == Counter(prompt.task for prompt in prompts)
     outcomes = read_tables(made, "tag", "prompts")["outcome"].to_pylist()
     assert summary["correct"] == outcomes.count("correct")
+    assert summary["unused_files"] == {}
     names = {one["cluster"]: one["name"] for one in summary["clusters"]}
     assert names == {number: name for number, name in Atlas.load(given[1]).names.items() if number != NOISE}
     assert [(one["layer"], one["head"]) for one in summary["heads"]] == [(la, he) for la in range(6) for he in range(8)]

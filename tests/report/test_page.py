@@ -6,11 +6,11 @@ import shutil
 import subprocess
 import sys
 from base64 import b64decode
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from pages import Reader, check
 
 from apmae.artifacts import manifest_path, read_manifest
 from apmae.engine.report import write_report
@@ -21,58 +21,6 @@ from apmae.schema import SCORES, TAGS
 EVIL = "</code><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}&\u202e"
 FIGURES = ("reconstruction", "embedding_steps", "pattern_examples", "cluster_variation", "head_maps")
 TABLES = ("clustering", "locations", "clusters", "heads", "outcomes")
-
-
-class Reader(HTMLParser):
-    """Tags with their attributes, and the text."""
-
-    VOID = ("meta", "link", "img", "br", "hr", "input")
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.text, self.open = [], "", []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.text += data
-
-
-def check(page):
-    """What every page of the package must satisfy."""
-    reader = Reader(page)
-    assert reader.open == []
-    assert not {tag for tag, _ in reader.tags} & {"script", "iframe", "object", "embed", "form", "base", "audio", "svg"}
-    for tag, attrs in reader.tags:
-        assert not [name for name in attrs if name.startswith("on") or name in ("srcset", "srcdoc")], tag
-        for name in ("src", "href"):
-            assert attrs.get(name, "data:").startswith(("data:", "#")), attrs
-        if tag == "img":
-            assert attrs["alt"]
-    style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
-    assert "@import" not in page
-    assert "url(" not in style
-    assert not re.search(r"https?://", page)
-    policy = next(attrs for _, attrs in reader.tags if attrs.get("http-equiv") == "Content-Security-Policy")
-    assert policy["content"].startswith("default-src 'none'; img-src data:;")
-    identifiers = [attrs["id"] for _, attrs in reader.tags if "id" in attrs]
-    assert len(identifiers) == len(set(identifiers))
-    for _, attrs in reader.tags:
-        if attrs.get("href", "").startswith("#"):
-            assert attrs["href"][1:] in identifiers
-    levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch(r"h\d", tag)]
-    assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
-    return reader
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +138,8 @@ def test_grids_of_small_and_large_models(tmp_path, layers, heads, write_study):
 def tag_rows(layers, heads, name="columns on ';'"):
     where = [(layer, head) for layer in range(layers) for head in range(heads)][:-1]
     same = {"strength": 0.8, "reason": "", "unstable": False, "measured": "diffuse", "coordinates": [0.0, 1.0]}
+    seen = {"cluster": 0, "model": "opt", "prompt": 12, "path": "src/A.java", "task": "eol", "layer": 3, "head": 5}
+    same |= {"stability": 0.73, "exemplars": [seen | {"variant": "first 40 tokens", "distance": 0.41}]}
     same |= {"structure": 20.0, "nearest": ["previous token", "self"], "distances": [1.74, 3.0]}
     same |= {f"score_{score}": 0.1 for score in SCORES} | {"sinks": [3, 0], "sink_tokens": [";\n", "<fim_prefix>"]}
     kinds = [(layer + head) % 3 for layer, head in where]
@@ -222,7 +172,7 @@ def test_a_tag_page_flags_unstable_clusters_in_both_lists():
 
 def test_a_tag_page_has_the_nearest_cluster_of_unknown_heads():
     rows = tag_rows(2, 2)
-    rows[0] |= {"name": "unstructured", "cluster": -1}
+    rows[0] |= {"name": "unstructured", "cluster": -1, "exemplars": []}
     rows[2] |= {"name": "uniform", "cluster": -1, "nearest": [], "distances": []}
     said = {"predicted": "c", "expected": "c", "outcome": "correct"}
     page = tag_page(title="t", tokens=["a", "b"], rows=rows, heads_by_layer=[2, 2], **said).decode()
@@ -254,6 +204,24 @@ def test_a_tag_page(layers, heads):
     grid = re.search(r'<table class="heads.*?</table>', page, re.S)[0]
     assert grid.count("<td>") == layers * heads
     assert grid.count('class="none"') == 1
+
+
+def test_a_tag_page_has_exemplars_in_words_and_pictures():
+    rows, said = tag_rows(2, 2), {"predicted": "c", "expected": "c", "outcome": "correct"}
+    rows[1] |= {"exemplars": []}
+    rows[2]["exemplars"] = [rows[2]["exemplars"][0] | {"head": 6, "model": None, "path": None, "variant": None}]
+    pattern = np.log(np.tril(np.full((40, 40), 0.5)), where=np.tri(40, dtype=bool), out=np.full((40, 40), -np.inf))
+    given = {"title": "t", "tokens": ["a"], "rows": rows, "heads_by_layer": [2, 2], **said}
+    page = tag_page(**given, patterns={(12, 3, 5): pattern}).decode()
+    text = check(page).text
+    assert text.count("opt 3.5, prompt 12 of src/A.java, first 40 tokens (0.4 radii)") == 1
+    assert text.count("3.6, prompt 12 (0.4 radii)") == 1
+    assert page.count('alt="a pattern like that of head') == 1, "one of the two was kept"
+    assert cells(page, "stability") == ["0.73"] * 3
+    assert (
+        "Exemplars"
+        not in tag_page(**given | {"rows": [row | {"exemplars": []} for row in rows]}).decode().split("<footer>")[0]
+    )
 
 
 def test_a_prompt_without_sentinels_is_completed_at_its_end():

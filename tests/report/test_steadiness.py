@@ -20,7 +20,7 @@ def head(layer, number, name, steadiness, *, unknown=(), tasks=None):
 
 
 def summary(heads, note=""):
-    return {"note": note, "prompts": 10, "heads": heads}
+    return {"note": note, "prompts": 10, "heads": heads, "unused_files": {}}
 
 
 @pytest.fixture

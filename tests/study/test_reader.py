@@ -61,6 +61,16 @@ def test_scaling_is_that_of_the_encoder(study):
     assert np.allclose(scaled(log_pattern), theirs[0, 0].numpy(), atol=1e-6)
 
 
+def test_whole_patterns_are_found_by_their_place(folder, study):
+    table = read_tables(folder / "embeddings", "encode", "exemplars").to_pylist()
+    places = [(row["prompt"], row["layer"], row["head"]) for row in table]
+    found = study.patterns_at([places[5], places[0], (10**6, 0, 0)])
+    assert set(found) == {places[0], places[5]}
+    for number in (0, 5):
+        assert np.array_equal(found[places[number]], unpack(table[number]))
+    assert study.patterns_at([]) == {}
+
+
 def test_exemplars_find_their_points(folder, study):
     points = read_table(folder / "atlas" / "points.parquet").to_pylist()
     where = {(row["prompt"], row["layer"], row["head"]): row for row in points}

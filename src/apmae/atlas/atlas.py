@@ -12,10 +12,18 @@ from apmae import bundled
 from apmae.atlas import members
 from apmae.atlas.compare import Comparison, Fitted, compared, expect_alike
 from apmae.atlas.fitting import fit_rows
-from apmae.atlas.kinds import kinds_of
-from apmae.atlas.names import MIXED, Measured, agreeing, cluster_names, definitions, measured_of_rows, renamed
+from apmae.atlas.names import (
+    Measured,
+    agreeing,
+    behaviours_of,
+    cluster_names,
+    definitions,
+    measured_of_rows,
+    names_in,
+    renamed,
+)
+from apmae.atlas.origins import joined, origins_of
 from apmae.atlas.place import Placement, Reference
-from apmae.atlas.qualifiers import Features, satisfies
 from apmae.atlas.rows import added_rows, heads_of_rows, passing_rows, prompts_of_rows, stored
 from apmae.atlas.saved import read_atlas, write_atlas
 from apmae.config import AtlasConfig, Representation, parse_representation
@@ -50,6 +58,7 @@ class Atlas:
         representation: what the fitted rows are, "joint", "descriptor" or "cls"; None if that was not given.
         constants: fingerprint of the descriptor's constants (``bundled.constants``) that made them; None if unknown.
         models: names of the language models whose patterns it was fitted on; empty if they were not given.
+        origins: ``schema.ORIGINS`` of the rows that ``Placement.exemplars`` names; None if nothing is known of them.
         unstructured_: how many rows the gate left out.
         fitted_: how many rows clusters were looked for in; 0 after loading. The others were placed among them.
     """
@@ -68,6 +77,7 @@ class Atlas:
         self.representation: Representation | None = representation
         self.models: tuple[str, ...] = ()
         self.constants: str | None = None
+        self.origins: pa.Table | None = None
         self.unstructured_ = self.fitted_ = 0
         self.clusters = clusters
         self._reference = reference
@@ -89,6 +99,7 @@ class Atlas:
         representation: str | None = None,
         structured: Any = None,
         prompts: Any = None,
+        origins: Any = None,
     ) -> "Atlas":
         """Reduce, cluster, filter, name (paper section 5).
 
@@ -109,24 +120,26 @@ class Atlas:
                 does not see them. None: all pass.
             prompts: (n,) int, the prompt of each row: clusters that half of the prompts do not show are unstable. None:
                 rows are halved instead, and copies of a pattern may be in both halves.
+            origins: columns of ``schema.ORIGINS`` by name, each one text or one value per row, to know exemplars by.
+                Those that are not given follow from ``where`` and ``prompts``.
 
         Clusters are looked for among at most ``config.fit_points`` rows, fewer where memory is short (``fitted_``); the
         others are placed among them.
 
         Raises:
             ConfigError: if there are fewer than two rows that pass, some are not finite or beyond fp16's range,
-                ``where``, ``measured``, ``structured`` or ``prompts`` does not hold as many values, or there is no
-                such representation.
+                ``where``, ``measured``, ``structured``, ``prompts`` or ``origins`` does not hold as many values, or
+                there is no such representation.
         """
         config = config or AtlasConfig()
         kind = None if representation is None else parse_representation(representation)
-        if seed is not None:
-            config = config.model_copy(update={"seed": int(seed)})
+        config = config if seed is None else config.model_copy(update={"seed": int(seed)})
         z = stored(z, clip=False)
         if len(z) < 2:
             raise ConfigError(f"expected at least 2 embeddings to fit an atlas, got {len(z)}; encode more prompts")
         heads, passing = heads_of_rows(where, len(z)), passing_rows(structured, len(z))
         prompts = prompts_of_rows(prompts, len(z))
+        origins = origins_of(origins, heads, prompts, len(z))
         measured = measured_of_rows(measured, len(z), by_kind=config.by_kind)
         if passing.sum() < 2:
             raise ConfigError(
@@ -143,22 +156,13 @@ class Atlas:
         )
         atlas.labels_, atlas.coordinates_ = fitted.labels, fitted.coordinates
         atlas.fitted_, atlas.unstructured_ = fitted.rows, int((~passing).sum())
-        atlas.dropped = fitted.dropped
+        atlas.dropped, atlas.origins = fitted.dropped, origins
         return atlas
 
     @property
     def names(self) -> dict[int, str]:
         """Name of each cluster; -1 is "unknown"."""
         return cluster_names(self.clusters)
-
-    @property
-    def _behaviours(self) -> Int[ndarray, " c"]:
-        """The leading behaviour of each cluster, as a number; clusters that do nothing known have their own."""
-        leading = [
-            f"cluster {number}" if one.kinds in ((), MIXED) else kinds_of(one.kinds[0])[0]
-            for number, one in enumerate(definitions(self.clusters))
-        ]
-        return np.unique(leading, return_inverse=True)[1].astype(np.int64)
 
     def expect_encoder(self, encoder: Encoder | str) -> None:
         """Check that an encoder is the atlas's own. An atlas that does not know its encoder accepts any.
@@ -254,8 +258,10 @@ class Atlas:
         passing, heads = passing_rows(structured, len(z)), heads_of_rows(where, len(z), needed=self._per_head)
         measured = measured_of_rows(measured, len(z))
         true = None if measured is None else agreeing(definitions(self.clusters), measured, leading=unseen)
-        placed = self._reference.place(z, self.config.metric, heads, self._behaviours, true, unseen=unseen)
+        placed = self._reference.place(z, self.config.metric, heads, behaviours_of(self.clusters), true, unseen=unseen)
         placed.cluster[~passing], placed.reason[~passing] = NOISE, "structure"
+        for values, nothing in zip(placed[-4:-1], (-1, NOISE, np.inf), strict=True):  # exemplars
+            values[~passing | (self.origins is None)] = nothing
         return placed
 
     def names_of(self, clusters: Int[ndarray, " n"], measured: Measured) -> list[str]:
@@ -269,16 +275,7 @@ class Atlas:
             ConfigError: if they are not of as many patterns.
         """
         measured_of_rows(measured, len(clusters))
-        of = self.names
-        names = [of[int(number)] for number in clusters]
-        features = Features.of(measured)
-        for number, one in enumerate(definitions(self.clusters)):
-            rows = np.flatnonzero(clusters == number)
-            for qualifier in one.qualifiers if len(rows) else ():
-                false = rows[~satisfies((qualifier,), features._replace(values=features.values[rows]))]
-                for row in false.tolist():
-                    names[row] = ", ".join(part for part in names[row].split(", ") if part != qualifier.words)
-        return names
+        return names_in(self.clusters, clusters, measured)
 
     def rename(self, names: dict[int, str]) -> None:
         """Call clusters by names of your own; ``names.json`` beside a saved atlas does the same.
@@ -291,7 +288,7 @@ class Atlas:
         """
         self.clusters = renamed(self.clusters, names)
 
-    def extend(self, z: Any, labels: Any, coordinates: Any, *, where: Any = None) -> None:
+    def extend(self, z: Any, labels: Any, coordinates: Any, *, where: Any = None, origins: Any = None) -> None:
         """Add points with known clusters to those among which patterns are placed; the fitted clusters do not change.
 
         This is for variants of fitted patterns that the encoder puts elsewhere: the first rows of a pattern are the
@@ -302,6 +299,7 @@ class Atlas:
             labels: (n,) int, their clusters; -1 for noise.
             coordinates: (n, r) their reduced coordinates, finite.
             where: ``(layer, head)``, two int arrays (n,), as in :meth:`fit`. An atlas per head needs it.
+            origins: as in :meth:`fit`.
 
         Raises:
             ConfigError: if the numbers of rows differ, embeddings or coordinates are of another width than the fitted
@@ -311,10 +309,13 @@ class Atlas:
         self.expect_representation(None, z.shape[1])
         labels, coordinates = added_rows(labels, coordinates, len(z), width, len(self.clusters))
         heads = heads_of_rows(where, len(z), needed=self._per_head)
-        self._reference = self._reference.extended(z, labels, coordinates, heads if self._per_head else None)
+        last, own = int(self._reference.origin.max(initial=-1)), heads if self._per_head else None
+        first = last + 1 if self.origins is None else len(self.origins)
+        self.origins = joined(self.origins, first, origins_of(origins, heads, None, len(z)), len(z))
+        self._reference = self._reference.extended(z, labels, coordinates, own, first + np.arange(len(z)))
 
     def save(self, folder: str | Path) -> list[str]:
-        """Write ``clusters.parquet``, ``reference.safetensors`` and, last, ``atlas.json``.
+        """Write ``clusters.parquet``, ``reference.safetensors``, ``origins.parquet`` and, last, ``atlas.json``.
 
         Returns:
             The files' names.
@@ -328,13 +329,12 @@ class Atlas:
             "encoder": self.encoder,
             "representation": self.representation,
         }
-        return write_atlas(Path(folder), record, self.clusters, self._reference)
+        return write_atlas(Path(folder), record, self.clusters, self._reference, self.origins)
 
     @classmethod
     def load(cls, folder: str | Path = "bundled") -> "Atlas":
-        """Read a saved atlas, which does not contain ``labels_`` and ``coordinates_`` of the fitted rows.
-
-        Clusters that ``names.json`` in the folder gives names, {"3": "my name"}, are called by these.
+        """Read a saved atlas, which does not contain ``labels_`` and ``coordinates_`` of the fitted rows. Clusters that
+        ``names.json`` in the folder gives names, {"3": "my name"}, are called by these.
 
         Args:
             folder: where it was saved, or "bundled".
@@ -344,12 +344,12 @@ class Atlas:
             ConfigError: if it has settings or a representation that this version does not know.
         """
         folder = bundled.atlas() if str(folder) == "bundled" else Path(folder)
-        record, config, clusters, reference = read_atlas(folder)
+        record, config, clusters, reference, origins = read_atlas(folder)
         kind = record["representation"]
         known = None if kind is None else parse_representation(kind)
         atlas = cls(config, clusters, reference, encoder=record["encoder"], representation=known)
         atlas.models, atlas.constants = tuple(record.get("models", ())), record.get("constants")
-        atlas.dropped, atlas.unstructured_ = record["dropped"], record["unstructured"]
+        atlas.dropped, atlas.unstructured_, atlas.origins = record["dropped"], record["unstructured"], origins
         return atlas
 
     def compare(self, other: "Atlas") -> Comparison:

@@ -70,6 +70,7 @@ def fit_rows(
         found.nearest_distances_,
         config,
         at if single else None,
+        rows,
     )
     labels, coordinates = np.full(len(z), NOISE, np.int64), np.zeros((len(z), config.dimensions), np.float32)
     labels[rows], coordinates[rows] = found.labels_, found.coordinates_
@@ -82,7 +83,7 @@ def fit_rows(
         labels[left] = reference.place(z[left], config.metric, _of(heads, left), true=same[left]).cluster
         joined = left[labels[left] != NOISE]
         to = _of(heads, joined) if single else None
-        reference = reference.extended(z[joined], labels[joined], coordinates[joined], to)
+        reference = reference.extended(z[joined], labels[joined], coordinates[joined], to, joined)
     others = np.setdiff1d(np.arange(len(z)), rows, assume_unique=True)
     for begin in range(0, len(others), _BLOCK):  # embeddings may lie in a file that is larger than memory
         some = others[begin : begin + _BLOCK]

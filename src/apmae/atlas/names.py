@@ -218,6 +218,35 @@ def agreeing(clusters: list[Definition], measured: Measured, *, leading: bool) -
     return found
 
 
+def behaviours_of(clusters: pa.Table) -> Int[ndarray, " c"]:
+    """The leading behaviour of each cluster, as a number; clusters that do nothing known have their own."""
+    leading = [
+        f"cluster {number}" if one.kinds in ((), MIXED) else kinds_of(one.kinds[0])[0]
+        for number, one in enumerate(definitions(clusters))
+    ]
+    return np.unique(leading, return_inverse=True)[1].astype(np.int64)
+
+
+def names_in(clusters: pa.Table, of: Int[ndarray, " n"], measured: Measured) -> list[str]:
+    """The name of each pattern's cluster, without qualifiers that are not true of the pattern.
+
+    Args:
+        clusters: ``schema.CLUSTERS``.
+        of: the cluster of each pattern; -1 is "unknown".
+        measured: scores of the same patterns.
+    """
+    known = cluster_names(clusters)
+    names = [known[int(number)] for number in of]
+    features = Features.of(measured)
+    for number, one in enumerate(definitions(clusters)):
+        rows = np.flatnonzero(of == number)
+        for qualifier in one.qualifiers if len(rows) else ():
+            false = rows[~satisfies((qualifier,), features._replace(values=features.values[rows]))]
+            for row in false.tolist():
+                names[row] = ", ".join(part for part in names[row].split(", ") if part != qualifier.words)
+    return names
+
+
 def leading_kinds(measured: Measured) -> Int[ndarray, " n"]:
     """A number from 0 for the kind that leads each pattern's own name."""
     names = measured_names(measured.values, measured.key_kinds)

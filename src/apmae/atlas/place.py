@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from apmae.atlas.points import NO_RADIUS, distinct_rows, kept_rows
 from apmae.atlas.rows import HEADS, Where, head_numbers
+from apmae.atlas.vote import VOTERS, weights_of, winner_of
 from apmae.config import AtlasConfig
 from apmae.errors import ConfigError
 from apmae.schema import NOISE
@@ -22,8 +23,6 @@ from apmae.schema import NOISE
 if TYPE_CHECKING:
     from apmae.atlas.search import Search
 
-VOTERS = 15
-"""Fitted points that vote for the cluster of a new pattern."""
 _ASKED = 60
 """Points asked if some may not vote: the nearest of clusters whose names are true may be behind those of others."""
 _MIN_STRENGTH = 0.5
@@ -45,7 +44,7 @@ _FORMS = {
     "heads": (1, "i"),
     "scale": (1, "f"),
 }
-"""Axes of each array of a reference, and the kind of its numbers."""
+"""Axes of each array of a reference that is saved, and the kind of its numbers."""
 
 
 class Placement(NamedTuple):
@@ -64,6 +63,13 @@ class Placement(NamedTuple):
     distances: Float[ndarray, "n c"]
     """How far the nearest point of each is, in radii of the cluster: a pattern further than 1 is not in it. Infinite
     after the last."""
+    exemplars: Int[ndarray, "n c"]
+    """Up to three members that resemble the pattern most: of its cluster, or of any if it is in none. Rows of
+    ``Atlas.origins``; -1 after the last, for a pattern that fails the gate, and if the atlas does not know its rows."""
+    exemplar_clusters: Int[ndarray, "n c"]
+    """The cluster of each; -1 after the last."""
+    exemplar_distances: Float[ndarray, "n c"]
+    """How far each is, in radii of its cluster, the nearest first. Infinite after the last."""
     reason: Shaped[ndarray, " n"]
     """Why a pattern is in no cluster; "" if it is in one. "structure": it fails the gate. "head": no pattern of its
     head was fitted (clusters per head). "vote": noise wins the vote of the nearest points, or no behaviour wins enough
@@ -73,7 +79,7 @@ class Placement(NamedTuple):
 
 
 class _Points(NamedTuple):
-    """The arrays that placing needs, which are saved."""
+    """The arrays that placing needs."""
 
     embeddings: Float[ndarray, "p d"]
     """float16."""
@@ -86,6 +92,8 @@ class _Points(NamedTuple):
     """How far from each point a new pattern of its cluster may be; below 0 for noise."""
     heads: Int[ndarray, " p"]
     """The head that each point is of (``head_numbers``), if clusters are of single heads; else -1."""
+    origin: Int[ndarray, " p"]
+    """The row of ``Atlas.origins`` that each point is; -1 if unknown."""
     scale: Float[ndarray, " 1"]
     """Median distance of a member to its nearest other member: what counts as near."""
 
@@ -105,6 +113,7 @@ class Reference(_Points):
         nearest: Float[ndarray, " n"],
         config: AtlasConfig,
         where: Where | None = None,
+        origin: Int[ndarray, " n"] | None = None,
     ) -> "Reference":
         """Choose the points, merging equal rows, and measure how far members are from one another.
 
@@ -115,8 +124,10 @@ class Reference(_Points):
             nearest: distance of each row to the nearest other row of its label.
             config: number of points, metric, seed.
             where: layer and head of each row, if clusters are of single heads.
+            origin: a number for each row, by which it is known later; None: its own.
         """
         heads = np.full(len(z), -1) if where is None else head_numbers(where)
+        origin = np.arange(len(z)) if origin is None else origin
         first, counts = distinct_rows(z, heads)
         own = z if len(first) == len(z) else z[first]
         kept = kept_rows(own, labels[first], nearest[first], heads[first], config, fewest=2 * VOTERS)
@@ -128,6 +139,7 @@ class Reference(_Points):
             coordinates=coordinates[points].astype(np.float32),
             radii=kept.radii[labels[points]].astype(np.float32),
             heads=heads[points].astype(np.int32),
+            origin=origin[points].astype(np.int64),
             scale=np.array([kept.scale], np.float32),
         )
 
@@ -138,13 +150,18 @@ class Reference(_Points):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Shaped[ndarray, "..."]]) -> "Reference | None":
-        """From arrays by name, as ``_asdict`` returns them; None if one is missing or they do not fit together."""
+        """From what :meth:`tensors` returns, origins unknown; None if one is missing or they do not fit together."""
         if any(name not in tensors or tensors[name].ndim != ndim for name, (ndim, _) in _FORMS.items()):
             return None
         if any(tensors[name].dtype.kind != kind for name, (_, kind) in _FORMS.items()):
             return None
-        found = cls(**{name: tensors[name] for name in cls._fields})
+        unknown = np.full(len(tensors["labels"]), -1, np.int64)
+        found = cls(**{name: tensors[name] for name in _FORMS}, origin=unknown)
         return found if len({len(values) for values in found[:-1]}) == len(found.scale) == 1 else None
+
+    def tensors(self) -> dict[str, Shaped[ndarray, "..."]]:
+        """The arrays by name, as they are saved: without ``origin``, because origins are saved point by point."""
+        return {name: values for name, values in self._asdict().items() if name in _FORMS}
 
     def is_sound(self, clusters: int, config: AtlasConfig) -> bool:
         """Whether the arrays can be those of an atlas.
@@ -252,18 +269,18 @@ class Reference(_Points):
     ) -> Placement:
         copies, voters, radii = self.counts[nearest], self.labels[nearest], self.radii[nearest]
         does, apart = behaviours[voters], distances + float(self.scale[0])
-        near = _weights(copies, apart)
+        near = weights_of(copies, apart)
         weights, may = near, np.ones(voters.shape, bool)
         if true is not None:
             may = np.take_along_axis(np.column_stack([true, np.ones(len(true), bool)]), voters, 1)  # last: noise, -1
-            weights = near if unseen else _weights(copies * may, apart)
+            weights = near if unseen else weights_of(copies * may, apart)
         least = _UNSEEN_STRENGTH if unseen and true is None else _MIN_STRENGTH
-        winner, strength, within = _winner(weights, may, voters, does, distances, radii)
+        winner, strength, within = winner_of(weights, may, voters, does, distances, radii)
         won = (winner != NOISE) & (strength >= least)
         known = won & within
         if true is not None:  # what the nearest points alone would have said of the others
             rest, given = ~known, (near, np.ones(voters.shape, bool), voters, does, distances, radii)
-            other, share, within[rest] = _winner(*(values[rest] for values in given))
+            other, share, within[rest] = winner_of(*(values[rest] for values in given))
             won[rest] = (other != NOISE) & (share >= least)
         reason = np.select([known, ~won, ~within], ["", "vote", "far"], "name").astype(_REASON)
         placed = (near[:, :, None] * self.coordinates[nearest]).sum(1)
@@ -272,8 +289,22 @@ class Reference(_Points):
             strength.astype(np.float32),
             placed.astype(np.float32),
             *self._nearest(distances, nearest),
+            *self._exemplars(distances, nearest, np.where(known, winner, NOISE)),
             reason,
         )
+
+    def _exemplars(
+        self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"], cluster: Int[ndarray, " n"]
+    ) -> tuple[Int[ndarray, "n c"], Int[ndarray, "n c"], Float[ndarray, "n c"]]:
+        """The nearest members of each row's cluster; of any cluster if it is in none."""
+        labels, origin = self.labels[nearest], self.origin[nearest]
+        own = (labels == cluster[:, None]) | ((cluster == NOISE)[:, None] & (labels != NOISE))
+        apart = np.where(own & (origin >= 0), distances / np.maximum(self.radii[nearest], 1e-9), np.inf)
+        order = np.argsort(apart, axis=1, kind="stable")[:, :_SHOWN]
+        missing = ((0, 0), (0, _SHOWN - order.shape[1]))  # where there are fewer points
+        far = np.pad(np.take_along_axis(apart, order, 1), missing, constant_values=np.inf).astype(np.float32)
+        found, of = (np.pad(np.take_along_axis(x, order, 1), missing, constant_values=-1) for x in (origin, labels))
+        return np.where(np.isfinite(far), found, -1), np.where(np.isfinite(far), of, NOISE).astype(np.int64), far
 
     def _nearest(
         self, distances: Float[ndarray, "n k"], nearest: Int[ndarray, "n k"]
@@ -302,6 +333,7 @@ class Reference(_Points):
         labels: Int[ndarray, " n"],
         coordinates: Float[ndarray, "n r"],
         where: Where | None = None,
+        origin: Int[ndarray, " n"] | None = None,
     ) -> "Reference":
         """A reference with more points of the same clusters.
 
@@ -310,6 +342,7 @@ class Reference(_Points):
             labels: their clusters, -1 for noise.
             coordinates: their reduced coordinates.
             where: layer and head of each, if clusters are of single heads.
+            origin: the row of ``Atlas.origins`` that each is; None: unknown.
 
         Raises:
             ConfigError: if a row is in a cluster of another head.
@@ -337,43 +370,9 @@ class Reference(_Points):
             "coordinates": coordinates.astype(np.float32),
             "radii": fitted[labels].astype(np.float32),
             "heads": heads.astype(np.int32),
+            "origin": np.full(len(z), -1, np.int64) if origin is None else origin.astype(np.int64),
         }
         return self._replace(**{name: np.concatenate([getattr(self, name), new]) for name, new in added.items()})
-
-
-def _weights(copies: Int[ndarray, "n k"], distances: Float[ndarray, "n k"]) -> Float[ndarray, "n k"]:
-    """Weights of the nearest points that vote, ``VOTERS`` in all if so many may; the nearer the more."""
-    weights = np.clip(VOTERS - (copies.cumsum(1) - copies), 0, copies) / distances
-    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
-
-
-def _winner(
-    weights: Float[ndarray, "n k"],
-    may: Bool[ndarray, "n k"],
-    voters: Int[ndarray, "n k"],
-    does: Int[ndarray, "n k"],
-    distances: Float[ndarray, "n k"],
-    radii: Float[ndarray, "n k"],
-) -> tuple[Int[ndarray, " n"], Float[ndarray, " n"], Bool[ndarray, " n"]]:
-    """The cluster that wins among those of the behaviour that wins, which share that behaviour has, and whether the row
-    is within the cluster's radius.
-
-    Args:
-        weights: of each voter.
-        may: which voters' clusters a row may be in; -1 wins if none has the behaviour that wins.
-        voters: their clusters.
-        does: their behaviours.
-        distances: to each.
-        radii: of their clusters.
-    """
-    rows = np.arange(len(voters))
-    share = (weights[:, :, None] * (does[:, :, None] == does[:, None, :])).sum(1)  # of each voter's behaviour
-    best = share.argmax(1)
-    own = (weights[:, :, None] * (voters[:, :, None] == voters[:, None, :])).sum(1)  # of each voter's cluster
-    able = may & (does == does[rows, best][:, None])
-    winner = np.where(able.any(1), voters[rows, np.where(able, own, -1.0).argmax(1)], NOISE)
-    closest = np.where(voters == winner[:, None], distances, np.inf).argmin(1)
-    return winner, share[rows, best], distances[rows, closest] <= radii[rows, closest]
 
 
 def _nowhere(rows: int, dimensions: int, reason: str) -> Placement:
@@ -382,6 +381,9 @@ def _nowhere(rows: int, dimensions: int, reason: str) -> Placement:
         np.full(rows, NOISE, np.int64),
         np.zeros(rows, np.float32),
         np.zeros((rows, dimensions), np.float32),
+        np.full((rows, _SHOWN), NOISE, np.int64),
+        np.full((rows, _SHOWN), np.inf, np.float32),
+        np.full((rows, _SHOWN), -1, np.int64),
         np.full((rows, _SHOWN), NOISE, np.int64),
         np.full((rows, _SHOWN), np.inf, np.float32),
         np.full(rows, reason, _REASON),

@@ -32,9 +32,15 @@ def tag(
     json_: Annotated[Path | None, typer.Option("--json", help="Write every head's tag as JSON.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Tag on many prompts instead, Parquet or JSONL; needs --out.")
+        Path | None,
+        typer.Option(
+            help="Tag on many prompts instead, Parquet or JSONL, or on one completion of each file in a folder, zip or "
+            "tar; needs --out."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --prompts: folder of the tags and their summary.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --prompts: folder of the tags, their summary and its page.")
+    ] = None,
     overwrite: OverwriteOption = False,
     set_: SetOption = None,
     *,
@@ -82,7 +88,7 @@ def _tag_many(
     from apmae.engine.tags import print_summary, tag_corpus
 
     print_summary(tag_corpus(model, encoder, atlas, prompts, out, config, overwrite=overwrite))
-    say(f"tags in {out}; see {out / 'summary.json'}")
+    say(f"tags in {out}; see {out / 'index.html'} and {out / 'summary.json'}")
 
 
 @loads_lm

@@ -174,7 +174,7 @@ class TagsConfig(Config):
     """Prompts per shard: the most that a killed run has to repeat."""
 
     seed: int = 0
-    """Decides which heads are captured, if not all are."""
+    """Decides which heads are captured, if not all are, and which completion of a source file is taken."""
 
 
 class AnswersConfig(Config):

@@ -27,7 +27,7 @@ from apmae.config import (
 from apmae.corpus.source import Source, list_sources
 from apmae.engine.prompts import expect_answers, expect_parquet, expect_prompts
 from apmae.engine.settings import Training
-from apmae.engine.sources import Given, parse_sources
+from apmae.engine.sources import Given, files_to_tag, parse_sources
 from apmae.errors import ConfigError, ModelError
 from apmae.lm.declared import Declared, context_of, expect_infill, expect_outcome, expect_window
 from apmae.lm.folder import expect_model, expect_tokenizer
@@ -75,7 +75,8 @@ def expect_tags(
     """``apmae tag --prompts``; arguments and errors as for :func:`apmae.engine.tags.tag_corpus`."""
     expect_tags_folder(out)
     expect_stage(out, "tag", _settings(config), overwrite=overwrite)
-    expect_prompts(prompts)
+    if files_to_tag(prompts) is None:
+        expect_prompts(prompts)
     _expect_reader(lm)
     found, declared = find_encoder(encoder).config, Declared.of(lm)
     context_of(declared.positions, found.pattern_size, config.capture.context)

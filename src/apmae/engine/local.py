@@ -154,6 +154,14 @@ def _correct(outcomes: Sequence[str | None]) -> int | None:
     return outcomes.count("correct") if outcomes.count(None) < len(outcomes) else None
 
 
+def _origins(embeddings: Path, table: pa.Table, model: str) -> dict[str, Any]:
+    """Where the patterns of an encode stage came from, as ``Atlas.fit`` asks."""
+    prompts = read_tables(embeddings, "encode", "prompts", ["prompt", "path"])
+    place = np.argsort(prompts["prompt"].to_numpy())
+    own = place[np.searchsorted(prompts["prompt"].to_numpy(), table["prompt"].to_numpy(), sorter=place)]
+    return {"model": model, "task": table["task"], "path": prompts["path"].take(pa.array(own))}
+
+
 def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """The cluster stage: embeddings to an atlas.
 
@@ -200,6 +208,7 @@ def fit_atlas(embeddings: Path, out: Path, config: AtlasConfig, *, overwrite: bo
                 representation=encoded["representation"],
                 structured=has_structure(table["structure"].to_numpy()),
                 prompts=table["prompt"].to_numpy(),
+                origins=_origins(embeddings, table, encoded["lm"]),
             )
             advance(note=f"{len(atlas.clusters)} clusters")
             points = table.select(["prompt", "layer", "head", "task", "outcome"])

@@ -8,6 +8,7 @@ from apmae.corpus.parse import parse_source
 from apmae.corpus.source import Source
 from apmae.errors import ConfigError
 from apmae.prompts.circuits import SCHEME
+from apmae.prompts.each_file import files_by_language
 from apmae.prompts.files import SUFFIXES
 from apmae.prompts.line import line_prompt, read_source
 
@@ -64,6 +65,19 @@ def parse_sources(given: Sequence[str]) -> Given:
     if len(given) == 1 and Path(given[0]).suffix in SUFFIXES:
         return Given(prompts=Path(given[0]))
     return Given(files=tuple(map(parse_source, given)))
+
+
+def files_to_tag(path: Path) -> Source | None:
+    """The source files at a path: a folder, file, zip or tar; None if its suffix is that of a file of prompts.
+
+    Raises:
+        SourceError: if nothing is there, or no file of a language that prompts are drawn from.
+    """
+    if path.suffix in SUFFIXES:
+        return None
+    source = parse_source(path)
+    files_by_language(source)
+    return source
 
 
 def prompt_text(text: str | None, file: Path | None, line: int | None, suffix: str | None) -> tuple[str, str | None]:

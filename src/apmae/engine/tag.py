@@ -1,15 +1,17 @@
 """Tagging: what every head of a model does on one prompt, in one forward pass (paper section 1, DESIGN section 1)."""
 
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from apmae.artifacts import replacing, write_json
+from apmae.artifacts import manifest_path, replacing, write_json
 from apmae.atlas.atlas import Atlas
 from apmae.atlas.kinds import measured_names
 from apmae.atlas.names import Measured
@@ -33,6 +35,8 @@ from apmae.prompts.prompt import Answer, Prompt
 from apmae.report.page import tag_page
 from apmae.report.terminal import print_tags
 from apmae.schema import NOISE, SCORES, TAGS
+from apmae.study.layout import Layout
+from apmae.study.reader import Place, Study
 
 
 class Tagged(NamedTuple):
@@ -58,6 +62,8 @@ class BatchTags(NamedTuple):
     """Of the cluster, without qualifiers that are not true of the pattern; of a pattern that fails the gate, why."""
     measured: list[str]
     """What the pattern's own scores call it."""
+    stability: Float[ndarray, " n"]
+    """The smaller of its cluster's Jaccard indices over halves of the prompts and over seeds; NaN if it is in none."""
     unstable: Bool[ndarray, " n"]
     """Whether its cluster is; False if it is in none."""
 
@@ -76,7 +82,8 @@ def tag(
 
     Returns:
         ``schema.TAGS``: one row per head with layer, head, cluster (-1: not known), name, strength in [0, 1], why
-        it is not known, the name that its own scores give, coordinates and scores.
+        it is not known, its cluster's stability, the name that its own scores give, the nearest clusters and
+        exemplars, coordinates and scores.
 
     Raises:
         CaptureError: if the model is an encoder and ``mae`` reads causal patterns, as the bundled one does.
@@ -102,6 +109,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
     tags = tag_batch(captured, mae=mae, atlas=atlas, unseen=is_unseen(atlas, lm.name))
     patterns, scores, placed, names = captured.patterns, tags.scores, tags.placed, atlas.names
     tokens = captured.windows[0].tokens
+    exemplars = _exemplars(atlas, placed)
     rows = [
         {
             "layer": int(patterns.layer[i]),
@@ -110,11 +118,13 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
             "name": tags.names[i],
             "strength": float(placed.strength[i]),
             "reason": str(placed.reason[i]),
+            "stability": None if np.isnan(tags.stability[i]) else float(tags.stability[i]),
             "unstable": bool(tags.unstable[i]),
             "structure": float(tags.structure[i]),
             "measured": tags.measured[i],
             "nearest": [names[number] for number in placed.nearest[i].tolist() if number != NOISE],
             "distances": [distance for distance in placed.distances[i].tolist() if distance < inf],
+            "exemplars": exemplars[i],
             "coordinates": placed.coordinates[i].tolist(),
             **{f"score_{name}": float(scores[name][i]) for name in SCORES},
             "sinks": scores.sinks[i],
@@ -148,9 +158,29 @@ def tag_batch(captured: Captured, *, mae: APMAE, atlas: Atlas, unseen: bool) -> 
     names = atlas.names_of(placed.cluster, own)
     for row in np.flatnonzero(~seen.structured).tolist():
         names[row] = unstructured_name(float(scores["uniform"][row]))
-    unstable = np.array([*atlas.clusters["unstable"].to_pylist(), False])[placed.cluster]  # last: of noise, -1
+    clusters = atlas.clusters
+    either = np.minimum(clusters["stability"].to_numpy(), clusters["seed_stability"].to_numpy())
+    stability = np.append(either, np.nan).astype(np.float32)[placed.cluster]  # last: of noise, -1
+    unstable = np.array([*clusters["unstable"].to_pylist(), False])[placed.cluster]
     measured = measured_names(scores.values, scores.key_kinds)
-    return BatchTags(seen.structure, scores, placed, names, measured, unstable)
+    return BatchTags(seen.structure, scores, placed, names, measured, stability, unstable)
+
+
+def _exemplars(atlas: Atlas, placed: Placement) -> list[list[dict[str, Any]]]:
+    """The exemplars of each pattern, the nearest first, with where they came from."""
+    known = placed.exemplars >= 0
+    if atlas.origins is None or not known.any():
+        return [[] for _ in placed.cluster]
+    rows = [
+        {"cluster": cluster, **origin, "distance": distance}
+        for cluster, origin, distance in zip(
+            placed.exemplar_clusters[known].tolist(),
+            atlas.origins.take(pa.array(placed.exemplars[known])).to_pylist(),
+            placed.exemplar_distances[known].tolist(),
+            strict=True,
+        )
+    ]
+    return [rows[begin:end] for begin, end in pairwise([0, *known.sum(1).cumsum().tolist()])]
 
 
 def note_of(atlas: Atlas, model: str) -> str:
@@ -196,6 +226,20 @@ def open_pair(encoder: str, atlas: str) -> tuple[APMAE, Atlas]:
     except ConfigError as error:
         raise ConfigError(f"--encoder {encoder} and --atlas {atlas}: {error}") from None
     return mae, places
+
+
+def _kept_patterns(atlas: str, rows: Sequence[Mapping[str, Any]]) -> dict[Place, Float[ndarray, "t t"]]:
+    """The whole patterns of exemplars, if the atlas is that of a study, which keeps some; else none."""
+    folder = Path(atlas)
+    if atlas == "bundled" or Layout(folder.parent).atlas != folder or not manifest_path(folder).is_file():
+        return {}
+    places = {
+        (exemplar["prompt"], exemplar["layer"], exemplar["head"])
+        for row in rows
+        for exemplar in row["exemplars"]
+        if exemplar["variant"] is None
+    }
+    return Study(folder.parent).patterns_at(places)
 
 
 def _window(lm: LM, prompt: Prompt, size: int) -> Window:
@@ -269,6 +313,7 @@ def tag_file(
             expected=expected,
             outcome=outcome,
             note=note,
+            patterns=_kept_patterns(atlas, rows),
         )
         with replacing(html) as written:
             written.write(page)

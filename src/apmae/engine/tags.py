@@ -1,12 +1,15 @@
 """The tag stage: every head of a model on many prompts, and what each head does over all of them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Bool, Shaped
+from numpy import ndarray
 
 from apmae import bundled
 from apmae.analyze.steadiness import head_records, summarize_heads
@@ -29,6 +32,7 @@ from apmae.config import LMConfig, TagsConfig
 from apmae.encode import prompts_table
 from apmae.engine.checks import expect_tags_folder
 from apmae.engine.prompts import load_prompts
+from apmae.engine.sources import files_to_tag
 from apmae.engine.stages import decisive, opened
 from apmae.engine.tag import is_unseen, note_of, open_pair, representation_of, tag_batch
 from apmae.errors import SourceError
@@ -37,9 +41,11 @@ from apmae.lm.stream import Captured, capture_prompts, window_length
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
 from apmae.progress import Advance, progress
+from apmae.prompts.each_file import prompts_of_files
 from apmae.prompts.prompt import Prompt
 from apmae.report import steadiness
-from apmae.schema import ATLAS_FILE, CORPUS_TAGS, NAMES_FILE, NOISE, SUMMARY_FILE, TAGGED
+from apmae.report.steadiness_page import summary_page
+from apmae.schema import ATLAS_FILE, CORPUS_TAGS, NAMES_FILE, NOISE, PAGE_FILE, SUMMARY_FILE, TAGGED
 
 _VERSION = 1
 """Of the summary (``docs/exchange.md``); raised when a field changes its meaning or goes."""
@@ -58,14 +64,15 @@ def tag_corpus(
     """Tag every head of a model on many prompts, and sum up what each head does.
 
     Writes ``tags-NNNNN.parquet`` (``schema.CORPUS_TAGS``), ``prompts-NNNNN.parquet`` (``schema.ENCODED_PROMPTS``,
-    without scores of whole completions) and ``summary.json`` (``docs/exchange.md``). Beyond the forwards of the
+    without scores of whole completions), ``summary.json`` (``docs/exchange.md``) and a page. Beyond the forwards of the
     prompts the model is asked nothing.
 
     Args:
         lm: the language model.
         encoder: folder or hub id of an AP-MAE, or "bundled".
         atlas: folder of an atlas fitted with that encoder, or "bundled".
-        prompts_path: prompts, Parquet or JSONL.
+        prompts_path: prompts, Parquet or JSONL; or source files, a folder, file, zip or tar, of each of which one
+            completion is taken (``prompts/each_file.py``).
         out: the folder for the tags.
         config: heads, window, shards.
         overwrite: replace an artifact made from something else.
@@ -82,19 +89,25 @@ def tag_corpus(
     """
     config = config or TagsConfig()
     expect_tags_folder(out)
-    prompts = load_prompts(prompts_path)
-    if not prompts:
+    source = files_to_tag(prompts_path)
+    prompts = [] if source else load_prompts(prompts_path)
+    if not prompts and not source:
         raise SourceError(f"expected prompts to tag heads on in {prompts_path}, found none; give another file")
     mae, places = open_pair(encoder, atlas)
     lm = opened(lm)
     expect_shape(causal=mae.config.causal, found=lm.causal)
-    window_length(lm, mae.config.pattern_size, config.capture.context)  # refused before anything runs
+    length = window_length(lm, mae.config.pattern_size, config.capture.context)  # refused before anything runs
     inputs = {"lm": lm.fingerprint, "encoder": mae.fingerprint, **_atlas_inputs(atlas)}
-    inputs["prompts"] = fingerprint(prompts_path)
+    inputs["prompts"] = source.fingerprint() if source else fingerprint(prompts_path)
     if representation_of(places) != "cls":
         inputs["constants"] = bundled.constants()
     with Stage.open(out, "tag", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if not stage.finished:
+            unused = Counter[str]()
+            if source:
+                prompts = prompts_of_files(
+                    source, lm.backend_tokenizer, length=length, seed=config.seed, rejected=unused
+                )
             shards = cut(len(prompts), config.shard_prompts, TAGGED)
             done = len(prompts) - sum(map(len, missing(stage, shards)))
             with progress("tag", len(prompts), done=done, unit="prompts") as advance:
@@ -110,8 +123,11 @@ def tag_corpus(
                 )
                 run_shards(stage, shards, work)
             if not stage.has(SUMMARY_FILE):
-                write_json(stage.staging / SUMMARY_FILE, _summary(stage, lm, places, inputs))
+                write_json(stage.staging / SUMMARY_FILE, _summary(stage, lm, places, inputs, unused))
                 stage.add_files([SUMMARY_FILE])
+            if not stage.has(PAGE_FILE):
+                page = summary_page(read_json(stage.root / SUMMARY_FILE))
+                stage.write_files({PAGE_FILE: page})
             tagged = stage.rows("tags")
             stage.finish({"prompts": len(prompts), "tags": tagged, "heads_by_layer": list(lm.heads_by_layer)})
     return read_json(out / SUMMARY_FILE)
@@ -170,8 +186,6 @@ def _tags(captured: Captured, mae: APMAE, atlas: Atlas, *, unseen: bool) -> pa.T
     """The tags of one batch."""
     patterns, found = captured.patterns, tag_batch(captured, mae=mae, atlas=atlas, unseen=unseen)
     placed, each = found.placed, len(patterns) // len(captured.prompts)
-    shown = placed.nearest != NOISE
-    offsets = np.concatenate([[0], shown.sum(1).cumsum()]).astype(np.int32)
     width = placed.coordinates.shape[1]
     columns = {
         "prompt": pa.array(patterns.prompt.astype(np.int32)),
@@ -183,16 +197,25 @@ def _tags(captured: Captured, mae: APMAE, atlas: Atlas, *, unseen: bool) -> pa.T
         "name": pa.array(found.names),
         "strength": pa.array(placed.strength),
         "reason": pa.array(placed.reason.tolist()),
+        "stability": pa.array(found.stability, mask=np.isnan(found.stability)),
         "unstable": pa.array(found.unstable),
         "structure": pa.array(found.structure),
         "measured": pa.array(found.measured),
-        "nearest": pa.ListArray.from_arrays(offsets, placed.nearest[shown].astype(np.int32)),
-        "distances": pa.ListArray.from_arrays(offsets, placed.distances[shown]),
+        "nearest": _lists(placed.nearest, placed.nearest != NOISE, pa.int32()),
+        "distances": _lists(placed.distances, placed.nearest != NOISE, pa.float32()),
+        "exemplars": _lists(placed.exemplars, placed.exemplars >= 0, pa.int32()),
+        "exemplar_distances": _lists(placed.exemplar_distances, placed.exemplars >= 0, pa.float32()),
         "coordinates": pa.ListArray.from_arrays(
             np.arange(len(patterns) + 1, dtype=np.int32) * width, placed.coordinates.reshape(-1)
         ),
     }
     return pa.table(columns, schema=CORPUS_TAGS)
+
+
+def _lists(values: Shaped[ndarray, "n c"], shown: Bool[ndarray, "n c"], kind: pa.DataType) -> pa.ListArray:
+    """The values of each row that are shown."""
+    offsets = np.concatenate([[0], shown.sum(1).cumsum()]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values[shown]).cast(kind))
 
 
 def _atlas_inputs(source: str) -> dict[str, str]:
@@ -202,14 +225,18 @@ def _atlas_inputs(source: str) -> dict[str, str]:
     return {"atlas": fingerprint(folder / ATLAS_FILE), **names}
 
 
-def _summary(stage: Stage, lm: LM, atlas: Atlas, inputs: dict[str, str]) -> dict[str, Any]:
+def _summary(stage: Stage, lm: LM, atlas: Atlas, inputs: dict[str, str], unused: Mapping[str, int]) -> dict[str, Any]:
     """The content of ``summary.json`` (``docs/exchange.md``)."""
     tags = [stage.root / name for name in stage.files if is_shard(name, "tags")]
     asked = pa.concat_tables(
         [read_table(stage.root / name, ["task", "outcome"]) for name in stage.files if is_shard(name, "prompts")]
     )
     tasks, outcomes = asked["task"].to_pylist(), asked["outcome"].to_pylist()
-    clusters = zip(*(atlas.clusters[name].to_pylist() for name in ("cluster", "name", "unstable")), strict=True)
+    of = atlas.clusters
+    stability = np.minimum(of["stability"].to_numpy(), of["seed_stability"].to_numpy()).tolist()
+    clusters = zip(
+        of["cluster"].to_pylist(), of["name"].to_pylist(), stability, of["unstable"].to_pylist(), strict=True
+    )
     return {
         "format": "apmae.heads",
         "version": _VERSION,
@@ -221,6 +248,7 @@ def _summary(stage: Stage, lm: LM, atlas: Atlas, inputs: dict[str, str]) -> dict
         "prompts": len(tasks),
         "correct": None if None in outcomes else outcomes.count("correct"),
         "tasks": {task: tasks.count(task) for task in sorted(set(tasks))},
-        "clusters": [dict(zip(("cluster", "name", "unstable"), row, strict=True)) for row in clusters],
+        "unused_files": dict(sorted(unused.items())),
+        "clusters": [dict(zip(("cluster", "name", "stability", "unstable"), row, strict=True)) for row in clusters],
         "heads": head_records(summarize_heads(tags)),
     }

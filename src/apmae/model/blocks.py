@@ -1,12 +1,15 @@
-"""Pre-norm transformer blocks (ViT, Dosovitskiy et al. 2021).
+"""Pre-norm transformer blocks (ViT, Dosovitskiy et al. 2021), and how pixels of two channels are standardised.
 
-Axes: n patterns, s tokens, d width, h heads, w head width.
+Axes: n patterns, s tokens, d width, h heads, w head width, v patches, c channels, q pixels of a patch.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_MEANS, _DEVIATIONS = (0.47, 0.043), (0.19, 0.086)
+"""Of scaled pixels and root probabilities, over real pixels of grammar patterns (``patterns/grammar.py``)."""
 
 
 class Attention(nn.Module):
@@ -56,6 +59,29 @@ class Transformer(nn.Module):
             x = x + attention(x)
             x = x + mlp(x)
         return self.norm(x)
+
+
+class Standardise(nn.Module):
+    """Both channels of a patch, standardised by constants, so that a patch's level and contrast stay.
+
+    Args:
+        patch: side of a patch.
+    """
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
+        for name, values in (("mean", _MEANS), ("deviation", _DEVIATIONS)):
+            self.register_buffer(name, torch.tensor(values).repeat_interleave(patch**2), persistent=False)
+
+    def forward(self, pixels: Float[Tensor, "n v cq"]) -> Float[Tensor, "n v cq"]:
+        """Standardised pixels."""
+        return (pixels - self.mean) / self.deviation
+
+    def inverse(self, standard: Float[Tensor, "n v cq"]) -> Float[Tensor, "n v cq"]:
+        """The pixels again."""
+        return standard * self.deviation + self.mean
 
 
 def init_weights(module: nn.Module, generator: torch.Generator) -> None:

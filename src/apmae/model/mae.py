@@ -28,7 +28,8 @@ from torch.nn import functional as F
 from apmae.config import APMAEConfig
 from apmae.errors import ModelError
 from apmae.model import card, files, hub
-from apmae.model.blocks import Transformer, init_weights
+from apmae.model.blocks import Standardise, Transformer, init_weights
+from apmae.model.encoding import Encoding
 from apmae.model.folder import CONFIG, expect_shape
 from apmae.model.masking import Masking, random_masking
 from apmae.patterns import geometry
@@ -36,10 +37,8 @@ from apmae.patterns.patterns import Patterns
 from apmae.patterns.whitening import Whitening
 from apmae.seeding import subseed
 
-_MEANS, _DEVIATIONS = (0.47, 0.043), (0.19, 0.086)
-"""Of scaled pixels and root probabilities, over real pixels of grammar patterns (``patterns/grammar.py``)."""
-_BATCH, _CPU_BATCH = 128, 32
-"""Patterns encoded at a time. More do not fit into a core's cache: on a CPU 128 take a fifth longer."""
+_BATCH = 128
+"""Patterns encoded at a time, except on a CPU."""
 
 
 class Reconstruction(NamedTuple):
@@ -120,12 +119,22 @@ class APMAE(nn.Module):
 
     def encode_tokens(self, patches: Float[Tensor, "n k c p p"]) -> Float[Tensor, "n s d"]:
         """Encode unmasked scaled patches: CLS, then one token per patch (of the whole grid for ``grid="square"``)."""
-        flat, slots = patches.flatten(2), self.slots
-        if self.config.grid == "square":
-            everything = flat.new_zeros(len(flat), self.config.grid_size**2, flat.shape[-1])
-            everything[:, slots] = flat
-            flat, slots = everything, torch.arange(everything.shape[1], device=flat.device)
-        return self.encoder(self.embed_patches(flat, slots.expand(len(flat), -1)))
+        flat = self._fed(patches)
+        return self.encoder(self.embed_patches(flat, self._fed_slots.expand(len(flat), -1)))
+
+    def _fed(self, patches: Float[Tensor, "n k c p p"]) -> Float[Tensor, "n v q"]:
+        """What is fed of unmasked patches: all of them, or the whole grid with nothing in place of the others."""
+        flat = patches.flatten(2)
+        if self.config.grid == "triangle":
+            return flat
+        everything = flat.new_zeros(len(flat), self.config.grid_size**2, flat.shape[-1])
+        everything[:, self.slots] = flat
+        return everything
+
+    @property
+    def _fed_slots(self) -> Int[Tensor, " v"]:
+        """The positions of what is fed."""
+        return self.slots if self.config.grid == "triangle" else torch.arange(self.config.grid_size**2).to(self.slots)
 
     def decode(self, encoded: Float[Tensor, "n s d"], masking: Masking) -> Float[Tensor, "n m cq"]:
         """Predict the pixels of the masked patches from what was encoded (CLS first, then the visible patches)."""
@@ -193,7 +202,7 @@ class APMAE(nn.Module):
         scaled = fitted.scaled_patches(self.config.scaling)
         if self.config.channels == 1:
             return scaled[:, :, None]
-        return torch.stack([scaled, (0.5 * fitted.log_patches.float()).exp()], dim=2)
+        return torch.stack([scaled, fitted.log_patches.float().mul(0.5).exp_()], dim=2)
 
     @torch.no_grad()
     def encode(self, patterns: Patterns, *, batch: int | None = None) -> Float[ndarray, "n d"]:
@@ -201,16 +210,27 @@ class APMAE(nn.Module):
 
         Args:
             patterns: at most ``pattern_size`` tokens; shorter ones fill the upper left corner, the rest is empty.
-            batch: patterns per forward pass; None: 32 on a CPU, 128 elsewhere.
+            batch: patterns per forward pass; None: as many as a core's cache holds on a CPU, 128 elsewhere.
 
         Raises:
             CaptureError: as for :meth:`scale`.
         """
-        if batch is None:
-            batch = _CPU_BATCH if self.cls.device.type == "cpu" else _BATCH
-        parts = [self.encode_tokens(self.scale(patterns[i : i + batch]))[:, 0] for i in range(0, len(patterns), batch)]
-        if not parts:
+        if not len(patterns):
             return np.zeros((0, self.config.encoder_dim), np.float32)
+        own = list(self.parameters())
+        if all(of.device.type == "cpu" and of.dtype == torch.float32 for of in own) and not torch.is_autocast_enabled(
+            "cpu"
+        ):
+            places = self.positions[0]
+            encoding = Encoding(self.embed, self.encoder, self.cls[0, 0] + places[0], places[1 + self._fed_slots])
+
+            def pixels(begin: int, end: int) -> Float[Tensor, "n v q"]:
+                return self._fed(self.scale(patterns[begin:end]))
+
+            return encoding.encode(pixels, len(patterns), batch).numpy()
+        batch = batch or _BATCH
+        starts = range(0, len(patterns), batch)
+        parts = [self.encode_tokens(self.scale(patterns[i : i + batch]))[:, 0] for i in starts]
         return torch.cat(parts).float().cpu().numpy()
 
     @torch.no_grad()
@@ -325,29 +345,6 @@ class APMAE(nn.Module):
             self.write_upload(folder, full_name, license=license)
 
         return hub.push(repo_id, write, private=private, token=token, message=message)
-
-
-class Standardise(nn.Module):
-    """Both channels of a patch, standardised by constants, so that a patch's level and contrast stay.
-
-    Args:
-        patch: side of a patch.
-    """
-
-    def __init__(self, patch: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.deviation: Tensor
-        for name, values in (("mean", _MEANS), ("deviation", _DEVIATIONS)):
-            self.register_buffer(name, torch.tensor(values).repeat_interleave(patch**2), persistent=False)
-
-    def forward(self, pixels: Float[Tensor, "n v cq"]) -> Float[Tensor, "n v cq"]:
-        """Standardised pixels."""
-        return (pixels - self.mean) / self.deviation
-
-    def inverse(self, standard: Float[Tensor, "n v cq"]) -> Float[Tensor, "n v cq"]:
-        """The pixels again."""
-        return standard * self.deviation + self.mean
 
 
 def _mean(error: Float[Tensor, "n m q"], real: Bool[Tensor, "n m q"]) -> Float[Tensor, ""]:

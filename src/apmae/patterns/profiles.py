@@ -28,45 +28,75 @@ _FREQUENCIES = 256
 """Frequencies at which a period is looked for: the same for every length, whatever the padding."""
 
 
-def lag_profile(
-    p: Float[Tensor, "n t t"], length: Int[Tensor, " n"], causal: bool
-) -> tuple[Float[Tensor, "n t"], Float[Tensor, "n t"]]:
-    """Mean mass at each lag, over the rows that have a key there; and the sum of the mass so many keys ahead.
+def lag_sums(p: Float[Tensor, "n t t"], causal: bool) -> tuple[Float[Tensor, "n t"], Float[Tensor, "n t"]]:
+    """The sum of the mass so many keys back, and of the mass so many ahead.
 
     Args:
         p: patterns, with an empty first row.
-        length: tokens of each.
         causal: False: patterns are square, and a lag counts on both sides.
     """
     size = p.shape[1]
-    have = (length[:, None] - 1 - torch.arange(size, device=p.device)).clamp(min=0)
     # Row q moved q places to the left in rows that are one longer: lags become columns.
     if causal:
         padded = F.pad(p, (size - 1, 0))
         moved = padded.as_strided((len(p), size, size), (size * (2 * size - 1), 2 * size, 1))
-        back, ahead = moved.sum(1).flip(-1), p.new_zeros(len(p), size)
-    else:
-        padded = F.pad(p, (size - 1, size))
-        moved = padded.as_strided((len(p), size, 2 * size - 1), (size * (3 * size - 1), 3 * size, 1))
-        sums = moved.sum(1)
-        back, ahead = sums[:, :size].flip(-1), F.pad(sums[:, size:], (1, 0))
-        have = (2 * have).minimum(length[:, None] - 1)
-    return (back + ahead - p[:, :, 0]) / have.clamp(min=_FEWEST_ROWS), ahead
+        return moved.sum(1).flip(-1), p.new_zeros(len(p), size)
+    padded = F.pad(p, (size - 1, size))
+    moved = padded.as_strided((len(p), size, 2 * size - 1), (size * (3 * size - 1), 3 * size, 1))
+    sums = moved.sum(1)
+    return sums[:, :size].flip(-1), F.pad(sums[:, size:], (1, 0))
 
 
-def column_profile(p: Float[Tensor, "n t t"], length: Int[Tensor, " n"], causal: bool) -> Float[Tensor, "n t"]:
-    """Mean mass that each key draws from rows 8 or more tokens away; arguments as for :func:`lag_profile`."""
-    size = p.shape[1]
-    key = torch.arange(size, device=p.device)
-    drawn = p.sum(1)
-    count = (length[:, None] - key - _COLUMN_BACK).clamp(min=0)
+def lag_profile(
+    back: Float[Tensor, "n t"],
+    ahead: Float[Tensor, "n t"],
+    first: Float[Tensor, "n t"],
+    length: Int[Tensor, " n"],
+    causal: bool,
+) -> Float[Tensor, "n t"]:
+    """Mean mass at each lag, over the rows that have a key there.
+
+    Args:
+        back: from :func:`lag_sums`.
+        ahead: from :func:`lag_sums`.
+        first: mass on key 0; for row q it is q keys back.
+        length: tokens of each.
+        causal: as for :func:`lag_sums`.
+    """
+    have = (length[:, None] - 1 - torch.arange(back.shape[1], device=back.device)).clamp(min=0)
+    have = have if causal else (2 * have).minimum(length[:, None] - 1)
+    return (back + ahead - first) / have.clamp(min=_FEWEST_ROWS)
+
+
+def far_sums(drawn: Float[Tensor, "n t"], p: Float[Tensor, "n t t"], causal: bool) -> Float[Tensor, "n t"]:
+    """The mass that each key draws from rows 8 or more tokens away.
+
+    Args:
+        drawn: from all rows.
+        p: as for :func:`lag_sums`.
+        causal: as for :func:`lag_sums`.
+    """
+    size, drawn = p.shape[1], drawn.clone()
     for lag in range(min(_COLUMN_BACK, size)):
         drawn[:, : size - lag] -= p.diagonal(-lag, 1, 2)
         if not causal and lag:
             drawn[:, lag:] -= p.diagonal(lag, 1, 2)
+    return drawn
+
+
+def column_profile(far: Float[Tensor, "n t"], length: Int[Tensor, " n"], causal: bool) -> Float[Tensor, "n t"]:
+    """Mean mass that each key draws from rows 8 or more tokens away.
+
+    Args:
+        far: from :func:`far_sums`.
+        length: tokens of each.
+        causal: as for :func:`lag_sums`.
+    """
+    key = torch.arange(far.shape[1], device=far.device)
+    count = (length[:, None] - key - _COLUMN_BACK).clamp(min=0)
     if not causal:
         count = count + (key - _COLUMN_BACK).clamp(min=0)
-    return (drawn.clamp(min=0) / count.clamp(min=_FEWEST_ROWS)) * ((key > 0) & (count > 0))
+    return (far.clamp(min=0) / count.clamp(min=_FEWEST_ROWS)) * ((key > 0) & (count > 0))
 
 
 def binned(lags: Float[Tensor, "n t"]) -> Float[Tensor, "n b"]:

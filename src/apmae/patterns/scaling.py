@@ -14,7 +14,7 @@ Patches = Float[Tensor, "n k p p"]
 
 def smallest_finite(log_patches: Patches) -> Float[Tensor, "n 1 1 1"]:
     """The smallest finite log probability of each pattern, at most 0; 0 if none is finite."""
-    return log_patches.masked_fill(log_patches.isneginf(), 0.0).amin(dim=(1, 2, 3), keepdim=True)
+    return log_patches.nan_to_num(neginf=0.0).amin(dim=(1, 2, 3), keepdim=True)
 
 
 def log_normalize(log_patches: Patches) -> Patches:
@@ -23,7 +23,7 @@ def log_normalize(log_patches: Patches) -> Patches:
     A pattern with m = 0 (every row on one key) cannot be scaled: its attended entries become 1.
     """
     smallest = smallest_finite(log_patches)
-    return (1 - log_patches / smallest.masked_fill(smallest == 0, -1.0)).clamp(min=0.0)
+    return (log_patches / -smallest.masked_fill(smallest == 0, -1.0)).add_(1).clamp_(min=0.0)
 
 
 def log(log_patches: Patches) -> Patches:

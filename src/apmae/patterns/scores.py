@@ -57,8 +57,9 @@ DISTANT = 32
 _TOP_COLUMNS = 4
 _MIN_COLUMN_ROWS = 16
 _MIN_AWAY = 0.01
-_PIXELS = 1 << 21
-"""Pixels scored at a time: a few arrays of 8 MB, about what a processor's cache holds."""
+_PIXELS = 1 << 20
+"""Pixels scored at a time: a few arrays of 4 MB. Larger ones are often mapped and cleared anew, which takes longer than
+what is done with them."""
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def candidates(
     while waiting and wanted() and (config.per_file is None or number < config.per_file):
         again = []
         for parsed in _parsed(waiting, kept, config.language, wanted):
-            prompts, more = _from_file(parsed, wanted(), number, config, offsets, sentinels, rejected)
+            prompts, more = from_file(parsed, wanted(), number, config, offsets, sentinels, rejected)
             path = parsed.handle.path
             stale[path] += 1
             for prompt in prompts:
@@ -195,7 +195,7 @@ def _parsed(
             yield parsed
 
 
-def _from_file(
+def from_file(
     parsed: ParsedFile,
     tasks: Sequence[str],
     number: int,

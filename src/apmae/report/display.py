@@ -9,11 +9,41 @@ from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.tables import Table
 from apmae.schema import NOISE
 
-_SHARES = {"share", "main share", "share clustered", "accuracy", "strength", "true for", "of correct", "of incorrect"}
-_INDICES = {"in halves", "over seeds", "confidence"}
+_SHARES = {
+    "share",
+    "steady",
+    "known",
+    "share of prompts",
+    "main share",
+    "share clustered",
+    "accuracy",
+    "strength",
+    "true for",
+    "of correct",
+    "of incorrect",
+}
+_INDICES = {"stability", "in halves", "over seeds", "confidence"}
 """Numbers in [0, 1] that are no shares; they have two places."""
-_TEXTS = {"name", "looks at", "looks from", "where", "task", "count", "main name", "measured", "nearest", "sinks"}
-_TEXTS |= {"features", "model"}
+_TEXTS = {
+    "name",
+    "looks at",
+    "looks from",
+    "where",
+    "task",
+    "count",
+    "main name",
+    "measured",
+    "nearest",
+    "exemplars",
+    "sinks",
+    "mostly",
+    "own scores",
+    "otherwise",
+    "names",
+    "unknown",
+    "features",
+    "model",
+}
 WHY_UNKNOWN = {
     "structure": "without structure",
     "head": "not among the heads that were fitted",
@@ -22,6 +52,19 @@ WHY_UNKNOWN = {
     "name": "near clusters that do something else",
 }
 """Why heads are in no cluster, by ``Placement.reason``; a count goes before it."""
+UNUSED = {
+    "not_utf8": "not UTF-8",
+    "too_large": "too large",
+    "empty": "empty",
+    "binary": "binary",
+    "unreadable": "unreadable",
+    "too_slow": "too slow to parse",
+    "too_much_memory": "too large to parse",
+    "crashed": "ended the parser",
+    "sentinel_in_text": "with a sentinel of the model in the text",
+    "no_span": "with nothing to complete",
+}
+"""Why a source file gave no prompt, by reason (``prompts/each_file.py``); a count goes before it."""
 _NAMED_CELLS = 8
 """Most heads per layer at which a grid's cells show names; wider grids show cluster numbers."""
 _DENSE = 30
@@ -140,6 +183,16 @@ def nearest_words(row: Mapping[str, Any]) -> str:
     if row["cluster"] != NOISE or not row["nearest"]:
         return ""
     return f"{row['nearest'][0]} ({row['distances'][0]:.1f} radii)"
+
+
+def exemplar_words(exemplar: Mapping[str, Any]) -> str:
+    """A member of the atlas, such as "opt 3.5, prompt 12 of src/A.java (0.4 radii)"; what is unknown is left out."""
+    head = None if exemplar["layer"] is None else f"{exemplar['layer']}.{exemplar['head']}"
+    model = " ".join(part for part in (exemplar["model"], head) if part)
+    prompt = None if exemplar["prompt"] is None else f"prompt {exemplar['prompt']}"
+    where = " of ".join(part for part in (prompt, exemplar["path"]) if part)
+    said = ", ".join(part for part in (model, where, exemplar["variant"]) if part)
+    return f"{said or 'a pattern'} ({exemplar['distance']:.1f} radii)"
 
 
 def with_place(name: str, positions: Sequence[int], texts: Sequence[str]) -> str:

@@ -9,7 +9,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
+from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy import ndarray
 
 from apmae.artifacts import fingerprint, manifest_path, read_json
 from apmae.atlas.branches import STABLE
@@ -18,6 +20,7 @@ from apmae.report.claims import cluster_sections
 from apmae.report.display import (
     cells_in_a_grid,
     data_uri,
+    exemplar_words,
     flagged,
     grid_cell,
     listing,
@@ -33,9 +36,10 @@ from apmae.report.pictures import Picture, pictures_of
 from apmae.report.prediction import Prediction, prediction_findings, prediction_table
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, describe_heads, head_name
+from apmae.report.thumbnails import thumbnail
 from apmae.schema import NOISE
 from apmae.study.layout import Layout
-from apmae.study.reader import Predicted, Study
+from apmae.study.reader import Place, Predicted, Study
 
 
 class Report(NamedTuple):
@@ -71,6 +75,7 @@ def tag_page(
     expected: str,
     outcome: str | None,
     note: str = "",
+    patterns: Mapping[Place, Float[ndarray, "t t"]] | None = None,
 ) -> bytes:
     """The page of one prompt: its text, and what the atlas says about every head.
 
@@ -83,6 +88,7 @@ def tag_page(
         expected: the completion.
         outcome: "correct" or "incorrect"; None if the model answers nothing.
         note: what to say first, for instance that the atlas was fitted on other models.
+        patterns: log patterns of exemplars by prompt, layer and head, where there are any: they are drawn.
     """
     heads = max(heads_by_layer)
     ordered = sorted(rows, key=lambda row: (row["layer"], row["head"]))
@@ -101,13 +107,14 @@ def tag_page(
             _known(row["cluster"]),
             flagged(row["name"], row["unstable"]),
             row["strength"],
+            row["stability"],
             row["measured"],
             nearest_words(row),
             sink_words(row["sinks"], row["sink_tokens"]),
         )
         for row in ordered
     ]
-    header = ("head", "cluster", "name", "strength", "measured", "nearest", "sinks")
+    header = ("head", "cluster", "name", "strength", "stability", "measured", "nearest", "sinks")
     count: dict[tuple[int, str], list[str]] = {}
     for row in ordered:
         named = row["cluster"], flagged(row["name"], row["unstable"])
@@ -128,10 +135,31 @@ def tag_page(
         pieces=prompt_pieces(tokens, answered=predicted is not None),
         grid=cells_in_a_grid(cells, heads_by_layer),
         names=listing(Table(name="names", header=("cluster", "name", "heads", "where"), rows=tuple(names)), "names"),
+        exemplars=_exemplars(ordered, patterns or {}),
         listing=listing(Table(name="heads", header=header, rows=tuple(listed)), "heads"),
+        stable=STABLE,
         version=package_version(),
     )
     return page.encode("utf-8", "backslashreplace")
+
+
+def _exemplars(
+    rows: Sequence[Mapping[str, Any]], patterns: Mapping[Place, Float[ndarray, "t t"]]
+) -> list[dict[str, Any]]:
+    """Heads with their exemplars, in words, and with a picture of those whose pattern is known; drawn once each."""
+    pictures: dict[Place, str] = {}
+    found = []
+    for row in rows:
+        shown = []
+        for exemplar in row["exemplars"]:
+            place = exemplar["prompt"], exemplar["layer"], exemplar["head"]
+            if place in patterns and place not in pictures:
+                pictures[place] = data_uri(thumbnail(patterns[place]))
+            shown.append({"picture": pictures.get(place), "words": exemplar_words(exemplar)})
+        if shown:
+            name = flagged(row["name"], row["unstable"])
+            found.append({"head": head_name(row["layer"], row["head"]), "name": name, "shown": shown})
+    return found
 
 
 def _tables(study: Study) -> list[Table]:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from apmae.report.console import Column, open_console, print_point, print_table
-from apmae.report.display import WHY_UNKNOWN
+from apmae.report.display import UNUSED, WHY_UNKNOWN
 from apmae.report.tables import head_name
 
 _HEADS = 40
@@ -25,13 +25,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console = open_console()
     if summary["note"]:
         console.print(summary["note"], highlight=False, markup=False)
-    heads: Sequence[Mapping[str, Any]] = sorted(
-        summary["heads"], key=lambda one: (-one["steadiness"], one["layer"], one["head"])
-    )
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for one in heads:
-        groups.setdefault(one["name"] or "unknown throughout", []).append(one)
-    ordered = sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    heads: Sequence[Mapping[str, Any]] = summary["heads"]
+    ordered = by_name(summary["heads"])
     _print_names(console, ordered)
     _print_heads(console, steadiest([own for _, own in ordered], _HEADS))
     tags = sum(one["tags"] for one in heads)
@@ -49,11 +44,33 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     if reasons:
         why = sorted(reasons.items(), key=lambda entry: -entry[1])
         print_point(console, f"Unknown: {', '.join(f'{share:.1%} {WHY_UNKNOWN[reason]}' for reason, share in why)}.")
+    if summary["unused_files"]:
+        unused = ", ".join(f"{count} {UNUSED[reason]}" for reason, count in summary["unused_files"].items())
+        print_point(console, f"Files that gave no prompt: {unused}.")
     if len(heads) > _HEADS:
         print_point(
             console,
             f"The steadiest heads of each kind are listed; summary.json has the other {len(heads) - _HEADS} too.",
         )
+
+
+def by_name(heads: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Heads by their main name: the name that most heads have first, and of each the steadiest head first."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for one in sorted(heads, key=lambda one: (-one["steadiness"], one["layer"], one["head"])):
+        groups.setdefault(one["name"] or "unknown throughout", []).append(one)
+    return sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+
+
+def steadiest_words(heads: Sequence[Mapping[str, Any]]) -> str:
+    """The first few heads with their steadiness, such as "3.5 (92%), 4.0 (90%)"."""
+    return ", ".join(f"{head_name(one['layer'], one['head'])} ({one['steadiness']:.0%})" for one in heads[:_OF_NAME])
+
+
+def leading(one: Mapping[str, Any]) -> str:
+    """What leads most of a head's patterns by their own scores, and how many."""
+    first = one["measured"][0]
+    return f"{first['kind']} ({first['share']:.0%})"
 
 
 def steadiest(groups: Sequence[Sequence[Any]], count: int) -> list[Any]:
@@ -75,10 +92,7 @@ def _print_names(console: Console, ordered: Sequence[tuple[str, Sequence[Mapping
         Column(header="heads", cells=[str(len(own)) for _, own in ordered]),
         Column(
             header="steadiest",
-            cells=[
-                ", ".join(f"{head_name(one['layer'], one['head'])} ({one['steadiness']:.0%})" for one in own[:_OF_NAME])
-                for _, own in ordered
-            ],
+            cells=[steadiest_words(own) for _, own in ordered],
             min_width=20,
         ),
     )
@@ -92,15 +106,10 @@ def _print_heads(console: Console, heads: Sequence[Mapping[str, Any]]) -> None:
         Column(header="mostly", cells=[one["name"] or "-" for one in heads], min_width=20),
         Column(header="steady", cells=[f"{one['steadiness']:.0%}" for one in heads]),
         Column(header="known", cells=[f"{one['known']:.0%}" for one in heads], priority=3),
-        Column(header="own scores", cells=[_leading(one) for one in heads], priority=1, min_width=12),
+        Column(header="own scores", cells=[leading(one) for one in heads], priority=1, min_width=12),
         Column(header="otherwise", cells=[_exceptions(one) for one in heads], priority=2, min_width=14),
     )
     print_table(console, columns, _ELSEWHERE)
-
-
-def _leading(one: Mapping[str, Any]) -> str:
-    first = one["measured"][0]
-    return f"{first['kind']} ({first['share']:.0%})"
 
 
 def _exceptions(one: Mapping[str, Any]) -> str:

@@ -32,6 +32,8 @@ from apmae.schema.names import (
     LOCATIONS_FILE,
     NAMES_FILE,
     NOISE,
+    ORIGINS_FILE,
+    PAGE_FILE,
     POINTS_FILE,
     PREDICTION_FILE,
     PREDICTION_TASKS_FILE,
@@ -48,13 +50,14 @@ from apmae.schema.study import (
     CLUSTERS,
     ENCODED_PROMPTS,
     EXEMPLARS,
+    ORIGINS,
     POINTS,
     PROMPTS,
     QUALIFIER,
     RECONSTRUCTIONS,
     embeddings,
 )
-from apmae.schema.tags import CORPUS_TAGS, TAGS
+from apmae.schema.tags import CORPUS_TAGS, EXEMPLAR, TAGS
 
 __all__ = [
     "ANSWERED",
@@ -77,6 +80,7 @@ __all__ = [
     "DIMENSIONS",
     "ENCODED",
     "ENCODED_PROMPTS",
+    "EXEMPLAR",
     "EXEMPLARS",
     "FITS",
     "FORECAST",
@@ -90,6 +94,9 @@ __all__ = [
     "LOSSES",
     "NAMES_FILE",
     "NOISE",
+    "ORIGINS",
+    "ORIGINS_FILE",
+    "PAGE_FILE",
     "POINTS",
     "POINTS_FILE",
     "PREDICTION",

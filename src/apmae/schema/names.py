@@ -16,10 +16,12 @@ ATTENDED_TABLES = ("attended", "texts")
 ANSWERED = ("heads", "prompts", "states")
 """The tables of the answers stage, in shards: ``answer_heads()``, ``ENCODED_PROMPTS`` and ``answer_states()``."""
 SUMMARY_FILE = "summary.json"
+PAGE_FILE = "index.html"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
 POINTS_FILE = "points.parquet"
 CLUSTERS_FILE = "clusters.parquet"
 NAMES_FILE = "names.json"
+ORIGINS_FILE = "origins.parquet"
 ATLAS_FILE = "atlas.json"
 LOCATIONS_FILE = "locations.parquet"
 FOREIGN_FILE = "foreign.parquet"

@@ -134,6 +134,21 @@ POINTS = pa.schema(
 )
 """One row per pattern of the atlas, in the order of the embeddings: its cluster (-1: noise) and reduced coordinates."""
 
+ORIGINS = pa.schema(
+    [
+        pa.field("model", pa.string()),
+        pa.field("prompt", pa.int32()),
+        pa.field("path", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("layer", pa.int16()),
+        pa.field("head", pa.int16()),
+        pa.field("variant", pa.string()),
+    ]
+)
+"""One row per point that an atlas places among (``atlas/place.py``), in their order: the model, prompt and head that
+made the pattern, and the file that the prompt came from; null where unknown. ``variant`` says what was done to the
+pattern ("first 40 tokens"); null if nothing."""
+
 QUALIFIER = pa.struct([("feature", pa.string()), ("low", pa.float32()), ("high", pa.float32()), ("words", pa.string())])
 """A range of a measured feature that members of a cluster are in (``atlas/qualifiers.py``)."""
 

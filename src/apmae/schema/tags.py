@@ -3,6 +3,11 @@
 import pyarrow as pa
 
 from apmae.schema.names import SCORES
+from apmae.schema.study import ORIGINS
+
+EXEMPLAR = pa.struct([pa.field("cluster", pa.int32()), *ORIGINS, pa.field("distance", pa.float32())])
+"""A member of the atlas that resembles a pattern: its cluster, where it came from, and how far it is, in radii of its
+cluster."""
 
 TAGS = pa.schema(
     [
@@ -12,11 +17,13 @@ TAGS = pa.schema(
         pa.field("name", pa.string(), nullable=False),
         pa.field("strength", pa.float32(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
+        pa.field("stability", pa.float32()),
         pa.field("unstable", pa.bool_(), nullable=False),
         pa.field("structure", pa.float32(), nullable=False),
         pa.field("measured", pa.string(), nullable=False),
         pa.field("nearest", pa.list_(pa.string()), nullable=False),
         pa.field("distances", pa.list_(pa.float32()), nullable=False),
+        pa.field("exemplars", pa.list_(EXEMPLAR), nullable=False),
         pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
         *[pa.field(f"score_{name}", pa.float32(), nullable=False) for name in SCORES],
         pa.field("sinks", pa.list_(pa.int32()), nullable=False),
@@ -24,10 +31,12 @@ TAGS = pa.schema(
     ]
 )
 """One row per head: what the atlas says about it on one prompt. ``reason`` says why it is in no
-cluster (``atlas/place.py``; "" if it is in one), ``unstable`` that the
+cluster (``atlas/place.py``; "" if it is in one), ``stability`` is the smaller of its cluster's Jaccard indices over
+halves of the prompts and over seeds (null: in none), ``unstable`` that the
 cluster is not found again well enough, ``structure`` is the gate's statistic (NaN: not
 judged), ``measured`` is the name that its own scores give, ``nearest`` are the names of the nearest clusters and
-``distances`` how far they are, in radii of the cluster (1 is as far as a member may be),
+``distances`` how far they are, in radii of the cluster (1 is as far as a member may be), ``exemplars`` are up to three
+members of the cluster that resemble it most, the nearest first (of any cluster if it is in none),
 ``sinks`` are the positions of its sinks in the window, the strongest first, and ``sink_tokens`` their texts."""
 
 CORPUS_TAGS = pa.schema(
@@ -41,13 +50,16 @@ CORPUS_TAGS = pa.schema(
         pa.field("name", pa.string(), nullable=False),
         pa.field("strength", pa.float32(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
+        pa.field("stability", pa.float32()),
         pa.field("unstable", pa.bool_(), nullable=False),
         pa.field("structure", pa.float32(), nullable=False),
         pa.field("measured", pa.string(), nullable=False),
         pa.field("nearest", pa.list_(pa.int32()), nullable=False),
         pa.field("distances", pa.list_(pa.float32()), nullable=False),
+        pa.field("exemplars", pa.list_(pa.int32()), nullable=False),
+        pa.field("exemplar_distances", pa.list_(pa.float32()), nullable=False),
         pa.field("coordinates", pa.list_(pa.float32()), nullable=False),
     ]
 )
 """One row per head and prompt of a corpus, as ``TAGS`` without scores and sinks; ``nearest`` are numbers of clusters,
-whose names are in the atlas."""
+whose names are in the atlas, and ``exemplars`` rows of its ``origins.parquet``."""

@@ -3,7 +3,7 @@
 Axes: n patterns, s sampled rows, t tokens (query_pos, key_pos), r reduced dimensions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from apmae.schema import (
     RECONSTRUCTIONS_FILE,
 )
 from apmae.seeding import generator
+from apmae.study.exemplars import unpack
 from apmae.study.layout import Layout
 
 SAMPLE_ROWS = 20_000
@@ -64,6 +65,10 @@ class Exemplars(NamedTuple):
     head: Int[ndarray, " n"]
     cluster: Int[ndarray, " n"]
     coordinates: Float[ndarray, "n r"]
+
+
+Place = tuple[int, int, int]
+"""Prompt, layer and head of a pattern."""
 
 
 class Predicted(NamedTuple):
@@ -249,6 +254,19 @@ class Study:
                 found |= zip(own, rows, strict=True)
             first += file["rows"]
         return [found[number] for number in numbers]
+
+    def patterns_at(self, places: Collection[Place]) -> dict[Place, Float[ndarray, "t t"]]:
+        """The log patterns of those places whose whole pattern was kept.
+
+        Args:
+            places: prompt, layer and head of patterns.
+        """
+        table = read_tables(self.embeddings_folder, "encode", "exemplars", ["prompt", "layer", "head"])
+        kept = zip(*(table[name].to_pylist() for name in ("prompt", "layer", "head")), strict=True)
+        wanted = set(places)
+        found = {place: number for number, place in enumerate(kept) if place in wanted}
+        rows = self.read_exemplars(list(found.values()))
+        return {place: unpack(row) for place, row in zip(found, rows, strict=True)}
 
     def sample(self, rows: int = SAMPLE_ROWS, seed: int = 0) -> Sample:
         """Some of the patterns, with what a scatter plot needs; shards are read one at a time.

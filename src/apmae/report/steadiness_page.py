@@ -1,0 +1,122 @@
+"""What each head does over a corpus, as a page: maps of layers by heads, heads that change with the task, all heads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apmae.report.display import UNUSED, WHY_UNKNOWN, cells_in_a_grid, grid_cell, listing
+from apmae.report.page import environment, package_version
+from apmae.report.palette import cluster_color, ink_on
+from apmae.report.steadiness import by_name, leading, steadiest_words
+from apmae.report.tables import Table, describe_heads, head_name
+from apmae.schema import NOISE
+
+_DARK = (0, 66, 112)
+"""The colour of a steadiness of 1; 0 is white."""
+_UNKNOWN = "unknown throughout"
+
+
+def summary_page(summary: Mapping[str, Any]) -> bytes:
+    """The page of a summary, one file of HTML that fetches nothing.
+
+    Args:
+        summary: as in ``summary.json`` (``docs/exchange.md``).
+    """
+    heads: Sequence[Mapping[str, Any]] = summary["heads"]
+    groups = by_name(heads)
+    named = [name for name, own in groups if own[0]["name"] is not None]
+    rank = {name: named.index(name) if name in named else NOISE for name, _ in groups}
+    tags = sum(one["tags"] for one in heads)
+    known = sum(one["tags"] * one["known"] for one in heads) / max(tags, 1)
+    facts = [
+        ("prompts", f"{summary['prompts']:,}"),
+        ("heads", f"{len(heads):,}"),
+        ("tags in a cluster", f"{known:.0%}"),
+    ]
+    if summary["correct"] is not None:
+        facts.append(("answered correctly", f"{summary['correct'] / max(summary['prompts'], 1):.0%}"))
+    page = (
+        environment()
+        .get_template("heads.html.j2")
+        .render(
+            title=f"What the heads of {summary['model']} do",
+            heads=describe_heads(summary["heads_by_layer"]),
+            note=summary["note"],
+            facts=facts,
+            tasks=[(task.replace("_", " "), count) for task, count in summary["tasks"].items()],
+            unused=[f"{count} {UNUSED[reason]}" for reason, count in summary["unused_files"].items()],
+            names=_names_grid(heads, rank, summary["heads_by_layer"]),
+            steadiness=_steadiness_grid(heads, summary["heads_by_layer"]),
+            groups=[
+                {
+                    "color": cluster_color(rank[name]),
+                    "number": "" if rank[name] == NOISE else rank[name],
+                    "name": name,
+                    "heads": len(own),
+                    "steady": f"{sum(one['steadiness'] for one in own) / len(own):.0%}",
+                    "steadiest": steadiest_words(own),
+                }
+                for name, own in groups
+            ],
+            changing=_changing(heads),
+            listing=listing(_all_heads(heads), "heads"),
+            version=package_version(),
+        )
+    )
+    return page.encode("utf-8", "backslashreplace")
+
+
+def _names_grid(
+    heads: Sequence[Mapping[str, Any]], rank: Mapping[str, int], heads_by_layer: Sequence[int]
+) -> dict[str, Any]:
+    """The main name of each head; a wide grid shows the number of the name in the list below it."""
+    cells = {}
+    for one in heads:
+        name, where = one["name"] or _UNKNOWN, head_name(one["layer"], one["head"])
+        title = (
+            f"{where}: {name} on {one['steadiness']:.0%} of {one['tags']:,} prompts; {one['known']:.0%} in a cluster"
+        )
+        cells[one["layer"], one["head"]] = grid_cell(rank[name], name, title, max(heads_by_layer))
+    return cells_in_a_grid(cells, heads_by_layer)
+
+
+def _steadiness_grid(heads: Sequence[Mapping[str, Any]], heads_by_layer: Sequence[int]) -> dict[str, Any]:
+    """The share of each head's tags with its main name, in per cent; the darker, the steadier."""
+    cells = {}
+    for one in heads:
+        share = one["steadiness"]
+        color = "#" + "".join(f"{round(255 + (end - 255) * share):02x}" for end in _DARK)
+        title = f"{head_name(one['layer'], one['head'])}: {one['name'] or _UNKNOWN} on {share:.0%} of its prompts"
+        cell = {"text": f"{100 * share:.0f}", "title": title, "color": color, "ink": ink_on(color), "link": None}
+        cells[one["layer"], one["head"]] = cell
+    return cells_in_a_grid(cells, heads_by_layer) | {"style": "numbered"}
+
+
+def _changing(heads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Heads with tasks in which they do mostly something else, and in which tasks; None if there are none."""
+    rows = []
+    for one in heads:
+        others = {task: habit for task, habit in one["tasks"].items() if habit["name"] not in (None, one["name"])}
+        if others:
+            said = "; ".join(
+                f"{habit['name']} in {task.replace('_', ' ')} ({habit['steadiness']:.0%} of {habit['tags']})"
+                for task, habit in others.items()
+            )
+            moved = sum(habit["tags"] for habit in others.values()) / one["tags"]
+            rows.append((head_name(one["layer"], one["head"]), one["name"] or "-", one["steadiness"], moved, said))
+    if not rows:
+        return None
+    rows.sort(key=lambda row: -row[3])
+    header = ("head", "mostly", "steady", "share of prompts", "otherwise")
+    return listing(Table(name="changing", header=header, rows=tuple(rows)), "heads that change with the task")
+
+
+def _all_heads(heads: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for one in heads:
+        names = "; ".join(f"{entry['name']} {entry['share']:.0%}" for entry in one["names"])
+        why = "; ".join(f"{entry['share']:.0%} {WHY_UNKNOWN[entry['reason']]}" for entry in one["unknown"])
+        where = head_name(one["layer"], one["head"])
+        strength = one["strength"]
+        rows.append((where, one["name"] or "-", one["steadiness"], one["known"], strength, leading(one), names, why))
+    header = ("head", "mostly", "steady", "known", "strength", "own scores", "names", "unknown")
+    return Table(name="heads", header=header, rows=tuple(rows))
