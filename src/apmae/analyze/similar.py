@@ -8,7 +8,7 @@ Axes: q queries, d numbers of a representation, n patterns of a shard, h heads o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,11 @@ from apmae.schema import NOISE, POINTS_FILE, SCORES, SIMILAR, SIMILAR_HEADS
 from apmae.seeding import generator
 from apmae.study.reader import Study
 
-SCIPY_METRIC = {"manhattan": "cityblock", "euclidean": "euclidean", "cosine": "cosine"}
+SCIPY_METRIC: dict[str, Literal["cityblock", "euclidean", "cosine"]] = {
+    "manhattan": "cityblock",
+    "euclidean": "euclidean",
+    "cosine": "cosine",
+}
 """Names of the metrics in scipy."""
 _WHERE = ("prompt", "layer", "head")
 
@@ -86,14 +90,14 @@ def find_similar(
     asked = np.concatenate([queries.z, controls.z]).astype(np.float64)
     found = _search(asked, studies, metric, tell)
     for row, own in enumerate((*queries.own, *controls.own)):
-        if own in found.places:
+        if own is not None and own in found.places:
             found.nearest[row, found.places.index(own)] = np.inf
             found.total[row, found.places.index(own)] = np.inf
     many = len(queries.z)
     usual = np.sort(found.nearest[many:], axis=1)
     usual_mean = np.sort(found.total[many:] / found.patterns, axis=1)
     pairs = _pairs(controls, metric)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for query in range(many):
         order = np.argsort(found.nearest[query], kind="stable")[: config.count]
         for rank, place in enumerate(order.tolist()):
@@ -170,7 +174,9 @@ def _drawn(studies: Mapping[str, Study], config: SimilarConfig) -> Queries:
     sizes = [sum(file["rows"] for file in study.encoded.shards("embeddings").values()) for study in studies.values()]
     total = sum(sizes)
     picked = generator(config.seed, "controls").choice(total, min(config.controls, total), replace=False)
-    picked, first, z, own = np.sort(picked), 0, [], []
+    picked, first = np.sort(picked), 0
+    z: list[ndarray] = []
+    own: list[Place] = []
     for number, study in enumerate(studies.values()):
         for name, file in study.encoded.shards("embeddings").items():
             inside = picked[(picked >= first) & (picked < first + file["rows"])] - first
