@@ -47,7 +47,8 @@ def main() -> None:
         places = list(kinds[asked])
         picked = generator(arguments.seed, "queries", asked).choice(len(places), arguments.queries, replace=False)
         some = [places[number] for number in np.sort(picked).tolist()]
-        z = represented_of(source, some)
+        z, judged = represented_of(source, some)
+        z, some = z[judged], [place for place, able in zip(some, judged.tolist(), strict=True) if able]
         for searched, study in named.items():
             own = tuple((0, layer, head) if asked == searched else None for _, layer, head in some)
             rows = find_similar(Queries(z, own), {searched: study}, metric, config).patterns.to_pylist()
