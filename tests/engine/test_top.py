@@ -107,6 +107,14 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(lm, study, made, tmp_pat
     assert bytes_of(tmp_path / "out") == bytes_of(made.page.parent)
 
 
+@pytest.mark.parametrize("name", ["heads/3.5.html", "index.html", "top.parquet", "attended-00001.parquet"])
+def test_a_file_that_was_damaged_is_made_again(lm, study, made, tmp_path, name):
+    shutil.copytree(made.page.parent, tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes(b"cut")
+    make_top(lm, study, CONFIG, out=tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == bytes_of(made.page.parent)
+
+
 def test_asked_again_it_is_read_and_other_settings_are_refused(lm, study, made):
     before = {path: path.stat().st_mtime_ns for path in made.page.parent.iterdir()}
     again = make_top(lm, study, CONFIG)
