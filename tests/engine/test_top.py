@@ -170,6 +170,8 @@ def test_the_pages_and_the_terminal_say_what_the_tables_have(study, made, capsys
     assert 'href="heads/3.5.html"' in pages["index.html"] and "<script" not in "".join(pages.values())
     first = next(row for row in made.chosen.rows.to_pylist() if row["layer"] == 3)
     assert f"induction {first['value']:.3g}, rank 1" in pages["3.5.html"]
+    length = next(len(row["texts"]) for row in made.texts.to_pylist() if row["prompt"] == first["prompt"])
+    assert f"prompt {first['prompt']}, {length} rows. Cluster" in pages["3.5.html"]
     assert "Drawn from tenth 1<" in pages["3.5.html"] and "default-src &#39;none&#39;" not in pages["3.5.html"]
     print_made(study, CONFIG, made)
     printed = capsys.readouterr().out

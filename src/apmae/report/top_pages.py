@@ -187,6 +187,7 @@ def _entry(
         "cluster": names[row["cluster"]],
         "where": f"{words['path']}:{words['line']}",
         "prompt": row["prompt"],
+        "rows": len(texts),
         "expected": words["expected"],
         "predicted": words["predicted"],
         "pieces": pieces,
