@@ -107,6 +107,14 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(lm, study, made, tmp_pat
     assert bytes_of(tmp_path / "out") == bytes_of(made.page.parent)
 
 
+@pytest.mark.parametrize("name", ["heads/3.5.html", "index.html", "top.parquet", "attended-00001.parquet"])
+def test_a_file_that_was_damaged_is_made_again(lm, study, made, tmp_path, name):
+    shutil.copytree(made.page.parent, tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes(b"cut")
+    make_top(lm, study, CONFIG, out=tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == bytes_of(made.page.parent)
+
+
 def test_asked_again_it_is_read_and_other_settings_are_refused(lm, study, made):
     before = {path: path.stat().st_mtime_ns for path in made.page.parent.iterdir()}
     again = make_top(lm, study, CONFIG)
@@ -162,6 +170,8 @@ def test_the_pages_and_the_terminal_say_what_the_tables_have(study, made, capsys
     assert 'href="heads/3.5.html"' in pages["index.html"] and "<script" not in "".join(pages.values())
     first = next(row for row in made.chosen.rows.to_pylist() if row["layer"] == 3)
     assert f"induction {first['value']:.3g}, rank 1" in pages["3.5.html"]
+    length = next(len(row["texts"]) for row in made.texts.to_pylist() if row["prompt"] == first["prompt"])
+    assert f"prompt {first['prompt']}, {length} rows. Cluster" in pages["3.5.html"]
     assert "Drawn from tenth 1<" in pages["3.5.html"] and "default-src &#39;none&#39;" not in pages["3.5.html"]
     print_made(study, CONFIG, made)
     printed = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The heads of studies whose patterns are nearest to given ones, by an exact search that streams over shards.
 
-Distances are those of the representation that atlases read, in their metric. Among many patterns something is always
+Distances are those of the representation that atlases read, in their metric. Patterns of under 32 rows, which the gate
+does not judge, are left out: those of one token are all equal. Among many patterns something is always
 near, so the same search is made for patterns drawn from the studies, each among the heads other than its own: only a
 distance that is small beside theirs says that a head does the same.
 
@@ -8,22 +9,27 @@ Axes: q queries, d numbers of a representation, n patterns of a shard, h heads o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae.analyze.database import over
 from apmae.artifacts import matrix, read_table
 from apmae.atlas.kinds import measured_names
 from apmae.config import SimilarConfig
+from apmae.errors import ConfigError
 from apmae.schema import NOISE, POINTS_FILE, SCORES, SIMILAR, SIMILAR_HEADS
 from apmae.seeding import generator
 from apmae.study.reader import Study
 
-SCIPY_METRIC = {"manhattan": "cityblock", "euclidean": "euclidean", "cosine": "cosine"}
+SCIPY_METRIC: dict[str, Literal["cityblock", "euclidean", "cosine"]] = {
+    "manhattan": "cityblock",
+    "euclidean": "euclidean",
+    "cosine": "cosine",
+}
 """Names of the metrics in scipy."""
 _WHERE = ("prompt", "layer", "head")
 
@@ -51,6 +57,9 @@ class Similar(NamedTuple):
     """Distance of a drawn pattern to its nearest head: the 5 % quantile, the median and the 95 % quantile."""
     usual_mean: tuple[float, float, float]
     """The same of the smallest mean distance of a drawn pattern to a head."""
+    itself: float | None
+    """Mean distance of the queries to the patterns of their own head on other prompts; None if no study that is
+    searched has them."""
 
 
 class _Found(NamedTuple):
@@ -85,15 +94,18 @@ def find_similar(
     controls = _drawn(studies, config)
     asked = np.concatenate([queries.z, controls.z]).astype(np.float64)
     found = _search(asked, studies, metric, tell)
+    itself = []
     for row, own in enumerate((*queries.own, *controls.own)):
-        if own in found.places:
-            found.nearest[row, found.places.index(own)] = np.inf
-            found.total[row, found.places.index(own)] = np.inf
+        if own is not None and own in found.places:
+            place = found.places.index(own)
+            if row < len(queries.z) and found.patterns[place] > 1:
+                itself.append(found.total[row, place] / (found.patterns[place] - 1))
+            found.nearest[row, place] = found.total[row, place] = np.inf
     many = len(queries.z)
     usual = np.sort(found.nearest[many:], axis=1)
     usual_mean = np.sort(found.total[many:] / found.patterns, axis=1)
     pairs = _pairs(controls, metric)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for query in range(many):
         order = np.argsort(found.nearest[query], kind="stable")[: config.count]
         for rank, place in enumerate(order.tolist()):
@@ -124,6 +136,7 @@ def find_similar(
         pa.Table.from_pylist(heads, schema=SIMILAR_HEADS),
         _quantiles(usual[:, 0]),
         _quantiles(usual_mean[:, 0]),
+        float(np.mean(itself)) if itself else None,
     )
 
 
@@ -132,18 +145,23 @@ def _quantiles(values: Float[ndarray, " c"]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def represented_of(study: Study, places: Sequence[tuple[int, int, int]]) -> Float[ndarray, "q d"]:
-    """The representations of some patterns of a study: prompt, layer and head of each, in the order asked.
+def represented_of(
+    study: Study, places: Sequence[tuple[int, int, int]]
+) -> tuple[Float[ndarray, "q d"], Bool[ndarray, " q"]]:
+    """The representations of some patterns of a study, in the order asked, and whether the gate could judge each.
 
-    Raises:
-        KeyError: if the study has no such pattern.
+    Args:
+        study: opened.
+        places: prompt, layer and head of each, of those that the study has.
     """
     wanted = {place: row for row, place in enumerate(places)}
     found: dict[int, ndarray] = {}
-    for where, z in _shards(study):
-        own = [(row, wanted[place]) for row, place in enumerate(_rows(where)) if place in wanted]
-        found |= {at: z[row] for row, at in own}
-    return np.stack([found[row] for row in range(len(places))])
+    judged = np.zeros(len(places), bool)
+    for where, z, able in _shards(study):
+        for row, place in enumerate(_rows(where)):
+            if place in wanted:
+                found[wanted[place]], judged[wanted[place]] = z[row], able[row]
+    return np.stack([found[row] for row in range(len(places))]), judged
 
 
 def patterns_of(study: Study, layer: int, head: int) -> Int[ndarray, " n"]:
@@ -153,11 +171,11 @@ def patterns_of(study: Study, layer: int, head: int) -> Int[ndarray, " n"]:
     return np.sort(points["prompt"].to_numpy()[own]).astype(np.int64)
 
 
-def _shards(study: Study) -> Iterator[tuple[pa.Table, Float[ndarray, "n d"]]]:
-    """Where the patterns of each shard are from, and their representations."""
+def _shards(study: Study) -> Iterator[tuple[pa.Table, Float[ndarray, "n d"], Bool[ndarray, " n"]]]:
+    """Where the patterns of each shard are from, their representations, and whether the gate could judge each."""
     for name in study.encoded.shards("embeddings"):
-        table = read_table(study.embeddings_folder / name, [*_WHERE, "embedding"])
-        yield table.select(list(_WHERE)), matrix(table["embedding"])
+        table = read_table(study.embeddings_folder / name, [*_WHERE, "structure", "embedding"])
+        yield table.select(list(_WHERE)), matrix(table["embedding"]), ~np.isnan(table["structure"].to_numpy())
 
 
 def _rows(where: pa.Table) -> list[tuple[int, int, int]]:
@@ -166,20 +184,36 @@ def _rows(where: pa.Table) -> list[tuple[int, int, int]]:
 
 
 def _drawn(studies: Mapping[str, Study], config: SimilarConfig) -> Queries:
-    """Patterns drawn from all studies, each with the same chance."""
+    """Patterns drawn from all studies, each with the same chance; those that cannot be judged are dropped.
+
+    Raises:
+        ConfigError: if none is left.
+    """
     sizes = [sum(file["rows"] for file in study.encoded.shards("embeddings").values()) for study in studies.values()]
     total = sum(sizes)
     picked = generator(config.seed, "controls").choice(total, min(config.controls, total), replace=False)
-    picked, first, z, own = np.sort(picked), 0, [], []
+    picked, first = np.sort(picked), 0
+    z: list[ndarray] = []
+    own: list[Place] = []
     for number, study in enumerate(studies.values()):
         for name, file in study.encoded.shards("embeddings").items():
             inside = picked[(picked >= first) & (picked < first + file["rows"])] - first
             first += file["rows"]
             if not len(inside):
                 continue
-            table = read_table(study.embeddings_folder / name, [*_WHERE, "embedding"]).take(pa.array(inside))
+            table = read_table(study.embeddings_folder / name, [*_WHERE, "structure", "embedding"]).take(
+                pa.array(inside)
+            )
+            table = table.filter(pa.array(~np.isnan(table["structure"].to_numpy())))
+            if not table.num_rows:
+                continue
             z.append(matrix(table["embedding"]))
             own += [(number, layer, head) for _, layer, head in _rows(table)]
+    if not z:
+        raise ConfigError(
+            f"expected patterns of 32 rows or more in {', '.join(studies)}, of {len(picked)} drawn none is; encode "
+            "longer prompts"
+        )
     return Queries(np.concatenate(z), tuple(own))
 
 
@@ -192,8 +226,9 @@ def _search(
     best: dict[Place, list[ndarray]] = {}
     patterns: dict[Place, int] = {}
     for number, study in enumerate(studies.values()):
-        for where, z in _shards(study):
-            prompt, layer, head = (where[name].to_numpy().astype(np.int64) for name in _WHERE)
+        for where, z, able in _shards(study):
+            prompt, layer, head = (where[name].to_numpy().astype(np.int64)[able] for name in _WHERE)
+            z = z[able]
             code = (layer << 32) | head
             order = np.lexsort((prompt, code))
             begins = np.flatnonzero(np.r_[True, np.diff(code[order]) != 0])
@@ -211,7 +246,7 @@ def _search(
                 here[1][better] = prompt[order[begin + nearest[better]]]
                 here[2] += own.sum(1)
                 patterns[place] = patterns.get(place, 0) + end - begin
-            tell(len(z))
+            tell(len(able))
     places = sorted(best)
     nearest, prompts, total = (np.stack([best[place][part] for place in places], axis=1) for part in range(3))
     return _Found(places, nearest, prompts, total, np.array([patterns[place] for place in places]))

@@ -108,7 +108,7 @@ def top_prompts(study: Study, config: TopConfig, table: Path | pa.Table | None =
         task, outcome, cluster = zip(*_of_chosen(found, rows, "task, outcome, cluster"), strict=True)
     with over(own=[study.embeddings_folder / name for name in study.encoded.shards("embeddings")]) as found:
         sinks = [keys for (keys,) in _of_chosen(found, rows, "sinks")]
-    columns = {name: rows[name] for name in ("layer", "head", "prompt", "rank", "decile", "value")}
+    columns: dict[str, Any] = {name: rows[name] for name in ("layer", "head", "prompt", "rank", "decile", "value")}
     columns |= {"top": rows["rank"] <= config.count, "drawn": rows["drawn"].astype(bool), "share": share}
     columns |= {"task": task, "outcome": outcome, "cluster": cluster, "sinks": sinks}
     made = [pa.array(columns[field.name]).cast(field.type) for field in TOP]

@@ -25,7 +25,7 @@ from apmae.errors import CaptureError, ConfigError
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
 from apmae.model.represent import represented
-from apmae.patterns.gate import has_structure
+from apmae.patterns.gate import SHORTEST, has_structure
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
 from apmae.progress import progress
@@ -124,11 +124,16 @@ def _of_study(asked: Asked, named: Mapping[str, Study], metric: str, config: Sim
     places = query_places(asked, source)
     chosen, notes = _chosen(len(places), config)
     places = [places[number] for number in chosen]
+    z, judged = represented_of(source, places)
+    if not judged.all():
+        notes.append(_short(int((~judged).sum()), len(places)))
+        kept = np.flatnonzero(judged) if judged.any() else np.arange(len(places))
+        z, places = z[kept], [places[number] for number in kept.tolist()]
     number = next((i for i, one in enumerate(named.values()) if one.folder.resolve() == source.folder.resolve()), None)
     own = tuple(None if number is None else (number, layer, head) for _, layer, head in places)
     does = _clusters(source, asked.layer, asked.head)
     labels = tuple(f"{source.folder.name}:{prompt}.{layer}.{head} ({does[prompt]})" for prompt, layer, head in places)
-    found = _found(Queries(represented_of(source, places), own), named, metric, config)
+    found = _found(Queries(z, own), named, metric, config)
     return Looked(found, labels, tuple(notes), report.kept_squares(source, places))
 
 
@@ -166,6 +171,9 @@ def _of_patterns(
             f"{loose} of {len(some)} patterns have no structure (rows of theirs could be shuffled): what is near to "
             "them says little."
         )
+    short = int(np.isnan(seen.structure).sum())
+    if short:
+        notes.append(_short(short, len(some)))
     if some.size < size:
         notes.append(
             f"The patterns have {some.size} rows, those of the studies up to {size}: a short prompt's pattern lies "
@@ -182,6 +190,14 @@ def _of_patterns(
     with np.errstate(divide="ignore"):
         squares = tuple(np.log(square) for square in some[: report.QUERIES].probabilities())
     return Looked(found, labels, tuple(notes), squares)
+
+
+def _short(count: int, total: int) -> str:
+    """What to say of patterns that the gate does not judge."""
+    return (
+        f"{count} of {total} patterns have under {SHORTEST} rows, too few to be told from others; such patterns are "
+        "not searched."
+    )
 
 
 def _clusters(study: Study, layer: int, head: int) -> dict[int, str]:

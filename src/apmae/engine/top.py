@@ -34,7 +34,7 @@ from apmae.patterns.attended import attended
 from apmae.patterns.reach import row_labels
 from apmae.progress import Advance, progress
 from apmae.prompts.prompt import Prompt
-from apmae.report.top_pages import top_pages
+from apmae.report.top_pages import page_names, top_pages
 from apmae.schema import ATTENDED, ATTENDED_TABLES, TOP_FILE, TOP_HEADS_FILE, TOP_TEXTS
 from apmae.study.reader import Study
 
@@ -112,9 +112,10 @@ def make_top(
                     advance=advance,
                 )
                 run_shards(stage, shards, work)
-            if not stage.has(_INDEX):
+            if not stage.has(_INDEX, *page_names(rows)):
                 made = _read(stage.root, stage.files)
-                stage.write_files(top_pages(of, config.by, made.chosen, made.attended, made.texts))
+                pages = top_pages(of, config.by, made.chosen, made.attended, made.texts)
+                stage.write_files({name: page for name, page in pages.items() if not stage.has(name)})
             stage.finish({"prompts": len(numbers), "patterns": rows.num_rows, "lm": lm.name})
     return _read(out, stage.files)
 

@@ -32,7 +32,8 @@ class Attended(NamedTuple):
     """What some patterns attend to."""
 
     received: Float[ndarray, "n t"]
-    """Attention that each key gets from all queries together; a pattern's entries sum to its number of rows."""
+    """Attention that each key gets from all queries together; a pattern's entries sum to its number of rows, or to less
+    if the model attends to something that is no key."""
     pairs: Pairs
     """Without the first row of a causal pattern, which can only attend to itself."""
     away: Pairs

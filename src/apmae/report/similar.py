@@ -82,8 +82,14 @@ def similar_findings(found: Similar, queries: int) -> list[str]:
     else:
         verdict = "The nearest head is as near as that of patterns drawn from these studies usually is."
     what = "a mean distance of" if several else "a distance of"
+    own = (
+        []
+        if found.itself is None
+        else [f"The head's own patterns on other prompts are at {found.itself:.3g} on average."]
+    )
     return [
         verdict,
+        *own,
         f"A pattern drawn from these studies has its nearest other head at {what} {middle:.3g} (5 % to 95 %: {low:.3g} "
         f"to {high:.3g}). 'controls nearer' is the share of drawn patterns whose own head of the same rank is nearer.",
     ]
@@ -98,6 +104,7 @@ def similar_record(found: Similar, labels: Sequence[str], notes: Sequence[str]) 
         "notes": [*notes, *similar_findings(found, len(labels))],
         "usual_distance": dict(zip(("q05", "median", "q95"), found.usual, strict=True)),
         "usual_mean_distance": dict(zip(("q05", "median", "q95"), found.usual_mean, strict=True)),
+        "own_head_distance": found.itself,
         "patterns": _plain(found.patterns.to_pylist()),
         "heads": _plain(found.heads.to_pylist()),
     }

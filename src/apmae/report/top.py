@@ -20,6 +20,8 @@ _DETAILED = 4
 """Most heads whose prompts are listed one by one."""
 _FILE = 28
 """Most characters of a path."""
+_TOKEN = 14
+"""Most characters of a token in a table."""
 
 
 def print_top(
@@ -169,9 +171,15 @@ def _pairs_of(attended: "pa.Table | None", texts: "pa.Table | None") -> dict[tup
     for row in attended.to_pylist():
         if row["away_keys"]:
             of, query, key = words[row["prompt"]], row["away_queries"][0], row["away_keys"][0]
-            pair = f"{visible(of[query])} \u2192 {visible(of[key])} ({row['away_weights'][0]:.2f})"
+            pair = f"{_token(of[query])} \u2192 {_token(of[key])} ({row['away_weights'][0]:.2f})"
             found[row["layer"], row["head"], row["prompt"]] = pair
     return found
+
+
+def _token(text: str) -> str:
+    """A token in a table; of a long one the beginning."""
+    shown = visible(text)
+    return shown if len(shown) <= _TOKEN else f"{shown[: _TOKEN - 1]}\u2026"
 
 
 def _share(value: float) -> str:

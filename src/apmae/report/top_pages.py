@@ -64,8 +64,22 @@ def top_pages(study: Study, by: str, chosen: Chosen, attended: "pa.Table", texts
             parts=[(title, shown) for title, shown in parts if shown],
             version=package_version(),
         )
-        files[f"heads/{head_name(layer, head)}.html"] = page.encode("utf-8", "backslashreplace")
+        files[_page(layer, head)] = page.encode("utf-8", "backslashreplace")
     return files
+
+
+def page_names(rows: "pa.Table") -> list[str]:
+    """The paths of the heads' pages.
+
+    Args:
+        rows: ``schema.TOP``.
+    """
+    places = zip(rows["layer"].to_pylist(), rows["head"].to_pylist(), strict=True)
+    return [_page(layer, head) for layer, head in sorted(set(places))]
+
+
+def _page(layer: int, head: int) -> str:
+    return f"heads/{head_name(layer, head)}.html"
 
 
 def marked(
@@ -122,7 +136,7 @@ def _index(
         cluster, name = (NOISE, "no value") if not own else (own[0]["cluster"], study.names[own[0]["cluster"]])
         said = "no value" if of["median"] is None else f"median {of['median']:.3g}, largest {of['largest']:.3g}"
         cell = grid_cell(cluster, name, f"{head_name(*place)}: {said}; {name} where it is largest", study.heads)
-        cells[place] = cell | {"link": f"heads/{head_name(*place)}.html" if own else None}
+        cells[place] = cell | {"link": _page(*place) if own else None}
     ordered = sorted(heads, key=lambda row: (-(row["median"] or 0), row["layer"], row["head"]))
     listed = [(head_name(row["layer"], row["head"]), row) for row in ordered]
     page = (
@@ -173,6 +187,7 @@ def _entry(
         "cluster": names[row["cluster"]],
         "where": f"{words['path']}:{words['line']}",
         "prompt": row["prompt"],
+        "rows": len(texts),
         "expected": words["expected"],
         "predicted": words["predicted"],
         "pieces": pieces,
