@@ -14,7 +14,8 @@ LOWEST = Answering(coverage=0.2, threshold=0.9, risk=0.0, bound=0.27)
 def said(**changes):
     own = dict(
         model="m", file="A.java", line=3, task="math_operator", answer=" +", expected="*", outcome="incorrect",
-        probability=0.85, max_probability=0.7, risk=0.1, threshold=PASSED, lowest=LOWEST, prompts=1200, notes=("A note.",),
+        probability=0.85, max_probability=0.7, risk=0.1, threshold=PASSED, lowest=LOWEST, prompts=1200,
+        notes=("A note.",),
     )  # fmt: skip
     return Said(**{**own, **changes})
 
