@@ -28,7 +28,7 @@ from apmae.engine.prediction_checks import expect_prediction
 from apmae.engine.subjects import subject_of
 from apmae.errors import ArtifactError, ConfigError
 
-CONFIG = PredictConfig(folds=2, choice_folds=2, resamples=20, bins=3, columns=12, components=2)
+CONFIG = PredictConfig(folds=2, choice_folds=2, trees=(), resamples=20, bins=3, columns=12, components=2)
 OURS = (LAST_ROW, LAST_COPY, FLOW, ATTRIBUTION, LAPLACIAN, STATE)
 
 
