@@ -11,7 +11,10 @@ from apmae.analyze.prediction import (
     MAJORITY,
     PREDICTOR,
     STRONGEST,
+    Forecast,
+    Forecasts,
     added,
+    expect_both_outcomes,
     folds,
     forecast,
     forecast_fold,
@@ -20,6 +23,7 @@ from apmae.analyze.prediction import (
 from apmae.analyze.prediction_tables import judge
 from apmae.analyze.sparse_logistic import sigmoid
 from apmae.config import PredictConfig
+from apmae.errors import ConfigError
 from apmae.schema import CALIBRATION, COVERAGE, FITS, FORECASTS, PREDICTION, PREDICTION_TASKS
 
 CONFIG = PredictConfig(folds=4, choice_folds=2, columns=20, resamples=200, bins=5, trees=())
@@ -185,6 +189,51 @@ def test_at_the_natural_rate_the_likelier_outcome_counts_more(planted):
         assert row["natural_accuracy"] == pytest.approx(row["accuracy"]), "they are at that rate already"
         assert row["natural_brier"] == pytest.approx(row["brier"], abs=1e-5)
     assert {row["natural_brier"] for row in one.judged("unknown", None).values()} == {None}
+
+
+def test_rates_of_tasks_make_figures_those_of_a_natural_draw(table_of_prompts):
+    """A forecaster that is right about the odds: judged on balanced prompts, and on a draw at the rates themselves."""
+    rates = dict(zip(TASKS, (0.9, 0.7, 0.3), strict=True))
+    draw = np.random.default_rng(0)
+
+    def judged(balanced, count):
+        signal, correct, task = [], [], []
+        for name, rate in rates.items():
+            right = np.arange(count) % 2 == 0 if balanced else draw.random(count) < rate
+            signal.append(np.where(right, 1.0, -1.0) + draw.normal(size=count))  # log-odds of 2 x, plus the task's
+            correct.append(right)
+            task += [name] * count
+        signal, correct = np.concatenate(signal), np.concatenate(correct)
+        odds = 2 * signal
+        if not balanced:
+            odds += np.log([rates[name] / (1 - rates[name]) for name in task])
+        rows = [
+            {"task": name, "correct": bool(right), "path": f"f{number}"}
+            for number, (name, right) in enumerate(zip(task, correct, strict=True))
+        ]
+        p, none = sigmoid(odds), np.full(len(odds), np.nan)
+        own = Forecast("baseline", odds, p, p, none, [LOGISTIC], [], 0)
+        found = Forecasts({STRONGEST: own}, np.zeros(len(odds), np.int64))
+        drawn = Drawn("balanced", 0.6, rates) if balanced else Drawn("any", 0.6)
+        (row,) = judge(answers_of(table_of_prompts(rows)), found, drawn, CONFIG).prediction.to_pylist()
+        return row
+
+    ours, true = judged(True, 3000), judged(False, 3000)
+    assert ours["auroc"] < true["auroc"] - 0.02
+    for ours_name, true_name in (
+        ("natural_auroc", "auroc"),
+        ("natural_accuracy", "accuracy"),
+        ("natural_brier", "brier"),
+    ):
+        assert ours[ours_name] == pytest.approx(true[true_name], abs=0.015)
+
+
+def test_files_of_one_outcome_each_cannot_be_compared(table_of_prompts):
+    rows = [{"correct": number < 20, "path": f"f{number // 10}"} for number in range(40)]
+    answers = answers_of(table_of_prompts(rows))
+    with pytest.raises(ConfigError, match="in one of the 4 parts of the files, found none: each file has one outcome"):
+        expect_both_outcomes(answers, folds(answers, CONFIG))
+    expect_both_outcomes(answers, np.zeros(40, np.int64))
 
 
 def test_a_token_of_one_file_is_of_no_use(table_of_prompts):

@@ -6,7 +6,7 @@ import pytest
 from apmae.report.prediction import Prediction, prediction_findings, prediction_table
 from apmae.schema import PREDICTION, PREDICTION_TASKS
 
-COUNTS = {"prompts": 200, "files": 40, "left_out": {}, "drawn": "any", "natural_rate": 0.6}
+COUNTS = {"prompts": 200, "files": 40, "groups": 40, "left_out": {}, "drawn": "any", "natural_rate": 0.6}
 
 
 def row(features, kind, delta=(None, None, None), auroc=0.7, chosen=(), with_heads=2):
@@ -38,7 +38,7 @@ def said(*rows, **counts):
         ((-0.02, -0.04, -0.001), "A loss in AUROC from tags, beside the strongest baseline: -0.020 [-0.040, -0.001]."),
         ((0.02, -0.01, 0.04), "No gain can be shown from tags, beside the strongest baseline: +0.020 [-0.010, +0.040]"),
         ((0.02, 0.0, 0.04), "No gain can be shown from tags"),
-        ((0.0, 0.0, 0.0), "No gain from tags: beside the strongest baseline, prompts stay in the order"),
+        ((0.0, 0.0, 0.0), "No gain from tags: beside the strongest baseline, the order of prompts does not change."),
     ],
 )
 def test_a_gain_is_said_only_if_the_interval_is_above_nothing(delta, expected):
@@ -61,19 +61,20 @@ def test_the_table_says_what_each_fold_took():
     assert made.column("calibration error (chance)") == ["0.100 (0.100)"] * 2
 
 
-def test_the_baseline_and_the_best_heads_are_named():
+def test_the_baseline_is_named_and_heads_are_not_ranked():
     lines = said(row("tags", "heads", auroc=0.55), row("head scores", "heads", auroc=0.65))
     assert lines[0].startswith("Without attention: AUROC 0.70 [0.65, 0.75], calibration error 0.100")
     assert lines[0].endswith("tokens (2 folds); margin (1 fold).")
-    assert "Of heads alone, the best set is head scores: AUROC 0.65 [0.60, 0.70]." in lines
+    assert "Heads alone: AUROC 0.55 to 0.65, by the set of columns." in lines
 
 
 def test_how_prompts_were_drawn_and_what_was_left_out():
     lines = said(left_out={"eol: all correct": 3})
-    assert "Left out, because there is nothing to tell apart: eol: all correct (3)." in lines
+    assert "Prompts left out: eol: all correct (3)." in lines
     assert "Prompts are at the model's own rate, 60% correct." in lines
     assert any(line.startswith("200 prompts of 40 files are few: an AUROC is known to about 0.05") for line in lines)
     assert "of all that were asked 60% were correct" in " ".join(said(drawn="balanced"))
     assert "cannot be told" in " ".join(said(drawn="correct", natural_rate=None))
+    assert any(line.startswith("15 groups of files") for line in said(groups=15, prompts=2000))
     many = said(prompts=1000)
     assert not any("few" in line for line in many) and "0.700 [0.650, 0.750]" in many[0]

@@ -4,8 +4,9 @@ Axes: n prompts.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +78,8 @@ class Drawn(NamedTuple):
     """"balanced", "any", "correct" or "unknown"."""
     natural: float | None
     """Share of correct ones among all prompts that the model was asked; None if it cannot be told."""
+    by_task: Mapping[str, float] = MappingProxyType({})
+    """The same by task, half a prompt of each outcome added so that none is 0 or 1; empty if it cannot be told."""
 
 
 def read_answers(study: Study, similar: float = SIMILAR) -> Answers:
@@ -262,7 +265,14 @@ def drawn_from(path: Path, sha256: str | None) -> Drawn:
     rejected = manifest.counts.get("rejected", {})
     if how == "balanced":
         right, wrong = right + rejected.get("surplus_correct", 0), wrong + rejected.get("surplus_incorrect", 0)
-    return Drawn(how, right / (right + wrong) if right + wrong and how in ("balanced", "any") else None)
+    if not right + wrong or how not in ("balanced", "any"):
+        return Drawn(how, None)
+    asked = manifest.counts.get("outcomes", {})
+    return Drawn(how, right / (right + wrong), {task: _rate(**outcomes) for task, outcomes in sorted(asked.items())})
+
+
+def _rate(correct: int = 0, incorrect: int = 0) -> float:
+    return (correct + 0.5) / (correct + incorrect + 1)
 
 
 def _floats(rows: list[dict[str, Any]], name: str) -> Float[ndarray, " n"]:

@@ -19,6 +19,7 @@ from apmae.analyze.folds import folds_of
 from apmae.analyze.sparse_logistic import logit, sigmoid
 from apmae.analyze.surface import Plain
 from apmae.config import PredictConfig
+from apmae.errors import ConfigError
 from apmae.schema import FITS, FORECASTS
 
 if TYPE_CHECKING:
@@ -89,6 +90,20 @@ class _Made(NamedTuple):
 def folds(answers: Answers, config: PredictConfig) -> Int[ndarray, " n"]:
     """The fold of each prompt, from 0; no file is in two."""
     return folds_of(answers.group, answers.task, config.folds, config.seed, "folds")
+
+
+def expect_both_outcomes(answers: Answers, fold: Int[ndarray, " n"]) -> None:
+    """Refuse prompts of which no fold has a correct and an incorrect one, so that nothing can be compared.
+
+    Raises:
+        ConfigError: if that is so.
+    """
+    both = np.intersect1d(fold[answers.correct], fold[~answers.correct])
+    if not len(both):
+        raise ConfigError(
+            f"expected correct and incorrect prompts in one of the {int(fold.max()) + 1} parts of the files, found "
+            "none: each file has one outcome alone; take fewer folds, or encode more prompts per file"
+        )
 
 
 def plain_columns(answers: Answers, config: PredictConfig) -> Plain:

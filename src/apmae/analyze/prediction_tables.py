@@ -60,7 +60,7 @@ def judge(answers: Answers, found: Forecasts, drawn: Drawn, config: PredictConfi
     reference, added = figures[STRONGEST], sum(own.kind == "added" for own in found.by_name.values())
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in Judged._fields}
     for name, own in found.by_name.items():
-        rows["prediction"].append(_row(name, own, figures[name], reference, added, answers, drawn, config))
+        rows["prediction"].append(_row(name, own, found, figures[name], reference, added, answers, drawn, config))
         rows["tasks"] += _task_rows(name, figures[name], reference, answers)
         for recalibrated, values in ((False, own.probability), (True, own.recalibrated)):
             curve = calibration(values, answers.correct, config.bins)
@@ -99,6 +99,7 @@ def _figures(answers: Answers, found: Forecasts, own: Forecast, weights: Float[n
 def _row(
     name: str,
     own: Forecast,
+    found: Forecasts,
     figures: _Figures,
     reference: _Figures,
     added: int,
@@ -126,26 +127,34 @@ def _row(
         "calibration_error": calibration(own.recalibrated, correct, config.bins).error,
         "calibration_error_raw": calibration(own.probability, correct, config.bins).error,
         "calibration_error_chance": chance_error(own.recalibrated, config.bins, config.seed),
-        **_natural(own, answers, drawn),
+        **_natural(own, found, answers, drawn),
         "chosen": own.chosen,
         "with_heads": own.with_heads,
     }
 
 
-def _natural(own: Forecast, answers: Answers, drawn: Drawn) -> dict[str, float | None]:
-    """Accuracy and Brier score if prompts were correct as often as when the model was asked, tasks being alike in that.
+def _natural(own: Forecast, found: Forecasts, answers: Answers, drawn: Drawn) -> dict[str, float | None]:
+    """AUROC, accuracy and Brier score if the prompts of each task were correct as often as when the model was asked.
 
-    Correct and incorrect prompts are weighted, and log-odds move by as much as the rate's.
+    Correct and incorrect prompts are weighted, and log-odds move by as much as the rate's. Tasks keep their shares. If
+    the rates of single tasks are not known, that of all is taken for each.
     """
-    share = float(answers.correct.mean())
+    correct, tasks = answers.correct, len(answers.tasks)
     if drawn.natural is None or not 0 < drawn.natural < 1:
-        return {"natural_accuracy": None, "natural_brier": None}
-    rate = drawn.natural if drawn.how == "balanced" else share
+        return dict.fromkeys(("natural_auroc", "natural_accuracy", "natural_brier"))
+    asked = np.maximum(np.bincount(answers.task, minlength=tasks), 1)
+    share = (np.bincount(answers.task, correct, tasks) / asked)[answers.task]
+    rate = share
+    if drawn.how == "balanced":
+        rate = np.array([drawn.by_task.get(task, drawn.natural) for task in answers.tasks])[answers.task]
     moved = at_rate(own.recalibrated, share, rate)
-    weights = np.where(answers.correct, rate / share, (1 - rate) / (1 - share))
+    weights = np.where(correct, rate / share, (1 - rate) / (1 - share))
+    decision = own.decision + np.log(rate / (1 - rate)) - np.log(share / (1 - share))
+    auroc = stratified_auroc(decision, correct, found.fold, weights[:, None])
     return {
-        "natural_accuracy": accuracy(moved, answers.correct, weights),
-        "natural_brier": brier(moved, answers.correct, weights),
+        "natural_auroc": _plain(float(auroc[0])),
+        "natural_accuracy": accuracy(moved, correct, weights),
+        "natural_brier": brier(moved, correct, weights),
     }
 
 

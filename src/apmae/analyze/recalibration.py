@@ -53,13 +53,15 @@ def recalibration_of(decision: Float[ndarray, " m"], correct: Bool[ndarray, " m"
     return Recalibration("platt", line, np.zeros(0))
 
 
-def at_rate(probability: Float[ndarray, " v"], share: float, rate: float) -> Float[ndarray, " v"]:
+def at_rate(
+    probability: Float[ndarray, " v"], share: float | Float[ndarray, " v"], rate: float | Float[ndarray, " v"]
+) -> Float[ndarray, " v"]:
     """Probabilities of correct where another share of prompts is: log-odds move by as much as the share's.
 
     Args:
         probability: where ``share`` is correct.
-        share: of the prompts that models were fitted on, in (0, 1).
-        rate: of the others, in (0, 1).
+        share: of the prompts that models were fitted on, in (0, 1); one for all, or one for each.
+        rate: of the others, in (0, 1), likewise.
     """
     p = np.clip(probability, 1e-6, 1 - 1e-6)
     return sigmoid(np.log(p / (1 - p)) + np.log(rate / (1 - rate)) - np.log(share / (1 - share)))

@@ -12,7 +12,7 @@ from apmae.analyze.answer_features import read_answer_sets
 from apmae.analyze.answers import expect_files
 from apmae.analyze.boosting import expect_catboost
 from apmae.analyze.head_features import components, one_hot, read_heads
-from apmae.analyze.prediction import assemble, folds, forecast_fold, plain_columns
+from apmae.analyze.prediction import assemble, expect_both_outcomes, folds, forecast_fold, plain_columns
 from apmae.analyze.prediction_tables import judge
 from apmae.analyze.predictor import fit_predictor
 from apmae.analyze.saved_predictor import origin_of, predictor_files
@@ -78,6 +78,7 @@ def predict(
         expect_catboost()
     subject = subject_of(study, config.similar)
     expect_files(subject.answers, config.folds)
+    expect_both_outcomes(subject.answers, folds(subject.answers, config))
     out = subject.out
     with Stage.open(out, "predict", config.model_dump(mode="json"), subject.inputs, overwrite=overwrite) as stage:
         if not stage.finished:

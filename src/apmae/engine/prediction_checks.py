@@ -4,6 +4,7 @@ from pathlib import Path
 
 from apmae.analyze.answers import expect_files
 from apmae.analyze.boosting import expect_catboost
+from apmae.analyze.prediction import expect_both_outcomes, folds
 from apmae.analyze.saved_predictor import read_predictor
 from apmae.artifacts import expect_place, expect_stage
 from apmae.config import LMConfig, PredictConfig
@@ -25,6 +26,7 @@ def expect_prediction(study: Path, config: PredictConfig, json: Path | None, *, 
     if "catboost" in config.trees:
         expect_catboost()
     expect_files(subject.answers, config.folds)
+    expect_both_outcomes(subject.answers, folds(subject.answers, config))
 
 
 def expect_line(

@@ -60,7 +60,11 @@ def subject_of(folder: Path, similar: float = SIMILAR) -> Subject:
         prompts = read_tables(folder, "answers", "prompts")
         return Subject(
             answers=answers_of(prompts, str(manifest.config.get("infill", "none")), similar, folder),
-            drawn=Drawn(str(manifest.counts["drawn"]), manifest.counts["natural_rate"]),
+            drawn=Drawn(
+                str(manifest.counts["drawn"]),
+                manifest.counts["natural_rate"],
+                manifest.counts.get("natural_by_task", {}),
+            ),
             asked=manifest,
             study=None,
             read=folder,

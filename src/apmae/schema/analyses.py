@@ -100,6 +100,7 @@ PREDICTION = pa.schema(
         pa.field("calibration_error", pa.float32(), nullable=False),
         pa.field("calibration_error_raw", pa.float32(), nullable=False),
         pa.field("calibration_error_chance", pa.float32(), nullable=False),
+        pa.field("natural_auroc", pa.float32()),
         pa.field("natural_accuracy", pa.float32()),
         pa.field("natural_brier", pa.float32()),
         pa.field("chosen", pa.list_(pa.string()), nullable=False),
