@@ -4,6 +4,8 @@ from apmae.report.steadiness import print_summary, steadiest
 
 
 def head(layer, number, name, steadiness, *, unknown=(), tasks=None):
+    names = [(name, steadiness)] * (name is not None)
+    names += [("unknown", share) for reason, share in unknown if reason != "structure"]
     return {
         "layer": layer,
         "head": number,
@@ -11,6 +13,7 @@ def head(layer, number, name, steadiness, *, unknown=(), tasks=None):
         "name": name,
         "steadiness": steadiness,
         "known": 1 - sum(share for _, share in unknown),
+        "names": [{"name": own, "share": share} for own, share in names],
         "unknown": [{"reason": reason, "share": share} for reason, share in unknown],
         "measured": [{"kind": "columns on newlines", "share": 0.6}],
         "tasks": {
@@ -51,9 +54,15 @@ def test_heads_are_grouped_by_what_they_do_and_nothing_is_wider_than_a_line(prin
     assert first.split("local band")[1].split() == ["2", "1.0", "(90%),", "0.1", "(50%)"]
     assert any(line.strip().startswith("unknown throughout") for line in lines)
     assert "self in eol" in said
-    assert "58.3% of 30 tags of 3 heads on 10 prompts" in " ".join(said.split())
+    assert "58.3% of 30 tags of 3 heads, on 10 prompts" in " ".join(said.split())
     assert "25.0% near clusters that do something else" in " ".join(said.split())
     assert "8.3% without structure" in " ".join(said.split())
+
+
+def test_a_head_that_is_unknown_on_most_prompts_does_not_mostly_do_what_its_name_says(printed):
+    said = printed([head(0, 1, "induction", 0.3, unknown=[("vote", 0.7)])])
+    assert said.count("mostly unknown") == 2 and "induction" not in said
+    assert "of 10 tags of 1 head, on" in " ".join(said.split())
 
 
 def test_of_many_heads_the_steadiest_of_each_name_are_listed(printed):

@@ -76,7 +76,7 @@ def test_it_shows_names_steadiness_and_heads_that_change():
     assert [row[:4] for row in listed[1:]] == [
         ["0.0", "self", "90.0%", "90.0%"],
         ["0.1", "self", "60.0%", "90.0%"],
-        ["1.0", "-", "0.0%", "0.0%"],
+        ["1.0", "unknown throughout", "0.0%", "0.0%"],
         ["1.1", "unusual", "70.0%", "90.0%"],
     ]
     assert listed[3][7] == "100% too far from the cluster that wins"

@@ -1,7 +1,7 @@
 """What each head does over a corpus, and how steadily: counted from tags on disk.
 
-A head's *names* are those of its tags without qualifiers, which depend on the single prompt. Its *main name* is the one
-that most of its tags have; "unknown" is no name. Its *steadiness* is the share of all its tags that have the main name.
+A head's *names* are those of its tags without qualifiers, which depend on the single prompt. Its *main name* is the
+most frequent of them; "unknown" is no name. Its *steadiness* is the share of all its tags that have the main name.
 Tags stay on disk; what comes into memory is one row per head, task, cluster, name and reason.
 """
 

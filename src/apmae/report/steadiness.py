@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from apmae.analyze.steadiness import UNKNOWN
 from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import UNUSED, WHY_UNKNOWN
 from apmae.report.tables import head_name
@@ -13,6 +14,8 @@ _HEADS = 40
 """Most heads listed one by one."""
 _OF_NAME = 4
 """Most heads listed by the name of what they do."""
+UNKNOWNS = ("unknown throughout", "mostly unknown")
+"""What heads are called that no name says much of."""
 _ELSEWHERE = "summary.json has everything"
 
 
@@ -31,11 +34,12 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     _print_heads(console, steadiest([own for _, own in ordered], _HEADS))
     tags = sum(one["tags"] for one in heads)
     known = sum(one["tags"] * one["known"] for one in heads) / max(tags, 1)
+    many = "1 head" if len(heads) == 1 else f"{len(heads)} heads"
     print_point(
         console,
-        f"The atlas knows {known:.1%} of {tags:,} tags of {len(heads)} heads on {summary['prompts']:,} prompts. "
-        "'steady' is the share of a head's tags with its main name; 'own scores' is what leads most of its patterns "
-        "by their own scores, whether the atlas knows them or not.",
+        f"The atlas knows {known:.1%} of {tags:,} tags of {many}, on {summary['prompts']:,} prompts. "
+        "'steady' is the share of a head's tags with its most frequent name, unknown ones among them; 'own scores' is "
+        "the kind that leads by a pattern's own scores, in most of the head's patterns, known or not.",
     )
     reasons: dict[str, float] = {}
     for one in heads:
@@ -54,11 +58,19 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         )
 
 
+def mostly(one: Mapping[str, Any]) -> str:
+    """What a head does mostly: its main name; or that it is unknown, if more of its tags say so than have that name."""
+    if one["name"] is None:
+        return UNKNOWNS[0]
+    unknown = sum(entry["share"] for entry in one["names"] if entry["name"] == UNKNOWN)
+    return one["name"] if one["steadiness"] >= unknown else UNKNOWNS[1]
+
+
 def by_name(heads: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Heads by their main name: the name that most heads have first, and of each the steadiest head first."""
+    """Heads by what they do mostly: what most heads do first, and of each the steadiest head first."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for one in sorted(heads, key=lambda one: (-one["steadiness"], one["layer"], one["head"])):
-        groups.setdefault(one["name"] or "unknown throughout", []).append(one)
+        groups.setdefault(mostly(one), []).append(one)
     return sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))
 
 
@@ -86,7 +98,7 @@ def steadiest(groups: Sequence[Sequence[Any]], count: int) -> list[Any]:
 
 
 def _print_names(console: Console, ordered: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
-    """One row per main name."""
+    """One row per thing that heads do mostly."""
     columns = (
         Column(header="mostly", cells=[name for name, _ in ordered], min_width=24),
         Column(header="heads", cells=[str(len(own)) for _, own in ordered]),
@@ -103,7 +115,7 @@ def _print_heads(console: Console, heads: Sequence[Mapping[str, Any]]) -> None:
     """One row per head."""
     columns = (
         Column(header="head", cells=[head_name(one["layer"], one["head"]) for one in heads]),
-        Column(header="mostly", cells=[one["name"] or "-" for one in heads], min_width=20),
+        Column(header="mostly", cells=[mostly(one) for one in heads], min_width=20),
         Column(header="steady", cells=[f"{one['steadiness']:.0%}" for one in heads]),
         Column(header="known", cells=[f"{one['known']:.0%}" for one in heads], priority=3),
         Column(header="own scores", cells=[leading(one) for one in heads], priority=1, min_width=12),

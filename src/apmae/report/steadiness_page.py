@@ -6,13 +6,12 @@ from typing import Any
 from apmae.report.display import UNUSED, WHY_UNKNOWN, cells_in_a_grid, grid_cell, listing
 from apmae.report.page import environment, package_version
 from apmae.report.palette import cluster_color, ink_on
-from apmae.report.steadiness import by_name, leading, steadiest_words
+from apmae.report.steadiness import UNKNOWNS, by_name, leading, mostly, steadiest_words
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.schema import NOISE
 
 _DARK = (0, 66, 112)
 """The colour of a steadiness of 1; 0 is white."""
-_UNKNOWN = "unknown throughout"
 
 
 def summary_page(summary: Mapping[str, Any]) -> bytes:
@@ -23,7 +22,7 @@ def summary_page(summary: Mapping[str, Any]) -> bytes:
     """
     heads: Sequence[Mapping[str, Any]] = summary["heads"]
     groups = by_name(heads)
-    named = [name for name, own in groups if own[0]["name"] is not None]
+    named = [name for name, _ in groups if name not in UNKNOWNS]
     rank = {name: named.index(name) if name in named else NOISE for name, _ in groups}
     tags = sum(one["tags"] for one in heads)
     known = sum(one["tags"] * one["known"] for one in heads) / max(tags, 1)
@@ -71,9 +70,10 @@ def _names_grid(
     """The main name of each head; a wide grid shows the number of the name in the list below it."""
     cells = {}
     for one in heads:
-        name, where = one["name"] or _UNKNOWN, head_name(one["layer"], one["head"])
+        name, where = mostly(one), head_name(one["layer"], one["head"])
         title = (
-            f"{where}: {name} on {one['steadiness']:.0%} of {one['tags']:,} prompts; {one['known']:.0%} in a cluster"
+            f"{where}: {name}; {one['name'] or 'no name'} on {one['steadiness']:.0%} of {one['tags']:,} prompts; "
+            f"{one['known']:.0%} in a cluster"
         )
         cells[one["layer"], one["head"]] = grid_cell(rank[name], name, title, max(heads_by_layer))
     return cells_in_a_grid(cells, heads_by_layer)
@@ -85,7 +85,7 @@ def _steadiness_grid(heads: Sequence[Mapping[str, Any]], heads_by_layer: Sequenc
     for one in heads:
         share = one["steadiness"]
         color = "#" + "".join(f"{round(255 + (end - 255) * share):02x}" for end in _DARK)
-        title = f"{head_name(one['layer'], one['head'])}: {one['name'] or _UNKNOWN} on {share:.0%} of its prompts"
+        title = f"{head_name(one['layer'], one['head'])}: {one['name'] or 'no name'} on {share:.0%} of its prompts"
         cell = {"text": f"{100 * share:.0f}", "title": title, "color": color, "ink": ink_on(color), "link": None}
         cells[one["layer"], one["head"]] = cell
     return cells_in_a_grid(cells, heads_by_layer) | {"style": "numbered"}
@@ -102,7 +102,7 @@ def _changing(heads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
                 for task, habit in others.items()
             )
             moved = sum(habit["tags"] for habit in others.values()) / one["tags"]
-            rows.append((head_name(one["layer"], one["head"]), one["name"] or "-", one["steadiness"], moved, said))
+            rows.append((head_name(one["layer"], one["head"]), mostly(one), one["steadiness"], moved, said))
     if not rows:
         return None
     rows.sort(key=lambda row: -row[3])
@@ -117,6 +117,6 @@ def _all_heads(heads: Sequence[Mapping[str, Any]]) -> Table:
         why = "; ".join(f"{entry['share']:.0%} {WHY_UNKNOWN[entry['reason']]}" for entry in one["unknown"])
         where = head_name(one["layer"], one["head"])
         strength = one["strength"]
-        rows.append((where, one["name"] or "-", one["steadiness"], one["known"], strength, leading(one), names, why))
+        rows.append((where, mostly(one), one["steadiness"], one["known"], strength, leading(one), names, why))
     header = ("head", "mostly", "steady", "known", "strength", "own scores", "names", "unknown")
     return Table(name="heads", header=header, rows=tuple(rows))
