@@ -76,7 +76,7 @@ class Windows:
         return f"{left}{_SPAN}{prompt.completion}{_SPAN}{right}"
 
 
-def alike(texts: Sequence[str], similar: float, seed: int = 0) -> list[tuple[int, int]]:
+def alike(texts: Sequence[str], similar: float) -> list[tuple[int, int]]:
     """Links between windows that are nearly the same, enough to walk from each to all that are like it.
 
     Candidates agree in a band of their MinHash sketches; each is then compared exactly, run by run as in
@@ -85,7 +85,6 @@ def alike(texts: Sequence[str], similar: float, seed: int = 0) -> list[tuple[int
     Args:
         texts: windows.
         similar: the share of runs, in (0, 1], from which two count as nearly the same; at 1, only identical ones do.
-        seed: of the hashes.
 
     Returns:
         Pairs of places in ``texts``.
@@ -102,7 +101,7 @@ def alike(texts: Sequence[str], similar: float, seed: int = 0) -> list[tuple[int
         if same != place or similar == 1:
             continue
         runs = _runs(text)
-        sketch = RMinHash(_PERMUTATIONS, subseed(seed, "alike") & 0xFFFFFFFF)
+        sketch = RMinHash(_PERMUTATIONS, subseed(0, "alike") & 0xFFFFFFFF)
         sketch.update(runs)
         digest = np.array(sketch.digest(), np.uint32).reshape(-1, rows)
         compared = {place}
