@@ -34,15 +34,15 @@ def predict(
         str | None, typer.Option(help="With FILE: task of the span at the cursor, if the language does not tell.")
     ] = None,
     risk: Annotated[
-        float | None, typer.Option(help="With FILE: most of the answers that may be wrong.  [default: 0.1]")
+        float | None, typer.Option(help="With FILE: most of the answers that may be wrong (default 0.1).")
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(help="Parts of the files; each is predicted from the others.  [default: 5]")
+        int | None, typer.Option(help="Parts of the files; each is predicted from the others (default 5).")
     ] = None,
     resamples: Annotated[
-        int | None, typer.Option(help="How often files are drawn anew, for intervals.  [default: 1000]")
+        int | None, typer.Option(help="How often files are drawn anew, for intervals (default 1000).")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all random choices.  [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random choices (default 0).")] = None,
     overwrite: OverwriteOption = False,
     json_: Annotated[Path | None, typer.Option("--json", help="Write what is found as JSON.")] = None,
     set_: SetOption = None,
