@@ -22,8 +22,8 @@ from apmae.atlas.branches import STABLE, Branches, branches_of, choose
 from apmae.atlas.reduce import Reducer
 from apmae.atlas.rows import merge_duplicates, sample_of
 from apmae.atlas.search import Search
-from apmae.atlas.vote import VOTERS
 from apmae.atlas.stability import stability_of
+from apmae.atlas.vote import VOTERS
 from apmae.config import AtlasConfig
 from apmae.schema import NOISE
 
