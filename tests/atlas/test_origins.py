@@ -100,7 +100,7 @@ def test_rows_that_are_added_have_origins_too(blobs, tmp_path):
     [
         ({"colour": "red"}, "origins with columns among model, prompt, path, .*, got colour"),
         ({"path": ["a"]}, "a path for each of 250 rows, got 1"),
-        ({"prompt": ["a"] * 250}, "a prompt of int32"),
+        ({"prompt": ["a"] * 250}, "a prompt of int64"),
     ],
 )
 def test_origins_that_do_not_fit_are_refused(blobs, origins, said):

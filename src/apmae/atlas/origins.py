@@ -67,12 +67,11 @@ def joined(own: pa.Table | None, rows: int, more: pa.Table | None, added: int) -
     """
     if own is None and more is None:
         return None
-    empty = [pa.nulls(0, field.type) for field in ORIGINS]
     parts = [
         pa.table([pa.nulls(count, field.type) for field in ORIGINS], schema=ORIGINS) if part is None else part
         for part, count in ((own, rows), (more, added))
     ]
-    return pa.concat_tables([pa.table(empty, schema=ORIGINS), *parts]).combine_chunks()
+    return pa.concat_tables(parts).combine_chunks()
 
 
 def of_points(origins: pa.Table, origin: Int[ndarray, " n"]) -> pa.Table:

@@ -18,7 +18,7 @@ from apmae.atlas.names import Measured
 from apmae.atlas.place import Placement
 from apmae.config import CaptureConfig, LMConfig, Representation
 from apmae.encode import score_batch
-from apmae.errors import ConfigError
+from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
 from apmae.lm.outcome import masks_of, window_of
@@ -239,7 +239,10 @@ def _kept_patterns(atlas: str, rows: Sequence[Mapping[str, Any]]) -> dict[Place,
         for exemplar in row["exemplars"]
         if exemplar["variant"] is None
     }
-    return Study(folder.parent).patterns_at(places)
+    try:
+        return Study(folder.parent).patterns_at(places)
+    except ArtifactError:  # not the atlas of these embeddings, or they are gone: then there is nothing to draw
+        return {}
 
 
 def _window(lm: LM, prompt: Prompt, size: int) -> Window:

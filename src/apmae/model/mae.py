@@ -38,7 +38,7 @@ from apmae.patterns.whitening import Whitening
 from apmae.seeding import subseed
 
 _BATCH = 128
-"""Patterns encoded at a time, except on a CPU."""
+"""Patterns encoded at a time where ``Encoding`` does not: on another device, or under autocast."""
 
 
 class Reconstruction(NamedTuple):

@@ -137,10 +137,10 @@ POINTS = pa.schema(
 ORIGINS = pa.schema(
     [
         pa.field("model", pa.string()),
-        pa.field("prompt", pa.int32()),
+        pa.field("prompt", pa.int64()),
         pa.field("path", pa.string()),
         pa.field("task", pa.string()),
-        pa.field("layer", pa.int16()),
+        pa.field("layer", pa.int32()),
         pa.field("head", pa.int16()),
         pa.field("variant", pa.string()),
     ]
