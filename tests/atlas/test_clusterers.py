@@ -114,6 +114,14 @@ def test_blobs_that_every_prompt_has_are_stable(made, rows):
     assert found.seed_stability_[:3].min() > 0.9
 
 
+def test_a_size_that_is_given_is_halved_with_the_prompts(plant):
+    """Else a cluster of 36 rows, at least 25, could not be found again among half of the prompts."""
+    z = stored(plant(sizes=(36, 36))[0]).astype(np.float32)
+    given = AtlasConfig(min_cluster_size=25, min_samples=10)
+    found = PaperClusterer(given).fit(z, None, np.arange(72) // 2 % 12)
+    assert len(found.stability_) == 2 and found.stability_.min() > 0.9
+
+
 @pytest.mark.parametrize("made", TOGETHER.values(), ids=TOGETHER)
 def test_copies_of_one_row_are_a_cluster_that_is_certain(made, rows):
     z = np.concatenate([rows[0], np.full((50, 24), 90, np.float32)])

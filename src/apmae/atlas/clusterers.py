@@ -200,7 +200,7 @@ class PaperClusterer:
             own,
             np.arange(len(own)) if prompts is None else prompts[first],
             counts,
-            lambda rows, seed: self._clusters(own[rows], counts[rows], seed),
+            lambda rows, seed: self._clusters(own[rows], counts[rows], seed, len(rows) / len(own)),
             metric=self.config.metric,
             seed=self.config.seed,
         )
@@ -220,8 +220,16 @@ class PaperClusterer:
         density = FilteredHDBSCAN(config, self.num_heads)
         return reduced, density.fit(reduced.coordinates_, counts, reduced.neighbors_.nearest())
 
-    def _clusters(self, z: Float[ndarray, "m d"], counts: Int[ndarray, " m"], seed: int) -> Bool[ndarray, "c m"]:
-        _, density = self._fitted(z, counts, self.config.model_copy(update={"seed": seed}))
+    def _clusters(
+        self, z: Float[ndarray, "m d"], counts: Int[ndarray, " m"], seed: int, share: float
+    ) -> Bool[ndarray, "c m"]:
+        """Clusters of a share of the rows, in which a cluster has that share of its members; so sizes that are given
+        shrink with it.
+        """
+        sizes = {"min_cluster_size": 2, "min_samples": 1}
+        given = {name: getattr(self.config, name) for name in sizes}
+        scaled = {name: max(sizes[name], round(value * share)) for name, value in given.items() if value is not None}
+        _, density = self._fitted(z, counts, self.config.model_copy(update={"seed": seed, **scaled}))
         return one_hot(density.labels_, len(density.sizes_))
 
 
