@@ -119,7 +119,7 @@ def stage(data: Synthetic, counts: list[int]) -> None:
 
 def _write(data: Synthetic, out: Path, count: int) -> None:
     """An artifact of the encode stage."""
-    inputs = dict.fromkeys(("lm", "encoder", "prompts"), "0" * 64)
+    inputs = {name: "0" * 64 for name in ("lm", "encoder", "prompts")}
     with Stage.open(out, "encode", {}, inputs) as opened:
         for number, shard in enumerate(cut(count, _BLOCK, ENCODED[:1])):
             z, group = data.block(len(shard), number)

@@ -52,7 +52,7 @@ def histogram(
             min_samples_leaf=_SMALLEST,
             l2_regularization=1.0,
             max_bins=_BINS,
-            early_stopping=False,
+            early_stopping=False,  # pyright: ignore[reportArgumentType]
             random_state=0,
         )
         model.fit(matrix[fit], correct[fit])

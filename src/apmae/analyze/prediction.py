@@ -190,16 +190,21 @@ def assemble(answers: Answers, forecasts: pa.Table, fits: pa.Table) -> Forecasts
     for name in dict.fromkeys(names.tolist()):
         own = forecasts.filter(pa.array(names == name))
         row = np.searchsorted(answers.prompt, own["prompt"].to_numpy())
-        values = []
-        for part in ("decision", "probability", "recalibrated", "transferred"):
-            column = np.full(len(answers.prompt), np.nan)
-            column[row] = own[part].to_numpy().astype(np.float64)
-            values.append(column)
+        decision, probability, recalibrated, transferred = np.full((4, len(answers.prompt)), np.nan)
+        for part, column in (
+            ("decision", decision),
+            ("probability", probability),
+            ("recalibrated", recalibrated),
+            ("transferred", transferred),
+        ):
+            column[row] = own[part].to_numpy()
         fold[row] = own["fold"].to_numpy()
         took = [entry for entry in fits.to_pylist() if entry["features"] == name]
         chosen = [entry["baseline"] for entry in took if entry["baseline"] is not None]
         models, with_heads = [entry["model"] for entry in took], sum(entry["heads"] for entry in took)
-        by_name[name] = Forecast(took[0]["kind"], *values, models, chosen, with_heads)
+        by_name[name] = Forecast(
+            took[0]["kind"], decision, probability, recalibrated, transferred, models, chosen, with_heads
+        )
     return Forecasts(by_name, fold)
 
 

@@ -80,7 +80,7 @@ def line_of(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # at the weakest penalty; it is chosen only if it is best
         model.fit(matrix[fit], correct[fit])
-    return Line(np.asarray(model.coef_[0], np.float64), float(model.intercept_[0]))
+    return Line(np.asarray(model.coef_[0], np.float64), float(np.ravel(model.intercept_)[0]))
 
 
 def sigmoid(decision: Float[ndarray, " n"]) -> Float[ndarray, " n"]:

@@ -35,7 +35,7 @@ def origins_of(
     if prompts is not None:
         columns["prompt"] = prompts
     if given is not None:
-        columns |= {name: given[name] for name in (given.column_names if isinstance(given, pa.Table) else given)}
+        columns |= {name: given[name] for name in (given if isinstance(given, Mapping) else given.column_names)}
     if not columns:
         return None
     unknown = [name for name in columns if name not in ORIGINS.names]

@@ -6,7 +6,7 @@ everything else is computed from the sums of many patterns.
 Axes: n patterns, t tokens, k patches, p pixels along a patch, d distances.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,14 +90,13 @@ def sums_of(logs: Float[Tensor, "n k p p"], size: int, causal: bool) -> Sums:
 
 def joined(parts: list[Sums]) -> Sums:
     """The sums of all."""
-    return Sums(
-        *(
-            Pairs(*(torch.cat(of, dim) for of, dim in zip(zip(*fields, strict=True), (0, 1, 1, 1), strict=True)))
-            if isinstance(fields[0], Pairs)
-            else torch.cat(fields)
-            for fields in zip(*parts, strict=True)
-        )
-    )
+    fields: list[Any] = [
+        Pairs(*(torch.cat(of, dim) for of, dim in zip(zip(*fields, strict=True), (0, 1, 1, 1), strict=True)))
+        if isinstance(fields[0], Pairs)
+        else torch.cat(fields)
+        for fields in zip(*parts, strict=True)
+    ]
+    return Sums(*fields)
 
 
 def lengths_of(real: Bool[Tensor, "n t"]) -> Int[Tensor, " n"]:

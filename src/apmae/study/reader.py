@@ -197,8 +197,9 @@ class Study:
         if manifest.inputs.get("cluster") != fingerprint(self.atlas_folder) or PREDICTOR_FILES[0] not in manifest.files:
             return None
         files = (PREDICTION_FILE, PREDICTION_TASKS_FILE, CALIBRATION_FILE, COVERAGE_FILE)
-        tables = [read_table(folder / name) for name in files]
-        return Predicted(*tables, read_json(folder / PREDICTOR_FILES[0])["bounds"], manifest.counts)
+        sets, tasks, calibration, coverage = (read_table(folder / name) for name in files)
+        bounds = read_json(folder / PREDICTOR_FILES[0])["bounds"]
+        return Predicted(sets, tasks, calibration, coverage, bounds, manifest.counts)
 
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:
