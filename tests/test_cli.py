@@ -312,10 +312,10 @@ def test_tags_over_prompts_are_written_and_printed(real_study, apmae_command, tm
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "tags").iterdir()} == {
         *("tags-00000.parquet", "tags-00001.parquet", "prompts-00000.parquet", "prompts-00001.parquet"),
-        *("summary.json", "manifest.json"),
+        *("summary.json", "index.html", "manifest.json"),
     }
-    assert "192 tags of 48 heads on 4 prompts" in " ".join(result.stdout.split())
-    assert result.stdout.endswith("tags in tags; see tags/summary.json\n")
+    assert "192 tags of 48 heads, on 4 prompts" in " ".join(result.stdout.split())
+    assert result.stdout.endswith("tags in tags; see tags/index.html and tags/summary.json\n")
     assert apmae_command(*command, cwd=tmp_path).stdout == result.stdout
     changed = apmae_command(*command, "--set", "batch=1", cwd=tmp_path)
     assert changed.returncode == 2 and "config.capture.batch was 8, now 1" in changed.stderr

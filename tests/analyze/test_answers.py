@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from apmae.analyze.answers import answers_of, drawn_of, expect_files, first_token, prefix_of, together
+from apmae.analyze.answers import Drawn, answers_of, drawn_of, expect_files, first_token, prefix_of, together
 from apmae.errors import ConfigError
 from apmae.study.reader import Study
 
@@ -97,4 +97,4 @@ def test_how_prompts_were_drawn_is_read_beside_them(real_study):
     found = drawn_of(study)
     assert found.how == "any" and found.natural == pytest.approx(outcomes.count("correct") / len(outcomes))
     study.encoded.inputs["prompts"] = "0" * 64
-    assert drawn_of(study) == ("unknown", None), "other prompts than those encoded"
+    assert drawn_of(study) == Drawn("unknown", None), "other prompts than those encoded"

@@ -84,7 +84,7 @@ def read_heads_of_answers(
             "without": {str(layer): why for layer, why in readout.reasons.items()} if readout else {"all": found},
             "drawn": drawn.how,
             "natural_rate": drawn.natural,
-            "natural_by_task": drawn.by_task,
+            "natural_by_task": dict(drawn.by_task),
         }
         return stage.finish(counts).counts
 
