@@ -121,7 +121,7 @@ def _write(data: Synthetic, out: Path, count: int) -> None:
     """An artifact of the encode stage."""
     inputs = {name: "0" * 64 for name in ("lm", "encoder", "prompts")}
     with Stage.open(out, "encode", {}, inputs) as opened:
-        for number, shard in enumerate(cut(count, _BLOCK, ENCODED[:1])):
+        for number, shard in enumerate(cut(count, _BLOCK, ENCODED[:2])):
             z, group = data.block(len(shard), number)
             scores = measured(group)
             row = np.arange(shard.first, shard.stop)
@@ -139,7 +139,9 @@ def _write(data: Synthetic, out: Path, count: int) -> None:
                 "query_kinds": fixed_list(scores.query_kinds),
             }
             table = pa.table(columns).cast(embeddings(_WIDTH))
-            opened.add(write_tables(opened.staging, {shard.files[0]: table}))
+            asked = pa.table({"prompt": np.unique(row // 270).astype(np.int32)})
+            asked = asked.append_column("path", pa.array([f"{number}.java" for number in asked["prompt"].to_pylist()]))
+            opened.add(write_tables(opened.staging, dict(zip(shard.files, (table, asked), strict=True))))
         heads = [9] * 30
         opened.finish(
             {"dim": _WIDTH, "heads_by_layer": heads, "layers": 30, "heads": 9, "representation": "cls", "lm": "none"}

@@ -54,7 +54,9 @@ from apmae.train.loop import METRICS, train
 _LAYERS = 1000
 """Layer numbers of a model begin at a multiple of this, so that its heads are nobody else's."""
 _POINTS = 14_000  # fitted ones of the reference, and half as many shorter copies, of 301 numbers each: 13 MB
-_CONFIG = AtlasConfig(reference_points=_POINTS, by_kind=True)
+_CONFIG = AtlasConfig(reference_points=_POINTS, by_kind=True, min_cluster_size=25)
+"""Twice the smallest branch that so many rows have by default: with it the strength of the vote was chosen, and what
+the atlas says of other models was measured (``docs/studies/embedding.md``)."""
 _PARKED = 2
 """Copies of each prompt with parked attention."""
 _PROGRAMS, _INSTANCES = 800, 6

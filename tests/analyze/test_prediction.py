@@ -188,6 +188,7 @@ def test_at_the_natural_rate_the_likelier_outcome_counts_more(planted):
     for row in rows.values():
         assert row["natural_accuracy"] == pytest.approx(row["accuracy"]), "they are at that rate already"
         assert row["natural_brier"] == pytest.approx(row["brier"], abs=1e-5)
+        assert row["natural_auroc"] == row["auroc"]
     assert {row["natural_brier"] for row in one.judged("unknown", None).values()} == {None}
 
 

@@ -149,7 +149,8 @@ def _natural(own: Forecast, found: Forecasts, answers: Answers, drawn: Drawn) ->
         rate = np.array([drawn.by_task.get(task, drawn.natural) for task in answers.tasks])[answers.task]
     moved = at_rate(own.recalibrated, share, rate)
     weights = np.where(correct, rate / share, (1 - rate) / (1 - share))
-    decision = own.decision + np.log(rate / (1 - rate)) - np.log(share / (1 - share))
+    move = np.log(rate / (1 - rate)) - np.log(share / (1 - share))
+    decision = own.decision + move  # in one step: rounding would break ties
     auroc = stratified_auroc(decision, correct, found.fold, weights[:, None])
     return {
         "natural_auroc": _plain(float(auroc[0])),

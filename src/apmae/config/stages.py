@@ -80,7 +80,7 @@ class AtlasConfig(Config):
     """Where neighbours are searched and UMAP runs; cuda: by cuML (extra ``gpu``), which nobody has tried here yet."""
 
     min_cluster_size: int | None = Field(default=None, ge=2)
-    """Fewest rows of a branch of HDBSCAN's tree; the paper does not state it. None: a fifth of the root of the distinct
+    """Fewest rows of a branch of HDBSCAN's tree; the paper does not state it. None: a tenth of the root of the distinct
     rows, at least 5; for ``paper`` and ``per_head`` see ``atlas.density.smallest_cluster``."""
     min_samples: int | None = Field(default=None, ge=1)
     """HDBSCAN's; None: ``min_cluster_size``, but at most 10."""
