@@ -97,7 +97,7 @@ def test_shares_of_other_corpora_are_those_of_plain_loops(two):
         places, foreign = studies[name].places(prompt), []
         for place in places:
             owners = [corpus for corpus in studies if corpus != name and having(place, corpus, True)]
-            if len(owners) == 1 and share(place, owners[0]) > share(place, name):
+            if len(owners) == 1 and share(place, owners[0]) >= 2 * share(place, name):
                 foreign.append(place)
         if places:
             shares[name, prompt] = len(foreign) / len(places)

@@ -33,7 +33,7 @@ def test_shares_are_of_what_other_tasks_own_in_the_other_half(drawn, seed):
         places, mine, foreign = study.places(prompt), study.task[prompt], []
         for place in places:
             owners = [task for task in set(study.task) - {mine} if having(place, task, True)]
-            if len(owners) == 1 and share(place, owners[0]) > share(place, mine):
+            if len(owners) == 1 and share(place, owners[0]) >= 2 * share(place, mine):
                 foreign.append(place)
         if places:
             assert shares[prompt] == pytest.approx(len(foreign) / len(places))
@@ -79,7 +79,7 @@ def test_prompts_that_look_like_another_task_are_found():
     assert second.p > 0.9 and second.share_incorrect == 0
 
 
-def test_outcomes_that_say_nothing_give_any_p_equally_often():
+def test_outcomes_that_say_nothing_seldom_give_a_small_p():
     """Three tasks in files of two prompts, locations that tasks and files favour, outcomes by chance."""
     found_p = []
     for seed in range(60):
@@ -98,9 +98,9 @@ def test_outcomes_that_say_nothing_give_any_p_equally_often():
             own = prompts_of(found, files=True)
             half = halves(own, seed)
             found_p += [row.p for row in foreign_of(foreign_shares(found, own, half), own, half, 99, seed)]
-    for level in (0.1, 0.5):
-        expected, error = level * len(found_p), 4 * (len(found_p) * level * (1 - level)) ** 0.5
-        assert abs(np.count_nonzero(np.array(found_p) <= level) - expected) < error
+    for level in (0.1, 0.5):  # at most so often, and hardly less: shares are of few locations, so p has steps
+        expected, error = level * len(found_p), 3 * (len(found_p) * level * (1 - level)) ** 0.5
+        assert expected / 2 - error < np.count_nonzero(np.array(found_p) <= level) < expected + error
 
 
 def test_a_task_with_one_outcome_has_no_row(drawn):
