@@ -1,9 +1,9 @@
 """Do incorrect prompts look like another task? The paper's conjecture (section 6.2), against chance.
 
 To the task of a prompt, a location is another's own if it occurs in that one's correct prompts and in no third task's,
-and in at least twice as large a share of that one's prompts as of the own task's. That is read from half of the files and looked for
-in the prompts of the other half; then the halves swap. So neither a prompt nor the outcomes of its task, which are
-permuted, help to say what is own.
+and in at least twice as large a share of that one's prompts as of the own task's. That is read from half of the files
+and looked for in the prompts of the other half; then the halves swap. So neither a prompt nor the outcomes of its task,
+which are permuted, help to say what is own.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -65,7 +65,7 @@ def foreign_shares(found: "DuckDBPyConnection", prompts: Prompts, half: Int[ndar
                 own AS (SELECT half, location, count(*) AS tasks, sum(rate) AS rate FROM rates WHERE right_
                         GROUP BY half, location)
            SELECT seen.prompt AS prompt, count(*) AS locations, count(*) FILTER (
-                      CASE WHEN coalesce(mine.right_, false) THEN own.tasks = 2 AND own.rate - mine.rate >= 2 * mine.rate
+                      CASE WHEN coalesce(mine.right_, false) THEN own.tasks = 2 AND own.rate >= 3 * mine.rate
                            ELSE own.tasks = 1 AND own.rate >= 2 * coalesce(mine.rate, 0) END) AS other
            FROM seen LEFT JOIN own ON own.location = seen.location AND own.half <> seen.half
                 LEFT JOIN rates AS mine ON mine.location = seen.location AND mine.half <> seen.half
