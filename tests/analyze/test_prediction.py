@@ -95,6 +95,7 @@ def test_what_tokens_tell_is_in_the_strongest_baseline(planted):
     assert rows["max-probability"]["auroc"] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_outcomes_that_depend_on_nothing_are_not_predicted(planted):
     found = [planted(seed=seed).judged() for seed in range(8)]
     for name in found[0]:
@@ -143,6 +144,7 @@ def test_the_figures_are_those_of_the_forecasts(planted):
     assert whole["coverage"] == 1 and whole["risk"] == pytest.approx(1 - correct.mean())
 
 
+@pytest.mark.slow
 def test_where_heads_are_of_no_use_the_baseline_is_left_as_it_is(planted):
     """A model that only does without the heads better must not look like a gain from them."""
     one = planted(p=2.0, seed=3)

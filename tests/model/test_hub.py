@@ -180,6 +180,7 @@ mae.push_to_hub("again", private=True, message="A copy")
     assert (hub.private, hub.messages[1:]) == ({"somebody/encoder": False, "somebody/again": True}, ["A copy"])
 
 
+@pytest.mark.slow
 def test_a_repository_can_be_pushed_to_again(tiny, hub, python, tmp_path):
     tiny(0).save_pretrained(tmp_path / "before")
     hub.repositories["somebody/encoder"] = {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}
@@ -205,6 +206,7 @@ def test_a_dry_run_does_not_contact_the_hub(tiny, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == set(sizes)
 
 
+@pytest.mark.slow
 def test_refused_pushes(tiny, hub, python, tmp_path):
     tiny().save_pretrained(tmp_path / "encoder")
     cases = (
@@ -233,6 +235,7 @@ for repo_id, token in {[case[:2] for case in cases]}:
     assert not hub.repositories
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub(tiny, python, tmp_path):
     tiny().save_pretrained(tmp_path / "encoder")
     with socket.socket() as unused:

@@ -102,6 +102,7 @@ def test_a_file_that_takes_all_memory_costs_only_itself(tmp_path):
 
 
 @LINUX
+@pytest.mark.slow
 def test_a_greedy_file_is_rejected_once_and_the_draws_of_others_do_not_change(tmp_path):
     def draw():
         rejected = Counter()

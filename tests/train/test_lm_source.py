@@ -256,6 +256,7 @@ def drawn(bundled_lm):
         *(pytest.param(overlap, redraw, marks=pytest.mark.slow) for overlap, redraw in ((False, True), (True, True))),
     ],
 )
+@pytest.mark.slow
 def test_a_source_of_drawn_prompts_resumes_from_its_state(make, drawn, overlap, redraw, monkeypatch):
     """At steps throughout several epochs, also where an epoch begins or ends."""
     monkeypatch.setattr(forwards, "SORTED", 2)
