@@ -121,7 +121,10 @@ CANDIDATES: dict[str, Callable[[Half], ndarray]] = {
     "HDBSCAN's leaves, smallest cluster 50": partial(hdbscan, 50, "leaf"),
     "PLSCAN of fast-hdbscan 0.3": plscan,
     **{f"Leiden on shared neighbours, resolution {size}": partial(leiden, size) for size in (1, 3, 10)},
-    **{f"branches above {free}, the smallest a fifth of the root": partial(branches, free, 5) for free in (0.2, 0.3, 0.4, 0.5)},
+    **{
+        f"branches above {free}, the smallest a fifth of the root": partial(branches, free, 5)
+        for free in (0.2, 0.3, 0.4, 0.5)
+    },
     "branches above 0.3, the smallest a third of the root": partial(branches, 0.3, 3),
     "branches above 0.3, the smallest a tenth of the root": partial(branches, 0.3, 10),
 }
