@@ -90,7 +90,7 @@ def test_other_work_is_refused_with_the_difference_and_nothing_is_lost(tmp_path,
     with pytest.raises(ArtifactError) as refused:
         make(out, config=config, inputs=inputs)
     assert said in str(refused.value)
-    assert "choose another --out, or pass --overwrite" in str(refused.value)
+    assert "pass --overwrite to replace it, or choose another --out" in str(refused.value)
     assert contents(out) == before
 
 

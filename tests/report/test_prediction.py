@@ -38,7 +38,7 @@ def said(*rows, **counts):
         ((-0.02, -0.04, -0.001), "A loss in AUROC from tags, beside the strongest baseline: -0.020 [-0.040, -0.001]."),
         ((0.02, -0.01, 0.04), "No gain can be shown from tags, beside the strongest baseline: +0.020 [-0.010, +0.040]"),
         ((0.02, 0.0, 0.04), "No gain can be shown from tags"),
-        ((0.0, 0.0, 0.0), "No gain from tags: beside the strongest baseline, the order of prompts does not change."),
+        ((0.0, 0.0, 0.0), "No change from tags: beside the strongest baseline, prompts keep their order."),
     ],
 )
 def test_a_gain_is_said_only_if_the_interval_is_above_nothing(delta, expected):
@@ -48,7 +48,7 @@ def test_a_gain_is_said_only_if_the_interval_is_above_nothing(delta, expected):
 
 def test_heads_that_no_fold_took_are_no_gain():
     line = said(row("baseline + tags", "added", (0.0, 0.0, 0.0), with_heads=0))[1]
-    assert line == "No gain from tags: in no fold does it help beside the strongest baseline within the fitting files."
+    assert line == "Not used: tags. In no fold does it help within the fitting files, beside the strongest baseline."
 
 
 def test_the_table_says_what_each_fold_took():

@@ -15,7 +15,7 @@ def said(**changes):
     own = dict(
         model="m", file="A.java", line=3, task="math_operator", answer=" +", expected="*", outcome="incorrect",
         probability=0.85, max_probability=0.7, risk=0.1, threshold=PASSED, lowest=LOWEST, prompts=1200,
-        notes=("A note.",),
+        notes=("A note.",), measured_on="m", measured=True,
     )  # fmt: skip
     return Said(**{**own, **changes})
 
@@ -30,6 +30,12 @@ def said(**changes):
         ({"threshold": None, "lowest": None}, False, "Abstain: nothing was measured of such prompts"),
     ],
 )
+def test_no_risk_is_promised_for_a_model_that_was_not_measured():
+    other = said(measured=False, measured_on="n")
+    assert decision_of(other) == "Abstain: risk was measured on n, so none can be promised for this model."
+    assert line_record(other)["answers"] is False and line_record(said())["answers"] is True
+
+
 def test_an_answer_is_used_from_the_threshold_on(changes, answers, words):
     found = said(**changes)
     assert found.answers == answers and decision_of(found).startswith(words)

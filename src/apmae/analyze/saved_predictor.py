@@ -72,6 +72,11 @@ def read_predictor(folder: Path) -> tuple[Predictor, Origin]:
         )
     read_manifest(folder, "predict")
     settings, weights = (folder / name for name in PREDICTOR_FILES)
+    if not settings.is_file():
+        raise ArtifactError(
+            f"expected a saved predictor in {folder}, it was made by an earlier version, which saved none; run apmae "
+            f"predict {folder.parent} with --overwrite"
+        )
     try:
         record: dict[str, Any] = read_json(settings)
         return predictor_of(record, load_file(weights)), Origin(**record["origin"])

@@ -57,7 +57,7 @@ def refuse(
     differences = sorted(_differences(found, wanted), key=lambda text: not text.startswith("stage "))
     raise ArtifactError(
         f"{out} {what} with another configuration ({'; '.join(differences[:4])}"
-        f"{'; ...' if len(differences) > 4 else ''}){broken}; choose another --out, or pass --overwrite to replace it"
+        f"{'; ...' if len(differences) > 4 else ''}){broken}; pass --overwrite to replace it, or choose another --out"
     )
 
 

@@ -48,8 +48,8 @@ EXAMPLES = {
     ),
     "predict": (
         "apmae predict study/ --json prediction.json",
-        "Will an answer be right? Baselines without attention, then what heads add, with intervals. Then for one line, "
-        "answered or not at a chosen risk: apmae predict MODEL FILE.java --line 12 --study study/ --risk 0.1",
+        "Will an answer be right? Baselines without attention, then what heads add, with intervals. Then for one line: "
+        "apmae predict MODEL FILE.java --line 12 --column 18 --study study/ --risk 0.1",
     ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "top": (

@@ -25,7 +25,7 @@ def tag(
     file: Annotated[Path | None, typer.Argument(help="Source file with the line to complete.")] = None,
     line: Annotated[int | None, typer.Option(help="Line whose completion is tagged, from 1.")] = None,
     column: Annotated[
-        int | None, typer.Option(help="Where in the line, from 1; by default its first character.")
+        int | None, typer.Option(help="Where in the line, from 1; by default its first character that is no blank.")
     ] = None,
     encoder: EncoderOption = "bundled",
     atlas: AtlasOption = "bundled",

@@ -25,7 +25,7 @@ def predict(
     ] = None,
     line: Annotated[int | None, typer.Option(help="With FILE: the line to complete, from 1.")] = None,
     column: Annotated[
-        int | None, typer.Option(help="Where in the line, from 1; by default its first character.")
+        int | None, typer.Option(help="Where in the line, from 1; by default its first character that is no blank.")
     ] = None,
     study: Annotated[
         Path | None, typer.Option(help="With FILE: the study whose predictor is used; apmae predict STUDY saves it.")

@@ -133,7 +133,7 @@ def named_corpora(folders: Sequence[Path]) -> dict[str, Path]:
         ConfigError: if there are fewer than two, or one is given twice.
     """
     if len(folders) < 2:
-        raise ConfigError(f"expected two folders of tags or more, got {len(folders)}; a single study needs no --out")
+        raise ConfigError(f"expected two folders of tags or more, got {len(folders)}; a study is given without --out")
     return {name: Path(folder) for name, folder in named_sources(list(map(str, folders)), "folders of tags").items()}
 
 

@@ -1,5 +1,6 @@
 """Checks of ``apmae predict`` before anything heavy is imported; as in ``checks``. Torch-free."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from apmae.analyze.answers import expect_files
@@ -7,7 +8,7 @@ from apmae.analyze.boosting import expect_catboost
 from apmae.analyze.prediction import expect_both_outcomes, folds
 from apmae.analyze.saved_predictor import read_predictor
 from apmae.artifacts import expect_place, expect_stage
-from apmae.config import LMConfig, PredictConfig
+from apmae.config import TASKS, TEXT_TASKS, LMConfig, PredictConfig
 from apmae.engine.subjects import subject_of
 from apmae.errors import ConfigError
 from apmae.lm.declared import Declared, expect_answering, expect_infill
@@ -50,4 +51,11 @@ def expect_line(
     expect_tokenizer(lm)
     expect_infill(lm)
     expect_answering(Declared.of(lm).answers, lm.source)
-    read_predictor(Layout(study).prediction)
+    predictor, _ = read_predictor(Layout(study).prediction)
+    known = sorted({*TASKS, *TEXT_TASKS, *predictor.tasks})
+    if task is not None and task not in known:
+        near = get_close_matches(task, known, 1)
+        raise ConfigError(
+            f"expected --task to be one of {', '.join(known)}, got {task!r}"
+            f"{f'; did you mean {near[0]}?' if near else ''}"
+        )

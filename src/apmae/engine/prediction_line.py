@@ -79,6 +79,8 @@ def predict_line(
         threshold=threshold_for(verdict.bounds, risk),
         lowest=min(verdict.bounds, key=lambda one: one.bound, default=None),
         prompts=origin.prompts,
+        measured_on=origin.lm,
+        measured=own,
         notes=tuple(_notes(folder, predictor, origin, model, prompt.task)),
     )
     if json:
@@ -109,8 +111,7 @@ def _notes(folder: Path, predictor: Predictor, origin: Origin, model: LM, task: 
     if model.fingerprint != origin.fingerprint:
         yield (
             f"The study asked {origin.lm}, this is {model.name}. Token statistics are left out, because tokens of "
-            "another model do not carry over; what is left was fitted on the other model's probabilities. The risk was "
-            f"measured on {origin.lm} and is not promised here."
+            "another model do not carry over; what is left was fitted on the other model's probabilities."
         )
     if predictor.task_of(task) < 0:
         row = next(row for row in read_table(folder / PREDICTION_FILE).to_pylist() if row["features"] == PREDICTOR)

@@ -56,7 +56,7 @@ def prediction_table(found: Prediction) -> Table:
             models_of(row),
             cell(row, "auroc", interval=True),
             cell(row, "within_task"),
-            cell(row, "delta", "+", interval=True),
+            "not used" if row["kind"] == "added" and not row["with_heads"] else cell(row, "delta", "+", interval=True),
             "" if row["kind"] == "baseline" else f"{row['with_heads']} of {len(row['models'])}",
             cell(row, "transfer"),
             cell(row, "accuracy"),
@@ -90,9 +90,9 @@ def _reference(row: Mapping[str, Any], digits: int) -> str:
 def _verdict(row: Mapping[str, Any]) -> str:
     name, change = row["features"].removeprefix("baseline + "), figure(row, "delta", 3, "+")
     if not row["with_heads"]:
-        return f"No gain from {name}: in no fold does it help beside the strongest baseline within the fitting files."
+        return f"Not used: {name}. In no fold does it help within the fitting files, beside the strongest baseline."
     if row["delta_low"] == row["delta_high"] == 0:
-        return f"No gain from {name}: beside the strongest baseline, the order of prompts does not change."
+        return f"No change from {name}: beside the strongest baseline, prompts keep their order."
     if row["delta_low"] > 0 >= row["delta_all_low"]:
         every = f"[{row['delta_all_low']:+.3f}, {row['delta_all_high']:+.3f}]"
         return (

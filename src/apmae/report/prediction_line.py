@@ -34,19 +34,25 @@ class Said(NamedTuple):
     """The threshold with the lowest bound; None if nothing was measured."""
     prompts: int
     """Of the study."""
+    measured_on: str
+    """The model whose risk was measured."""
+    measured: bool
+    """Whether this is that model. If not, no risk is promised."""
     notes: tuple[str, ...]
     """What else to know, a sentence or two each."""
 
     @property
     def answers(self) -> bool:
         """Whether to use the answer at the chosen risk."""
-        return self.threshold is not None and self.probability >= self.threshold.threshold
+        return self.measured and self.threshold is not None and self.probability >= self.threshold.threshold
 
 
 def decision_of(said: Said) -> str:
     """Whether to answer, and why, in a sentence."""
     found = said.threshold
-    if found is not None:
+    if not said.measured:
+        why = f"risk was measured on {said.measured_on}, so none can be promised for this model"
+    elif found is not None:
         why = (
             f"{'at' if said.answers else 'below'} the threshold of {found.threshold:.2f}, from which at most "
             f"{said.risk:.0%} of answers are incorrect ({CONFIDENCE:.0%} confidence; {found.risk:.1%} were, of the "
