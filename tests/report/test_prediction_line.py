@@ -30,12 +30,6 @@ def said(**changes):
         ({"threshold": None, "lowest": None}, False, "Abstain: nothing was measured of such prompts"),
     ],
 )
-def test_no_risk_is_promised_for_a_model_that_was_not_measured():
-    other = said(measured=False, measured_on="n")
-    assert decision_of(other) == "Abstain: risk was measured on n, so none can be promised for this model."
-    assert line_record(other)["answers"] is False and line_record(said())["answers"] is True
-
-
 def test_an_answer_is_used_from_the_threshold_on(changes, answers, words):
     found = said(**changes)
     assert found.answers == answers and decision_of(found).startswith(words)
@@ -59,3 +53,9 @@ def test_all_of_it_is_printed_and_written(capsys):
     record = json.loads(json.dumps(line_record(said(threshold=None))))
     assert record["threshold"] is None and record["lowest"]["bound"] == 0.27 and record["answers"] is False
     assert record["decision"] == decision_of(said(threshold=None)) and record["confidence"] == 0.95
+
+
+def test_no_risk_is_promised_for_a_model_that_was_not_measured():
+    other = said(measured=False, measured_on="n")
+    assert decision_of(other) == "Abstain: risk was measured on n, so none can be promised for this model."
+    assert line_record(other)["answers"] is False and line_record(said())["answers"] is True
