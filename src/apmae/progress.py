@@ -29,6 +29,22 @@ class Advance(Protocol):
         ...
 
 
+def telling(advance: Advance) -> Callable[[str], None]:
+    """A function to call with what is done next: what was done before counts as a step.
+
+    Args:
+        advance: of :func:`progress`. The last step is counted by the caller.
+    """
+    begun = 0
+
+    def tell(what: str) -> None:
+        nonlocal begun
+        advance(min(begun, 1), note=what)
+        begun += 1
+
+    return tell
+
+
 @contextmanager
 def progress(title: str, total: int | None, *, done: int = 0, unit: str = "") -> Iterator[Advance]:
     """Show a bar while the block runs; without a terminal, lines with the note and an estimate.

@@ -435,7 +435,7 @@ CASES = {
     "predict: no such file": (("predict", "bundled", "none.java", *PREDICT[3:]), "none.java: No such file"),
     "predict: a line too many": ((*PREDICT[:3], "--line", "99", *PREDICT[5:]), "1-5, got 99"),
     "predict: a line whose task nobody knows": (
-        (*PREDICT[:3], "--line", "3", *PREDICT[7:]),
+        (*PREDICT[:3], "--line", "3", "--column", "9", *PREDICT[7:]),
         "--task for the cursor at A.java:3",
         "--column 16 (identifier), 18 (math_operator)",
     ),

@@ -84,6 +84,7 @@ def test_another_task_is_said_to_be_one(study, lm, java, capsys):
 def test_another_model_is_said_to_be_one_and_its_tokens_do_not_count(study, java, lm):
     other = LMConfig(source="bundled-medium") if lm.source != "bundled-medium" else LMConfig(source="bundled-small")
     found = predict_line(other, java, 3, study=study, column=18)
+    assert found.column == 18
     assert any("Token statistics are left out" in note for note in found.notes)
     assert not found.measured and not found.answers, "no risk is promised for a model that was not measured"
     assert not any("Token statistics" in note for note in predict_line(lm, java, 3, study=study, column=18).notes)

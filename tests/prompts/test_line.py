@@ -115,6 +115,9 @@ def test_a_task_that_is_given_is_taken(java):
 def test_where_no_span_begins_a_task_is_asked_for(java, tmp_path):
     with pytest.raises(SourceError, match=r"no span of a task begins there; .* --column 16 \(identifier\), 18 \("):
         task_prompt(line_prompt(java, 3))
+    onward = task_prompt(line_prompt(java, 3), onward=True)
+    assert (onward.task, onward.completion, onward.start) == ("identifier", "x", line_prompt(java, 3, 16).start)
+    assert onward == task_prompt(line_prompt(java, 3, 16)), "as if the cursor had been there"
     other = tmp_path / "notes.xyz"
     other.write_text("one\ntwo\n")
     with pytest.raises(SourceError, match="expected --task .* its language is not known"):

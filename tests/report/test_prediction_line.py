@@ -13,7 +13,8 @@ LOWEST = Answering(coverage=0.2, threshold=0.9, risk=0.0, bound=0.27)
 
 def said(**changes):
     own = dict(
-        model="m", file="A.java", line=3, task="math_operator", answer=" +", expected="*", outcome="incorrect",
+        model="m", file="A.java", line=3, column=18, task="math_operator", answer=" +", expected="*",
+        outcome="incorrect",
         probability=0.85, max_probability=0.7, risk=0.1, threshold=PASSED, lowest=LOWEST, prompts=1200,
         notes=("A note.",), measured_on="m", measured=True,
     )  # fmt: skip
@@ -44,7 +45,7 @@ def test_all_of_it_is_printed_and_written(capsys):
     print_line(said())
     text = " ".join(capsys.readouterr().out.split())
     for words in (
-        "The model answers \u2423+ (math operator).",
+        "The model answers \u2423+ at column 18 (math operator).",
         "P(correct) 0.85",
         "A note.",
         "The file has *: incorrect.",

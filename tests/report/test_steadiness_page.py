@@ -58,8 +58,10 @@ def tables(page):
 
 def test_it_shows_names_steadiness_and_heads_that_change():
     heads = [
-        head(0, 0, "self", 0.9, {"eol": ("self", 1.0, 6), "closing_bracket": ("self", 0.75, 4)}),
-        head(0, 1, "self", 0.6, {"eol": ("self", 1.0, 6), "closing_bracket": ("induction", 0.75, 4)}),
+        head(
+            0, 0, "self", 0.9, {"eol": ("self", 1.0, 6), "closing_bracket": ("induction", 0.75, 4)}
+        ),  # too few to tell
+        head(0, 1, "self", 0.6, {"eol": ("self", 1.0, 5), "closing_bracket": ("induction", 0.8, 5)}),
         head(1, 0, None, 0.0, {"eol": (None, 0.0, 6)}),
         head(1, 1, "unusual", 0.7),
     ]
@@ -72,7 +74,7 @@ def test_it_shows_names_steadiness_and_heads_that_change():
     assert [row[1] for row in groups[1:]] == ["self", "unknown throughout", "unusual"]
     assert [row[0] for row in groups[1:]] == ["0", "", "1"]
     assert steadiness[1:] == [["0", "90", "60"], ["1", "0", "70"]]
-    assert changing[1:] == [["0.1", "self", "60.0%", "40.0%", "induction in closing bracket (75% of 4)"]]
+    assert changing[1:] == [["0.1", "self", "60.0%", "50.0%", "induction in closing bracket (80% of 5)"]]
     assert [row[:4] for row in listed[1:]] == [
         ["0.0", "self", "90.0%", "90.0%"],
         ["0.1", "self", "60.0%", "90.0%"],

@@ -25,7 +25,7 @@ def predict(
     ] = None,
     line: Annotated[int | None, typer.Option(help="With FILE: the line to complete, from 1.")] = None,
     column: Annotated[
-        int | None, typer.Option(help="Where in the line, from 1; by default its first character that is no blank.")
+        int | None, typer.Option(help="Where in the line, from 1; by default where its first completion begins.")
     ] = None,
     study: Annotated[
         Path | None, typer.Option(help="With FILE: the study whose predictor is used; apmae predict STUDY saves it.")

@@ -7,7 +7,7 @@ from apmae.analyze.corpora import Corpus, Tables, compare_corpora
 from apmae.artifacts import Stage, fingerprint, read_json, read_manifest, read_table
 from apmae.config import LocationsConfig
 from apmae.engine.head_checks import expect_alike, named_corpora
-from apmae.progress import progress
+from apmae.progress import progress, telling
 from apmae.report import corpora as report
 from apmae.schema import CORPORA_FILES, SUMMARY_FILE
 
@@ -40,14 +40,7 @@ def locate_corpora(
             clusters = read_json(next(iter(named.values())) / SUMMARY_FILE)["clusters"]
             unstable = [one["unstable"] for one in sorted(clusters, key=lambda one: one["cluster"])]
             with progress("locations", len(corpora) + 2, unit="steps") as advance:
-                begun = 0
-
-                def tell(what: str) -> None:
-                    nonlocal begun
-                    advance(min(begun, 1), note=what)
-                    begun += 1
-
-                made = compare_corpora(corpora, unstable, config, tell)
+                made = compare_corpora(corpora, unstable, config, telling(advance))
                 advance(1)
             stage.write_tables(dict(zip(CORPORA_FILES, made, strict=True)))
             stage.finish({"corpora": list(named)})

@@ -7,7 +7,7 @@ import pyarrow as pa
 from apmae.analyze.locations import against_chance
 from apmae.artifacts import Stage, fingerprint, read_table
 from apmae.config import LocationsConfig
-from apmae.progress import progress
+from apmae.progress import progress, telling
 from apmae.report import terminal
 from apmae.schema import FOREIGN_FILE, LOCATIONS_FILE, POINTS_FILE
 from apmae.study.layout import Layout
@@ -37,19 +37,12 @@ def locate(study: Path, config: LocationsConfig | None = None, *, overwrite: boo
         if not stage.finished:
             prompts = [opened.embeddings_folder / name for name in opened.encoded.shards("prompts")]
             with progress("locations", 4, unit="steps") as advance:
-                begun = 0
-
-                def tell(what: str) -> None:
-                    nonlocal begun
-                    advance(min(begun, 1), note=what)
-                    begun += 1
-
                 made = against_chance(
                     opened.atlas_folder / POINTS_FILE,
                     prompts,
                     opened.clusters,
                     config,
-                    tell,
+                    telling(advance),
                     per_head=opened.clustered.config["clusterer"] == "per_head",
                 )
                 advance(1)

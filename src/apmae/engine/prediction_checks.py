@@ -44,7 +44,7 @@ def expect_line(
     """``apmae predict MODEL FILE``; arguments and errors as for :func:`apmae.engine.prediction_line.predict_line`."""
     if not 0 < risk < 1:
         raise ConfigError(f"expected --risk between 0 and 1, such as 0.1, got {risk:g}")
-    task_prompt(line_prompt(file, line, column), task)
+    task_prompt(line_prompt(file, line, column), task, onward=column is None)
     if json is not None:
         expect_place(json)
     expect_model(lm)

@@ -43,7 +43,8 @@ def predict_line(
         file: source file with the line.
         line: from 1.
         study: folder in which ``apmae predict`` has saved a predictor.
-        column: where in the line, from 1; by default its first character that is not blank.
+        column: where in the line, from 1; by default where the first span of a task begins in it, or with ``task`` at
+            its first character that is not blank.
         task: of the span at the cursor; by default found by the language's grammar.
         risk: most of the answers that may be incorrect, in (0, 1).
         json: where to write what is said as JSON too.
@@ -56,7 +57,7 @@ def predict_line(
     """
     folder = Layout(study).prediction
     predictor, origin = read_predictor(folder)
-    prompt = task_prompt(line_prompt(file, line, column), task)
+    prompt = task_prompt(line_prompt(file, line, column), task, onward=column is None)
     model = load(lm)
     expect_answering(model.answers, lm.source)
     window = window_of(model, prompt, min(origin.length, model.max_length or origin.length))
@@ -69,6 +70,7 @@ def predict_line(
         model=lm.source,
         file=str(file),
         line=line,
+        column=prompt.start - prompt.prefix.rfind("\n"),
         task=prompt.task,
         answer=answered.predicted,
         expected=prompt.completion,

@@ -61,22 +61,27 @@ def line_prompt(path: Path, line: int, column: int | None = None) -> Prompt:
     return text_prompt(before, completion, after, path=str(path), line=line)
 
 
-def task_prompt(prompt: Prompt, task: str | None = None) -> Prompt:
+def task_prompt(prompt: Prompt, task: str | None = None, *, onward: bool = False) -> Prompt:
     """The prompt for completing the span that begins at the cursor, as prompts of its task are drawn.
 
     Args:
         prompt: from :func:`line_prompt`.
         task: of the span; None takes that of the language's spans that begin there, ``eol`` last. If none of the task
             begins there, the rest of the line stays the completion.
+        onward: whether the first span of the line after the cursor will do, if none begins at it and no task is given.
 
     Raises:
-        SourceError: if no task is given, and no span begins at the cursor or the file's language is not known.
+        SourceError: if no task is given, and no span begins where it is looked for or the file's language is not known.
     """
     language = next((name for name, own in LANGUAGES.items() if prompt.path.endswith(own.suffixes)), None)
     text = f"{prompt.prefix}{prompt.completion}{prompt.suffix or ''}"
     parsed = parse_spans(text, language, path=prompt.path) if language else None
     spans = {name: dict(own.tolist()) for name, own in parsed.spans.items()} if parsed else {}
     found = {name: ends[prompt.start] for name, ends in spans.items() if prompt.start in ends}
+    if task is None and not found and onward and (own := _in_line(text, prompt.start, spans)):
+        start = own[0][0]
+        found = {name: ends[start] for name, ends in spans.items() if start in ends}
+        prompt = replace(prompt, prefix=text[:start], start=start)
     if task is None:
         task = min(found, key=lambda name: (name == "eol", TASKS.index(name) if name in TASKS else 0), default=None)
     if task is None:
@@ -96,15 +101,16 @@ def task_prompt(prompt: Prompt, task: str | None = None) -> Prompt:
 def _columns(text: str, start: int, spans: dict[str, dict[int, int]]) -> str:
     """Where spans begin in the line of a place, for a message."""
     begin = text.rfind("\n", 0, start) + 1
-    end = text.find("\n", start)
-    own = sorted(
-        (place - begin + 1, name)
-        for name, ends in spans.items()
-        for place in ends
-        if begin <= place < (len(text) if end < 0 else end)
-    )
-    shown = ", ".join(f"{column} ({name})" for column, name in own[:_COLUMNS])
+    own = _in_line(text, begin, spans)
+    shown = ", ".join(f"{place - begin + 1} ({name})" for place, name in own[:_COLUMNS])
     return f", or one of the columns where spans begin: --column {shown}" if own else ""
+
+
+def _in_line(text: str, start: int, spans: dict[str, dict[int, int]]) -> list[tuple[int, str]]:
+    """Places from one on, up to the end of its line, where spans begin, and their tasks."""
+    end = text.find("\n", start)
+    stop = len(text) if end < 0 else end
+    return sorted((place, name) for name, ends in spans.items() for place in ends if start <= place < stop)
 
 
 def read_source(path: Path) -> str:

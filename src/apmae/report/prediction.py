@@ -66,9 +66,12 @@ def prediction_table(found: Prediction) -> Table:
         for row in found.sets.to_pylist()
     ]
     header = ("features", "model", "AUROC", "within task", "beyond the baseline", "folds with heads", "other tasks")
-    return Table(
-        name="prediction", header=(*header, "accuracy", "Brier", "calibration error (chance)"), rows=tuple(rows)
-    )
+    header += ("accuracy", "Brier", "calibration error (chance)")
+    natural = [cell(row, "natural_auroc") for row in found.sets.to_pylist()]
+    if any(natural):
+        header += ("AUROC at natural rates",)
+        rows = [(*row, own) for row, own in zip(rows, natural, strict=True)]
+    return Table(name="prediction", header=header, rows=tuple(rows))
 
 
 def figure(row: Mapping[str, Any], name: str, digits: int, sign: str = "", *, interval: bool = True) -> str:

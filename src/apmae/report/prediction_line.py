@@ -15,6 +15,8 @@ class Said(NamedTuple):
     model: str
     file: str
     line: int
+    column: int
+    """Where the completion begins, from 1."""
     task: str
     answer: str
     """The model's most probable token."""
@@ -76,7 +78,7 @@ def print_line(said: Said) -> None:
         Text.assemble(
             "The model answers ",
             (visible(said.answer), "bold"),
-            f" ({said.task.replace('_', ' ')}). P(correct) ",
+            f" at column {said.column} ({said.task.replace('_', ' ')}). P(correct) ",
             (f"{said.probability:.2f}", "bold"),
             f"; the model's own probability is {said.max_probability:.2f}.",
         )

@@ -12,6 +12,8 @@ from apmae.report.tables import head_name
 
 _HEADS = 40
 """Most heads listed one by one."""
+_FEWEST = 5
+"""Tags in a task from which on it is said that a head does something else there."""
 _OF_NAME = 4
 """Most heads listed by the name of what they do."""
 UNKNOWNS = ("unknown throughout", "mostly unknown")
@@ -85,6 +87,15 @@ def leading(one: Mapping[str, Any]) -> str:
     return f"{first['kind']} ({first['share']:.0%})"
 
 
+def exceptions_of(one: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Tasks in which a head does mostly something else than over all, if it has tags enough there to tell."""
+    return {
+        task: habit
+        for task, habit in one["tasks"].items()
+        if habit["name"] not in (None, one["name"]) and habit["tags"] >= _FEWEST
+    }
+
+
 def steadiest(groups: Sequence[Sequence[Any]], count: int) -> list[Any]:
     """The first of each group, then the second of each, and so on up to ``count`` in all; in the order of the groups.
 
@@ -127,9 +138,8 @@ def _print_heads(console: Console, heads: Sequence[Mapping[str, Any]]) -> None:
 def _exceptions(one: Mapping[str, Any]) -> str:
     """What a head does in most of the tasks where it does mostly something else, and in how many."""
     others: dict[str, list[str]] = {}
-    for task, habit in one["tasks"].items():
-        if habit["name"] not in (None, one["name"]):
-            others.setdefault(habit["name"], []).append(task.replace("_", " "))
+    for task, habit in exceptions_of(one).items():
+        others.setdefault(habit["name"], []).append(task.replace("_", " "))
     if not others:
         return "-"
     name, tasks = min(others.items(), key=lambda entry: (-len(entry[1]), entry[0]))

@@ -6,7 +6,7 @@ from typing import Any
 from apmae.report.display import UNUSED, WHY_UNKNOWN, cells_in_a_grid, grid_cell, listing
 from apmae.report.page import environment, package_version
 from apmae.report.palette import cluster_color, ink_on
-from apmae.report.steadiness import UNKNOWNS, by_name, leading, mostly, steadiest_words
+from apmae.report.steadiness import UNKNOWNS, by_name, exceptions_of, leading, mostly, steadiest_words
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.schema import NOISE
 
@@ -95,7 +95,7 @@ def _changing(heads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Heads with tasks in which they do mostly something else, and in which tasks; None if there are none."""
     rows = []
     for one in heads:
-        others = {task: habit for task, habit in one["tasks"].items() if habit["name"] not in (None, one["name"])}
+        others = exceptions_of(one)
         if others:
             said = "; ".join(
                 f"{habit['name']} in {task.replace('_', ' ')} ({habit['steadiness']:.0%} of {habit['tags']})"

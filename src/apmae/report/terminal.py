@@ -199,14 +199,14 @@ def print_prediction(found: Prediction) -> None:
 
     columns = [
         Column(header="features", cells=[row["features"] for row in rows], min_width=15),
-        Column(header="model", cells=[models_of(row) for row in rows], priority=4, min_width=10),
+        Column(header="model", cells=[models_of(row) for row in rows], priority=0, min_width=10),
         Column(header="AUROC", cells=cells("auroc", interval=True)),
         Column(header="within task", cells=cells("within_task"), priority=3, min_width=6),
         Column(header="beyond the baseline", cells=cells("delta", "+", interval=True), priority=5),
         Column(header="other tasks", cells=cells("transfer"), priority=2, min_width=5),
         Column(header="accuracy", cells=cells("accuracy"), priority=0),
         Column(header="Brier", cells=cells("brier"), priority=1),
-        Column(header="calibration error", cells=cells("calibration_error"), priority=1, min_width=11),
+        Column(header="calibration error", cells=cells("calibration_error"), priority=4, min_width=11),
     ]
     print_table(console, columns, "prediction.parquet has everything")
     for line in prediction_findings(found):

@@ -4,6 +4,26 @@ import pyarrow as pa
 
 from apmae.schema.names import KINDS, SCORES
 
+_ANSWER = (
+    pa.field("outcome", pa.string()),
+    pa.field("predicted", pa.string()),
+    pa.field("text_correct", pa.bool_()),
+    pa.field("token_correct", pa.bool_()),
+    pa.field("max_probability", pa.float32()),
+    pa.field("expected_probability", pa.float32()),
+    pa.field("margin", pa.float32()),
+    pa.field("entropy", pa.float32()),
+    pa.field("log_probability", pa.float32()),
+    pa.field("exact", pa.bool_()),
+)
+"""The outcome, and a model's answer (``prompts.prompt.Answer``)."""
+_PATTERN = (
+    pa.field("prompt", pa.int32(), nullable=False),
+    pa.field("layer", pa.int16(), nullable=False),
+    pa.field("head", pa.int16(), nullable=False),
+)
+"""Whose pattern it is."""
+
 PROMPTS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -17,16 +37,7 @@ PROMPTS = pa.schema(
         pa.field("prefix", pa.string(), nullable=False),
         pa.field("completion", pa.string(), nullable=False),
         pa.field("suffix", pa.string()),
-        pa.field("outcome", pa.string()),
-        pa.field("predicted", pa.string()),
-        pa.field("text_correct", pa.bool_()),
-        pa.field("token_correct", pa.bool_()),
-        pa.field("max_probability", pa.float32()),
-        pa.field("expected_probability", pa.float32()),
-        pa.field("margin", pa.float32()),
-        pa.field("entropy", pa.float32()),
-        pa.field("log_probability", pa.float32()),
-        pa.field("exact", pa.bool_()),
+        *_ANSWER,
         pa.field("group", pa.string()),
         pa.field("counterfactual", pa.string()),
         pa.field("accepted", pa.list_(pa.string()), nullable=False),
@@ -49,16 +60,7 @@ ENCODED_PROMPTS = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("tokens", pa.list_(pa.string()), nullable=False),
         pa.field("expected", pa.string(), nullable=False),
-        pa.field("outcome", pa.string()),
-        pa.field("predicted", pa.string()),
-        pa.field("text_correct", pa.bool_()),
-        pa.field("token_correct", pa.bool_()),
-        pa.field("max_probability", pa.float32()),
-        pa.field("expected_probability", pa.float32()),
-        pa.field("margin", pa.float32()),
-        pa.field("entropy", pa.float32()),
-        pa.field("log_probability", pa.float32()),
-        pa.field("exact", pa.bool_()),
+        *_ANSWER,
     ]
 )
 """One row per prompt that the model ran on: its tokens and the model's answer (``prompts.prompt.Answer``). The answer,
@@ -75,9 +77,7 @@ def embeddings(dim: int) -> pa.Schema:
     """
     return pa.schema(
         [
-            pa.field("prompt", pa.int32(), nullable=False),
-            pa.field("layer", pa.int16(), nullable=False),
-            pa.field("head", pa.int16(), nullable=False),
+            *_PATTERN,
             pa.field("task", pa.string(), nullable=False),
             pa.field("outcome", pa.string()),
             pa.field("embedding", pa.list_(pa.float16(), dim), nullable=False),
@@ -92,9 +92,7 @@ def embeddings(dim: int) -> pa.Schema:
 
 EXEMPLARS = pa.schema(
     [
-        pa.field("prompt", pa.int32(), nullable=False),
-        pa.field("layer", pa.int16(), nullable=False),
-        pa.field("head", pa.int16(), nullable=False),
+        *_PATTERN,
         pa.field("size", pa.int32(), nullable=False),
         pa.field("patch", pa.int32(), nullable=False),
         pa.field("causal", pa.bool_(), nullable=False),
@@ -106,9 +104,7 @@ below the diagonal in row-major order, ``patch x patch`` each; all patches if th
 
 RECONSTRUCTIONS = pa.schema(
     [
-        pa.field("prompt", pa.int32(), nullable=False),
-        pa.field("layer", pa.int16(), nullable=False),
-        pa.field("head", pa.int16(), nullable=False),
+        *_PATTERN,
         pa.field("size", pa.int32(), nullable=False),
         pa.field("patch", pa.int32(), nullable=False),
         pa.field("causal", pa.bool_(), nullable=False),
@@ -123,9 +119,7 @@ RECONSTRUCTIONS = pa.schema(
 
 POINTS = pa.schema(
     [
-        pa.field("prompt", pa.int32(), nullable=False),
-        pa.field("layer", pa.int16(), nullable=False),
-        pa.field("head", pa.int16(), nullable=False),
+        *_PATTERN,
         pa.field("task", pa.string(), nullable=False),
         pa.field("outcome", pa.string()),
         pa.field("cluster", pa.int32(), nullable=False),

@@ -9,18 +9,23 @@ EXEMPLAR = pa.struct([pa.field("cluster", pa.int32()), *ORIGINS, pa.field("dista
 """A member of the atlas that resembles a pattern: its cluster, where it came from, and how far it is, in radii of its
 cluster."""
 
+_PLACED = (
+    pa.field("cluster", pa.int32(), nullable=False),
+    pa.field("name", pa.string(), nullable=False),
+    pa.field("strength", pa.float32(), nullable=False),
+    pa.field("reason", pa.string(), nullable=False),
+    pa.field("stability", pa.float32()),
+    pa.field("unstable", pa.bool_(), nullable=False),
+    pa.field("structure", pa.float32(), nullable=False),
+    pa.field("measured", pa.string(), nullable=False),
+)
+"""Where the atlas puts a pattern, and what its own scores say."""
+
 TAGS = pa.schema(
     [
         pa.field("layer", pa.int16(), nullable=False),
         pa.field("head", pa.int16(), nullable=False),
-        pa.field("cluster", pa.int32(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("strength", pa.float32(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("stability", pa.float32()),
-        pa.field("unstable", pa.bool_(), nullable=False),
-        pa.field("structure", pa.float32(), nullable=False),
-        pa.field("measured", pa.string(), nullable=False),
+        *_PLACED,
         pa.field("nearest", pa.list_(pa.string()), nullable=False),
         pa.field("distances", pa.list_(pa.float32()), nullable=False),
         pa.field("exemplars", pa.list_(EXEMPLAR), nullable=False),
@@ -46,14 +51,7 @@ CORPUS_TAGS = pa.schema(
         pa.field("head", pa.int16(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
         pa.field("outcome", pa.string()),
-        pa.field("cluster", pa.int32(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("strength", pa.float32(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("stability", pa.float32()),
-        pa.field("unstable", pa.bool_(), nullable=False),
-        pa.field("structure", pa.float32(), nullable=False),
-        pa.field("measured", pa.string(), nullable=False),
+        *_PLACED,
         pa.field("nearest", pa.list_(pa.int32()), nullable=False),
         pa.field("distances", pa.list_(pa.float32()), nullable=False),
         pa.field("exemplars", pa.list_(pa.int32()), nullable=False),
