@@ -5,10 +5,10 @@ Axes: n prompts, c columns, v tokens.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from apmae.analyze.answers import Answers, Drawn, Seen, first_token
@@ -134,7 +134,7 @@ def fit_predictor(
     other, other_bounds = None, ()
     if len(answers.tasks) > 1 and len(np.unique(correct[there])) == 2:
         other = recalibration_of(own.transferred[there], correct[there], "platt")
-        other_bounds = _bounds(other.of(own.transferred[there]), correct[there], share, rate)
+        other_bounds = _bounds(other.of(own.transferred[there]), correct[there], answers.group[there], share, rate)
     made = Predictor(
         features=best,
         tasks=answers.tasks,
@@ -148,7 +148,7 @@ def fit_predictor(
         vocabulary=answers.vocabulary,
         share=share,
         natural=rate,
-        bounds=_bounds(own.recalibrated, correct, share, rate),
+        bounds=_bounds(own.recalibrated, correct, answers.group, share, rate),
         other_bounds=other_bounds,
     )
     return made, choices[best]
@@ -158,6 +158,12 @@ def _columns(plain: Plain, names: tuple[str, ...], rows: Bool[ndarray, " n"]) ->
     return Columns(plain.columns(names, rows), None)
 
 
-def _bounds(probability: Float[ndarray, " n"], correct: Any, share: float, rate: float | None) -> tuple[Answering, ...]:
+def _bounds(
+    probability: Float[ndarray, " n"],
+    correct: Bool[ndarray, " n"],
+    group: Int[ndarray, " n"],
+    share: float,
+    rate: float | None,
+) -> tuple[Answering, ...]:
     p = probability if rate is None else at_rate(probability, share, rate)
-    return tuple(risk_bounds(p, correct, rate))
+    return tuple(risk_bounds(p, correct, group, rate))

@@ -9,7 +9,18 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from apmae.analyze.answers import SIMILAR, Answers, Drawn, answers_of, drawn_of, read_answers
-from apmae.artifacts import Manifest, expect_place, expect_stage, fingerprint, manifest_path, read_manifest, read_tables
+from apmae.artifacts import (
+    Manifest,
+    expect_place,
+    expect_stage,
+    fingerprint,
+    journal_path,
+    manifest_path,
+    read_manifest,
+    read_tables,
+)
+from apmae.artifacts.manifest import read_record
+from apmae.bundled import LANGUAGE_MODELS
 from apmae.config import AnswersConfig, LMConfig
 from apmae.engine.prompts import expect_prompts
 from apmae.errors import ArtifactError, ConfigError
@@ -51,10 +62,11 @@ def subject_of(folder: Path, similar: float = SIMILAR) -> Subject:
         similar: as for :func:`apmae.analyze.answers.answers_of`.
 
     Raises:
-        ConfigError: if there are no outcomes to predict.
-        ArtifactError: if it is neither, something is unfinished or damaged, or the answers in a study are not of its
+        ConfigError: if it is neither, or there are no outcomes to predict.
+        ArtifactError: if something is unfinished or damaged, or the answers in a study are not of its
             prompts and model.
     """
+    _expect_subject(folder)
     if _made_by_answers(folder):
         manifest = read_manifest(folder, "answers")
         prompts = read_tables(folder, "answers", "prompts")
@@ -104,6 +116,30 @@ def expect_reading(lm: LMConfig, prompts: Path, out: Path, config: AnswersConfig
     declared = Declared.of(lm)
     expect_window(config.context, declared.positions)
     expect_answering(declared.answers, lm.source)
+
+
+def _expect_subject(folder: Path) -> None:
+    """Refuse what is neither a study nor made by the answers stage, finished or not."""
+    layout, manifest = Layout(folder), manifest_path(folder)
+    if journal_path(folder).is_file() or any(path.is_dir() for path in (layout.embeddings, layout.atlas)):
+        return
+    stage = read_record(manifest).get("stage") if manifest.is_file() else None
+    if stage == "answers":
+        return
+    found, advice = "a folder with neither", "give one of these, or run apmae encode and cluster, or apmae answers"
+    if stage is not None:
+        found = f"what apmae {stage} made"
+        if layout.folder.name in ("embeddings", "atlas") and Layout(folder.parent).embeddings.is_dir():
+            advice = f"give {folder.parent}"
+    elif (folder / "config.json").is_file() or str(folder) in LANGUAGE_MODELS:
+        found, advice = "a model", f"ask about one line of a file: apmae predict {folder} FILE --line N --study STUDY"
+    elif not folder.is_dir():
+        found = "a file" if folder.exists() else "no folder"
+        advice = f"give one of these, or, if it is a model: apmae predict {folder} FILE --line N --study STUDY"
+    raise ConfigError(
+        "expected a study (a folder with embeddings/ and atlas/) or a folder that apmae answers made, got "
+        f"{folder}, {found}; {advice}"
+    )
 
 
 def _made_by_answers(folder: Path) -> bool:
