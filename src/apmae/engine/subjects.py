@@ -25,7 +25,8 @@ from apmae.config import AnswersConfig, LMConfig
 from apmae.engine.prompts import expect_prompts
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.declared import Declared, expect_answering, expect_infill, expect_window
-from apmae.lm.folder import expect_model, expect_tokenizer
+from apmae.lm.folder import expect_model, expect_tokenizer, path_of
+from apmae.prompts.files import read_prompts
 from apmae.study.layout import Layout
 from apmae.study.reader import Study
 
@@ -116,6 +117,43 @@ def expect_reading(lm: LMConfig, prompts: Path, out: Path, config: AnswersConfig
     declared = Declared.of(lm)
     expect_window(config.context, declared.positions)
     expect_answering(declared.answers, lm.source)
+    layout = Layout(out.parent)
+    if out.name == layout.answers.name and manifest_path(layout.embeddings).is_file():
+        _expect_of_study(read_manifest(layout.embeddings, "encode"), lm, prompts, out, config)
+
+
+def _expect_of_study(encoded: Manifest, lm: LMConfig, prompts: Path, out: Path, config: AnswersConfig) -> None:
+    """Refuse what ``apmae predict`` would refuse afterwards: answers in a study that are not of its prompts, model and
+    windows. The tokens of the prompts are compared there.
+    """
+    folder = Path(path_of(lm))
+    expected, found = "", ""
+    context, infill = encoded.counts.get("context"), encoded.config.get("infill", "none")
+    if encoded.inputs.get("prompts") != fingerprint(prompts) and (other := _other_prompts(out.parent, prompts)):
+        expected, found = "the prompts of the study", f"{other} in {prompts}"
+    elif folder.is_dir() and encoded.inputs.get("lm") != fingerprint(folder):
+        expected, found = f"the study's model, {encoded.counts.get('lm')}", lm.source
+    elif context is not None and context != config.context:
+        expected, found = f"the study's windows of {context} tokens", f"{config.context}; give --set context={context}"
+    elif lm.infill == "none" and infill != "none":
+        expected, found = f"the study's windows, {infill}", "--infill none"
+    elif (rule := encoded.config.get("outcome_rule", "text")) != lm.outcome_rule:
+        expected, found = f"outcomes by the study's rule, {rule}", f"--outcome-rule {lm.outcome_rule}"
+    if expected:
+        raise ConfigError(
+            f"expected {expected} for --out {out}, got {found}; or give another --out, to predict from alone"
+        )
+
+
+def _other_prompts(study: Path, prompts: Path) -> str | None:
+    """How prompts differ from a study's, by number and id; None if they do not."""
+    ours = (
+        read_tables(Layout(study).embeddings, "encode", "prompts", ["prompt", "id"]).sort_by("prompt")["id"].to_pylist()
+    )
+    theirs = [prompt.id for prompt in read_prompts(prompts)]
+    if len(ours) != len(theirs):
+        return f"{len(theirs):,} instead of {len(ours):,}"
+    return next((f"{b} instead of {a}" for a, b in zip(ours, theirs, strict=True) if a != b), None)
 
 
 def _expect_subject(folder: Path) -> None:
