@@ -141,7 +141,7 @@ def _expect_of_study(encoded: Manifest, lm: LMConfig, prompts: Path, out: Path, 
         expected, found = f"outcomes by the study's rule, {rule}", f"--outcome-rule {lm.outcome_rule}"
     if expected:
         raise ConfigError(
-            f"expected {expected} for --out {out}, got {found}; or give another --out, to predict from alone"
+            f"expected {expected} for --out {out}, got {found}; or give another --out, to predict from that alone"
         )
 
 
@@ -223,7 +223,8 @@ def _difference(name: str, ours: pa.Table, theirs: pa.Table, study: Study, read:
     contexts = study.encoded.counts.get("context"), read.counts.get("context")
     if contexts[0] != contexts[1]:
         return f"windows of {contexts[1]} tokens instead of {contexts[0]}, see --set context"
-    return f"another {name} of prompt {ours['prompt'][row]}"
+    other = "other tokens" if name == "tokens" else f"another {name}"
+    return f"{other} of prompt {ours['prompt'][row]}"
 
 
 def _other(folder: Path, what: str) -> ArtifactError:
