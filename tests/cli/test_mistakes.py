@@ -398,7 +398,7 @@ CASES = {
     "predict: answers without outcomes": (("predict", "mute"), "prompts with outcomes in mute"),
     "predict: answers to other prompts": (("predict", "mixed"), "2 prompts instead of 3", "from mixed/answers alone"),
     "predict: no study": (("predict", "folder"), "or a folder that apmae answers made, got folder, a folder with"),
-    "predict: a model alone": (("predict", "bundled"), "a study", "got bundled, a model", "predict bundled FILE --line"),
+    "predict: a model alone": (("predict", "bundled"), "a study", "bundled, a model", "predict bundled FILE --line"),
     "predict: nothing there": (("predict", "nosuch"), "a study", "got nosuch, no folder", "nosuch FILE --line N"),
     "predict: an atlas": (("predict", "three/atlas"), "a study", "what apmae cluster made; give three"),
     "predict: no atlas": (("predict", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
