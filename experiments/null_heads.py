@@ -2,8 +2,8 @@
 
 python experiments/null_heads.py [--runs 200] [--trees] [--signal 0.5]
 
-Each run draws prompts of files, half of each task correct, and columns of noise. They are predicted as `apmae predict`
-does, setting and columns chosen within the fitting files. Beside the plain interval over files stand: that of one fold
+Each run draws prompts of files, outcomes and columns of noise. They are predicted as `apmae predict` does, setting and
+columns chosen within the fitting files. Beside the plain interval over files stand: that of one fold
 alone, whose models have seen none of the outcomes it is judged on and judge none of the others; the corrected resampled
 variance (Nadeau and Bengio 2003), which widens the interval by sqrt(1 + k * tested / fitted) for k folds; and the mean
 of several ways to divide files into folds. With a signal, one column tells the outcome, and the truth is what
@@ -18,7 +18,7 @@ from numpy import ndarray
 from apmae.analyze.columns import Columns
 from apmae.analyze.fitting import LOGISTIC, TREES, choose, fit_at, stronger
 from apmae.analyze.folds import folds_of
-from apmae.analyze.judging import file_weights, interval, stratified_auroc
+from apmae.analyze.judging import file_weights, interval, refitting, stratified_auroc, widened
 from apmae.analyze.sparse_logistic import sigmoid
 from apmae.seeding import generator
 
@@ -73,12 +73,11 @@ def _run(seed: int, models: tuple[str, ...], signal: float) -> dict[str, tuple[f
     one = fold == 0
     alone = stratified_auroc(decision[one], correct[:count][one], fold[one], weights[one])
     divided = np.mean([values for values, *_ in each], axis=0)
-    wide = np.sqrt(1 + FOLDS / (FOLDS - 1))
     return {
         "files drawn anew": (pooled[0], *interval(pooled[1:])),
         "one fold alone": (alone[0], *interval(alone[1:])),
         f"mean of {DIVISIONS} divisions": (divided[0], *interval(divided[1:])),
-        "corrected resampled": (pooled[0], *_widened(pooled, wide)),
+        "corrected resampled": (pooled[0], *widened(pooled, refitting(FOLDS))),
         "fresh": (fresh, fresh, fresh),
     }
 
@@ -91,11 +90,6 @@ def _decisions(
     columns = Columns(None, heads)
     choice = stronger(choose(models, lambda _: columns, correct, fit, part, MOST, "platt"))
     return fit_at(choice, lambda _: columns, correct, fit, MOST)
-
-
-def _widened(values: ndarray, wide: float) -> tuple[float, float]:
-    low, high = interval(values[1:])
-    return values[0] - wide * (values[0] - low), values[0] + wide * (high - values[0])
 
 
 if __name__ == "__main__":
