@@ -14,7 +14,9 @@ from apmae.analyze.judging import (
     coverage,
     file_weights,
     interval,
+    refitting,
     stratified_auroc,
+    widened,
 )
 
 
@@ -104,3 +106,18 @@ def test_risk_by_coverage_by_loops():
         assert covered == pytest.approx(len(answered) / 100)
         assert risk == pytest.approx(answered.count(False) / len(answered))
     assert coverage(p, correct)[-1][0] == 1.0
+
+
+def test_an_interval_is_widened_around_the_figure_and_stays_within_its_range():
+    draws = np.concatenate([[0.6], np.linspace(0.5, 0.8, 1001)])
+    low, high = interval(draws[1:])
+    assert widened(draws, 1.0) == (low, high)
+    assert widened(draws, 1.5) == pytest.approx((0.6 - 1.5 * (0.6 - low), 0.6 + 1.5 * (high - 0.6)))
+    assert widened(draws, 10) == (0.0, 1.0)
+    assert all(map(np.isnan, widened(np.full(5, np.nan), 1.5)))
+
+
+@pytest.mark.parametrize("folds", [2, 5, 10])
+def test_models_vary_as_much_as_the_share_of_files_tested_says(folds):
+    tested, fitted = 1 / folds, 1 - 1 / folds
+    assert refitting(folds) ** 2 == pytest.approx((1 / folds + tested / fitted) / (1 / folds))

@@ -9,7 +9,8 @@ from apmae.analyze.answers import Drawn, answers_of
 from apmae.analyze.columns import Columns
 from apmae.analyze.fitting import LOGISTIC, Choice, fit_at
 from apmae.analyze.prediction import BASELINES, PREDICTOR, forecast, plain_columns
-from apmae.analyze.predictor import fit_predictor, predictor_of, record_of
+from apmae.analyze.predictor import fit_predictor
+from apmae.analyze.saved_predictor import predictor_of, record_of
 from apmae.analyze.surface import PRIOR
 from apmae.config import PredictConfig
 
@@ -84,8 +85,8 @@ def test_it_says_what_a_model_of_all_prompts_says_and_is_read_back_whole(planted
         choice, lambda fit: Columns(plain.columns(BASELINES[made.features], fit), None), planted.correct, every, 9
     )
     own = plain.columns(BASELINES[made.features], every)
-    np.testing.assert_allclose(made.line.of(made.scale.of(own)), trained, atol=1e-9)
-    np.testing.assert_allclose(decision, made.line.of(made.scale.of(columns(every))), atol=1e-9)
+    np.testing.assert_allclose(made.model.of(made.scale.of(own)), trained, atol=1e-9)
+    np.testing.assert_allclose(decision, made.model.of(made.scale.of(columns(every))), atol=1e-9)
 
 
 def test_a_good_token_counts_only_where_tokens_do(planted):

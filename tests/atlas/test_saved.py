@@ -148,3 +148,9 @@ def test_the_bundled_atlas_knows_named_clusters():
     assert len(bundled.clusters) > 3
     assert isinstance(bundled.clusters, pa.Table)
     assert not any(name.startswith("cluster ") for name in bundled.clusters["name"].to_pylist())
+
+
+def test_a_study_is_not_taken_for_its_atlas(atlas, tmp_path):
+    atlas.save(tmp_path / "demo" / "atlas")
+    with pytest.raises(ArtifactError, match="expected an atlas at .*demo, got a study; give .*demo/atlas$"):
+        Atlas.load(tmp_path / "demo")

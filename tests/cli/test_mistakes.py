@@ -388,11 +388,19 @@ CASES = {
     "answers: another stage's folder": (("answers", *PROMPTS, "--out", "old"), "stage was 'encode', now 'answers'"),
     "answers: more tokens than positions": (("answers", *PROMPTS, "--set", "context=100000", *OUT), "positions"),
     "answers: no setting": (("answers", *PROMPTS, "--set", "heads=0.5", *OUT), "heads"),
+    "answers: other prompts than the study's": (
+        ("answers", *PROMPTS, "--set", "context=64", "--out", "three/answers"),
+        "the prompts of the study for --out three/answers, got",
+        "another --out",
+    ),
     # -- predict
     "predict: unfinished answers": (("predict", "unread"), "a finished answers artifact at unread/answers"),
     "predict: answers without outcomes": (("predict", "mute"), "prompts with outcomes in mute"),
     "predict: answers to other prompts": (("predict", "mixed"), "2 prompts instead of 3", "from mixed/answers alone"),
-    "predict: no study": (("predict", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
+    "predict: no study": (("predict", "folder"), "or a folder that apmae answers made, got folder, a folder with"),
+    "predict: a model alone": (("predict", "bundled"), "a study", "bundled, a model", "predict bundled FILE --line"),
+    "predict: nothing there": (("predict", "nosuch"), "a study", "got nosuch, no folder", "nosuch FILE --line N"),
+    "predict: an atlas": (("predict", "three/atlas"), "a study", "what apmae cluster made; give three"),
     "predict: no atlas": (("predict", "study"), "a finished cluster artifact at study/atlas", "run cluster first"),
     "predict: no outcomes": (
         ("predict", "silent"),

@@ -1,11 +1,14 @@
 """Predicting from a study with answers inside, from answers alone, and what does not belong together."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from apmae.analyze.answer_features import ATTRIBUTION, FLOW, LAPLACIAN, LAST_COPY, LAST_ROW, STATE
 from apmae.analyze.prediction import added, folds
@@ -20,13 +23,15 @@ from apmae.artifacts import (
     write_table,
 )
 from apmae.artifacts.manifest import record_of
-from apmae.config import AnswersConfig, PredictConfig
+from apmae.cli import app
+from apmae.config import AnswersConfig, LMConfig, PredictConfig
 from apmae.engine import subjects
 from apmae.engine.answers import read_heads_of_answers
 from apmae.engine.prediction import heads_of, predict
 from apmae.engine.prediction_checks import expect_prediction
-from apmae.engine.subjects import subject_of
+from apmae.engine.subjects import expect_reading, subject_of
 from apmae.errors import ArtifactError, ConfigError
+from apmae.prompts.files import read_prompts, write_jsonl
 
 CONFIG = PredictConfig(folds=2, choice_folds=2, trees=(), resamples=20, bins=3, columns=12, components=2)
 OURS = (LAST_ROW, LAST_COPY, FLOW, ATTRIBUTION, LAPLACIAN, STATE)
@@ -136,7 +141,7 @@ def test_a_few_near_ties_are_counted_and_more_are_refused(copied, monkeypatch):
     ("change", "why"),
     [
         (lambda row: {"id": f"{row['id']}?"}, "another id of prompt 0"),
-        (lambda row: {"tokens": [*row["tokens"], ";"]} if row["prompt"] == 4 else {}, "another tokens of prompt 4"),
+        (lambda row: {"tokens": [*row["tokens"], ";"]} if row["prompt"] == 4 else {}, "other tokens of prompt 4"),
     ],
 )
 def test_answers_to_other_prompts_are_refused(copied, change, why):
@@ -168,3 +173,71 @@ def test_answers_without_both_outcomes_are_refused(study, tmp_path):
     rewritten(tmp_path / "mine", lambda row: {"outcome": "correct"})
     with pytest.raises(ConfigError, match="expected a task with correct and incorrect prompts in .*mine"):
         expect_prediction(tmp_path / "mine", CONFIG, None, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("lm", "prompts", "context", "words"),
+    [
+        ({}, "study", 256, None),
+        ({}, "rewritten", 256, None),
+        ({}, "fewer", 256, "the prompts of the study for --out .*answers, got 11 instead of 12 in .*fewer.jsonl"),
+        ({}, "renamed", 256, "the prompts of the study for --out .*answers, got .*another instead of "),
+        ({}, "study", 64, "the study's windows of 256 tokens for --out .*, got 64; give --set context=256"),
+        ({"source": "bundled-small"}, "study", 256, "the study's model, bundled for --out .*, got bundled-small"),
+        ({"infill": "none"}, "study", 256, "the study's windows, <fim_prefix>.*, got --infill none"),
+        (
+            {"outcome_rule": "token"},
+            "study",
+            256,
+            "outcomes by the study's rule, text for .*, got --outcome-rule token",
+        ),
+    ],
+)
+def test_answers_of_a_study_are_of_its_prompts_model_and_windows_before_the_model_runs(
+    study, tmp_path, lm, prompts, context, words
+):
+    path = study / "prompts.parquet"
+    if prompts != "study":
+        rows = read_prompts(path)
+        if prompts == "renamed":
+            rows[3] = replace(rows[3], id="another")
+        path = tmp_path / f"{prompts}.jsonl"
+        write_jsonl(path, rows[1:] if prompts == "fewer" else rows)
+    given = LMConfig(**{"source": "bundled", **lm}), path
+    config = AnswersConfig(context=context, batch=4, shard_prompts=5, eigenvalues=2)
+    if words is None:
+        expect_reading(*given, study / "answers", config, overwrite=True)
+        return
+    with pytest.raises(ConfigError, match=f"expected {words}.*; or give another --out, to predict from that alone"):
+        expect_reading(*given, study / "answers", config, overwrite=True)
+    expect_reading(*given, tmp_path / "answers", config, overwrite=True)
+
+
+def test_what_is_no_subject_is_refused_with_what_it_is(study, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").write_text("")
+    for given, words in (
+        (
+            "nosuch",
+            "got nosuch, no folder; give one of these, or, if it is a model: apmae predict nosuch FILE --line N",
+        ),
+        ("bundled", "got bundled, a model; ask about one line of a file: apmae predict bundled FILE --line N --study"),
+        (tmp_path / "empty", "empty, a folder with neither; give one of these, or run"),
+        (tmp_path / "a.txt", "a.txt, a file; give one of these"),
+        (study / "atlas", f"atlas, what apmae cluster made; give {study}$"),
+    ):
+        with pytest.raises(ConfigError, match=rf"expected a study \(a folder .* that apmae answers made, .*{words}"):
+            subject_of(Path(given))
+
+
+def test_a_command_opens_its_study_once(study, monkeypatch):
+    opened = []
+    subject = subjects.answers_of, subjects.read_answers
+    for name, function in zip(("answers_of", "read_answers"), subject, strict=True):
+        monkeypatch.setattr(
+            subjects, name, lambda *some, function=function, name=name: opened.append(name) or function(*some)
+        )
+    settings = [f"--set={name}={value}" for name, value in CONFIG.model_dump(mode="json").items() if name != "trees"]
+    result = CliRunner().invoke(app, ["predict", str(study), "--overwrite", "--set=trees=[]", *settings])
+    assert result.exit_code == 0, result.output
+    assert opened == ["read_answers"]

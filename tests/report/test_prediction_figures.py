@@ -35,7 +35,7 @@ def found():
         covered += [dict(zip(COVERAGE.names, (name, *row), strict=True)) for row in coverage(said, correct)]
         row = {own: 0.1 for own in PREDICTION.names} | {"features": name, "kind": kind, "models": [], "chosen": []}
         sets.append(row | {"with_heads": 1, "auroc": 0.5 + 0.05 * place})
-    bounds = [one._asdict() for one in risk_bounds(p, correct, 0.7)]
+    bounds = [one._asdict() for one in risk_bounds(p, correct, np.arange(len(p)), 0.7)]
     tables = ((sets, PREDICTION), ([], PREDICTION_TASKS), (curve, CALIBRATION), (covered, COVERAGE))
     made = [pa.Table.from_pylist(rows, schema=schema) for rows, schema in tables]
     return Predicted(*made, bounds, {"natural_rate": 0.7, "drawn": "balanced", "prompts": 200})

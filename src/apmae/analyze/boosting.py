@@ -1,21 +1,25 @@
 """Boosted trees: scikit-learn's on histograms (Ke et al. 2017), and CatBoost's (Prokhorenkova et al. 2018).
 
 They see what standardising leaves, so that both kinds and sparse logistic regression are given the same columns. Axes:
-n prompts.
+n prompts, m fitting prompts, c columns.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from apmae.analyze.columns import Design
+from apmae.analyze.forest import Forest, constant, forest_of
 from apmae.analyze.sparse_logistic import logit
 from apmae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 LEAVES = (3, 8)
 """Leaves of a tree to choose from; CatBoost's trees are grown by depth, to the nearest number that is no smaller."""
@@ -43,23 +47,28 @@ def histogram(
     """Log-odds of all prompts by setting, by scikit-learn; without settings, of all that are to choose from."""
 
     def staged(matrix: Float[ndarray, "n c"], leaves: int, rounds: int) -> Iterator[Float[ndarray, " n"]]:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-
-        model = HistGradientBoostingClassifier(
-            learning_rate=_RATE,
-            max_iter=rounds,
-            max_leaf_nodes=leaves,
-            min_samples_leaf=_SMALLEST,
-            l2_regularization=1.0,
-            max_bins=_BINS,
-            early_stopping=False,  # pyright: ignore[reportArgumentType]
-            random_state=0,
-        )
-        model.fit(matrix[fit], correct[fit])
+        model = _grown(matrix[fit], correct[fit], Grown(leaves, rounds))
         for values in model.staged_decision_function(matrix):
             yield np.asarray(values, np.float64).reshape(len(matrix))
 
     return _by_setting(design, correct, fit, settings, staged)
+
+
+def forest_at(
+    matrix: Float[ndarray, "n c"], correct: Bool[ndarray, " n"], fit: Bool[ndarray, " n"], setting: Grown
+) -> Forest:
+    """The trees that :func:`histogram` grows at a setting, as plain arrays.
+
+    Args:
+        matrix: standardised columns.
+        correct: the outcome.
+        fit: which prompts are fitted.
+        setting: leaves and rounds.
+    """
+    rate = float(correct[fit].mean())
+    if not matrix.shape[1] or rate in (0, 1):
+        return constant(logit(rate))
+    return forest_of(_grown(matrix[fit], correct[fit], setting))
 
 
 def catboost(
@@ -99,6 +108,24 @@ def expect_catboost() -> None:
     """
     if find_spec("catboost") is None:
         raise ConfigError("expected CatBoost for trees=[catboost], it is not installed; pip install 'apmae[catboost]'")
+
+
+def _grown(
+    matrix: Float[ndarray, "m c"], correct: Bool[ndarray, " m"], setting: Grown
+) -> "HistGradientBoostingClassifier":
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    model = HistGradientBoostingClassifier(
+        learning_rate=_RATE,
+        max_iter=setting.rounds,
+        max_leaf_nodes=setting.leaves,
+        min_samples_leaf=_SMALLEST,
+        l2_regularization=1.0,
+        max_bins=_BINS,
+        early_stopping=False,  # pyright: ignore[reportArgumentType]
+        random_state=0,
+    )
+    return model.fit(matrix, correct)
 
 
 def _by_setting(

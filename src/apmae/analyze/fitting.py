@@ -1,6 +1,6 @@
 """Models fitted on some prompts to predict the others: setting, model and correction are chosen there.
 
-Axes: n prompts, m fitting prompts, v other prompts.
+Axes: n prompts, m fitting prompts, v other prompts, c columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,16 @@ from numpy import ndarray
 
 from apmae.analyze import boosting, sparse_logistic
 from apmae.analyze.columns import Columns, Design, design
+from apmae.analyze.forest import Forest
 from apmae.analyze.recalibration import Recalibration, recalibration_of
-from apmae.analyze.sparse_logistic import sigmoid
+from apmae.analyze.sparse_logistic import Line, sigmoid
 
 LOGISTIC = "logistic"
 TREES = {"histogram": "trees", "catboost": "CatBoost"}
 """Names of the models; those of ``PredictConfig.trees`` by what they are called there."""
+
+CORE = (LOGISTIC, TREES["histogram"])
+"""Models that need no extra, and can be saved as plain arrays."""
 
 _MODELS: dict[str, Callable[..., Mapping[Any, Float[ndarray, " n"]]]] = {
     LOGISTIC: sparse_logistic.decisions,
@@ -110,6 +114,22 @@ def fit_at(
     """Log-odds of all prompts by a model of some at what was chosen; arguments as for :func:`choose`."""
     made = design(columns(fit), correct, fit, most)
     return _MODELS[choice.model](made, correct, fit, [choice.setting])[choice.setting]
+
+
+def model_at(
+    choice: Choice, matrix: Float[ndarray, "n c"], correct: Bool[ndarray, " n"], fit: Bool[ndarray, " n"]
+) -> Line | Forest:
+    """A model of ``CORE`` fitted at what was chosen.
+
+    Args:
+        choice: of columns that are all plain ones.
+        matrix: those columns, standardised.
+        correct: the outcome.
+        fit: which prompts are fitted.
+    """
+    if choice.model == LOGISTIC:
+        return sparse_logistic.line_of(matrix, correct, fit, choice.setting.inverse)
+    return boosting.forest_at(matrix, correct, fit, choice.setting)
 
 
 def _log_loss(decision: Float[ndarray, " m"], correct: Bool[ndarray, " m"]) -> float:

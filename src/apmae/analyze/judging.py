@@ -97,6 +97,31 @@ def interval(values: Float[ndarray, " r"], together: int = 1) -> tuple[float, fl
     return float(low), float(high)
 
 
+def widened(values: Float[ndarray, " r"], wide: float, lowest: float = 0.0) -> tuple[float, float]:
+    """:func:`interval` of all but the first, its distances from the first multiplied, within ``lowest`` and 1.
+
+    Args:
+        values: the figure, then that of each resample.
+        wide: how often wider; 1 leaves the interval as it is.
+        lowest: that the figure can be.
+    """
+    low, high = interval(values[1:])
+    if wide == 1 or not np.isfinite(values[0]):
+        return low, high
+    low, high = values[0] - wide * (values[0] - low), values[0] + wide * (high - values[0])
+    return float(np.clip(low, lowest, 1)), float(np.clip(high, lowest, 1))
+
+
+def refitting(folds: int) -> float:
+    """How often wider an interval gets if models too vary with the files that they are fitted on.
+
+    Draws of the tested files alone see a share ``1 / folds`` of a variance that is ``1 / folds + tested / fitted``,
+    because folds are fitted on one another's outcomes (corrected resampled variance: Nadeau and Bengio 2003,
+    "Inference for the generalization error", section 3).
+    """
+    return float(np.sqrt(1 + folds / (folds - 1)))
+
+
 def brier(
     probability: Float[ndarray, " n"], correct: Bool[ndarray, " n"], weights: Float[ndarray, " n"] | None = None
 ) -> float:

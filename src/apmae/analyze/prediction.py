@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from apmae.analyze.answers import Answers
 from apmae.analyze.columns import Columns
-from apmae.analyze.fitting import LOGISTIC, TREES, Choice, Fitted, choose, fit_at, fit_chosen, stronger
+from apmae.analyze.fitting import CORE, LOGISTIC, TREES, Choice, Fitted, choose, fit_at, fit_chosen, stronger
 from apmae.analyze.folds import folds_of
 from apmae.analyze.sparse_logistic import logit, sigmoid
 from apmae.analyze.surface import Plain
@@ -41,7 +41,7 @@ BASELINES: dict[str, tuple[str, ...]] = {
 """Sets of features without attention, by name; "probabilities" are with the task and its interactions."""
 MAJORITY, STRONGEST, PREDICTOR = "majority per task", "strongest baseline", "saved predictor"
 """The share of the task that is correct; the baseline that is best within the fitting split, in every split; the same
-by sparse logistic regression alone, which is what is saved."""
+without CatBoost, which is what is saved."""
 SHARE = "share of the task"
 """The model of the majority."""
 _FEWEST = 10
@@ -260,9 +260,11 @@ def _fold(
     found |= {name: made(names, None, stronger(choices[name])) for name, names in BASELINES.items()}
     best = min(BASELINES, key=lambda name: stronger(choices[name]).loss)
     found[STRONGEST] = found[best]._replace(baseline=best)
-    logistic = {name: own[0] for name, own in choices.items()}  # the first of the models
-    saved = min(BASELINES, key=lambda name: logistic[name].loss)
-    found[PREDICTOR] = made(BASELINES[saved], None, logistic[saved], saved)
+    core = {name: stronger([one for one in own if one.model in CORE]) for name, own in choices.items()}
+    saved = min(BASELINES, key=lambda name: core[name].loss)
+    found[PREDICTOR] = found[STRONGEST]
+    if core[saved] is not stronger(choices[best]):
+        found[PREDICTOR] = made(BASELINES[saved], None, core[saved], saved)
     found |= {name: made((), own, stronger(chosen((), own))) for name, own in heads.items()}
     bare = stronger(choices[best])
     for name, own in heads.items():

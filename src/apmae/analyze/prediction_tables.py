@@ -19,7 +19,9 @@ from apmae.analyze.judging import (
     coverage,
     file_weights,
     interval,
+    refitting,
     stratified_auroc,
+    widened,
 )
 from apmae.analyze.prediction import STRONGEST, Forecast, Forecasts
 from apmae.analyze.recalibration import at_rate
@@ -61,7 +63,7 @@ def judge(answers: Answers, found: Forecasts, drawn: Drawn, config: PredictConfi
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in Judged._fields}
     for name, own in found.by_name.items():
         rows["prediction"].append(_row(name, own, found, figures[name], reference, added, answers, drawn, config))
-        rows["tasks"] += _task_rows(name, figures[name], reference, answers)
+        rows["tasks"] += _task_rows(name, figures[name], reference, answers, _wide(own, found))
         for recalibrated, values in ((False, own.probability), (True, own.recalibrated)):
             curve = calibration(values, answers.correct, config.bins)
             rows["calibration"] += [
@@ -111,16 +113,18 @@ def _row(
     low, high = (None, None)
     if own.kind == "added":
         low, high = map(_plain, interval((figures.pooled - reference.pooled)[1:], added))
+    wide = _wide(own, found)
+    delta = figures.pooled - reference.pooled
     return {
         "features": name,
         "kind": own.kind,
         "models": own.models,
-        **_with_interval("auroc", figures.pooled),
-        **_with_interval("within_task", _mean(figures.task)),
-        **(_none("delta") if name == STRONGEST else _with_interval("delta", figures.pooled - reference.pooled)),
+        **_with_interval("auroc", figures.pooled, wide),
+        **_with_interval("within_task", _mean(figures.task), wide),
+        **(_none("delta") if name == STRONGEST else _with_interval("delta", delta, wide, -1)),
         "delta_all_low": low,
         "delta_all_high": high,
-        **_with_interval("transfer", _mean(figures.transfer)),
+        **_with_interval("transfer", _mean(figures.transfer), wide),
         "accuracy": accuracy(own.recalibrated, correct),
         "brier": brier(own.recalibrated, correct),
         "brier_raw": brier(own.probability, correct),
@@ -159,13 +163,22 @@ def _natural(own: Forecast, found: Forecasts, answers: Answers, drawn: Drawn) ->
     }
 
 
-def _task_rows(name: str, figures: _Figures, reference: _Figures, answers: Answers) -> list[dict[str, Any]]:
+def _wide(own: Forecast, found: Forecasts) -> float:
+    """How often wider intervals are. Of heads alone, models have many columns and vary with the files that they are
+    fitted on; those without attention vary little, and beside a baseline heads that are of no use are left out.
+    """
+    return refitting(int(found.fold.max()) + 1) if own.kind == "heads" else 1.0
+
+
+def _task_rows(
+    name: str, figures: _Figures, reference: _Figures, answers: Answers, wide: float
+) -> list[dict[str, Any]]:
     rows = []
     for number, task in enumerate(answers.tasks):
         own = answers.task == number
         delta = _none("delta")
         if name != STRONGEST:
-            delta = _with_interval("delta", figures.task[number] - reference.task[number])
+            delta = _with_interval("delta", figures.task[number] - reference.task[number], wide, -1)
         rows.append(
             {
                 "features": name,
@@ -173,9 +186,9 @@ def _task_rows(name: str, figures: _Figures, reference: _Figures, answers: Answe
                 "prompts": int(own.sum()),
                 "files": len(np.unique(answers.group[own])),
                 "correct": int(answers.correct[own].sum()),
-                **_with_interval("auroc", figures.task[number]),
+                **_with_interval("auroc", figures.task[number], wide),
                 **delta,
-                **_with_interval("transfer", figures.transfer[number]),
+                **_with_interval("transfer", figures.transfer[number], wide),
             }
         )
     return rows
@@ -188,8 +201,10 @@ def _mean(figures: Float[ndarray, "t r"]) -> Float[ndarray, " r"]:
     return np.where(many > 0, np.where(there, figures, 0).sum(0) / np.maximum(many, 1), np.nan)
 
 
-def _with_interval(name: str, values: Float[ndarray, " r"]) -> dict[str, float | None]:
-    low, high = interval(values[1:])
+def _with_interval(
+    name: str, values: Float[ndarray, " r"], wide: float = 1.0, lowest: float = 0.0
+) -> dict[str, float | None]:
+    low, high = widened(values, wide, lowest=lowest)
     return {name: _plain(float(values[0])), f"{name}_low": _plain(low), f"{name}_high": _plain(high)}
 
 

@@ -63,6 +63,9 @@ def read_atlas(folder: Path) -> tuple[dict[str, Any], AtlasConfig, pa.Table, Ref
         ArtifactError: if it is missing, damaged, or from another version.
         ConfigError: if it has settings that this version does not know.
     """
+    own = folder / "atlas"  # of a study
+    if not (folder / ATLAS_FILE).is_file() and (own / ATLAS_FILE).is_file():
+        raise ArtifactError(f"expected an atlas at {folder}, got a study; give {own}")
     record = read_json(folder / ATLAS_FILE)
     if not isinstance(record, dict) or not {"config", "dropped"} <= record.keys():
         raise ArtifactError(f"expected an atlas in {folder}, its {ATLAS_FILE} does not belong to one; fit it again")

@@ -89,10 +89,10 @@ def _predict_study(study: Path, values: dict[str, Any], *, overwrite: bool, json
     config = parse(PredictConfig, values, "predict")
     from apmae.engine.prediction_checks import expect_prediction
 
-    expect_prediction(study, config, json, overwrite=overwrite)
+    subject = expect_prediction(study, config, json, overwrite=overwrite)
     from apmae.engine import prediction
 
-    prediction.print_prediction(prediction.predict(study, config, overwrite=overwrite, json=json))
+    prediction.print_prediction(prediction.predict_subject(subject, config, overwrite=overwrite, json=json))
     say(f"tables in {study / 'predict'}")
     if json:
         say(f"JSON in {json}")

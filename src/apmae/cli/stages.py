@@ -274,12 +274,12 @@ def answers(
     from apmae.engine.answers import read_heads_of_answers
 
     counts = read_heads_of_answers(model, prompts, out, config, overwrite=overwrite)
-    say(
-        f"{counts['heads_read']} heads of {counts['prompts']} prompts, {counts['correct']} answered correctly, in {out}"
-    )
+    many = f"{counts['prompts']} prompt{'' if counts['prompts'] == 1 else 's'}"
+    say(f"{counts['heads_read']} heads of {many}, {counts['correct']} answered correctly, in {out}")
     missing = sum(counts["heads_by_layer"]) - counts["attribution"]
     if missing:
-        say(f"  {missing} heads have no logit attribution: {next(iter(counts['without'].values()))}")
+        lacking = "1 head has" if missing == 1 else f"{missing} heads have"
+        say(f"  {lacking} no logit attribution: {next(iter(counts['without'].values()))}")
 
 
 def report(study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")]) -> None:

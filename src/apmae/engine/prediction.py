@@ -9,10 +9,8 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from apmae.analyze.answer_features import read_answer_sets
-from apmae.analyze.answers import expect_files
-from apmae.analyze.boosting import expect_catboost
 from apmae.analyze.head_features import components, one_hot, read_heads
-from apmae.analyze.prediction import assemble, expect_both_outcomes, folds, forecast_fold, plain_columns
+from apmae.analyze.prediction import assemble, folds, forecast_fold, plain_columns
 from apmae.analyze.prediction_tables import judge
 from apmae.analyze.predictor import fit_predictor
 from apmae.analyze.saved_predictor import origin_of, predictor_files
@@ -30,7 +28,8 @@ from apmae.artifacts import (
     write_tables,
 )
 from apmae.config import PredictConfig
-from apmae.engine.subjects import Subject, subject_of
+from apmae.engine.prediction_checks import expect_prediction
+from apmae.engine.subjects import Subject
 from apmae.progress import progress
 from apmae.report import terminal
 from apmae.report.prediction import Prediction, prediction_record
@@ -68,17 +67,21 @@ def predict(
         json: where to write findings and tables as JSON too.
 
     Raises:
-        ConfigError: if there are no outcomes, no task with both, one file, fewer files than folds, or CatBoost is asked
-            for and not installed.
+        ConfigError: if the folder is neither, there are no outcomes, no task with both, one file, fewer files than
+            folds, or CatBoost is asked for and not installed.
         ArtifactError: if the study is unfinished or damaged, was analysed with other settings, or its ``answers/`` are
             those of other prompts or of another model.
     """
     config = config or PredictConfig()
-    if "catboost" in config.trees:
-        expect_catboost()
-    subject = subject_of(study, config.similar)
-    expect_files(subject.answers, config.folds)
-    expect_both_outcomes(subject.answers, folds(subject.answers, config))
+    return predict_subject(
+        expect_prediction(study, config, json, overwrite=overwrite), config, overwrite=overwrite, json=json
+    )
+
+
+def predict_subject(
+    subject: Subject, config: PredictConfig, *, overwrite: bool = False, json: Path | None = None
+) -> Prediction:
+    """As :func:`predict`, of what :func:`apmae.engine.prediction_checks.expect_prediction` has opened and checked."""
     out = subject.out
     with Stage.open(out, "predict", config.model_dump(mode="json"), subject.inputs, overwrite=overwrite) as stage:
         if not stage.finished:

@@ -9,7 +9,7 @@ from apmae.analyze.prediction import expect_both_outcomes, folds
 from apmae.analyze.saved_predictor import read_predictor
 from apmae.artifacts import expect_place, expect_stage
 from apmae.config import TASKS, TEXT_TASKS, LMConfig, PredictConfig
-from apmae.engine.subjects import subject_of
+from apmae.engine.subjects import Subject, subject_of
 from apmae.errors import ConfigError
 from apmae.lm.declared import Declared, expect_answering, expect_infill
 from apmae.lm.folder import expect_model, expect_tokenizer
@@ -17,17 +17,22 @@ from apmae.prompts.line import line_prompt, task_prompt
 from apmae.study.layout import Layout
 
 
-def expect_prediction(study: Path, config: PredictConfig, json: Path | None, *, overwrite: bool) -> None:
-    """``apmae predict STUDY``; arguments and errors as for :func:`apmae.engine.prediction.predict`."""
+def expect_prediction(study: Path, config: PredictConfig, json: Path | None, *, overwrite: bool) -> Subject:
+    """``apmae predict STUDY``; arguments and errors as for :func:`apmae.engine.prediction.predict`.
+
+    Returns:
+        What was opened, for :func:`apmae.engine.prediction.predict_subject`.
+    """
+    if "catboost" in config.trees:
+        expect_catboost()
     subject = subject_of(study, config.similar)
     expect_place(subject.out, folder=True)
     if json is not None:
         expect_place(json)
     expect_stage(subject.out, "predict", config.model_dump(mode="json"), overwrite=overwrite)
-    if "catboost" in config.trees:
-        expect_catboost()
     expect_files(subject.answers, config.folds)
     expect_both_outcomes(subject.answers, folds(subject.answers, config))
+    return subject
 
 
 def expect_line(

@@ -9,12 +9,24 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from apmae.analyze.answers import SIMILAR, Answers, Drawn, answers_of, drawn_of, read_answers
-from apmae.artifacts import Manifest, expect_place, expect_stage, fingerprint, manifest_path, read_manifest, read_tables
+from apmae.artifacts import (
+    Manifest,
+    expect_place,
+    expect_stage,
+    fingerprint,
+    journal_path,
+    manifest_path,
+    read_manifest,
+    read_tables,
+)
+from apmae.artifacts.manifest import read_record
+from apmae.bundled import LANGUAGE_MODELS
 from apmae.config import AnswersConfig, LMConfig
 from apmae.engine.prompts import expect_prompts
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.declared import Declared, expect_answering, expect_infill, expect_window
-from apmae.lm.folder import expect_model, expect_tokenizer
+from apmae.lm.folder import expect_model, expect_tokenizer, path_of
+from apmae.prompts.files import read_prompts
 from apmae.study.layout import Layout
 from apmae.study.reader import Study
 
@@ -51,10 +63,11 @@ def subject_of(folder: Path, similar: float = SIMILAR) -> Subject:
         similar: as for :func:`apmae.analyze.answers.answers_of`.
 
     Raises:
-        ConfigError: if there are no outcomes to predict.
-        ArtifactError: if it is neither, something is unfinished or damaged, or the answers in a study are not of its
+        ConfigError: if it is neither, or there are no outcomes to predict.
+        ArtifactError: if something is unfinished or damaged, or the answers in a study are not of its
             prompts and model.
     """
+    _expect_subject(folder)
     if _made_by_answers(folder):
         manifest = read_manifest(folder, "answers")
         prompts = read_tables(folder, "answers", "prompts")
@@ -104,6 +117,67 @@ def expect_reading(lm: LMConfig, prompts: Path, out: Path, config: AnswersConfig
     declared = Declared.of(lm)
     expect_window(config.context, declared.positions)
     expect_answering(declared.answers, lm.source)
+    layout = Layout(out.parent)
+    if out.name == layout.answers.name and manifest_path(layout.embeddings).is_file():
+        _expect_of_study(read_manifest(layout.embeddings, "encode"), lm, prompts, out, config)
+
+
+def _expect_of_study(encoded: Manifest, lm: LMConfig, prompts: Path, out: Path, config: AnswersConfig) -> None:
+    """Refuse what ``apmae predict`` would refuse afterwards: answers in a study that are not of its prompts, model and
+    windows. The tokens of the prompts are compared there.
+    """
+    folder = Path(path_of(lm))
+    expected, found = "", ""
+    context, infill = encoded.counts.get("context"), encoded.config.get("infill", "none")
+    if encoded.inputs.get("prompts") != fingerprint(prompts) and (other := _other_prompts(out.parent, prompts)):
+        expected, found = "the prompts of the study", f"{other} in {prompts}"
+    elif folder.is_dir() and encoded.inputs.get("lm") != fingerprint(folder):
+        expected, found = f"the study's model, {encoded.counts.get('lm')}", lm.source
+    elif context is not None and context != config.context:
+        expected, found = f"the study's windows of {context} tokens", f"{config.context}; give --set context={context}"
+    elif lm.infill == "none" and infill != "none":
+        expected, found = f"the study's windows, {infill}", "--infill none"
+    elif (rule := encoded.config.get("outcome_rule", "text")) != lm.outcome_rule:
+        expected, found = f"outcomes by the study's rule, {rule}", f"--outcome-rule {lm.outcome_rule}"
+    if expected:
+        raise ConfigError(
+            f"expected {expected} for --out {out}, got {found}; or give another --out, to predict from that alone"
+        )
+
+
+def _other_prompts(study: Path, prompts: Path) -> str | None:
+    """How prompts differ from a study's, by number and id; None if they do not."""
+    ours = (
+        read_tables(Layout(study).embeddings, "encode", "prompts", ["prompt", "id"]).sort_by("prompt")["id"].to_pylist()
+    )
+    theirs = [prompt.id for prompt in read_prompts(prompts)]
+    if len(ours) != len(theirs):
+        return f"{len(theirs):,} instead of {len(ours):,}"
+    return next((f"{b} instead of {a}" for a, b in zip(ours, theirs, strict=True) if a != b), None)
+
+
+def _expect_subject(folder: Path) -> None:
+    """Refuse what is neither a study nor made by the answers stage, finished or not."""
+    layout, manifest = Layout(folder), manifest_path(folder)
+    if journal_path(folder).is_file() or any(path.is_dir() for path in (layout.embeddings, layout.atlas)):
+        return
+    stage = read_record(manifest).get("stage") if manifest.is_file() else None
+    if stage == "answers":
+        return
+    found, advice = "a folder with neither", "give one of these, or run apmae encode and cluster, or apmae answers"
+    if stage is not None:
+        found = f"what apmae {stage} made"
+        if layout.folder.name in ("embeddings", "atlas") and Layout(folder.parent).embeddings.is_dir():
+            advice = f"give {folder.parent}"
+    elif (folder / "config.json").is_file() or str(folder) in LANGUAGE_MODELS:
+        found, advice = "a model", f"ask about one line of a file: apmae predict {folder} FILE --line N --study STUDY"
+    elif not folder.is_dir():
+        found = "a file" if folder.exists() else "no folder"
+        advice = f"give one of these, or, if it is a model: apmae predict {folder} FILE --line N --study STUDY"
+    raise ConfigError(
+        "expected a study (a folder with embeddings/ and atlas/) or a folder that apmae answers made, got "
+        f"{folder}, {found}; {advice}"
+    )
 
 
 def _made_by_answers(folder: Path) -> bool:
@@ -149,7 +223,8 @@ def _difference(name: str, ours: pa.Table, theirs: pa.Table, study: Study, read:
     contexts = study.encoded.counts.get("context"), read.counts.get("context")
     if contexts[0] != contexts[1]:
         return f"windows of {contexts[1]} tokens instead of {contexts[0]}, see --set context"
-    return f"another {name} of prompt {ours['prompt'][row]}"
+    other = "other tokens" if name == "tokens" else f"another {name}"
+    return f"{other} of prompt {ours['prompt'][row]}"
 
 
 def _other(folder: Path, what: str) -> ArtifactError:

@@ -9,6 +9,8 @@ import pyarrow as pa
 from apmae.analyze.answer_features import STATE
 from apmae.report.tables import Table
 
+FORMAT, VERSION = "apmae.prediction", 1
+"""What the JSON says of itself."""
 _FEW = 1000
 """Prompts below which a line says that they are few."""
 _FEW_GROUPS = 20
@@ -146,6 +148,8 @@ def _few(counts: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
 def prediction_record(found: Prediction) -> dict[str, Any]:
     """Findings, counts and both tables, as JSON holds them; figures that do not exist are null."""
     return {
+        "format": FORMAT,
+        "version": VERSION,
         "findings": prediction_findings(found),
         "counts": dict(found.counts),
         "features": found.sets.to_pylist(),

@@ -8,6 +8,11 @@ from apmae.analyze.risk import CONFIDENCE, Answering
 from apmae.report.console import open_console, print_point
 from apmae.report.display import visible
 
+FORMAT, VERSION = "apmae.prediction_line", 1
+"""What the JSON says of itself."""
+_WHOLE = 1e-9
+"""How far a coverage of all may be off 1, as a sum of shares."""
+
 
 class Said(NamedTuple):
     """What is said of the completion of one line."""
@@ -55,20 +60,44 @@ def decision_of(said: Said) -> str:
     if not said.measured:
         why = f"risk was measured on {said.measured_on}, so none can be promised for this model"
     elif found is not None:
-        why = (
-            f"{'at' if said.answers else 'below'} the threshold of {found.threshold:.2f}, from which at most "
-            f"{said.risk:.0%} of answers are incorrect ({CONFIDENCE:.0%} confidence; {found.risk:.1%} were, of the "
-            f"{found.coverage:.0%} of prompts that pass)"
-        )
-        why = why.replace("at the threshold", "at or above the threshold", 1)
+        why = _kept(said, found)
     elif said.lowest is None:
         why = "nothing was measured of such prompts, so no risk can be promised"
     else:
-        why = (
-            f"no threshold keeps a risk of {said.risk:.0%} with the study's {said.prompts:,} prompts; the lowest that "
-            f"can be promised is {said.lowest.bound:.0%}"
-        )
+        prompts = f"{said.prompts:,} prompt{'' if said.prompts == 1 else 's'}"
+        why = f"no threshold keeps a risk of {_percent(said.risk)} with the study's {prompts}; "
+        if said.lowest.bound >= 0.995:  # it would round to 100 %
+            why += "no lower risk than 100% can be promised at all"
+        else:
+            why += f"the lowest that can be promised is {said.lowest.bound:.1%}, if {_share(said.lowest)} is answered"
     return f"{'Answer' if said.answers else 'Abstain'}: {why}."
+
+
+def _kept(said: Said, found: Answering) -> str:
+    """Where a threshold keeps the risk: on which side of it this answer is, and what was measured."""
+    most = f"at most {_percent(said.risk)} of answers are incorrect ({CONFIDENCE:.0%} confidence"
+    if found.coverage > 1 - _WHOLE:
+        measured = f"{most}; {found.risk:.1%} were)"
+        if said.answers:
+            return f"even if nothing is abstained from, {measured}"
+        return f"below {found.threshold:.2f}, the lowest of the study's prompts; from there on {measured}"
+    side = "at or above" if said.answers else "below"
+    return (
+        f"{side} the threshold of {found.threshold:.2f}, from which {most}; {found.risk:.1%} were, of the "
+        f"{_share(found)} of prompts that pass)"
+    )
+
+
+def _percent(risk: float) -> str:
+    """A chosen risk as it was given, also below 1 %."""
+    return f"{100 * risk:.3g}%"
+
+
+def _share(one: Answering) -> str:
+    """Coverage, never rounded to all or nothing."""
+    if one.coverage > 1 - _WHOLE:
+        return "all"
+    return "less than 1%" if one.coverage < 0.01 else f"{min(one.coverage, 0.99):.0%}"
 
 
 def print_line(said: Said) -> None:
@@ -94,4 +123,5 @@ def line_record(said: Said) -> dict[str, Any]:
     record = said._asdict()
     for name in ("threshold", "lowest"):
         record[name] = None if record[name] is None else record[name]._asdict()
-    return {**record, "confidence": CONFIDENCE, "answers": said.answers, "decision": decision_of(said)}
+    about = {"format": FORMAT, "version": VERSION}
+    return {**about, **record, "confidence": CONFIDENCE, "answers": said.answers, "decision": decision_of(said)}
