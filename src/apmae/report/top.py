@@ -9,7 +9,8 @@ from apmae.analyze.top import STRENGTH, Chosen
 from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import visible
 from apmae.report.tables import head_name
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
+from apmae.study.tags import Tags
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,7 @@ _TOKEN = 14
 
 
 def print_top(
-    study: Study,
+    study: Placed,
     by: str,
     chosen: Chosen,
     asked: bool,
@@ -65,21 +66,24 @@ def print_top(
             _print_prompts(console, by, study, of, pairs, elsewhere)
         if len(first) > _DETAILED:
             print_point(console, f"Prompts of the other {len(first) - _DETAILED} heads: {elsewhere}.")
-    print_point(console, reading(by, every))
+    print_point(console, reading(study, by, every))
 
 
-def reading(by: str, every: Mapping[str, Any]) -> str:
+def reading(study: Placed, by: str, every: Mapping[str, Any]) -> str:
     """How the values are to be read.
 
     Args:
+        study: or tags, opened.
         by: name of the value.
         every: the row of ``schema.TOP_HEADS`` that is over all heads.
     """
-    what = (
-        "Strength is 1 at the centre of the pattern's cluster and 0.5 as far from it as the mean member. "
-        if by == STRENGTH
-        else ""
-    )
+    what = ""
+    if by == STRENGTH:
+        what = (
+            "Strength is the share of the nearest patterns of the atlas that agree, of tags in a cluster. "
+            if isinstance(study, Tags)
+            else "Strength is 1 at the centre of the pattern's cluster and 0.5 as far from it as the mean member. "
+        )
     return (
         f"{what}Over all {every['measured']:,} patterns with a value of {by} the median is {every['median']:.3g}, and "
         f"one in ten is over {every['q90']:.3g}. The largest of many are large by selection: the drawn prompts of each "
@@ -136,7 +140,7 @@ def _print_heads(
 def _print_prompts(
     console: Console,
     by: str,
-    study: Study,
+    study: Placed,
     rows: Sequence[Mapping[str, Any]],
     pairs: Mapping[tuple[int, int, int], str],
     elsewhere: str,
