@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Shaped
 from numpy import ndarray
 
@@ -40,6 +41,7 @@ from apmae.lm.language_model import LM
 from apmae.lm.stream import Captured, capture_prompts, window_length
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
+from apmae.patterns.gate import SHORTEST
 from apmae.progress import Advance, progress
 from apmae.prompts.each_file import prompts_of_files
 from apmae.prompts.prompt import Prompt
@@ -243,8 +245,13 @@ def _summary(stage: Stage, lm: LM, atlas: Atlas, inputs: dict[str, str], unused:
     """The content of ``summary.json`` (``docs/exchange.md``)."""
     tags = [stage.root / name for name in stage.files if is_shard(name, "tags")]
     asked = pa.concat_tables(
-        [read_table(stage.root / name, ["task", "outcome"]) for name in stage.files if is_shard(name, "prompts")]
+        [
+            read_table(stage.root / name, ["task", "outcome", "tokens"])
+            for name in stage.files
+            if is_shard(name, "prompts")
+        ]
     )
+    short = int(np.count_nonzero(pc.list_value_length(asked["tokens"]).to_numpy() < SHORTEST))
     tasks, outcomes = asked["task"].to_pylist(), asked["outcome"].to_pylist()
     of = atlas.clusters
     stability = np.minimum(of["stability"].to_numpy(), of["seed_stability"].to_numpy()).tolist()
@@ -260,6 +267,8 @@ def _summary(stage: Stage, lm: LM, atlas: Atlas, inputs: dict[str, str], unused:
         "note": note_of(atlas, lm.name),
         "heads_by_layer": list(lm.heads_by_layer),
         "prompts": len(tasks),
+        "short_prompts": short,
+        "shortest": SHORTEST,
         "correct": None if None in outcomes else outcomes.count("correct"),
         "tasks": {task: tasks.count(task) for task in sorted(set(tasks))},
         "unused_files": dict(sorted(unused.items())),
