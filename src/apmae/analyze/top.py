@@ -1,7 +1,7 @@
 """Which prompts a head does something on most, and some of each tenth of all its prompts.
 
-Prompts are ordered by a value per pattern: a hand-made score, how well the pattern fits its cluster, or a column of any
-table with a value per prompt, layer and head. Counting is done by DuckDB on disk. What comes into
+Prompts are ordered by a value per pattern: a hand-made score, how near the pattern is to the centre of its cluster, or
+a column of any table with a value per prompt, layer and head. Counting is done by DuckDB on disk. What comes into
 memory is one row per head and per chosen pattern.
 
 The strongest of many prompts are strong by selection. So beside them stand the distribution of the value in the head
@@ -23,7 +23,6 @@ from apmae.errors import ConfigError
 from apmae.schema import SCORES, TOP, TOP_HEADS
 from apmae.seeding import generator
 from apmae.study.placed import Placed
-from apmae.study.tags import Tags
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 STRENGTH = "strength"
 DECILES = 10
 _QUANTILES = {"smallest": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "largest": 1.0}
-_STRENGTH_OF_TAGS = "SELECT prompt, layer, head, CASE WHEN cluster >= 0 THEN strength END AS value FROM rows"
 _MEASURED = "isfinite(value)"  # not of nulls, nor of NaN
 _EXACT = "DECIMAL(18, 6)"
 """Sums of decimals do not depend on the order of the rows, which differs from run to run."""
@@ -58,10 +56,10 @@ class Chosen(NamedTuple):
 def values_of(placed: Placed, by: str, table: Path | pa.Table | None = None) -> Values:
     """The values that patterns are ordered by.
 
-    The strength of tags is what they say (``Placement.strength``). In a study that would be a vote in which each
-    pattern takes part itself, so its strength is m / (m + d), where d is the distance of a pattern from the mean of its
-    cluster in reduced coordinates and m the mean of these distances in the cluster: 1 at the centre, 0.5 for a pattern
-    as far from it as the mean member. A pattern in no cluster has none.
+    Strength is m / (m + d), where d is the distance of a pattern from the mean of its cluster in reduced coordinates
+    and m the mean of these distances in the cluster: 1 at the centre, 0.5 for a pattern as far from it as the mean
+    member. A pattern in no cluster has none. (``Placement.strength`` is a vote, in which a fitted pattern would take
+    part itself, and 1 for nearly all others.)
 
     Args:
         placed: a study or tags, opened.
@@ -75,8 +73,7 @@ def values_of(placed: Placed, by: str, table: Path | pa.Table | None = None) -> 
     if table is not None:
         return _of_table(placed, by, table)
     if by == STRENGTH:
-        files = placed.point_files
-        return Values(files, _STRENGTH_OF_TAGS if isinstance(placed, Tags) else _strength(files))
+        return Values(placed.point_files, _strength(placed.point_files))
     if by not in SCORES:
         raise ConfigError(
             f"expected strength or a score, one of {', '.join(SCORES)}, got {by!r}; for a column of your own give its "
@@ -150,7 +147,6 @@ def _of_table(placed: Placed, by: str, table: Path | pa.Table) -> Values:
 
 
 def _strength(files: Sequence[Path]) -> str:
-    """The query of a study's strengths."""
     with over(rows=files) as found:
         first = found.execute("SELECT len(coordinates) FROM rows LIMIT 1").fetchall()
     axes = range(1, int(first[0][0]) + 1 if first else 1)

@@ -37,6 +37,8 @@ _TEXTS = {
     "exemplars",
     "sinks",
     "mostly",
+    "in the study",
+    "here",
     "own scores",
     "otherwise",
     "names",

@@ -5,7 +5,7 @@ from typing import Any
 
 from apmae.report.display import UNUSED, WHY_UNKNOWN, cells_in_a_grid, grid_cell, listing
 from apmae.report.page import environment, package_version
-from apmae.report.palette import cluster_color, ink_on
+from apmae.report.palette import cluster_color, shade_of
 from apmae.report.steadiness import (
     UNKNOWNS,
     by_name,
@@ -20,9 +20,6 @@ from apmae.report.steadiness import (
 )
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.schema import NOISE
-
-_DARK = (0, 66, 112)
-"""The colour of a steadiness of 1; 0 is white."""
 
 
 def summary_page(summary: Mapping[str, Any]) -> bytes:
@@ -96,9 +93,9 @@ def _steadiness_grid(heads: Sequence[Mapping[str, Any]], heads_by_layer: Sequenc
     cells = {}
     for one in heads:
         share = one["steadiness"]
-        color = "#" + "".join(f"{round(255 + (end - 255) * share):02x}" for end in _DARK)
+        color, ink = shade_of(share)
         title = f"{head_name(one['layer'], one['head'])}: {one['name'] or 'no name'} on {share:.0%} of its prompts"
-        cell = {"text": f"{100 * share:.0f}", "title": title, "color": color, "ink": ink_on(color), "link": None}
+        cell = {"text": f"{100 * share:.0f}", "title": title, "color": color, "ink": ink, "link": None}
         cells[one["layer"], one["head"]] = cell
     return cells_in_a_grid(cells, heads_by_layer) | {"style": "numbered"}
 

@@ -10,7 +10,6 @@ from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import visible
 from apmae.report.tables import head_name
 from apmae.study.placed import Placed
-from apmae.study.tags import Tags
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,30 +59,27 @@ def print_top(
         named = ", ".join(head_name(row["layer"], row["head"]) for row in silent[:8])
         print_point(console, f"No value on any prompt: {named}{' and others' if len(silent) > 8 else ''}.")
     if asked:
-        pairs = _pairs_of(attended, texts)
+        pairs = pairs_of(attended, texts)
         for place in list(first)[:_DETAILED]:
             of = [row for row in rows if (row["layer"], row["head"]) == place]
             _print_prompts(console, by, study, of, pairs, elsewhere)
         if len(first) > _DETAILED:
             print_point(console, f"Prompts of the other {len(first) - _DETAILED} heads: {elsewhere}.")
-    print_point(console, reading(study, by, every))
+    print_point(console, reading(by, every))
 
 
-def reading(study: Placed, by: str, every: Mapping[str, Any]) -> str:
+def reading(by: str, every: Mapping[str, Any]) -> str:
     """How the values are to be read.
 
     Args:
-        study: or tags, opened.
         by: name of the value.
         every: the row of ``schema.TOP_HEADS`` that is over all heads.
     """
-    what = ""
-    if by == STRENGTH:
-        what = (
-            "Strength is the share of the nearest patterns of the atlas that agree, of tags in a cluster. "
-            if isinstance(study, Tags)
-            else "Strength is 1 at the centre of the pattern's cluster and 0.5 as far from it as the mean member. "
-        )
+    what = (
+        "Strength is 1 at the centre of the pattern's cluster and 0.5 as far from it as the mean member. "
+        if by == STRENGTH
+        else ""
+    )
     return (
         f"{what}Over all {every['measured']:,} patterns with a value of {by} the median is {every['median']:.3g}, and "
         f"one in ten is over {every['q90']:.3g}. The largest of many are large by selection: the drawn prompts of each "
@@ -166,8 +162,8 @@ def _print_prompts(
     print_table(console, columns, elsewhere)
 
 
-def _pairs_of(attended: "pa.Table | None", texts: "pa.Table | None") -> dict[tuple[int, int, int], str]:
-    """The strongest pair away from sinks of each pattern, as "query \u2192 key (weight)"."""
+def pairs_of(attended: "pa.Table | None", texts: "pa.Table | None") -> dict[tuple[int, int, int], str]:
+    """The strongest pair away from sinks of each pattern (layer, head, prompt), as "query \u2192 key (weight)"."""
     if attended is None or texts is None:
         return {}
     words = dict(zip(texts["prompt"].to_pylist(), texts["texts"].to_pylist(), strict=True))

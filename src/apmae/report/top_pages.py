@@ -43,7 +43,7 @@ def top_pages(study: Placed, by: str, chosen: Chosen, attended: "pa.Table", text
         rows.setdefault((row["layer"], row["head"]), []).append(row)
     every, *heads = chosen.heads.to_pylist()
     model = study.model
-    note = reading(study, by, every)
+    note = reading(by, every)
     unstable = dict(zip(study.clusters["cluster"].to_pylist(), study.clusters["unstable"].to_pylist(), strict=True))
     names = {number: flagged(name, unstable.get(number, False)) for number, name in study.names.items()}
     files = {"index.html": _index(study, model, by, note, every, heads, rows)}

@@ -11,7 +11,8 @@ import pyarrow as pa
 from apmae.artifacts import fingerprint, journal_path, manifest_path, read_json, read_manifest
 from apmae.artifacts.manifest import read_record
 from apmae.errors import ArtifactError
-from apmae.schema import SUMMARY_FILE
+from apmae.schema import ATLAS_FILE, SUMMARY_FILE
+from apmae.study.layout import Layout
 from apmae.study.placed import Exemplars, Placed
 from apmae.study.reader import Study
 
@@ -100,3 +101,15 @@ def open_placed(folder: str | Path) -> Study | Tags:
         ArtifactError: if it is unfinished or damaged.
     """
     return Tags(folder) if is_tags(Path(folder)) else Study(folder)
+
+
+def tags_of(study: Study) -> dict[str, Tags]:
+    """Finished tags in a study's ``tags/`` that were made with its atlas, by the folder's name.
+
+    Raises:
+        ArtifactError: if one is damaged.
+    """
+    root, own = Layout(study.folder).tags, fingerprint(study.atlas_folder / ATLAS_FILE)
+    folders = [path.parent for path in sorted(root.glob("*/manifest.json"))]
+    found = [Tags(folder) for folder in folders if is_tags(folder)]
+    return {tags.folder.name: tags for tags in found if tags.encoded.inputs.get("atlas") == own}
