@@ -48,7 +48,7 @@ def test_heads_that_changed_are_those_of_plain_loops(study, real_tags):
     assert {row[0]: row[1:] for row in section.changed.rows} == changed and len(same) > 5
     every = len(same) + len(changed)
     assert section.unchanged.startswith(f"Of {every} heads with one name on most patterns in both, {len(changed)} ")
-    assert sum(row[1] for row in section.names.rows) <= 48 and section.opening.startswith("6 prompts, of which ")
+    assert sum(row[1] for row in section.names.rows) <= 48 and section.opening.startswith("6 prompts, ")
 
 
 def test_the_report_shows_them_leads_to_their_page_and_names_their_hash(study):

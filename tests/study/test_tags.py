@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from apmae.artifacts import matrix, read_json, read_table, read_tables
+from apmae.artifacts import matrix, read_json, read_tables
 from apmae.errors import ArtifactError
 from apmae.study.reader import Study
 from apmae.study.tags import Tags, is_tags, open_placed, tags_of
@@ -31,15 +31,14 @@ def test_tags_have_what_a_study_of_the_same_prompts_has(real_study, real_tags):
 
 
 def test_their_embeddings_are_those_of_the_study(real_study, real_tags):
-    ours, theirs = (read_table(one.embedding_files[0]) for one in (Tags(real_tags.folder), Study(real_study.folder)))
+    ours = read_tables(real_tags.folder, "tag", "embeddings")
+    theirs = read_tables(real_study.folder / "embeddings", "encode", "embeddings").slice(0, len(ours))
     assert ours.schema.equals(theirs.schema)
-    every = read_tables(real_tags.folder, "tag", "embeddings").to_pylist()
-    wanted = {(row["prompt"], row["layer"], row["head"]): row for row in theirs.to_pylist()}
-    for row in every:
-        other = wanted[row["prompt"], row["layer"], row["head"]]
-        assert row["task"] == other["task"] and row["outcome"] == other["outcome"]
-        np.testing.assert_allclose(row["score_induction"], other["score_induction"], atol=2e-3)
-    z, other = matrix(ours["embedding"])[:48].astype(float), matrix(theirs["embedding"])[:48].astype(float)
+    for name in ("prompt", "layer", "head", "task", "outcome"):
+        assert ours[name].to_pylist() == theirs[name].to_pylist()
+    for name in ("score_induction", "score_first_token", "score_blocks"):
+        np.testing.assert_allclose(ours[name].to_numpy(), theirs[name].to_numpy(), atol=2e-3)
+    z, other = (matrix(one["embedding"]).astype(float) for one in (ours, theirs))
     assert np.abs(z - other).mean() < 0.02 * np.abs(other).mean()
 
 

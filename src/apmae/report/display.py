@@ -37,6 +37,7 @@ _TEXTS = {
     "exemplars",
     "sinks",
     "mostly",
+    "steadiest",
     "in the study",
     "here",
     "own scores",

@@ -57,7 +57,7 @@ def _section(study: Study, name: str, tags: Tags, habits: Mapping[tuple[int, int
     clustered = clustering(study.points).share
     right = ""
     if summary["correct"] is not None:
-        right = f", of which {summary['model']} answers {summary['correct'] / max(summary['prompts'], 1):.0%} correctly"
+        right = f", {summary['correct'] / max(summary['prompts'], 1):.0%} of them answered correctly"
     opening = (
         f"{summary['prompts']:,} prompts{right}. {known:.0%} of {every:,} tags are in a cluster, of the study's own "
         f"patterns {clustered:.0%}."

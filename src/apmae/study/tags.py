@@ -104,12 +104,13 @@ def open_placed(folder: str | Path) -> Study | Tags:
 
 
 def tags_of(study: Study) -> dict[str, Tags]:
-    """Finished tags in a study's ``tags/`` that were made with its atlas, by the folder's name.
+    """Finished tags in a study's ``tags/`` of its model that were made with its atlas, by the folder's name.
 
     Raises:
         ArtifactError: if one is damaged.
     """
-    root, own = Layout(study.folder).tags, fingerprint(study.atlas_folder / ATLAS_FILE)
+    root = Layout(study.folder).tags
+    own = {"atlas": fingerprint(study.atlas_folder / ATLAS_FILE), "lm": study.encoded.inputs.get("lm")}
     folders = [path.parent for path in sorted(root.glob("*/manifest.json"))]
     found = [Tags(folder) for folder in folders if is_tags(folder)]
-    return {tags.folder.name: tags for tags in found if tags.encoded.inputs.get("atlas") == own}
+    return {tags.folder.name: tags for tags in found if own.items() <= tags.encoded.inputs.items()}
