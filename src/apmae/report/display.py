@@ -12,6 +12,7 @@ from apmae.schema import NOISE
 _SHARES = {
     "share",
     "steady",
+    "here",
     "known",
     "share of prompts",
     "main share",
@@ -39,7 +40,6 @@ _TEXTS = {
     "mostly",
     "steadiest",
     "in the study",
-    "here",
     "own scores",
     "otherwise",
     "names",

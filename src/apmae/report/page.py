@@ -211,7 +211,11 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         sources=stages_of(study),
         tops=top_sections(study),
         corpora=[
-            (section, listing(section.names, "what heads do"), listing(section.changed, "heads that do something else"))
+            (
+                section,
+                listing(section.names, "what heads do"),
+                listing(section.changed, "heads that do it less"),
+            )
             for section in tags_sections(study)
         ],
         tables=sorted(made),

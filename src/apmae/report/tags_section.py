@@ -1,25 +1,27 @@
-"""Tags of other prompts in a study's report: what heads do there, and which do something else than in the study."""
+"""Tags of other prompts in a study's report: what heads do there, and which do no longer what they do in the study."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from apmae.analyze.locations import clustering
 from apmae.analyze.steadiness import UNKNOWN
-from apmae.report.steadiness import by_name, cautions, fewest, steadiest_words
+from apmae.report.steadiness import by_name, cautions, fewest, mostly, share_of, steadiest_words
 from apmae.report.tables import Table, head_name
 from apmae.study.layout import Layout
 from apmae.study.reader import Study
 from apmae.study.tags import Tags, tags_of
 
-_GATED = ("uniform", "unstructured")
-"""Names of tags that fail the gate; in a study such patterns have none."""
 _MOST = 0.5
 """A head does what it does on more than this share of its patterns."""
 _NAMES = 8
 """Most names listed."""
 _HEADS = 12
-"""Most heads listed that do something else."""
+"""Most heads listed that do it on fewer prompts."""
+
+
+_CHANGED = ("head", "in the study", "share", "here", "mostly", "steady")
 
 
 class TagsSection(NamedTuple):
@@ -33,9 +35,9 @@ class TagsSection(NamedTuple):
     names: Table
     """What heads do mostly, and how many."""
     changed: Table
-    """Heads that mostly do something else than in the study."""
-    unchanged: str
-    """What to say of the others."""
+    """Heads that do on fewer prompts what they do in the study."""
+    finding: str
+    """How many these are, of how many."""
 
 
 def tags_sections(study: Study) -> list[TagsSection]:
@@ -67,48 +69,49 @@ def _section(study: Study, name: str, tags: Tags, habits: Mapping[tuple[int, int
         (what, len(own), sum(one["steadiness"] for one in own) / len(own), steadiest_words(own))
         for what, own in groups[:_NAMES]
     )
-    changed, same = _changed(heads, habits)
+    changed, every_head = _changed(heads, habits)
     listed = tuple(
-        (head_name(one["layer"], one["head"]), before, share, one["name"], one["steadiness"])
-        for one, before, share in changed[:_HEADS]
+        (head_name(one["layer"], one["head"]), before, share, kept, mostly(one, fewest(heads)), one["steadiness"])
+        for one, before, share, kept in changed[:_HEADS]
     )
     where = tags.folder.relative_to(Layout(study.folder).folder).as_posix()
-    more = f" The {_HEADS} steadiest are listed." if len(changed) > _HEADS else ""
+    more = f" Those that lost most are listed, {_HEADS} of them." if len(changed) > _HEADS else ""
     return TagsSection(
         name,
-        f"../{where}/index.html",
+        f"../{quote(where)}/index.html",
         opening,
         cautions(summary),
         Table(name=f"tags_{name}", header=("mostly", "heads", "steady", "steadiest"), rows=shown),
-        Table(name=f"changed_{name}", header=("head", "in the study", "share", "here", "steady"), rows=listed),
-        f"Of {same + len(changed)} heads with one name on most patterns in both, {len(changed)} have another here."
-        f"{more}",
+        Table(name=f"changed_{name}", header=_CHANGED, rows=listed),
+        f"Of {every_head} heads with one name on most of the study's patterns, {len(changed)} "
+        f"{'has' if len(changed) == 1 else 'have'} it on half of these prompts or fewer.{more}",
     )
 
 
 def _changed(
     heads: Sequence[Mapping[str, Any]], habits: Mapping[tuple[int, int], tuple[str, float]]
-) -> tuple[list[tuple[Mapping[str, Any], str, float]], int]:
-    """Heads with a name on more than half of their tags and another one on more than half of the study's patterns.
+) -> tuple[list[tuple[Mapping[str, Any], str, float, float]], int]:
+    """Heads with a name on more than half of the study's patterns and on no more than half of their tags.
 
     Args:
         heads: as in ``summary.json``.
         habits: name and share in the study, by layer and head.
 
     Returns:
-        These with name and share in the study, the steadiest in both first; and how many heads have the same name.
+        These with their name, its share in the study and its share here, those that lost most first; and how many
+        heads have a name on more than half of the study's patterns.
     """
-    changed, same, least = [], 0, fewest(heads)
+    changed, every, least = [], 0, fewest(heads)
     for one in heads:
         name, share = habits.get((one["layer"], one["head"]), ("", 0.0))
-        if one["tags"] < least or one["name"] in (None, *_GATED) or min(share, one["steadiness"]) <= _MOST:
+        if one["tags"] < least or share <= _MOST:
             continue
-        if name == one["name"]:
-            same += 1
-        else:
-            changed.append((one, name, share))
-    changed.sort(key=lambda row: (-min(row[2], row[0]["steadiness"]), row[0]["layer"], row[0]["head"]))
-    return changed, same
+        every += 1
+        kept = share_of(one, name)
+        if kept <= _MOST:
+            changed.append((one, name, share, kept))
+    changed.sort(key=lambda row: (row[3] - row[2], row[0]["layer"], row[0]["head"]))
+    return changed, every
 
 
 def _habits(study: Study) -> dict[tuple[int, int], tuple[str, float]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -48,7 +49,7 @@ def _section(study: Study, name: str) -> TopSection:
     for row in read_table(folder / TOP_FILE).to_pylist():
         first.setdefault((row["layer"], row["head"]), row)
     attended, texts = (read_tables(folder, "top", table) for table in ("attended", "texts"))
-    link = f"../top/{name}/heads/"
+    link = f"../top/{quote(name)}/heads/"
     return TopSection(
         name,
         reading(by, every),
