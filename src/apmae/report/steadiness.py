@@ -14,7 +14,7 @@ _HEADS = 40
 """Most heads listed one by one."""
 _FEWEST = 5
 """Tags from which on something is said of a head, or of a head in a task."""
-_SHORT = 0.02
+_SHORT = 0.05
 """The share of short prompts from which on they are mentioned."""
 _OF_NAME = 4
 """Most heads listed by the name of what they do."""
