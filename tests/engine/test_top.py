@@ -13,6 +13,7 @@ from apmae.engine import top as engine
 from apmae.engine.chosen import choose_top, print_chosen
 from apmae.engine.prompts import load_prompts
 from apmae.engine.report import write_report
+from apmae.engine.similar_checks import named_studies
 from apmae.engine.top import make_top, print_made
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.load import load
@@ -245,3 +246,5 @@ def test_tags_without_embeddings_have_no_scores(real_tags, tmp_path):
     write_json(manifest, record)
     with pytest.raises(ArtifactError, match=r"expected embeddings-\*.parquet in .*tags, it was tagged without"):
         choose_top(tmp_path / "tags", TopConfig(by="induction"))
+    with pytest.raises(ArtifactError, match=r"expected embeddings-\*.parquet"):
+        named_studies([tmp_path / "tags"])

@@ -164,7 +164,7 @@ def expect_alike(named: Mapping[str, Path]) -> None:
                     f"expected tags with the same {what}, {first} has {before} and {name} has {now}: their locations "
                     "have nothing in common; tag both alike"
                 )
-        for setting in sorted({*own.config, *other.config} - {"seed", "shard_prompts"}):
+        for setting in sorted({*own.config, *other.config} - {"seed", "shard_prompts", "embeddings"}):
             if own.config.get(setting) != other.config.get(setting):
                 raise ConfigError(
                     f"expected tags with the same settings, {setting} is {own.config.get(setting)!r} in {first} and "
