@@ -107,18 +107,8 @@ class Placed(ABC):
 
     @property
     def embedding_files(self) -> list[Path]:
-        """Files of ``schema.embeddings``: representations, scores and sinks.
-
-        Raises:
-            ArtifactError: if they were not kept.
-        """
-        names = self.encoded.shards("embeddings")
-        if not names:
-            raise ArtifactError(
-                f"expected embeddings-*.parquet in {self.embeddings_folder}, it was tagged without "
-                "(embeddings = false), or by an earlier version; tag again with them"
-            )
-        return [self.embeddings_folder / name for name in names]
+        """Files of ``schema.embeddings``: representations, scores and sinks."""
+        return [self.embeddings_folder / name for name in self.encoded.shards("embeddings")]
 
     @property
     def names(self) -> dict[int, str]:

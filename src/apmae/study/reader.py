@@ -92,20 +92,20 @@ class Study(Placed):
             ArtifactError: if one is missing, unfinished or damaged, or the atlas was made from other embeddings.
         """
         layout = Layout(Path(folder))
-        super().__init__(layout.folder, layout.embeddings, read_manifest(layout.embeddings, "encode"))
-        self.atlas_folder = layout.atlas
-        self.clustered = read_manifest(self.atlas_folder, "cluster")
-        if fingerprint(self.embeddings_folder) not in self.clustered.inputs.values():
+        encoded, clustered = read_manifest(layout.embeddings, "encode"), read_manifest(layout.atlas, "cluster")
+        if fingerprint(layout.embeddings) not in clustered.inputs.values():
             raise ArtifactError(
-                f"expected an atlas of {self.embeddings_folder}, {self.atlas_folder} was made from other embeddings; "
+                f"expected an atlas of {layout.embeddings}, {layout.atlas} was made from other embeddings; "
                 "run cluster again"
             )
-        made, found = self.encoded.inputs.get("encoder"), read_json(self.atlas_folder / ATLAS_FILE).get("encoder")
+        made, found = encoded.inputs.get("encoder"), read_json(layout.atlas / ATLAS_FILE).get("encoder")
         if made != found:
             raise ArtifactError(
-                f"expected an atlas fitted with the encoder of {self.embeddings_folder}, {str(made)[:12]}, "
-                f"{self.atlas_folder} names {str(found)[:12]}; run cluster again"
+                f"expected an atlas fitted with the encoder of {layout.embeddings}, {str(made)[:12]}, "
+                f"{layout.atlas} names {str(found)[:12]}; run cluster again"
             )
+        super().__init__(layout.folder, layout.embeddings, encoded)
+        self.atlas_folder, self.clustered = layout.atlas, clustered
 
     @property
     def point_files(self) -> list[Path]:

@@ -40,6 +40,21 @@ class Tags(Placed):
         """Files of ``schema.CORPUS_TAGS``."""
         return [self.folder / name for name in self.encoded.shards("tags")]
 
+    @property
+    def embedding_files(self) -> list[Path]:
+        """Files of ``schema.embeddings``: representations, scores and sinks.
+
+        Raises:
+            ArtifactError: if they were not kept.
+        """
+        found = super().embedding_files
+        if not found:
+            raise ArtifactError(
+                f"expected embeddings-*.parquet in {self.folder}, it was tagged without (embeddings = false), or by "
+                "an earlier version; tag again with them"
+            )
+        return found
+
     @cached_property
     def clusters(self) -> pa.Table:
         """Cluster, name, stability (the smaller of both Jaccard indices) and unstable."""
