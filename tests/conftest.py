@@ -88,6 +88,24 @@ def real_study(tmp_path_factory, command_line):
 
 
 @pytest.fixture(scope="session")
+def real_tags(bundled_lm, real_study, tmp_path_factory):
+    """Tags of the bundled model on the first six prompts of ``real_study``, by its atlas. Read it, do not write.
+
+    ``folder``, and ``prompts``, the file of what was tagged.
+    """
+    from apmae.config import TagsConfig
+    from apmae.engine.prompts import load_prompts
+    from apmae.engine.tags import tag_corpus
+    from apmae.prompts.files import write_jsonl
+
+    home, study = tmp_path_factory.mktemp("real_tags"), real_study.folder
+    write_jsonl(home / "six.jsonl", load_prompts(study / "prompts.parquet")[:6])
+    encoder, atlas = str(study / "encoder"), str(study / "atlas")
+    tag_corpus(bundled_lm, encoder, atlas, home / "six.jsonl", home / "tags", TagsConfig(shard_prompts=4))
+    return SimpleNamespace(folder=home / "tags", prompts=home / "six.jsonl")
+
+
+@pytest.fixture(scope="session")
 def train_prompts(tmp_path_factory):
     """A file of eight random spans of training files, made by the prompts stage; no model was asked about them."""
     from apmae.config import PromptsConfig

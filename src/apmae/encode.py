@@ -16,7 +16,7 @@ from apmae.lm.language_model import LM
 from apmae.lm.outcome import answer
 from apmae.lm.stream import Captured, capture_prompts
 from apmae.model.mae import APMAE
-from apmae.model.represent import represented
+from apmae.model.represent import Represented, represented
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import Scores, score
 from apmae.progress import Advance
@@ -129,11 +129,29 @@ def unpack_exemplars(table: pa.Table) -> Patterns:
 
 def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total: int, *, asked: bool) -> list[pa.Table]:
     """Embeddings, prompts and exemplars of one batch."""
-    patterns = captured.patterns
     scores = score_batch(captured)
-    seen = represented(patterns, mae, config.representation)
-    per_prompt = len(patterns) // len(captured.prompts)
+    seen = represented(captured.patterns, mae, config.representation)
     answers = _answers(lm, captured, asked=asked)
+    return [
+        embeddings_table(captured, answers, scores, seen),
+        prompts_table(captured, answers),
+        _exemplars(captured.patterns, config, total),
+    ]
+
+
+def embeddings_table(
+    captured: Captured, answers: Sequence[Answer | None], scores: Scores, seen: Represented
+) -> pa.Table:
+    """The patterns of a batch as ``schema.embeddings``.
+
+    Args:
+        captured: the batch.
+        answers: of the model to each prompt, or None.
+        scores: of its patterns.
+        seen: their representations.
+    """
+    patterns = captured.patterns
+    per_prompt = len(patterns) // len(captured.prompts)
     tasks = [prompt.task for prompt in captured.prompts for _ in range(per_prompt)]
     outcomes = [reply and reply.outcome for reply in answers for _ in range(per_prompt)]
     schema = embeddings(seen.z.shape[1])
@@ -150,7 +168,7 @@ def _tables(lm: LM, mae: APMAE, captured: Captured, config: EncodeConfig, total:
         "key_kinds": fixed_list(scores.key_kinds),
         "query_kinds": fixed_list(scores.query_kinds),
     }
-    return [pa.table(columns, schema=schema), prompts_table(captured, answers), _exemplars(patterns, config, total)]
+    return pa.table(columns, schema=schema)
 
 
 def prompts_table(captured: Captured, answers: Sequence[Answer | None]) -> pa.Table:

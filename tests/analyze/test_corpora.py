@@ -1,13 +1,14 @@
 """Corpora side by side: counts by plain loops, nulls by combinatorics, planted differences found again."""
 
 from math import comb
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apmae.analyze.corpora import Corpus, compare_corpora
+from apmae.analyze.corpora import compare_corpora
 from apmae.analyze.foreign import halves
 from apmae.analyze.locations import against_chance
 from apmae.analyze.occurrence import Prompts
@@ -15,6 +16,7 @@ from apmae.config import LocationsConfig
 from apmae.schema import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
 
 CONFIG = LocationsConfig(permutations=400)
+CLUSTERS = pa.table({"stability": np.linspace(0.2, 1, 9), "unstable": np.arange(9) < 2})
 
 
 def written(folder, study, cut=15):
@@ -28,7 +30,12 @@ def written(folder, study, cut=15):
         own = study.prompts.slice(0, cut) if number == 0 else study.prompts.slice(cut)
         pq.write_table(own, folder / f"prompts-0000{number}.parquet")
         parts.append(number)
-    return Corpus(sorted(folder.glob("tags-*")), sorted(folder.glob("prompts-*")))
+    return SimpleNamespace(
+        point_files=sorted(folder.glob("tags-*")),
+        prompt_files=sorted(folder.glob("prompts-*")),
+        clusters=CLUSTERS,
+        per_head=False,
+    )
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def two(drawn, tmp_path):
 
 def test_unique_locations_are_those_of_plain_loops(two):
     studies, corpora = two
-    found = compare_corpora(corpora, [False] * 9, CONFIG)
+    found = compare_corpora(corpora, CONFIG)
     assert found.corpora.schema.equals(CORPORA)
     rows = {(row["corpus"], row["task"]): row for row in found.corpora.to_pylist()}
     tasks = {None, *(task for study in studies.values() for task in study.task)}
@@ -63,20 +70,18 @@ def test_unique_locations_are_those_of_plain_loops(two):
 
 def test_each_corpus_by_itself_is_as_a_study(two):
     studies, corpora = two
-    found = compare_corpora(corpora, [False] * 9, CONFIG)
+    found = compare_corpora(corpora, CONFIG)
     assert found.locations.schema.equals(CORPORA_LOCATIONS) and found.tasks.schema.equals(CORPORA_TASKS)
-    clusters = pa.table({"stability": np.ones(9), "unstable": np.zeros(9, bool)})
     for name, study in studies.items():
-        alone, foreign = against_chance(study.points, study.prompts, clusters, CONFIG)
+        alone, foreign = against_chance(study.points, study.prompts, CLUSTERS, CONFIG)
         own = [row for row in found.locations.to_pylist() if row.pop("corpus") == name]
-        alone = [{key: value for key, value in row.items() if key != "unique_weighted"} for row in alone.to_pylist()]
-        assert own == alone
+        assert own == alone.to_pylist()
         assert [row for row in found.tasks.to_pylist() if row.pop("corpus") == name] == foreign.to_pylist()
 
 
 def test_shares_of_other_corpora_are_those_of_plain_loops(two):
     studies, corpora = two
-    found = compare_corpora(corpora, [False] * 9, CONFIG)
+    found = compare_corpora(corpora, CONFIG)
     assert found.foreign.schema.equals(CORPORA_FOREIGN)
     prompts = [(name, prompt) for name, study in studies.items() for prompt in range(len(study.task))]
     files = list(dict.fromkeys((name, studies[name].file[prompt]) for name, prompt in prompts))
@@ -119,9 +124,7 @@ def test_the_null_of_files_with_a_prompt_each_is_hypergeometric(drawn, tmp_path)
         study.prompts = pa.table({"prompt": study.prompts["prompt"], "path": [f"f{i}" for i in range(len(study.task))]})
     corpora = {name: written(tmp_path / name, study, 10) for name, study in studies.items()}
     config = LocationsConfig(permutations=2000)
-    rows = {
-        (row["corpus"], row["task"]): row for row in compare_corpora(corpora, [False] * 6, config).corpora.to_pylist()
-    }
+    rows = {(row["corpus"], row["task"]): row for row in compare_corpora(corpora, config).corpora.to_pylist()}
     for (name, task), row in rows.items():
         chosen = [
             (corpus, prompt)
@@ -149,12 +152,12 @@ def test_a_planted_difference_is_found_and_none_where_there_is_none(drawn, tmp_p
         studies["b"].points = points.set_column(5, points.schema.field("cluster"), moved)
         (tmp_path / name).mkdir()
         corpora = {key: written(tmp_path / name / key, study) for key, study in studies.items()}
-        rows = compare_corpora(corpora, [False] * 7, CONFIG).corpora.to_pylist()
+        rows = compare_corpora(corpora, CONFIG).corpora.to_pylist()
         p = [row["unique_p"] for row in rows if row["task"] is None]
         assert max(p) < 0.01 if shift else min(p) > 0.05
 
 
 def test_without_outcomes_there_is_no_conjecture(drawn, tmp_path):
     corpora = {name: written(tmp_path / name, drawn(seed, asked=False)) for seed, name in enumerate("ab")}
-    found = compare_corpora(corpora, [False] * 4, CONFIG)
+    found = compare_corpora(corpora, CONFIG)
     assert found.foreign.num_rows == found.tasks.num_rows == 0 and found.corpora.num_rows == 8

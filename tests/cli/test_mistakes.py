@@ -317,10 +317,10 @@ CASES = {
     "locations: tags twice": (("locations", "old-tags", "old-tags", *OUT), "each once, got old-tags twice"),
     "locations: tags and no place": (("locations", "old-tags", "folder"), "expected --out", "give a folder"),
     "locations: a file for tables": (("locations", "old-tags", "folder", "--out", "x.parquet"), "leave the suffix out"),
-    "locations: tags as a study": (
+    "locations: tags of an earlier version": (
         ("locations", "old-tags"),
-        "encode artifact at old-tags/embeddings",
-        "run encode first",
+        "a count of 'heads_by_layer' in the manifest of old-tags",
+        "run tag again",
     ),
     # -- top
     "top: no study": (("top", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),

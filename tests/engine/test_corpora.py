@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from apmae.analyze.corpora import Corpus, compare_corpora
-from apmae.artifacts import read_json
+from apmae.analyze.corpora import compare_corpora
 from apmae.config import LocationsConfig, TagsConfig
 from apmae.engine.corpora import locate_corpora, print_corpora
 from apmae.engine.prompts import load_prompts
@@ -14,6 +13,7 @@ from apmae.engine.tags import tag_corpus
 from apmae.errors import ArtifactError, ConfigError
 from apmae.prompts.files import write_jsonl
 from apmae.report.corpora import corpora_findings
+from apmae.study.tags import Tags
 
 CONFIG = LocationsConfig(permutations=40)
 
@@ -32,11 +32,7 @@ def folders(bundled_lm, real_study, tmp_path_factory):
 def test_the_tables_are_those_of_the_analysis_and_are_read_again(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     found = locate_corpora(folders, tmp_path / "out", CONFIG)
-    corpora = {
-        folder.name: Corpus(sorted(folder.glob("tags-*")), sorted(folder.glob("prompts-*"))) for folder in folders
-    }
-    clusters = read_json(folders[0] / "summary.json")["clusters"]
-    made = compare_corpora(corpora, [one["unstable"] for one in clusters], CONFIG)
+    made = compare_corpora({folder.name: Tags(folder) for folder in folders}, CONFIG)
     assert all(ours.equals(theirs) for ours, theirs in zip(found, made, strict=True))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     again = locate_corpora(folders, tmp_path / "out", CONFIG)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from apmae.analyze.locations import against_chance, task_locations
-from apmae.artifacts import read_table, read_tables
+from apmae.artifacts import read_json, read_manifest, read_table, read_tables
 from apmae.config import LocationsConfig
 from apmae.engine.locations import locate, print_locations
 from apmae.engine.report import write_report
@@ -79,7 +79,7 @@ def test_the_report_shows_them_if_they_are_of_this_atlas(study, found, capsys):
     manifest.write_text(text)
 
 
-def test_without_outcomes_nothing_is_said_of_them(study):
+def test_without_outcomes_nothing_is_said_of_them(study, capsys):
     points = read_table(study / "atlas" / POINTS_FILE)
     index = points.schema.get_field_index("outcome")
     points = points.set_column(index, points.schema.field("outcome"), pa.nulls(len(points), pa.string()))
@@ -90,6 +90,7 @@ def test_without_outcomes_nothing_is_said_of_them(study):
         assert row["correct"] is row["incorrect_null"] is row["overlap_p"] is row["movable"] is None
         assert np.isfinite(row["unique_error"]) and row["total"] > 0
     print_locations((locations, foreign))
+    assert "No outcome is known" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_study_without_clusters_has_no_locations(study):
@@ -103,3 +104,27 @@ def test_a_study_without_clusters_has_no_locations(study):
     assert all(row["unique_error"] == row["unique_half"] == 0 and row["correct_p"] == 1 for row in rows)
     assert found[1].num_rows == 0
     print_locations(found)
+
+
+def test_a_folder_of_tags_has_the_tables_of_a_study(real_tags, tmp_path, capsys):
+    folder = tmp_path / "tags"
+    shutil.copytree(real_tags.folder, folder)
+    locations, foreign = locate(folder, CONFIG)
+    assert locations.schema.equals(LOCATIONS) and foreign.schema.equals(FOREIGN)
+    stability = {row["cluster"]: row["stability"] for row in read_json(folder / "summary.json")["clusters"]}
+    seen = {}
+    for row in read_tables(folder, "tag", "tags").to_pylist():
+        if row["cluster"] >= 0:
+            place = seen.setdefault((row["cluster"], row["layer"], row["head"]), {})
+            place.setdefault(row["task"], set()).add(row["outcome"])
+    for row in locations.to_pylist():
+        assert row["total"] == sum(row["task"] in tasks for tasks in seen.values())
+        unique = [(place, tasks[row["task"]]) for place, tasks in seen.items() if set(tasks) == {row["task"]}]
+        outcomes = [found for _, found in unique]
+        assert row["unique"] == len(unique) and row["correct"] == outcomes.count({"correct"})
+        assert row["incorrect"] == outcomes.count({"incorrect"})
+        assert row["overlap"] == outcomes.count({"correct", "incorrect"})
+        assert row["unique_weighted"] == pytest.approx(sum(stability[place[0]] for place, _ in unique), rel=1e-5)
+    assert set(read_manifest(folder / "locations", "locations").inputs) == {"tag"}
+    print_locations((locations, foreign))
+    assert "are unique to a task" in " ".join(capsys.readouterr().out.split())

@@ -17,7 +17,9 @@ from apmae.lm.load import load
 from apmae.lm.stream import capture_prompts
 from apmae.patterns.patterns import Patterns
 from apmae.patterns.scores import score
+from apmae.report.similar import draw_similar
 from apmae.study.reader import Study
+from apmae.study.tags import Tags
 
 CONFIG = SimilarConfig(count=5, controls=30)
 
@@ -163,3 +165,16 @@ def test_studies_that_cannot_be_compared_are_refused(real_study, encoder, captur
     with pytest.raises(CaptureError, match="at least one pattern"):
         similar(captured[:0], [folder], CONFIG, encoder=encoder)
     assert read_table(folder / "atlas" / "points.parquet").num_rows
+
+
+def test_tags_are_searched_and_asked_for_as_studies_are(real_study, real_tags):
+    """The same prompt's pattern of the same head, once encoded and once tagged, is the nearest by far."""
+    looked = similar(f"{real_study.folder}:1.3.5", [real_tags.folder], CONFIG)
+    first = looked.found.patterns.to_pylist()[0]
+    assert (first["prompt"], first["layer"], first["head"], first["study"]) == (1, 3, 5, "tags")
+    assert first["distance"] < looked.found.usual[0] / 4
+    back = similar(f"{real_tags.folder}:1.3.5", [real_study.folder], CONFIG)
+    assert back.found.patterns.to_pylist()[0]["distance"] == pytest.approx(first["distance"], abs=1e-3)
+    own = similar(f"{real_tags.folder}:3.5", [real_tags.folder, real_study.folder], CONFIG)
+    assert all((row["study"], row["head"]) != ("tags", 5) or row["layer"] != 3 for row in own.found.heads.to_pylist())
+    draw_similar(looked.found, looked.squares, {"tags": Tags(real_tags.folder)})

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from apmae.analyze.top import prompts_of, top_prompts
-from apmae.artifacts import read_manifest, read_table, read_tables, write_table
+from apmae.artifacts import fingerprint, read_json, read_manifest, read_table, read_tables, write_json, write_table
 from apmae.config import LMConfig, TopConfig
 from apmae.engine import top as engine
 from apmae.engine.chosen import choose_top, print_chosen
 from apmae.engine.prompts import load_prompts
 from apmae.engine.report import write_report
+from apmae.engine.similar_checks import named_studies
 from apmae.engine.top import make_top, print_made
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.load import load
@@ -152,9 +153,16 @@ def test_another_model_precision_or_prompts_are_refused(lm, study, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_leads_to_the_pages(real_study, study, made):
+def test_the_report_shows_them_and_leads_to_the_pages(real_study, study, made):
     assert "apmae top STUDY" in (real_study.folder / "report" / "index.html").read_text()
-    assert 'href="../top/induction/index.html"' in write_report(study).read_text()
+    page = write_report(study).read_text()
+    assert 'href="../top/induction/index.html"' in page and page.count('href="../top/induction/heads/3.5.html"') == 2
+    first = next(row for row in made.chosen.rows.to_pylist() if (row["layer"], row["head"]) == (3, 5))
+    shown = page.split('<td><a href="../top/induction/heads/3.5.html">3.5</a></td>')[1].split("</tr>")[0]
+    assert f">{first['value']:.3g}<" in shown and first["task"].replace("_", " ") in shown
+    assert 'href="../top/induction/heads/3.4.html"' not in page, "it has no page"
+    digest = fingerprint(made.page.parent)
+    assert f'<h3>top</h3>\n<p class="note"><code>top/induction/manifest.json</code>, SHA-256 <code>{digest}' in page
     manifest = made.page.parent / "manifest.json"
     text = manifest.read_text()
     cluster = read_manifest(made.page.parent, "top").inputs["cluster"]
@@ -186,3 +194,57 @@ def test_the_pages_and_the_terminal_say_what_the_tables_have(study, made, capsys
         and "Head 3.5" not in printed
         and "0.5 as far from it" in " ".join(printed.split())
     )
+
+
+def test_prompts_of_tags_are_ordered_as_those_of_a_study(real_tags, capsys):
+    config = TopConfig(by="induction", heads=((3, 5),), count=3, per_decile=0)
+    chosen = choose_top(real_tags.folder, config)
+    rows = read_tables(real_tags.folder, "tag", "embeddings").to_pylist()
+    own = [(-row["score_induction"], row["prompt"]) for row in rows if (row["layer"], row["head"]) == (3, 5)]
+    expected = [(prompt, -value) for value, prompt in sorted(own)[:3]]
+    assert list(zip(*(chosen.rows[name].to_pylist() for name in ("prompt", "value")), strict=True)) == expected
+    print_chosen(real_tags.folder, config, chosen)
+    assert "Head 3.5" in capsys.readouterr().out
+
+
+def test_the_strength_of_tags_is_how_near_they_are_to_the_centre(real_tags):
+    chosen = choose_top(real_tags.folder, TopConfig(count=6, per_decile=0))
+    clusters = {}
+    for row in read_tables(real_tags.folder, "tag", "tags").to_pylist():
+        if row["cluster"] >= 0:
+            place = row["prompt"], row["layer"], row["head"]
+            clusters.setdefault(row["cluster"], {})[place] = np.array(row["coordinates"], np.float64)
+    found = {(row["prompt"], row["layer"], row["head"]): row["value"] for row in chosen.rows.to_pylist()}
+    assert found.keys() == {place for own in clusters.values() for place in own}
+    for own in clusters.values():
+        centre = np.mean(list(own.values()), axis=0)
+        apart = {place: np.linalg.norm(at - centre) for place, at in own.items()}
+        middle = np.mean(list(apart.values()))
+        for place, far in apart.items():
+            assert found[place] == pytest.approx(middle / (middle + far) if middle + far else 1.0, abs=1e-4)
+
+
+def test_attended_tokens_of_tags(lm, study, real_tags, tmp_path):
+    """Of the same prompts, those of the study."""
+    config = CONFIG.model_copy(update={"heads": ((3, 5),), "count": 6, "per_decile": 0})
+    with pytest.raises(ArtifactError, match=r"expected the prompts of .*, found none: .*--prompts"):
+        make_top(lm, real_tags.folder, config, out=tmp_path / "top")
+    made = make_top(lm, real_tags.folder, config, out=tmp_path / "top", prompts=real_tags.prompts)
+    wanted = make_top(lm, study, config.model_copy(update={"count": 1000}), out=tmp_path / "all")
+    theirs = {row["prompt"]: row for row in wanted.attended.to_pylist()}
+    assert made.attended.num_rows == 6
+    for row in made.attended.to_pylist():
+        np.testing.assert_allclose(row["received"], theirs[row["prompt"]]["received"], rtol=5e-3, atol=5e-3)
+    assert set(read_manifest(tmp_path / "top", "top").inputs) == {"tag", "lm", "prompts"}
+
+
+def test_tags_without_embeddings_have_no_scores(real_tags, tmp_path):
+    shutil.copytree(real_tags.folder, tmp_path / "tags", ignore=shutil.ignore_patterns("embeddings-*"))
+    manifest = tmp_path / "tags" / "manifest.json"
+    record = read_json(manifest)
+    record["files"] = {name: file for name, file in record["files"].items() if not name.startswith("embeddings-")}
+    write_json(manifest, record)
+    with pytest.raises(ArtifactError, match=r"expected embeddings-\*.parquet in .*tags, it was tagged without"):
+        choose_top(tmp_path / "tags", TopConfig(by="induction"))
+    with pytest.raises(ArtifactError, match=r"expected embeddings-\*.parquet"):
+        named_studies([tmp_path / "tags"])

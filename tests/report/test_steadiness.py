@@ -1,6 +1,6 @@
 import pytest
 
-from apmae.report.steadiness import print_summary, steadiest
+from apmae.report.steadiness import exceptions_of, names_words, print_summary, steadiest
 
 
 def head(layer, number, name, steadiness, *, unknown=(), tasks=None):
@@ -22,16 +22,17 @@ def head(layer, number, name, steadiness, *, unknown=(), tasks=None):
     }
 
 
-def summary(heads, note=""):
-    return {"note": note, "prompts": 10, "heads": heads, "unused_files": {}}
+def summary(heads, note="", **changed):
+    about = {"prompts": 10, "short_prompts": 0, "shortest": 32}
+    return {"note": note, "heads": heads, "unused_files": {}} | about | changed
 
 
 @pytest.fixture
 def printed(monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS", raising=False)
 
-    def of(heads, note=""):
-        print_summary(summary(heads, note))
+    def of(heads, note="", **changed):
+        print_summary(summary(heads, note, **changed))
         return capsys.readouterr().out
 
     return of
@@ -77,3 +78,32 @@ def test_the_first_of_each_group_come_before_the_second_of_any():
     assert steadiest(groups, 4) == ["a1", "a2", "b1", "c1"]
     assert steadiest(groups, 9) == ["a1", "a2", "a3", "b1", "c1", "c2"]
     assert steadiest([], 9) == []
+
+
+def test_one_tag_does_not_make_a_head_the_steadiest(printed):
+    lucky = head(4, 4, "induction", 1.0) | {"tags": 1}
+    said = printed([head(0, 1, "self", 0.9), lucky])
+    assert "too few tags to say" in said and "induction" not in said
+    alone = printed([lucky | {"tags": 2}], prompts=2)
+    assert "induction" in alone and "With 2 prompts little can be said" in " ".join(alone.split())
+
+
+@pytest.mark.parametrize(("tags", "steadiness", "listed"), [(5, 0.6, True), (5, 0.4, False), (4, 1.0, False)])
+def test_what_a_head_does_in_a_task_needs_most_of_five_tags(tags, steadiness, listed):
+    one = head(0, 1, "self", 0.9)
+    one["tasks"] = {"eol": {"name": "induction", "tags": tags, "steadiness": steadiness, "known": 1.0}}
+    assert list(exceptions_of(one)) == ["eol"] * listed
+
+
+def test_names_of_a_tag_or_two_are_counted_together():
+    names = [("self", 0.9), ("induction", 0.05), ("uniform", 0.02), ("diffuse", 0.02), ("unknown", 0.01)]
+    one = {"tags": 100, "names": [{"name": name, "share": share} for name, share in names]}
+    assert names_words(one, 5) == "self 90%; induction 5%; 3 others 5.0%"
+    assert names_words(one | {"names": one["names"][:1]}, 5) == "self 90%"
+
+
+@pytest.mark.parametrize(("short", "said"), [(0, False), (1, False), (20, True)])
+def test_short_prompts_are_mentioned_if_they_matter(printed, short, said):
+    shown = " ".join(printed([head(0, 1, "some self", 0.9)], prompts=100, short_prompts=short).split())
+    assert ("20 of 100 prompts (20%) have fewer than 32 tokens" in shown) == said
+    assert "'some' before a kind" in shown and "'mixed'" not in shown

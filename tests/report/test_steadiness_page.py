@@ -37,6 +37,8 @@ def summary(heads, heads_by_layer, **changed):
         "note": "",
         "heads_by_layer": heads_by_layer,
         "prompts": 10,
+        "short_prompts": 3,
+        "shortest": 32,
         "correct": 4,
         "tasks": {"eol": 6, "closing_bracket": 4},
         "unused_files": {},
@@ -67,6 +69,7 @@ def test_it_shows_names_steadiness_and_heads_that_change():
     ]
     page = summary_page(summary(heads, [2, 2], unused_files={"empty": 2, "no_span": 1})).decode()
     text = check(page).text
+    assert "3 of 10 prompts (30%) have fewer than 32 tokens" in text
     assert "2 empty, 1 with nothing to complete" in text and "closing bracket 4" in text
     names, groups, steadiness, changing, listed = tables(page)
     assert names == [["layer \\ head", "0", "1"], ["0", "self", "self"], ["1", "unknown throughout", "unusual"]]
@@ -74,7 +77,7 @@ def test_it_shows_names_steadiness_and_heads_that_change():
     assert [row[1] for row in groups[1:]] == ["self", "unknown throughout", "unusual"]
     assert [row[0] for row in groups[1:]] == ["0", "", "1"]
     assert steadiness[1:] == [["0", "90", "60"], ["1", "0", "70"]]
-    assert changing[1:] == [["0.1", "self", "60.0%", "50.0%", "induction in closing bracket (80% of 5)"]]
+    assert changing[1:] == [["0.1", "self", "60.0%", "50.0%", "induction in closing bracket (80% of 5, of all 0%)"]]
     assert [row[:4] for row in listed[1:]] == [
         ["0.0", "self", "90.0%", "90.0%"],
         ["0.1", "self", "60.0%", "90.0%"],

@@ -7,9 +7,8 @@ that is the null. And the paper's conjecture (section 6.2) for languages: do inc
 Axes: p prompts of all corpora, k locations, c corpora, r permutations.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,19 +23,11 @@ from apmae.analyze.occurrence import LOCATION, Prompts, prompts_of
 from apmae.analyze.resampling import null_of, permuted_outcomes
 from apmae.config import LocationsConfig
 from apmae.schema import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
+from apmae.study.placed import Placed
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from scipy.sparse import csr_matrix
-
-
-class Corpus(NamedTuple):
-    """The tags of one corpus, on disk."""
-
-    tags: Sequence[Path]
-    """Files of ``schema.CORPUS_TAGS``."""
-    prompts: Sequence[Path]
-    """Files of ``schema.ENCODED_PROMPTS``, which say what file each prompt is of."""
 
 
 class Tables(NamedTuple):
@@ -53,25 +44,24 @@ class Tables(NamedTuple):
 
 
 def compare_corpora(
-    corpora: Mapping[str, Corpus],
-    unstable: Sequence[bool],
+    corpora: Mapping[str, Placed],
     config: LocationsConfig,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Tables:
     """Set the locations of several corpora side by side.
 
     Args:
-        corpora: by name; tagged with the same atlas on the same model.
-        unstable: of each cluster of the atlas, in order.
+        corpora: by name; placed by the same atlas, patterns of the same model.
         config: permutations, seed.
         tell: called with what is done next.
     """
-    clusters = pa.table({"stability": np.full(len(unstable), np.nan), "unstable": np.array(unstable, bool)})
     locations, tasks = [], []
     for name, corpus in corpora.items():
         tell(f"locations of {name}")
-        own, foreign = against_chance(list(corpus.tags), list(corpus.prompts), clusters, config)
-        locations += [{**row, "corpus": name} for row in own.drop_columns(["unique_weighted"]).to_pylist()]
+        own, foreign = against_chance(
+            corpus.point_files, corpus.prompt_files, corpus.clusters, config, per_head=corpus.per_head
+        )
+        locations += [{**row, "corpus": name} for row in own.to_pylist()]
         tasks += [{**row, "corpus": name} for row in foreign.to_pylist()]
     with _together(corpora) as found:
         tell("what is unique to a corpus")
@@ -89,13 +79,13 @@ def compare_corpora(
 
 
 @contextmanager
-def _together(corpora: Mapping[str, Corpus]) -> Iterator["DuckDBPyConnection"]:
+def _together(corpora: Mapping[str, Placed]) -> Iterator["DuckDBPyConnection"]:
     """DuckDB over all corpora: the views ``points``, in which a prompt's task is its corpus, ``known`` and ``prompts``.
 
     Prompts are numbered through, and files of the same name in two corpora are two files.
     """
-    views = {f"tags{number}": corpus.tags for number, corpus in enumerate(corpora.values())}
-    views |= {f"asked{number}": corpus.prompts for number, corpus in enumerate(corpora.values())}
+    views = {f"tags{number}": corpus.point_files for number, corpus in enumerate(corpora.values())}
+    views |= {f"asked{number}": corpus.prompt_files for number, corpus in enumerate(corpora.values())}
     with over(**views) as found:
         points, prompts, first = [], [], 0
         for number, name in enumerate(corpora):

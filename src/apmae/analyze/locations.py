@@ -152,7 +152,7 @@ def against_chance(
     Args:
         points: the file of ``schema.POINTS`` or a table of it, or files of ``schema.CORPUS_TAGS``.
         prompts: files or a table of ``schema.ENCODED_PROMPTS``, which say what file each prompt is of.
-        clusters: ``schema.CLUSTERS``.
+        clusters: stability and whether unstable of each cluster, in order.
         config: permutations, seed.
         tell: called with what is done next.
         per_head: whether each cluster is of a single head.

@@ -21,9 +21,9 @@ from apmae.artifacts import matrix, read_table
 from apmae.atlas.kinds import measured_names
 from apmae.config import SimilarConfig
 from apmae.errors import ConfigError
-from apmae.schema import NOISE, POINTS_FILE, SCORES, SIMILAR, SIMILAR_HEADS
+from apmae.schema import NOISE, SCORES, SIMILAR, SIMILAR_HEADS
 from apmae.seeding import generator
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
 
 SCIPY_METRIC: dict[str, Literal["cityblock", "euclidean", "cosine"]] = {
     "manhattan": "cityblock",
@@ -77,7 +77,7 @@ class _Found(NamedTuple):
 
 def find_similar(
     queries: Queries,
-    studies: Mapping[str, Study],
+    studies: Mapping[str, Placed],
     metric: str,
     config: SimilarConfig,
     tell: Callable[[int], None] = lambda _: None,
@@ -130,7 +130,7 @@ def find_similar(
     _describe(rows, heads, list(studies.values()))
     for row in (*rows, *heads):
         of = row.pop("of")
-        row |= {"study": names[of], "model": str(studies[names[of]].encoded.counts["lm"])}
+        row |= {"study": names[of], "model": studies[names[of]].model}
     return Similar(
         pa.Table.from_pylist(rows, schema=SIMILAR),
         pa.Table.from_pylist(heads, schema=SIMILAR_HEADS),
@@ -146,7 +146,7 @@ def _quantiles(values: Float[ndarray, " c"]) -> tuple[float, float, float]:
 
 
 def represented_of(
-    study: Study, places: Sequence[tuple[int, int, int]]
+    study: Placed, places: Sequence[tuple[int, int, int]]
 ) -> tuple[Float[ndarray, "q d"], Bool[ndarray, " q"]]:
     """The representations of some patterns of a study, in the order asked, and whether the gate could judge each.
 
@@ -164,17 +164,17 @@ def represented_of(
     return np.stack([found[row] for row in range(len(places))]), judged
 
 
-def patterns_of(study: Study, layer: int, head: int) -> Int[ndarray, " n"]:
+def patterns_of(study: Placed, layer: int, head: int) -> Int[ndarray, " n"]:
     """The prompts on which a head of a study was captured, ascending."""
     points = study.points
     own = (points["layer"].to_numpy() == layer) & (points["head"].to_numpy() == head)
     return np.sort(points["prompt"].to_numpy()[own]).astype(np.int64)
 
 
-def _shards(study: Study) -> Iterator[tuple[pa.Table, Float[ndarray, "n d"], Bool[ndarray, " n"]]]:
+def _shards(study: Placed) -> Iterator[tuple[pa.Table, Float[ndarray, "n d"], Bool[ndarray, " n"]]]:
     """Where the patterns of each shard are from, their representations, and whether the gate could judge each."""
-    for name in study.encoded.shards("embeddings"):
-        table = read_table(study.embeddings_folder / name, [*_WHERE, "structure", "embedding"])
+    for path in study.embedding_files:
+        table = read_table(path, [*_WHERE, "structure", "embedding"])
         yield table.select(list(_WHERE)), matrix(table["embedding"]), ~np.isnan(table["structure"].to_numpy())
 
 
@@ -183,7 +183,7 @@ def _rows(where: pa.Table) -> list[tuple[int, int, int]]:
     return list(zip(prompt, layer, head, strict=True))
 
 
-def _drawn(studies: Mapping[str, Study], config: SimilarConfig) -> Queries:
+def _drawn(studies: Mapping[str, Placed], config: SimilarConfig) -> Queries:
     """Patterns drawn from all studies, each with the same chance; those that cannot be judged are dropped.
 
     Raises:
@@ -218,7 +218,7 @@ def _drawn(studies: Mapping[str, Study], config: SimilarConfig) -> Queries:
 
 
 def _search(
-    asked: Float[ndarray, "q d"], studies: Mapping[str, Study], metric: str, tell: Callable[[int], None]
+    asked: Float[ndarray, "q d"], studies: Mapping[str, Placed], metric: str, tell: Callable[[int], None]
 ) -> _Found:
     """Compare rows with every pattern, a shard at a time."""
     from scipy.spatial.distance import cdist
@@ -289,7 +289,7 @@ def _share(values: Float[ndarray, " n"], value: float) -> float:
     return float((values < value).mean()) if len(values) else float("nan")
 
 
-def _describe(rows: list[dict[str, Any]], heads: list[dict[str, Any]], studies: Sequence[Study]) -> None:
+def _describe(rows: list[dict[str, Any]], heads: list[dict[str, Any]], studies: Sequence[Placed]) -> None:
     """Add clusters and names: of each pattern its own, of each head those of most of its patterns."""
     for number, study in enumerate(studies):
         own = [row for row in rows if row["of"] == number]
@@ -297,8 +297,7 @@ def _describe(rows: list[dict[str, Any]], heads: list[dict[str, Any]], studies: 
         names = study.names
         wanted = pa.table({name: pa.array([row[name] for row in own], pa.int32()) for name in _WHERE})
         scores = ", ".join(f"score_{name}" for name in SCORES)
-        files = [study.embeddings_folder / name for name in study.encoded.shards("embeddings")]
-        with over(rows=files, points=[study.atlas_folder / POINTS_FILE], wanted=wanted) as found:
+        with over(rows=study.embedding_files, points=study.point_files, wanted=wanted) as found:
             measured = found.execute(
                 f"""SELECT prompt, layer, head, key_kinds, {scores}
                     FROM rows SEMI JOIN wanted USING (prompt, layer, head)"""

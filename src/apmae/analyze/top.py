@@ -20,9 +20,9 @@ from numpy import ndarray
 from apmae.analyze.database import columns_of, over
 from apmae.config import TopConfig
 from apmae.errors import ConfigError
-from apmae.schema import POINTS_FILE, SCORES, TOP, TOP_HEADS
+from apmae.schema import SCORES, TOP, TOP_HEADS
 from apmae.seeding import generator
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -53,41 +53,40 @@ class Chosen(NamedTuple):
     """``schema.TOP_HEADS``."""
 
 
-def values_of(study: Study, by: str, table: Path | pa.Table | None = None) -> Values:
-    """The values that a study's patterns are ordered by.
+def values_of(placed: Placed, by: str, table: Path | pa.Table | None = None) -> Values:
+    """The values that patterns are ordered by.
 
     Strength is m / (m + d), where d is the distance of a pattern from the mean of its cluster in reduced coordinates
     and m the mean of these distances in the cluster: 1 at the centre, 0.5 for a pattern as far from it as the mean
-    member. A pattern in no cluster has none. (``Placement.strength`` is for new patterns: a fitted one would vote for
-    itself.)
+    member. A pattern in no cluster has none. (``Placement.strength`` is a vote, in which a fitted pattern would take
+    part itself, and 1 for nearly all others.)
 
     Args:
-        study: opened.
+        placed: a study or tags, opened.
         by: a name of ``schema.SCORES``, "strength", or a column of ``table``.
         table: values from elsewhere, such as the effects of an intervention, a Parquet file or a table.
 
     Raises:
         ConfigError: if there is no such score, or the table does not have the columns, or has one twice for a pattern.
+        ArtifactError: if tags were made without scores.
     """
     if table is not None:
-        return _of_table(study, by, table)
+        return _of_table(placed, by, table)
     if by == STRENGTH:
-        path = study.atlas_folder / POINTS_FILE
-        return Values([path], _strength(path))
+        return Values(placed.point_files, _strength(placed.point_files))
     if by not in SCORES:
         raise ConfigError(
             f"expected strength or a score, one of {', '.join(SCORES)}, got {by!r}; for a column of your own give its "
             "table too (--values)"
         )
-    files = [study.embeddings_folder / name for name in study.encoded.shards("embeddings")]
-    return Values(files, f"SELECT prompt, layer, head, score_{by} AS value FROM rows")
+    return Values(placed.embedding_files, f"SELECT prompt, layer, head, score_{by} AS value FROM rows")
 
 
-def top_prompts(study: Study, config: TopConfig, table: Path | pa.Table | None = None) -> Chosen:
+def top_prompts(placed: Placed, config: TopConfig, table: Path | pa.Table | None = None) -> Chosen:
     """Choose the prompts of each head with the largest values, and some of each tenth.
 
     Args:
-        study: opened.
+        placed: a study or tags, opened.
         config: by what, which heads, how many.
         table: as for :func:`values_of`.
 
@@ -95,18 +94,19 @@ def top_prompts(study: Study, config: TopConfig, table: Path | pa.Table | None =
         The prompts and the distributions of the value. A head without a value on any prompt has no prompts.
 
     Raises:
-        ConfigError: as for :func:`values_of`, if the study has no such head, or no pattern asked for has a value.
+        ConfigError: as for :func:`values_of`, if there is no such head, or no pattern asked for has a value.
+        ArtifactError: as for :func:`values_of`.
     """
-    values = values_of(study, config.by, table)
+    values = values_of(placed, config.by, table)
     with over(rows=values.rows) as found:
         found.execute(f"CREATE TEMP TABLE given AS {values.query}")
         heads, counts = _distributions(found)
         _expect_heads(config, counts)
         rows = _ranked(found, _wanted(config, counts))
         share = _as_large(found, rows["value"], np.unique(counts[:, 0]).tolist())
-    with over(own=[study.atlas_folder / POINTS_FILE]) as found:
+    with over(own=placed.point_files) as found:
         task, outcome, cluster = zip(*_of_chosen(found, rows, "task, outcome, cluster"), strict=True)
-    with over(own=[study.embeddings_folder / name for name in study.encoded.shards("embeddings")]) as found:
+    with over(own=placed.embedding_files) as found:
         sinks = [keys for (keys,) in _of_chosen(found, rows, "sinks")]
     columns: dict[str, Any] = {name: rows[name] for name in ("layer", "head", "prompt", "rank", "decile", "value")}
     columns |= {"top": rows["rank"] <= config.count, "drawn": rows["drawn"].astype(bool), "share": share}
@@ -115,7 +115,7 @@ def top_prompts(study: Study, config: TopConfig, table: Path | pa.Table | None =
     return Chosen(pa.Table.from_arrays(made, schema=TOP), heads)
 
 
-def _of_table(study: Study, by: str, table: Path | pa.Table) -> Values:
+def _of_table(placed: Placed, by: str, table: Path | pa.Table) -> Values:
     rows = table if isinstance(table, pa.Table) else [table]
     if isinstance(table, Path) and not table.is_file():
         raise ConfigError(f"expected a Parquet table of values at {table}, found none; check the path")
@@ -123,7 +123,7 @@ def _of_table(study: Study, by: str, table: Path | pa.Table) -> Values:
 
     what = "the table of values" if isinstance(table, pa.Table) else str(table)
     try:
-        with over(rows=rows, points=[study.atlas_folder / POINTS_FILE]) as found:
+        with over(rows=rows, points=placed.point_files) as found:
             columns = {name: kind for name, kind, *_ in found.execute("DESCRIBE rows").fetchall()}
             absent = [name for name in ("prompt", "layer", "head", by) if name not in columns]
             if absent:
@@ -141,13 +141,13 @@ def _of_table(study: Study, by: str, table: Path | pa.Table) -> Values:
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(f"expected a Parquet table with numbers in column {by}, {what} has none ({reason})") from None
     if twice or foreign:
-        why = f"{twice} patterns have several" if twice else f"{foreign} rows are of no pattern of {study.folder}"
+        why = f"{twice} patterns have several" if twice else f"{foreign} rows are of no pattern of {placed.folder}"
         raise ConfigError(f"expected one value per prompt, layer and head in {what}, {why}; make the table again")
     return Values(rows, given)
 
 
-def _strength(path: Path) -> str:
-    with over(rows=[path]) as found:
+def _strength(files: Sequence[Path]) -> str:
+    with over(rows=files) as found:
         first = found.execute("SELECT len(coordinates) FROM rows LIMIT 1").fetchall()
     axes = range(1, int(first[0][0]) + 1 if first else 1)
     means = ", ".join(f"(avg(coordinates[{axis}]::{_EXACT}))::DOUBLE AS c{axis}" for axis in axes)

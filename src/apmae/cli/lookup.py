@@ -19,7 +19,7 @@ from apmae.cli.options import (
 
 @loads_lm
 def top(
-    study: Annotated[Path, typer.Argument(help="Folder with embeddings/ and atlas/.")],
+    study: Annotated[Path, typer.Argument(help="A study, or a folder of tags (apmae tag --prompts).")],
     head: Annotated[
         list[str] | None, typer.Option(metavar="LAYER.HEAD", help="A head, such as 3.5; repeatable; all by default.")
     ] = None,
@@ -35,7 +35,9 @@ def top(
         str | None,
         typer.Option("--lm", help="The study's model, to see what is attended to and to write tables and pages."),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="The study's prompts, if they are not in its folder.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="The study's prompts, if they are not in its folder; of tags, what was tagged.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; by default top/ and the value's name in the study.")] = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
@@ -68,11 +70,11 @@ def similar(
     query: Annotated[
         str,
         typer.Argument(
-            help="STUDY:PROMPT.LAYER.HEAD, STUDY:LAYER.HEAD for all its prompts, or a file of patterns (.npy, .npz, "
-            ".safetensors)."
+            help="STUDY:PROMPT.LAYER.HEAD, STUDY:LAYER.HEAD for all its prompts (of tags likewise), or a file of "
+            "patterns (.npy, .npz, .safetensors)."
         ),
     ],
-    in_: Annotated[list[Path], typer.Option("--in", help="A study to search; repeatable.")],
+    in_: Annotated[list[Path], typer.Option("--in", help="A study to search, or a folder of tags; repeatable.")],
     count: Annotated[int, typer.Option(help="Heads shown.")] = 10,
     encoder: EncoderOption = "bundled",
     json_: Annotated[Path | None, typer.Option("--json", help="Write all rows as JSON.")] = None,

@@ -215,7 +215,8 @@ def locations(
     source: Annotated[
         list[Path],
         typer.Argument(
-            help="A study; or folders of tags (apmae tag --prompts) to set side by side, such as languages."
+            help="A study, or a folder of tags (apmae tag --prompts); or several of tags, such as languages, to set "
+            "side by side."
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the tables of several folders of tags.")] = None,
@@ -240,14 +241,14 @@ def locations(
         print_corpora(locate_corpora(source, out, config, overwrite=overwrite))
         say(f"tables in {out}")
         return
-    (study,) = source
+    (folder,) = source
     from apmae.engine.checks import expect_locations
 
-    expect_locations(study, config, overwrite=overwrite)
+    expect_locations(folder, config, overwrite=overwrite)
     from apmae.engine.locations import locate, print_locations
 
-    print_locations(locate(study, config, overwrite=overwrite))
-    say(f"tables in {study / 'locations'}")
+    print_locations(locate(folder, config, overwrite=overwrite))
+    say(f"tables in {folder / 'locations'}")
 
 
 @loads_lm

@@ -173,6 +173,9 @@ class TagsConfig(Config):
     shard_prompts: int = Field(default=64, ge=1)
     """Prompts per shard: the most that a killed run has to repeat."""
 
+    embeddings: bool = True
+    """Whether representations and scores are kept too, 0.75 KB a tag: apmae top and apmae similar read them."""
+
     seed: int = 0
     """Decides which heads are captured, if not all are, and which completion of a source file is taken."""
 

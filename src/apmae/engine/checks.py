@@ -39,6 +39,7 @@ from apmae.prompts.line import line_prompt
 from apmae.report.sheet import expect_few, expect_scale
 from apmae.study.layout import Layout
 from apmae.study.reader import Study
+from apmae.study.tags import open_placed
 from apmae.train.launch import expect_tracker, process_count, share_of
 
 PICTURES = (".png", ".html")
@@ -258,9 +259,9 @@ def measurements_file(picture: Path) -> Path:
     return picture.with_suffix(".parquet")
 
 
-def expect_locations(study: Path, config: LocationsConfig, *, overwrite: bool) -> None:
+def expect_locations(folder: Path, config: LocationsConfig, *, overwrite: bool) -> None:
     """``apmae locations``; arguments and errors as for :func:`apmae.engine.locations.locate`."""
-    out = Layout(Study(study).folder).locations
+    out = Layout(open_placed(folder).folder).locations
     expect_place(out, folder=True)
     expect_stage(out, "locations", _settings(config), overwrite=overwrite)
 

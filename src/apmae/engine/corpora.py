@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from apmae.analyze.corpora import Corpus, Tables, compare_corpora
-from apmae.artifacts import Stage, fingerprint, read_json, read_manifest, read_table
+from apmae.analyze.corpora import Tables, compare_corpora
+from apmae.artifacts import Stage, fingerprint, read_table
 from apmae.config import LocationsConfig
 from apmae.engine.head_checks import expect_alike, named_corpora
 from apmae.progress import progress, telling
 from apmae.report import corpora as report
-from apmae.schema import CORPORA_FILES, SUMMARY_FILE
+from apmae.schema import CORPORA_FILES
+from apmae.study.tags import Tags
 
 
 def locate_corpora(
@@ -32,15 +33,9 @@ def locate_corpora(
     inputs = {f"tags-{name}": fingerprint(folder) for name, folder in named.items()}
     with Stage.open(out, "corpora", config.model_dump(mode="json"), inputs, overwrite=overwrite) as stage:
         if not stage.finished:
-            corpora = {}
-            for name, folder in named.items():
-                manifest = read_manifest(folder, "tag")
-                tags, prompts = ([folder / file for file in manifest.shards(table)] for table in ("tags", "prompts"))
-                corpora[name] = Corpus(tags, prompts)
-            clusters = read_json(next(iter(named.values())) / SUMMARY_FILE)["clusters"]
-            unstable = [one["unstable"] for one in sorted(clusters, key=lambda one: one["cluster"])]
+            corpora = {name: Tags(folder) for name, folder in named.items()}
             with progress("locations", len(corpora) + 2, unit="steps") as advance:
-                made = compare_corpora(corpora, unstable, config, telling(advance))
+                made = compare_corpora(corpora, config, telling(advance))
                 advance(1)
             stage.write_tables(dict(zip(CORPORA_FILES, made, strict=True)))
             stage.finish({"corpora": list(named)})

@@ -9,10 +9,12 @@ from apmae.artifacts import expect_place, expect_stage, fingerprint, read_manife
 from apmae.config import LMConfig, LocationsConfig, TopConfig
 from apmae.engine.checks import heads_written, named_sources
 from apmae.engine.prompts import expect_prompts
+from apmae.engine.sources import files_to_tag
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.folder import expect_model, expect_tokenizer, path_of
 from apmae.study.layout import Layout
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
+from apmae.study.tags import open_placed
 
 
 def parse_top_heads(texts: list[str] | None) -> tuple[tuple[int, int], ...] | str:
@@ -35,7 +37,7 @@ def expect_top(
     overwrite: bool,
 ) -> None:
     """``apmae top``; arguments and errors as for :func:`apmae.engine.top.make_top`. Without a model: ``choose_top``."""
-    opened = Study(study)
+    opened = open_placed(study)
     _expect_heads(opened, config)
     values_of(opened, config.by, values)
     if lm is None:
@@ -49,7 +51,9 @@ def expect_top(
     folder = out or top_folder(opened.folder, config.by)
     expect_place(folder, folder=True)
     expect_stage(folder, "top", config.model_dump(mode="json"), overwrite=overwrite)
-    expect_prompts(study_prompts(opened, prompts))
+    path = study_prompts(opened, prompts)
+    if files_to_tag(path) is None:
+        expect_prompts(path)
     expect_model(lm)
     expect_tokenizer(lm)
     source = Path(path_of(lm))
@@ -57,7 +61,7 @@ def expect_top(
         expect_study_lm(opened, fingerprint(source), lm.source)
 
 
-def expect_study_lm(study: Study, found: str, source: str) -> None:
+def expect_study_lm(study: Placed, found: str, source: str) -> None:
     """Refuse a language model other than the study's.
 
     Args:
@@ -77,24 +81,26 @@ def expect_study_lm(study: Study, found: str, source: str) -> None:
         )
 
 
-def study_prompts(study: Study, path: Path | None) -> Path:
-    """The file of a study's prompts, whose content is compared with what the study was made from.
+def study_prompts(study: Placed, path: Path | None) -> Path:
+    """Where a study's prompts are, whose content is compared with what the study was made from.
 
     Args:
-        study: opened.
-        path: the file; None: that in the study's folder.
+        study: opened, or tags.
+        path: a file of prompts, or the source files of which tags were made; None: the file in the study's folder.
 
     Raises:
         ArtifactError: if there is none.
         ConfigError: if they are others.
     """
     file = path or Layout(study.folder).prompts
-    if not file.is_file():
+    if not file.exists():
         raise ArtifactError(
-            f"expected the prompts of {study.folder} at {file}, found none: a study keeps their tokens, but the model "
+            f"expected the prompts of {study.folder} at {file}, found none: it keeps their tokens, but the model "
             "needs their text; give the file that it was made from (--prompts)"
         )
-    expected, found = study.encoded.inputs.get("prompts", ""), fingerprint(file)
+    source = files_to_tag(file)
+    expected = study.encoded.inputs.get("prompts", "")
+    found = fingerprint(file) if source is None else source.fingerprint()
     if found != expected:
         raise ConfigError(
             f"expected the prompts that {study.folder} was made from ({expected[:12]}), {file} has others "
@@ -133,7 +139,10 @@ def named_corpora(folders: Sequence[Path]) -> dict[str, Path]:
         ConfigError: if there are fewer than two, or one is given twice.
     """
     if len(folders) < 2:
-        raise ConfigError(f"expected two folders of tags or more, got {len(folders)}; a study is given without --out")
+        raise ConfigError(
+            f"expected two folders of tags or more, got {len(folders)}; a single one, like a study, is given without "
+            "--out"
+        )
     return {name: Path(folder) for name, folder in named_sources(list(map(str, folders)), "folders of tags").items()}
 
 
@@ -155,7 +164,7 @@ def expect_alike(named: Mapping[str, Path]) -> None:
                     f"expected tags with the same {what}, {first} has {before} and {name} has {now}: their locations "
                     "have nothing in common; tag both alike"
                 )
-        for setting in sorted({*own.config, *other.config} - {"seed", "shard_prompts"}):
+        for setting in sorted({*own.config, *other.config} - {"seed", "shard_prompts", "embeddings"}):
             if own.config.get(setting) != other.config.get(setting):
                 raise ConfigError(
                     f"expected tags with the same settings, {setting} is {own.config.get(setting)!r} in {first} and "
@@ -166,7 +175,7 @@ def expect_alike(named: Mapping[str, Path]) -> None:
         raise ConfigError(f"expected other prompts in each of {', '.join(manifests)}, two have the same; leave one out")
 
 
-def _expect_heads(study: Study, config: TopConfig) -> None:
+def _expect_heads(study: Placed, config: TopConfig) -> None:
     """Refuse heads that the study's model does not have."""
     for layer, head in () if config.heads == "all" else config.heads:
         if layer >= len(study.heads_by_layer) or head >= study.heads_by_layer[layer]:

@@ -32,7 +32,8 @@ from apmae.progress import progress
 from apmae.report import similar as report
 from apmae.report.figures import png
 from apmae.seeding import generator
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
+from apmae.study.tags import open_placed
 
 
 class Looked(NamedTuple):
@@ -117,10 +118,10 @@ def print_similar(looked: Looked) -> None:
     report.print_similar(looked.found, looked.labels, looked.notes)
 
 
-def _of_study(asked: Asked, named: Mapping[str, Study], metric: str, config: SimilarConfig) -> Looked:
+def _of_study(asked: Asked, named: Mapping[str, Placed], metric: str, config: SimilarConfig) -> Looked:
     """Look for patterns of a study."""
     assert asked.study is not None, "it was parsed"
-    source = Study(asked.study)
+    source = open_placed(asked.study)
     places = query_places(asked, source)
     chosen, notes = _chosen(len(places), config)
     places = [places[number] for number in chosen]
@@ -138,7 +139,7 @@ def _of_study(asked: Asked, named: Mapping[str, Study], metric: str, config: Sim
 
 
 def _of_patterns(
-    patterns: Patterns, named: Mapping[str, Study], metric: str, config: SimilarConfig, encoder: str
+    patterns: Patterns, named: Mapping[str, Placed], metric: str, config: SimilarConfig, encoder: str
 ) -> Looked:
     """Look for patterns that are in no study."""
     one = next(iter(named.values()))
@@ -200,7 +201,7 @@ def _short(count: int, total: int) -> str:
     )
 
 
-def _clusters(study: Study, layer: int, head: int) -> dict[int, str]:
+def _clusters(study: Placed, layer: int, head: int) -> dict[int, str]:
     """The name of a head's cluster on each prompt, without qualifiers."""
     points = study.points
     own = (points["layer"].to_numpy() == layer) & (points["head"].to_numpy() == head)
@@ -208,7 +209,7 @@ def _clusters(study: Study, layer: int, head: int) -> dict[int, str]:
     return {at: study.names[label].split(", ")[0] for at, label in zip(prompt, cluster, strict=True)}
 
 
-def _expect_causal(study: Study, patterns: Patterns) -> None:
+def _expect_causal(study: Placed, patterns: Patterns) -> None:
     """Refuse square patterns for causal ones and the other way round, by what a study kept."""
     kept = study.read_exemplars([0])[0]["causal"] if len(study.exemplars.prompt) else patterns.causal
     if kept != patterns.causal:
@@ -227,7 +228,7 @@ def _chosen(count: int, config: SimilarConfig) -> tuple[list[int], list[str]]:
     return drawn, [f"{config.queries} of {count:,} patterns were drawn and asked for."]
 
 
-def _found(queries: Queries, named: Mapping[str, Study], metric: str, config: SimilarConfig) -> Similar:
+def _found(queries: Queries, named: Mapping[str, Placed], metric: str, config: SimilarConfig) -> Similar:
     rows = sum(file["rows"] for one in named.values() for file in one.encoded.shards("embeddings").values())
     with progress("similar", rows, unit="patterns") as advance:
         return find_similar(queries, named, metric, config, lambda count: advance(count))

@@ -12,7 +12,8 @@ from apmae.engine.checks import named_sources
 from apmae.errors import ConfigError
 from apmae.model.folder import find_encoder
 from apmae.patterns.stored import expect_patterns
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
+from apmae.study.tags import open_placed
 
 _QUERY = re.compile(r"(.+):(?:(\d{1,9})\.)?(\d{1,9})\.(\d{1,9})", re.ASCII)
 
@@ -61,17 +62,17 @@ def parse_query(text: str) -> Asked:
     return Asked(Path(study), Path(study), None if prompt is None else int(prompt), int(layer), int(head))
 
 
-def named_studies(folders: Sequence[Path | str]) -> dict[str, Study]:
+def named_studies(folders: Sequence[Path | str]) -> dict[str, Placed]:
     """Studies by name: as much of the end of each path as distinguishes it.
 
     Raises:
         ConfigError: if there is none, or one is given twice.
         ArtifactError: if one is unfinished or damaged.
     """
-    return {name: Study(folder) for name, folder in named_sources(list(map(str, folders)), "studies").items()}
+    return {name: _searchable(folder) for name, folder in named_sources(list(map(str, folders)), "studies").items()}
 
 
-def expect_one_kind(named: Mapping[str, Study]) -> str:
+def expect_one_kind(named: Mapping[str, Placed]) -> str:
     """Refuse studies whose patterns are not represented alike.
 
     Returns:
@@ -96,7 +97,7 @@ def expect_one_kind(named: Mapping[str, Study]) -> str:
     return str(own["metric"])
 
 
-def expect_query(asked: Asked, named: Mapping[str, Study]) -> None:
+def expect_query(asked: Asked, named: Mapping[str, Placed]) -> None:
     """Refuse a query of a study whose patterns are represented otherwise, or that it does not have.
 
     Raises:
@@ -105,12 +106,12 @@ def expect_query(asked: Asked, named: Mapping[str, Study]) -> None:
     """
     if asked.study is None:
         return
-    source = Study(asked.study)
+    source = _searchable(asked.study)
     expect_one_kind({**named, "the query": source})
     query_places(asked, source)
 
 
-def query_places(asked: Asked, source: Study) -> list[tuple[int, int, int]]:
+def query_places(asked: Asked, source: Placed) -> list[tuple[int, int, int]]:
     """Prompt, layer and head of each pattern that a query asks for.
 
     Raises:
@@ -129,7 +130,7 @@ def query_places(asked: Asked, source: Study) -> list[tuple[int, int, int]]:
     return [(prompt, asked.layer, asked.head) for prompt in chosen]
 
 
-def expect_constants(named: Mapping[str, Study]) -> None:
+def expect_constants(named: Mapping[str, Placed]) -> None:
     """Refuse studies whose descriptors were whitened with other constants than this version's.
 
     Raises:
@@ -144,7 +145,18 @@ def expect_constants(named: Mapping[str, Study]) -> None:
             )
 
 
-def _kind(study: Study) -> dict[str, object]:
+def _searchable(folder: Path | str) -> Placed:
+    """A study, or tags that have their embeddings.
+
+    Raises:
+        ArtifactError: if it is unfinished or damaged, or its embeddings were not kept.
+    """
+    opened = open_placed(folder)
+    _ = opened.embedding_files  # raises
+    return opened
+
+
+def _kind(study: Placed) -> dict[str, object]:
     """What decides whether representations can be compared."""
     counts, inputs = study.encoded.counts, study.encoded.inputs
     representation = counts.get("representation")
@@ -153,5 +165,5 @@ def _kind(study: Study) -> dict[str, object]:
         "encoder": None if representation == "descriptor" else inputs.get("encoder"),
         "constants of descriptors": inputs.get("constants"),
         "pattern size": counts.get("pattern_size"),
-        "metric": study.clustered.config.get("metric"),
+        "metric": study.metric,
     }

@@ -25,7 +25,7 @@ from apmae.lm.outcome import masks_of, window_of
 from apmae.lm.stream import Captured, capture_batch
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
-from apmae.model.represent import represented, width_of
+from apmae.model.represent import Represented, represented, width_of
 from apmae.patterns.gate import unstructured_name
 from apmae.patterns.scores import Scores
 from apmae.prompts.fim import Window
@@ -54,8 +54,8 @@ class Tagged(NamedTuple):
 class BatchTags(NamedTuple):
     """What the atlas says of the patterns of some prompts; n patterns, in the order of the capture."""
 
-    structure: Float[ndarray, " n"]
-    """The gate's statistic (``patterns/gate.py``)."""
+    seen: Represented
+    """What the atlas read, and the gate's statistic."""
     scores: Scores
     placed: Placement
     names: list[str]
@@ -120,7 +120,7 @@ def tag_prompt(lm: LM, prompt: Prompt, *, mae: APMAE, atlas: Atlas) -> Tagged:
             "reason": str(placed.reason[i]),
             "stability": None if np.isnan(tags.stability[i]) else float(tags.stability[i]),
             "unstable": bool(tags.unstable[i]),
-            "structure": float(tags.structure[i]),
+            "structure": float(tags.seen.structure[i]),
             "measured": tags.measured[i],
             "nearest": [names[number] for number in placed.nearest[i].tolist() if number != NOISE],
             "distances": [distance for distance in placed.distances[i].tolist() if distance < inf],
@@ -163,7 +163,7 @@ def tag_batch(captured: Captured, *, mae: APMAE, atlas: Atlas, unseen: bool) -> 
     stability = np.append(either, np.nan).astype(np.float32)[placed.cluster]  # last: of noise, -1
     unstable = np.array([*clusters["unstable"].to_pylist(), False])[placed.cluster]
     measured = measured_names(scores.values, scores.key_kinds)
-    return BatchTags(seen.structure, scores, placed, names, measured, stability, unstable)
+    return BatchTags(seen, scores, placed, names, measured, stability, unstable)
 
 
 def _exemplars(atlas: Atlas, placed: Placement) -> list[list[dict[str, Any]]]:

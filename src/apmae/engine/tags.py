@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Shaped
 from numpy import ndarray
 
@@ -29,17 +30,18 @@ from apmae.artifacts import (
 )
 from apmae.atlas.atlas import Atlas
 from apmae.config import LMConfig, TagsConfig
-from apmae.encode import prompts_table
+from apmae.encode import embeddings_table, prompts_table
 from apmae.engine.checks import expect_tags_folder
 from apmae.engine.prompts import load_prompts
 from apmae.engine.sources import files_to_tag
 from apmae.engine.stages import decisive, opened
-from apmae.engine.tag import is_unseen, note_of, open_pair, representation_of, tag_batch
+from apmae.engine.tag import BatchTags, is_unseen, note_of, open_pair, representation_of, tag_batch
 from apmae.errors import SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.stream import Captured, capture_prompts, window_length
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
+from apmae.patterns.gate import SHORTEST
 from apmae.progress import Advance, progress
 from apmae.prompts.each_file import prompts_of_files
 from apmae.prompts.prompt import Prompt
@@ -64,7 +66,8 @@ def tag_corpus(
     """Tag every head of a model on many prompts, and sum up what each head does.
 
     Writes ``tags-NNNNN.parquet`` (``schema.CORPUS_TAGS``), ``prompts-NNNNN.parquet`` (``schema.ENCODED_PROMPTS``,
-    without scores of whole completions), ``summary.json`` (``docs/exchange.md``) and a page. Beyond the forwards of the
+    without scores of whole completions), ``embeddings-NNNNN.parquet`` (``schema.embeddings``, if asked for),
+    ``summary.json`` (``docs/exchange.md``) and a page. Beyond the forwards of the
     prompts the model is asked nothing.
 
     Args:
@@ -74,7 +77,7 @@ def tag_corpus(
         prompts_path: prompts, Parquet or JSONL; or source files, a folder, file, zip or tar, of each of which one
             completion is taken (``prompts/each_file.py``).
         out: the folder for the tags.
-        config: heads, window, shards.
+        config: heads, window, shards, whether embeddings are kept.
         overwrite: replace an artifact made from something else.
 
     Returns:
@@ -108,7 +111,7 @@ def tag_corpus(
                 prompts = prompts_of_files(
                     source, lm.backend_tokenizer, length=length, seed=config.seed, rejected=unused
                 )
-            shards = cut(len(prompts), config.shard_prompts, TAGGED)
+            shards = cut(len(prompts), config.shard_prompts, TAGGED if config.embeddings else TAGGED[:2])
             done = len(prompts) - sum(map(len, missing(stage, shards)))
             with progress("tag", len(prompts), done=done, unit="prompts") as advance:
                 work = partial(
@@ -128,8 +131,18 @@ def tag_corpus(
             if not stage.has(PAGE_FILE):
                 page = summary_page(read_json(stage.root / SUMMARY_FILE))
                 stage.write_files({PAGE_FILE: page})
-            tagged = stage.rows("tags")
-            stage.finish({"prompts": len(prompts), "tags": tagged, "heads_by_layer": list(lm.heads_by_layer)})
+            counts = {
+                "prompts": stage.rows("prompts"),
+                "tags": stage.rows("tags"),
+                "heads_by_layer": list(lm.heads_by_layer),
+                "representation": representation_of(places),
+                "pattern_size": mae.config.pattern_size,
+                "context": length,
+                "lm": lm.name,
+                "metric": places.config.metric,
+                "clusterer": places.config.clusterer,
+            }
+            stage.finish(counts)
     return read_json(out / SUMMARY_FILE)
 
 
@@ -147,19 +160,19 @@ def tag_shard(
     """Tag every head on the prompts of one shard.
 
     Args:
-        shard: which prompts; its files are those of ``schema.TAGGED``.
+        shard: which prompts; its files are those of ``schema.TAGGED``, without embeddings if none are kept.
         lm: the language model.
         mae: the encoder.
         atlas: fitted with it; the search that it prepares for the first prompts serves all others.
         prompts: all prompts of the stage, in the order that numbers them.
-        config: heads and window.
+        config: heads and window, whether embeddings are kept.
         root: the folder for the files.
         advance: called with the prompts of each batch.
 
     Returns:
         The records of the files.
     """
-    tags, asked = [], []
+    batches = []
     stream = capture_prompts(
         lm,
         prompts[shard.first : shard.stop],
@@ -169,12 +182,15 @@ def tag_shard(
         first=shard.first,
     )
     for captured in stream:
-        tags.append(_tags(captured, mae, atlas, unseen=is_unseen(atlas, lm.name)))
-        asked.append(prompts_table(captured, captured.answers))
+        found = tag_batch(captured, mae=mae, atlas=atlas, unseen=is_unseen(atlas, lm.name))
+        made = [_tags(captured, found), prompts_table(captured, captured.answers)]
+        if config.embeddings:
+            made.append(embeddings_table(captured, captured.answers, found.scores, found.seen))
+        batches.append(made)
         if advance:
             advance(len(captured.prompts), note=f"{len(captured.patterns) // len(captured.prompts)} heads per prompt")
-    tables = (pa.concat_tables(tags), pa.concat_tables(asked))
-    return write_tables(root, dict(zip(shard.files, tables, strict=True)))
+    tables = {name: pa.concat_tables([made[i] for made in batches]) for i, name in enumerate(shard.files)}
+    return write_tables(root, tables)
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -182,9 +198,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     steadiness.print_summary(summary)
 
 
-def _tags(captured: Captured, mae: APMAE, atlas: Atlas, *, unseen: bool) -> pa.Table:
+def _tags(captured: Captured, found: BatchTags) -> pa.Table:
     """The tags of one batch."""
-    patterns, found = captured.patterns, tag_batch(captured, mae=mae, atlas=atlas, unseen=unseen)
+    patterns = captured.patterns
     placed, each = found.placed, len(patterns) // len(captured.prompts)
     width = placed.coordinates.shape[1]
     columns = {
@@ -199,7 +215,7 @@ def _tags(captured: Captured, mae: APMAE, atlas: Atlas, *, unseen: bool) -> pa.T
         "reason": pa.array(placed.reason.tolist()),
         "stability": pa.array(found.stability, mask=np.isnan(found.stability)),
         "unstable": pa.array(found.unstable),
-        "structure": pa.array(found.structure),
+        "structure": pa.array(found.seen.structure),
         "measured": pa.array(found.measured),
         "nearest": _lists(placed.nearest, placed.nearest != NOISE, pa.int32()),
         "distances": _lists(placed.distances, placed.nearest != NOISE, pa.float32()),
@@ -229,8 +245,13 @@ def _summary(stage: Stage, lm: LM, atlas: Atlas, inputs: dict[str, str], unused:
     """The content of ``summary.json`` (``docs/exchange.md``)."""
     tags = [stage.root / name for name in stage.files if is_shard(name, "tags")]
     asked = pa.concat_tables(
-        [read_table(stage.root / name, ["task", "outcome"]) for name in stage.files if is_shard(name, "prompts")]
+        [
+            read_table(stage.root / name, ["task", "outcome", "tokens"])
+            for name in stage.files
+            if is_shard(name, "prompts")
+        ]
     )
+    short = int(np.count_nonzero(pc.list_value_length(asked["tokens"]).to_numpy() < SHORTEST))
     tasks, outcomes = asked["task"].to_pylist(), asked["outcome"].to_pylist()
     of = atlas.clusters
     stability = np.minimum(of["stability"].to_numpy(), of["seed_stability"].to_numpy()).tolist()
@@ -246,6 +267,8 @@ def _summary(stage: Stage, lm: LM, atlas: Atlas, inputs: dict[str, str], unused:
         "note": note_of(atlas, lm.name),
         "heads_by_layer": list(lm.heads_by_layer),
         "prompts": len(tasks),
+        "short_prompts": short,
+        "shortest": SHORTEST,
         "correct": None if None in outcomes else outcomes.count("correct"),
         "tasks": {task: tasks.count(task) for task in sorted(set(tasks))},
         "unused_files": dict(sorted(unused.items())),

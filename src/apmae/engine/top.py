@@ -1,5 +1,6 @@
 """The top stage: the prompts of each head with the largest values and some of every tenth, with attended tokens."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from apmae.config import Config, LMConfig, TopConfig
 from apmae.engine.chosen import print_chosen
 from apmae.engine.head_checks import expect_study_lm, study_prompts, top_folder
 from apmae.engine.prompts import load_prompts
+from apmae.engine.sources import files_to_tag
 from apmae.engine.stages import decisive, opened
 from apmae.errors import ConfigError
 from apmae.lm.language_model import LM
@@ -33,10 +35,12 @@ from apmae.lm.tap import capture
 from apmae.patterns.attended import attended
 from apmae.patterns.reach import row_labels
 from apmae.progress import Advance, progress
+from apmae.prompts.each_file import prompts_of_files
 from apmae.prompts.prompt import Prompt
 from apmae.report.top_pages import page_names, top_pages
 from apmae.schema import ATTENDED, ATTENDED_TABLES, TOP_FILE, TOP_HEADS_FILE, TOP_TEXTS
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
+from apmae.study.tags import open_placed
 
 _INDEX = "index.html"
 _OF_LM = ("dtype", "infill")
@@ -74,7 +78,7 @@ def make_top(
         study: as for :func:`apmae.engine.chosen.choose_top`.
         config: by what, which heads, how many.
         out: the folder; by default ``top/`` and the name of the value, in the study.
-        prompts: the study's prompts, if they are not in its folder.
+        prompts: the study's prompts, if they are not in its folder; of tags, what was tagged.
         values: as for :func:`apmae.engine.chosen.choose_top`, on disk.
         overwrite: replace an artifact made with other settings or from something else.
 
@@ -82,14 +86,13 @@ def make_top(
         ConfigError: as for :func:`apmae.engine.chosen.choose_top`, or if the model or the prompts are not the study's.
         ArtifactError: if the study is unfinished or damaged, or its prompts are nowhere.
     """
-    config, of = config or TopConfig(), Study(study)
+    config, of = config or TopConfig(), open_placed(study)
     path = study_prompts(of, prompts)
     out = out or top_folder(of.folder, config.by)
     lm = opened(lm)
     expect_study_lm(of, lm.fingerprint, lm.source)
     _expect_settings(of, lm)
-    inputs = {"encode": fingerprint(of.embeddings_folder), "cluster": fingerprint(of.atlas_folder)}
-    inputs |= {"lm": lm.fingerprint, "prompts": fingerprint(path)}
+    inputs = {**of.made_from, "lm": lm.fingerprint, "prompts": of.encoded.inputs["prompts"]}
     inputs |= {} if values is None else {"values": fingerprint(values)}
     with Stage.open(out, "top", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if not stage.finished:
@@ -105,7 +108,7 @@ def make_top(
                     attend_shard,
                     lm=lm,
                     study=of,
-                    prompts=load_prompts(path),
+                    prompts=_prompts(path, of, lm),
                     rows=rows,
                     config=config,
                     root=stage.staging,
@@ -124,7 +127,7 @@ def attend_shard(
     shard: Shard,
     *,
     lm: LM,
-    study: Study,
+    study: Placed,
     prompts: Sequence[Prompt],
     rows: pa.Table,
     config: TopConfig,
@@ -205,7 +208,16 @@ def print_made(study: Path, config: TopConfig, made: Top) -> None:
     print_chosen(study, config, made.chosen, made.attended, made.texts)
 
 
-def _expect_settings(study: Study, lm: LM) -> None:
+def _prompts(path: Path, study: Placed, lm: LM) -> list[Prompt]:
+    """The prompts of a study or of tags, in the order that numbers them; of source files, those that tags drew."""
+    source = files_to_tag(path)
+    if source is None:
+        return load_prompts(path)
+    length, seed = int(study.encoded.counts["context"]), int(study.encoded.config["seed"])
+    return prompts_of_files(source, lm.backend_tokenizer, length=length, seed=seed, rejected=Counter())
+
+
+def _expect_settings(study: Placed, lm: LM) -> None:
     """Refuse a model that runs in another precision, or sees prompts in another way, than it did for the study."""
     before, now = study.encoded.config, decisive(Config(), lm)
     changed = [f"{name} {before[name]!r}, got {now[name]!r}" for name in _OF_LM if before.get(name) != now[name]]

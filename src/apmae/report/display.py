@@ -12,6 +12,7 @@ from apmae.schema import NOISE
 _SHARES = {
     "share",
     "steady",
+    "here",
     "known",
     "share of prompts",
     "main share",
@@ -37,6 +38,8 @@ _TEXTS = {
     "exemplars",
     "sinks",
     "mostly",
+    "steadiest",
+    "in the study",
     "own scores",
     "otherwise",
     "names",

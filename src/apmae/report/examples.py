@@ -16,7 +16,8 @@ from numpy import ndarray
 from apmae.atlas.members import hull, medoids
 from apmae.schema import NOISE
 from apmae.study.exemplars import unpack
-from apmae.study.reader import Exemplars, Study
+from apmae.study.placed import Exemplars
+from apmae.study.reader import Study
 
 VARIATION_MEMBERS = 6
 """Members shown of the cluster in Figure 9."""

@@ -84,7 +84,7 @@ def _uniqueness(rows: list[dict[str, Any]]) -> str:
 def _by_outcome(rows: list[dict[str, Any]]) -> str:
     asked = [row for row in rows if row["correct_p"] is not None]
     if not asked:
-        return ""
+        return "No outcome is known, so nothing can be said of correct and incorrect prompts."
     fixed = [row["task"].replace("_", " ") for row in asked if row["movable"] < _MOVABLE]
     untested = (
         f" Not tested, because most of their outcomes cannot be shuffled (each file has another number of prompts): "

@@ -3,7 +3,6 @@
 Tokens, paths and names come from strangers' files; autoescape and a content security policy make sure they stay text.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +12,6 @@ from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy import ndarray
 
-from apmae.artifacts import fingerprint, manifest_path, read_json
 from apmae.atlas.branches import STABLE
 from apmae.report import figures, tables
 from apmae.report.claims import cluster_sections
@@ -34,11 +32,13 @@ from apmae.report.locations import chance_table, findings, foreign_table
 from apmae.report.palette import cluster_color
 from apmae.report.pictures import Picture, pictures_of
 from apmae.report.prediction import Prediction, prediction_findings, prediction_table
+from apmae.report.provenance import stages_of
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, describe_heads, head_name
+from apmae.report.tags_section import tags_sections
 from apmae.report.thumbnails import thumbnail
+from apmae.report.top_section import top_sections
 from apmae.schema import NOISE
-from apmae.study.layout import Layout
 from apmae.study.reader import Place, Predicted, Study
 
 
@@ -208,8 +208,16 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         about=about,
         answered=study.prompts["outcome"].null_count < study.prompts.num_rows,
         pieces=prompt_pieces(study.tokens(prompt), answered=about is not None and about["outcome"] is not None),
-        sources=_sources(study),
-        tops=study.tops,
+        sources=stages_of(study),
+        tops=top_sections(study),
+        corpora=[
+            (
+                section,
+                listing(section.names, "what heads do"),
+                listing(section.changed, "heads that do it less"),
+            )
+            for section in tags_sections(study)
+        ],
         tables=sorted(made),
         version=package_version(),
     )
@@ -254,28 +262,6 @@ def _cluster_rows(clusters: Table) -> dict[str, Any]:
         for row, cells in zip(clusters.rows, listed["rows"], strict=True)
     ]
     return {"header": listed["header"], "rows": rows}
-
-
-def _sources(study: Study) -> list[dict[str, str]]:
-    """What the numbers were made from: hash, inputs, settings and versions of each artifact."""
-    described = []
-    for out in (Layout(study.folder).prompts, study.embeddings_folder, study.atlas_folder):
-        path = manifest_path(out)
-        if not path.is_file():  # prompts may come from elsewhere
-            continue
-        record = read_json(path)
-        noted = {key: record.get(key, {}) for key in ("config", "counts", "inputs")}
-        described.append(
-            {
-                "stage": record["stage"],
-                "path": path.relative_to(study.folder).as_posix(),
-                "sha256": fingerprint(out),
-                "seed": str(noted["config"].get("seed", "not noted")),
-                "versions": ", ".join(f"{name} {number}" for name, number in sorted(record["versions"].items())),
-                "noted": json.dumps(noted, indent=2, sort_keys=True, ensure_ascii=False),
-            }
-        )
-    return described
 
 
 @cache

@@ -16,7 +16,7 @@ from apmae.report.figures import STYLE, gallery, statement
 from apmae.report.tables import head_name
 from apmae.schema import NOISE
 from apmae.study.exemplars import unpack
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
 
 QUERIES = 2
 """Most queries in a picture."""
@@ -110,7 +110,7 @@ def similar_record(found: Similar, labels: Sequence[str], notes: Sequence[str]) 
     }
 
 
-def kept_squares(study: Study, places: Sequence[tuple[int, int, int]]) -> tuple[Float[ndarray, "t t"], ...]:
+def kept_squares(study: Placed, places: Sequence[tuple[int, int, int]]) -> tuple[Float[ndarray, "t t"], ...]:
     """Log patterns of the first of some patterns that the study kept whole."""
     kept = study.exemplars
     where = zip(kept.prompt.tolist(), kept.layer.tolist(), kept.head.tolist(), strict=True)
@@ -120,7 +120,7 @@ def kept_squares(study: Study, places: Sequence[tuple[int, int, int]]) -> tuple[
 
 
 @rc_context(STYLE)
-def draw_similar(found: Similar, squares: Sequence[Float[ndarray, "t t"]], studies: Mapping[str, Study]) -> Figure:
+def draw_similar(found: Similar, squares: Sequence[Float[ndarray, "t t"]], studies: Mapping[str, Placed]) -> Figure:
     """The queries, then a kept pattern of each of the nearest heads.
 
     A study keeps few whole patterns. The one shown of a head is the nearest itself if it was kept, or else the first

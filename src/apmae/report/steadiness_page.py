@@ -5,13 +5,21 @@ from typing import Any
 
 from apmae.report.display import UNUSED, WHY_UNKNOWN, cells_in_a_grid, grid_cell, listing
 from apmae.report.page import environment, package_version
-from apmae.report.palette import cluster_color, ink_on
-from apmae.report.steadiness import UNKNOWNS, by_name, exceptions_of, leading, mostly, steadiest_words
+from apmae.report.palette import cluster_color, shade_of
+from apmae.report.steadiness import (
+    UNKNOWNS,
+    by_name,
+    cautions,
+    exceptions_of,
+    fewest,
+    leading,
+    mostly,
+    names_words,
+    share_of,
+    steadiest_words,
+)
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.schema import NOISE
-
-_DARK = (0, 66, 112)
-"""The colour of a steadiness of 1; 0 is white."""
 
 
 def summary_page(summary: Mapping[str, Any]) -> bytes:
@@ -42,6 +50,7 @@ def summary_page(summary: Mapping[str, Any]) -> bytes:
             note=summary["note"],
             facts=facts,
             tasks=[(task.replace("_", " "), count) for task, count in summary["tasks"].items()],
+            cautions=cautions(summary),
             unused=[f"{count} {UNUSED[reason]}" for reason, count in summary["unused_files"].items()],
             names=_names_grid(heads, rank, summary["heads_by_layer"]),
             steadiness=_steadiness_grid(heads, summary["heads_by_layer"]),
@@ -68,9 +77,9 @@ def _names_grid(
     heads: Sequence[Mapping[str, Any]], rank: Mapping[str, int], heads_by_layer: Sequence[int]
 ) -> dict[str, Any]:
     """The main name of each head; a wide grid shows the number of the name in the list below it."""
-    cells = {}
+    cells, least = {}, fewest(heads)
     for one in heads:
-        name, where = mostly(one), head_name(one["layer"], one["head"])
+        name, where = mostly(one, least), head_name(one["layer"], one["head"])
         title = (
             f"{where}: {name}; {one['name'] or 'no name'} on {one['steadiness']:.0%} of {one['tags']:,} prompts; "
             f"{one['known']:.0%} in a cluster"
@@ -84,25 +93,26 @@ def _steadiness_grid(heads: Sequence[Mapping[str, Any]], heads_by_layer: Sequenc
     cells = {}
     for one in heads:
         share = one["steadiness"]
-        color = "#" + "".join(f"{round(255 + (end - 255) * share):02x}" for end in _DARK)
+        color, ink = shade_of(share)
         title = f"{head_name(one['layer'], one['head'])}: {one['name'] or 'no name'} on {share:.0%} of its prompts"
-        cell = {"text": f"{100 * share:.0f}", "title": title, "color": color, "ink": ink_on(color), "link": None}
+        cell = {"text": f"{100 * share:.0f}", "title": title, "color": color, "ink": ink, "link": None}
         cells[one["layer"], one["head"]] = cell
     return cells_in_a_grid(cells, heads_by_layer) | {"style": "numbered"}
 
 
 def _changing(heads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Heads with tasks in which they do mostly something else, and in which tasks; None if there are none."""
-    rows = []
+    rows, least = [], fewest(heads)
     for one in heads:
         others = exceptions_of(one)
         if others:
             said = "; ".join(
-                f"{habit['name']} in {task.replace('_', ' ')} ({habit['steadiness']:.0%} of {habit['tags']})"
+                f"{habit['name']} in {task.replace('_', ' ')} ({habit['steadiness']:.0%} of {habit['tags']}, of all "
+                f"{share_of(one, habit['name']):.0%})"
                 for task, habit in others.items()
             )
             moved = sum(habit["tags"] for habit in others.values()) / one["tags"]
-            rows.append((head_name(one["layer"], one["head"]), mostly(one), one["steadiness"], moved, said))
+            rows.append((head_name(one["layer"], one["head"]), mostly(one, least), one["steadiness"], moved, said))
     if not rows:
         return None
     rows.sort(key=lambda row: -row[3])
@@ -111,12 +121,12 @@ def _changing(heads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _all_heads(heads: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
+    rows, least = [], fewest(heads)
     for one in heads:
-        names = "; ".join(f"{entry['name']} {entry['share']:.0%}" for entry in one["names"])
+        names = names_words(one, least)
         why = "; ".join(f"{entry['share']:.0%} {WHY_UNKNOWN[entry['reason']]}" for entry in one["unknown"])
         where = head_name(one["layer"], one["head"])
         strength = one["strength"]
-        rows.append((where, mostly(one), one["steadiness"], one["known"], strength, leading(one), names, why))
+        rows.append((where, mostly(one, least), one["steadiness"], one["known"], strength, leading(one), names, why))
     header = ("head", "mostly", "steady", "known", "strength", "own scores", "names", "unknown")
     return Table(name="heads", header=header, rows=tuple(rows))

@@ -9,7 +9,7 @@ from apmae.analyze.top import STRENGTH, Chosen
 from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import visible
 from apmae.report.tables import head_name
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +25,7 @@ _TOKEN = 14
 
 
 def print_top(
-    study: Study,
+    study: Placed,
     by: str,
     chosen: Chosen,
     asked: bool,
@@ -59,7 +59,7 @@ def print_top(
         named = ", ".join(head_name(row["layer"], row["head"]) for row in silent[:8])
         print_point(console, f"No value on any prompt: {named}{' and others' if len(silent) > 8 else ''}.")
     if asked:
-        pairs = _pairs_of(attended, texts)
+        pairs = pairs_of(attended, texts)
         for place in list(first)[:_DETAILED]:
             of = [row for row in rows if (row["layer"], row["head"]) == place]
             _print_prompts(console, by, study, of, pairs, elsewhere)
@@ -136,7 +136,7 @@ def _print_heads(
 def _print_prompts(
     console: Console,
     by: str,
-    study: Study,
+    study: Placed,
     rows: Sequence[Mapping[str, Any]],
     pairs: Mapping[tuple[int, int, int], str],
     elsewhere: str,
@@ -162,8 +162,8 @@ def _print_prompts(
     print_table(console, columns, elsewhere)
 
 
-def _pairs_of(attended: "pa.Table | None", texts: "pa.Table | None") -> dict[tuple[int, int, int], str]:
-    """The strongest pair away from sinks of each pattern, as "query \u2192 key (weight)"."""
+def pairs_of(attended: "pa.Table | None", texts: "pa.Table | None") -> dict[tuple[int, int, int], str]:
+    """The strongest pair away from sinks of each pattern (layer, head, prompt), as "query \u2192 key (weight)"."""
     if attended is None or texts is None:
         return {}
     words = dict(zip(texts["prompt"].to_pylist(), texts["texts"].to_pylist(), strict=True))

@@ -12,7 +12,7 @@ from apmae.report.page import environment, package_version
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.report.top import reading
 from apmae.schema import NOISE
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,7 @@ _NOTHING = 0.05
 _QUANTILES = ("smallest", "q10", "q25", "median", "q75", "q90", "largest")
 
 
-def top_pages(study: Study, by: str, chosen: Chosen, attended: "pa.Table", texts: "pa.Table") -> dict[str, bytes]:
+def top_pages(study: Placed, by: str, chosen: Chosen, attended: "pa.Table", texts: "pa.Table") -> dict[str, bytes]:
     """The pages, by path in the artifact's folder: ``index.html``, and ``heads/3.5.html`` for head 3.5.
 
     Args:
@@ -42,7 +42,7 @@ def top_pages(study: Study, by: str, chosen: Chosen, attended: "pa.Table", texts
     for row in chosen.rows.to_pylist():
         rows.setdefault((row["layer"], row["head"]), []).append(row)
     every, *heads = chosen.heads.to_pylist()
-    model = str(study.encoded.counts["lm"])
+    model = study.model
     note = reading(by, every)
     unstable = dict(zip(study.clusters["cluster"].to_pylist(), study.clusters["unstable"].to_pylist(), strict=True))
     names = {number: flagged(name, unstable.get(number, False)) for number, name in study.names.items()}
@@ -121,7 +121,7 @@ def marked(
 
 
 def _index(
-    study: Study,
+    study: Placed,
     model: str,
     by: str,
     note: str,

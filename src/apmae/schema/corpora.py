@@ -7,9 +7,8 @@ from apmae.schema.analyses import FOREIGN, LOCATIONS
 _CORPUS = pa.field("corpus", pa.string(), nullable=False)
 _TASK = pa.field("task", pa.string())
 
-CORPORA_LOCATIONS = pa.schema([_CORPUS, *(field for field in LOCATIONS if field.name != "unique_weighted")])
-"""LOCATIONS of each corpus by itself: its tasks are compared with one another. Tags do not know how stable clusters
-are, only which are unstable, so there is no ``unique_weighted``."""
+CORPORA_LOCATIONS = pa.schema([_CORPUS, *LOCATIONS])
+"""LOCATIONS of each corpus by itself: its tasks are compared with one another."""
 
 CORPORA_TASKS = pa.schema([_CORPUS, *FOREIGN])
 """FOREIGN of each corpus by itself."""

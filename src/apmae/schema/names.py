@@ -9,8 +9,8 @@ NOISE = -1
 
 ENCODED = ("embeddings", "prompts", "exemplars")
 """The tables of the encode stage, in shards: ``embeddings()``, ``ENCODED_PROMPTS`` and ``EXEMPLARS``."""
-TAGGED = ("tags", "prompts")
-"""The tables of the tag stage, in shards: ``CORPUS_TAGS`` and ``ENCODED_PROMPTS``."""
+TAGGED = ("tags", "prompts", "embeddings")
+"""The tables of the tag stage, in shards: ``CORPUS_TAGS``, ``ENCODED_PROMPTS`` and, if kept, ``embeddings()``."""
 ATTENDED_TABLES = ("attended", "texts")
 """The tables of the top stage, in shards: ``ATTENDED`` and ``TOP_TEXTS``."""
 ANSWERED = ("heads", "prompts", "states")

@@ -55,6 +55,11 @@ class Layout(NamedTuple):
         return self.folder / "top"
 
     @property
+    def tags(self) -> Path:
+        """Tags of other prompts with the study's atlas, in folders of any name."""
+        return self.folder / "tags"
+
+    @property
     def report(self) -> Path:
         """Page, pictures and tables."""
         return self.folder / "report"

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from apmae.artifacts import fingerprint, manifest_path, matrix, read_json, read_manifest, read_table, read_tables
-from apmae.atlas.names import cluster_names, overlay, renamed
+from apmae.atlas.names import overlay, renamed
 from apmae.errors import ArtifactError
 from apmae.schema import (
     ATLAS_FILE,
@@ -37,11 +37,10 @@ from apmae.schema import (
 from apmae.seeding import generator
 from apmae.study.exemplars import unpack
 from apmae.study.layout import Layout
+from apmae.study.placed import POINT_COLUMNS, Exemplars, Placed
 
 SAMPLE_ROWS = 20_000
 """The most embeddings that a picture reads."""
-_POINT_COLUMNS = ["prompt", "layer", "head", "task", "outcome", "cluster"]
-_PROMPT_COLUMNS = ["prompt", "id", "task", "path", "expected", "predicted", "outcome", "max_probability"]
 _BATCH = 1 << 16
 
 
@@ -55,16 +54,6 @@ class Sample(NamedTuple):
     """First two dimensions of the embedding."""
     coordinates: Float[ndarray, "s 2"]
     """First two reduced coordinates."""
-
-
-class Exemplars(NamedTuple):
-    """Where the kept whole patterns come from, and where the atlas puts them; the patterns themselves stay on disk."""
-
-    prompt: Int[ndarray, " n"]
-    layer: Int[ndarray, " n"]
-    head: Int[ndarray, " n"]
-    cluster: Int[ndarray, " n"]
-    coordinates: Float[ndarray, "n r"]
 
 
 Place = tuple[int, int, int]
@@ -88,14 +77,12 @@ class Predicted(NamedTuple):
     """Of the manifest."""
 
 
-class Study:
+class Study(Placed):
     """A finished study: its embeddings and the atlas over them.
 
     Attributes:
-        folder: the study.
-        layers, heads: of the language model; ``heads`` are those of the layer with most.
-        heads_by_layer: heads of each layer, 0 for a layer without attention.
-        encoded, clustered: manifests of the two artifacts.
+        atlas_folder: the artifact of the cluster stage.
+        clustered: its manifest.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -105,32 +92,45 @@ class Study:
             ArtifactError: if one is missing, unfinished or damaged, or the atlas was made from other embeddings.
         """
         layout = Layout(Path(folder))
-        self.folder, self.embeddings_folder, self.atlas_folder = layout.folder, layout.embeddings, layout.atlas
-        self.encoded = read_manifest(self.embeddings_folder, "encode")
-        self.clustered = read_manifest(self.atlas_folder, "cluster")
-        if fingerprint(self.embeddings_folder) not in self.clustered.inputs.values():
+        encoded, clustered = read_manifest(layout.embeddings, "encode"), read_manifest(layout.atlas, "cluster")
+        if fingerprint(layout.embeddings) not in clustered.inputs.values():
             raise ArtifactError(
-                f"expected an atlas of {self.embeddings_folder}, {self.atlas_folder} was made from other embeddings; "
+                f"expected an atlas of {layout.embeddings}, {layout.atlas} was made from other embeddings; "
                 "run cluster again"
             )
-        made, found = self.encoded.inputs.get("encoder"), read_json(self.atlas_folder / ATLAS_FILE).get("encoder")
+        made, found = encoded.inputs.get("encoder"), read_json(layout.atlas / ATLAS_FILE).get("encoder")
         if made != found:
             raise ArtifactError(
-                f"expected an atlas fitted with the encoder of {self.embeddings_folder}, {str(made)[:12]}, "
-                f"{self.atlas_folder} names {str(found)[:12]}; run cluster again"
+                f"expected an atlas fitted with the encoder of {layout.embeddings}, {str(made)[:12]}, "
+                f"{layout.atlas} names {str(found)[:12]}; run cluster again"
             )
-        try:
-            self.layers, self.heads = int(self.encoded.counts["layers"]), int(self.encoded.counts["heads"])
-            self.heads_by_layer: tuple[int, ...] = tuple(self.encoded.counts["heads_by_layer"])
-        except KeyError as error:
-            raise ArtifactError(
-                f"expected a count of {error} in the manifest of {self.embeddings_folder}, found none; run encode again"
-            ) from None
+        super().__init__(layout.folder, layout.embeddings, encoded)
+        self.atlas_folder, self.clustered = layout.atlas, clustered
+
+    @property
+    def point_files(self) -> list[Path]:
+        """The file of ``schema.POINTS``."""
+        return [self.atlas_folder / POINTS_FILE]
+
+    @property
+    def metric(self) -> str:
+        """The metric of the atlas."""
+        return str(self.clustered.config.get("metric"))
+
+    @property
+    def per_head(self) -> bool:
+        """Whether each cluster is of a single head."""
+        return self.clustered.config.get("clusterer") == "per_head"
+
+    @property
+    def made_from(self) -> dict[str, str]:
+        """SHA-256 of both manifests."""
+        return {"encode": fingerprint(self.embeddings_folder), "cluster": fingerprint(self.atlas_folder)}
 
     @cached_property
     def points(self) -> pa.Table:
         """``schema.POINTS`` without the coordinates, one row per pattern."""
-        table = read_table(self.atlas_folder / POINTS_FILE, _POINT_COLUMNS)
+        table = read_table(self.atlas_folder / POINTS_FILE, POINT_COLUMNS)
         encoded = sum(file["rows"] for file in self.encoded.shards("embeddings").values())
         if table.num_rows != encoded:
             raise ArtifactError(
@@ -149,25 +149,6 @@ class Study:
                 "cluster again (apmae cluster EMBEDDINGS --out ATLAS --overwrite)"
             )
         return renamed(table, overlay(self.atlas_folder))
-
-    @property
-    def names(self) -> dict[int, str]:
-        """Name of each cluster; -1 is "unknown"."""
-        return cluster_names(self.clusters)
-
-    @cached_property
-    def prompts(self) -> pa.Table:
-        """``schema.ENCODED_PROMPTS`` without the tokens."""
-        return read_tables(self.embeddings_folder, "encode", "prompts", _PROMPT_COLUMNS)
-
-    def tokens(self, prompt: int) -> list[str]:
-        """The tokens of one prompt, as the model read them; empty if there is no such prompt."""
-        for name in self.encoded.shards("prompts"):
-            table = read_table(self.embeddings_folder / name, ["prompt", "tokens"])
-            rows = np.flatnonzero(table["prompt"].to_numpy() == prompt)
-            if len(rows):
-                return table["tokens"][int(rows[0])].as_py()
-        return []
 
     @cached_property
     def located(self) -> tuple[pa.Table, pa.Table] | None:
