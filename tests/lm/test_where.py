@@ -57,10 +57,10 @@ def test_a_step_belongs_to_the_prompts_that_it_continues(name):
             where, output = seen(model, follower, **step, past_key_values=output.past_key_values, use_cache=True)
             assert where.positions.tolist() == counted(mask[:, : token + 1], token)
             assert where.ends.tolist() == mask[:, :35].sum(1).tolist()
-            assert where.begun is begun
+            assert where.continued is begun
             assert where.first_prompt == 3
         again, _ = seen(model, follower, **first)
-        assert again.begun is again
+        assert again.continued is None
         assert again.first_prompt == 5
 
 
