@@ -11,21 +11,22 @@ import argparse
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 
 from apmae.analyze.similar import Queries, find_similar, represented_of
-from apmae.artifacts import matrix, read_tables
+from apmae.artifacts import matrix, read_table
 from apmae.atlas.kinds import kinds_of, measured_names
 from apmae.config import SimilarConfig
 from apmae.engine.similar_checks import expect_one_kind, named_studies
 from apmae.schema import SCORES
 from apmae.seeding import generator
-from apmae.study.reader import Study
+from apmae.study.placed import Placed
 
 
-def leading_kinds(study: Study) -> dict[tuple[int, int, int], str]:
+def leading_kinds(study: Placed) -> dict[tuple[int, int, int], str]:
     """The kind that leads each pattern's own scores, without "some"."""
     columns = ["prompt", "layer", "head", "key_kinds", *(f"score_{name}" for name in SCORES)]
-    table = read_tables(study.embeddings_folder, "encode", "embeddings", columns)
+    table = pa.concat_tables([read_table(path, columns) for path in study.embedding_files])
     values = np.stack([table[f"score_{name}"].to_numpy() for name in SCORES], axis=1)
     names = measured_names(values, matrix(table["key_kinds"]))
     places = zip(*(table[name].to_pylist() for name in ("prompt", "layer", "head")), strict=True)

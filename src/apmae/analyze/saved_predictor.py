@@ -100,10 +100,14 @@ def read_predictor(folder: Path) -> tuple[Predictor, Origin]:
         predictor, origin = predictor_of(record, load_file(weights)), Origin(**record["origin"])
         flaw = _flaw(predictor)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        flaw = f"{type(error).__name__}: {error}"
+        raise _damaged(folder, f"{type(error).__name__}: {error}", again) from None
     if flaw is not None:
-        raise ArtifactError(f"expected a whole predictor in {folder}, it is damaged ({flaw}); {again}")
+        raise _damaged(folder, flaw, again)
     return predictor, origin
+
+
+def _damaged(folder: Path, flaw: str, again: str) -> ArtifactError:
+    return ArtifactError(f"expected a whole predictor in {folder}, it is damaged ({flaw}); {again}")
 
 
 def record_of(predictor: Predictor) -> tuple[dict[str, Any], dict[str, ndarray]]:

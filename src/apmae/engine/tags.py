@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Shaped
 from numpy import ndarray
 
@@ -244,14 +243,9 @@ def _atlas_inputs(source: str) -> dict[str, str]:
 def _summary(stage: Stage, lm: LM, atlas: Atlas, inputs: dict[str, str], unused: Mapping[str, int]) -> dict[str, Any]:
     """The content of ``summary.json`` (``docs/exchange.md``)."""
     tags = [stage.root / name for name in stage.files if is_shard(name, "tags")]
-    asked = pa.concat_tables(
-        [
-            read_table(stage.root / name, ["task", "outcome", "tokens"])
-            for name in stage.files
-            if is_shard(name, "prompts")
-        ]
-    )
-    short = int(np.count_nonzero(pc.list_value_length(asked["tokens"]).to_numpy() < SHORTEST))
+    shown = (name for name in stage.files if is_shard(name, "prompts"))
+    asked = pa.concat_tables([read_table(stage.root / name, ["task", "outcome", "tokens"]) for name in shown])
+    short = sum(len(tokens) < SHORTEST for tokens in asked["tokens"].to_pylist())
     tasks, outcomes = asked["task"].to_pylist(), asked["outcome"].to_pylist()
     of = atlas.clusters
     stability = np.minimum(of["stability"].to_numpy(), of["seed_stability"].to_numpy()).tolist()

@@ -62,7 +62,7 @@ class Placed(ABC):
     def point_files(self) -> list[Path]:
         """Parquet files with prompt, layer, head, task, outcome, cluster and coordinates of each pattern."""
 
-    @property
+    @cached_property
     @abstractmethod
     def clusters(self) -> pa.Table:
         """Of the atlas, in order: at least cluster, name, stability and unstable."""
@@ -82,7 +82,7 @@ class Placed(ABC):
     def made_from(self) -> dict[str, str]:
         """SHA-256 of what a stage reads if it reads this, by role."""
 
-    @property
+    @cached_property
     @abstractmethod
     def exemplars(self) -> Exemplars:
         """Patterns that were kept whole; see :meth:`read_exemplars`."""

@@ -87,7 +87,7 @@ class Tags(Placed):
         """SHA-256 of the tags' manifest."""
         return {_TAG: fingerprint(self.folder)}
 
-    @property
+    @cached_property
     def exemplars(self) -> Exemplars:
         """None: no pattern is kept whole."""
         none = np.zeros(0, np.int64)
