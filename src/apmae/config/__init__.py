@@ -5,6 +5,7 @@ Defaults are the paper's unless the field says otherwise; whole configurations l
 
 from apmae.config.base import Config, parse
 from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
+from apmae.config.circuits import Filter, PatchingConfig
 from apmae.config.heads import SimilarConfig, TopConfig
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
 from apmae.config.stages import (
@@ -39,8 +40,10 @@ __all__ = [
     "DimensionsConfig",
     "EncodeConfig",
     "EvaluateConfig",
+    "Filter",
     "LMConfig",
     "LocationsConfig",
+    "PatchingConfig",
     "PredictConfig",
     "PromptsConfig",
     "Representation",
