@@ -39,6 +39,7 @@ from apmae.lm.last_row import LastRows
 from apmae.lm.observe import Seen, observing
 from apmae.lm.pairs import Batch
 from apmae.lm.record import record_heads
+from apmae.lm.selection import expect_head
 
 Head = tuple[int, int]
 """(layer, head)."""
@@ -154,6 +155,8 @@ def patch_each(
     Raises:
         CaptureError: if there is no such head, or heads of this family cannot be edited.
     """
+    for layer, head in heads:
+        expect_head(batch.lm.heads, layer, head)
     base, source = (batch.other, batch.clean) if denoising else (batch.clean, batch.other)
     with record_heads(batch.lm.model) as put_in:
         batch.difference(source)
@@ -186,6 +189,8 @@ def patch_edges(batch: Batch, heads: Sequence[Head], *, denoising: bool = False)
         denoising: as for :func:`attribute`.
     """
     lm = batch.lm
+    for layer, head in heads:
+        expect_head(lm.heads, layer, head)
     base, source = (batch.other, batch.clean) if denoising else (batch.clean, batch.other)
     with record_heads(lm.model) as put_in:
         batch.difference(source)

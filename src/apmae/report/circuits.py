@@ -47,8 +47,9 @@ def circuit_table(found: Circuit, shown: int | None = None) -> Table:
 
 
 def recall_table(found: Circuit) -> Table:
-    """What each filter's shortlist has at a fifth, a third and a half of the heads, beside chance and the halves: of the
-    true top five and ten, and of all effects; forwards per pair, and their share of those for all heads.
+    """What each filter's shortlist has at a fifth, a third and a half of the heads, beside chance and the halves.
+
+    It is of the true top five and ten, and of all effects; forwards per pair stand beside their share of exact's.
     """
     sizes = {_size(share, found.counts["heads"]): share for share in (0.2, 1 / 3, 0.5)}
     header = ("task", "filter", "heads", "top 5", "top 10", "effects", "forwards", "cost")
