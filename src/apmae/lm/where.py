@@ -8,11 +8,11 @@ Axes: b prompts, q queries, t tokens with those in the cache.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from threading import Lock, local
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -21,6 +21,8 @@ from transformers import Cache, PreTrainedModel
 
 from apmae.errors import CaptureError
 from apmae.lm.inputs import Generation, generation, watching_generations
+
+T = TypeVar("T")
 
 
 class Where:
@@ -37,7 +39,7 @@ class Where:
         """The forward that read the prompts first: this one, unless it continues them."""
         self._mask = mask
         self._device = device
-        self._on_device: dict[torch.device, Tensor] = {}
+        self._known: dict[Hashable, Any] = {}
 
     @cached_property
     def positions(self) -> Int[Tensor, "b q"]:
@@ -64,11 +66,11 @@ class Where:
         """Tokens that each prompt had when it was first read, before any was generated."""
         return self.positions.amax(1) + 1 if self.begun is self else self.begun.ends
 
-    def positions_on(self, device: torch.device) -> Int[Tensor, "b q"]:
-        """:attr:`positions` on a device."""
-        if device not in self._on_device:
-            self._on_device[device] = self.positions.to(device)
-        return self._on_device[device]
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once for all heads and layers of this forward."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
 
 class _ThreadState(local):
