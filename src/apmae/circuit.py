@@ -20,6 +20,7 @@ from apmae.config import PatchingConfig
 from apmae.lm.language_model import LM
 from apmae.lm.pairs import Batch, Pair
 from apmae.lm.patching import Attributed, Head, attribute, edges_among, patch_each, patch_edges, see_clean
+from apmae.lm.restart import Restart
 from apmae.progress import Advance
 from apmae.schema import CIRCUIT_EDGE_EFFECTS, CIRCUIT_EFFECTS, CIRCUIT_PAIRS, CIRCUIT_SCORES
 
@@ -126,6 +127,7 @@ def effects_shard(
     chosen: Mapping[str, Sequence[Head]],
     config: PatchingConfig,
     root: Path,
+    restart: Restart | None = None,
     clock: Clock | None = None,
     advance: Advance | None = None,
 ) -> Records:
@@ -138,6 +140,7 @@ def effects_shard(
         chosen: the heads of each task.
         config: batch, direction.
         root: the folder for the files.
+        restart: of the model (:func:`apmae.lm.patching.patch_each`).
         clock: gets the time per pair and head.
         advance: called with the pairs of each batch, for each head.
 
@@ -157,7 +160,9 @@ def effects_shard(
                 advance(count, note=note)
 
         with clock.running("patch", len(some) * len(heads)):
-            effects = patch_each(Batch(lm, some), heads, denoising=config.direction == "denoising", advance=step)
+            effects = patch_each(
+                Batch(lm, some), heads, denoising=config.direction == "denoising", restart=restart, advance=step
+            )
         numbers = np.arange(first, first + len(some), dtype=np.int32)
         columns = {**_places(numbers, heads), "effect": pa.array(effects.numpy().reshape(-1))}
         parts.append(pa.table(columns, CIRCUIT_EFFECTS))
@@ -172,6 +177,7 @@ def edges_shard(
     chosen: Mapping[str, Sequence[Head]],
     config: PatchingConfig,
     root: Path,
+    restart: Restart | None = None,
     advance: Advance | None = None,
 ) -> Records:
     """The effect of each head through each later one of the same task, on the pairs of one shard.
@@ -183,6 +189,7 @@ def edges_shard(
         chosen: the heads of each task.
         config: batch, direction.
         root: the folder for the files.
+        restart: as for :func:`effects_shard`.
         advance: called with the pairs of each batch.
 
     Returns:
@@ -191,7 +198,7 @@ def edges_shard(
     parts = []
     for first, some in _batches(pairs, shard, config.batch):
         heads = chosen[some[0].prompt.task]
-        effects = patch_edges(Batch(lm, some), heads, denoising=config.direction == "denoising")
+        effects = patch_edges(Batch(lm, some), heads, denoising=config.direction == "denoising", restart=restart)
         edges, many = edges_among(heads), len(some)
         sent, received = (np.array([edge[side] for edge in edges], np.int16).reshape(-1, 2) for side in (0, 1))
         columns = {

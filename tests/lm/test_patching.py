@@ -14,6 +14,7 @@ from apmae.lm.edit import edited_heads
 from apmae.lm.load import load_lm
 from apmae.lm.pairs import Batch, pairs_of
 from apmae.lm.patching import attribute, edges_among, forwards_of, patch_each, patch_edges, see_clean
+from apmae.lm.restart import Restart
 
 ALL = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
 HALF = -(-len(ALL) // 2)
@@ -282,3 +283,15 @@ def test_heads_that_do_not_exist_are_refused_and_nothing_stays(induction):
     assert not edited_heads(induction.lm.model)
     assert patch_each(induction, []).shape == (3, 0) and patch_edges(induction, [(0, 0)]).shape == (3, 0)
     assert all(parameter.grad is None for parameter in induction.lm.model.parameters())
+
+
+def test_forwards_that_begin_at_the_heads_layer_give_the_same(induction):
+    heads = [(0, 3), (3, 4), (5, 2)]
+    restart = Restart(induction.lm)
+    assert restart.reason is None
+    for denoising in (False, True):
+        for work in (patch_each, patch_edges):
+            whole = work(induction, heads, denoising=denoising)
+            torch.testing.assert_close(
+                work(induction, heads, denoising=denoising, restart=restart), whole, atol=1e-4, rtol=1e-4
+            )

@@ -33,6 +33,7 @@ from apmae.lm.declared import expect_window
 from apmae.lm.language_model import LM
 from apmae.lm.pairs import REASONS, Pair, pairs_of
 from apmae.lm.patching import RUNS, edges_among, forwards_of
+from apmae.lm.restart import Restart
 from apmae.lm.selection import expect_head
 from apmae.lm.stream import capture_batch
 from apmae.model.folder import expect_shape
@@ -146,7 +147,17 @@ def _make(
     shards = cut(len(pairs), config.shard_pairs, PATCHED)
     total = sum(len(chosen[pair.prompt.task]) for pair in pairs)
     done = stage.rows("effects")
-    work = partial(effects_shard, lm=lm, pairs=pairs, chosen=chosen, config=config, root=stage.staging, clock=clock)
+    restart = Restart(lm)
+    work = partial(
+        effects_shard,
+        lm=lm,
+        pairs=pairs,
+        chosen=chosen,
+        config=config,
+        root=stage.staging,
+        restart=restart,
+        clock=clock,
+    )
     with progress("circuit: patching", total, done=done, unit="forwards") as advance:
         run_shards(stage, shards, partial(work, advance=advance))
     effects = _effects(stage, len(pairs), heads)
@@ -161,7 +172,7 @@ def _make(
         for task, own in rows.items()
     }
     senders = _edge_heads(measured, config)
-    edges = _edges(stage, lm, pairs, senders, rows, config)
+    edges = _edges(stage, lm, pairs, senders, rows, config, restart)
     if not stage.has(*TABLES):
         _write_tables(stage, measured, shortlists, edges, config)
     cost = forwards_of(config.filter, config.steps)
@@ -233,6 +244,7 @@ def _edges(
     chosen: Mapping[str, list[Head]],
     rows: Mapping[str, list[int]],
     config: PatchingConfig,
+    restart: Restart,
 ) -> pa.Table:
     """``schema.CIRCUIT_EDGES`` of all tasks; without rows if none are asked for."""
     nothing = CIRCUIT_EDGES.empty_table()
@@ -241,7 +253,9 @@ def _edges(
     shards = cut(len(pairs), config.shard_pairs, CONNECTED)
     done = len(pairs) - sum(map(len, missing(stage, shards)))
     with progress("circuit: edges", len(pairs), done=done, unit="pairs") as advance:
-        work = partial(edges_shard, lm=lm, pairs=pairs, chosen=chosen, config=config, root=stage.staging)
+        work = partial(
+            edges_shard, lm=lm, pairs=pairs, chosen=chosen, config=config, root=stage.staging, restart=restart
+        )
         run_shards(stage, shards, partial(work, advance=advance))
     links = _table(stage, "links")
     number, effect = links["pair"].to_numpy(), links["effect"].to_numpy()

@@ -25,7 +25,7 @@ Axes: b pairs of a batch, h heads of all layers, q queries, v width of a head's 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ from apmae.lm.last_row import LastRows
 from apmae.lm.observe import Seen, observing
 from apmae.lm.pairs import Batch
 from apmae.lm.record import record_heads
+from apmae.lm.restart import Restart
 from apmae.lm.selection import expect_head
 
 Head = tuple[int, int]
@@ -142,7 +143,12 @@ def _integrated(batch: Batch, steps: int) -> Attributed:
 
 @torch.no_grad()
 def patch_each(
-    batch: Batch, heads: Sequence[Head], *, denoising: bool = False, advance: Callable[[], None] | None = None
+    batch: Batch,
+    heads: Sequence[Head],
+    *,
+    denoising: bool = False,
+    restart: Restart | None = None,
+    advance: Callable[[], None] | None = None,
 ) -> Float[Tensor, "b n"]:
     """The exact effect of each head, in logits: one forward for each, after two.
 
@@ -150,6 +156,7 @@ def patch_each(
         batch: the pairs.
         heads: which to patch, one at a time.
         denoising: as for :func:`attribute`.
+        restart: of the model; with it each forward begins at the head's layer. None runs whole forwards.
         advance: called after each head.
 
     Raises:
@@ -160,10 +167,12 @@ def patch_each(
     base, source = (batch.other, batch.clean) if denoising else (batch.clean, batch.other)
     with record_heads(batch.lm.model) as put_in:
         batch.difference(source)
-    before = batch.difference(base)
+    with _recording(restart):
+        before = batch.difference(base)
     effects = []
     for head in heads:
-        with edit(batch.lm.model, {head: partial(_instead, put_in.outputs[head[0]][:, :, head[1]])}):
+        new = partial(_instead, put_in.outputs[head[0]][:, :, head[1]])
+        with _at(restart, head[0]), edit(batch.lm.model, {head: new}):
             after = batch.difference(base)
         effects.append((after - before if denoising else before - after).cpu())
         if advance:
@@ -178,7 +187,9 @@ def edges_among(heads: Sequence[Head]) -> list[tuple[Head, Head]]:
 
 
 @torch.no_grad()
-def patch_edges(batch: Batch, heads: Sequence[Head], *, denoising: bool = False) -> Float[Tensor, "b e"]:
+def patch_edges(
+    batch: Batch, heads: Sequence[Head], *, denoising: bool = False, restart: Restart | None = None
+) -> Float[Tensor, "b e"]:
     """The effect of each head through each later one of the same heads, past no other head, in logits.
 
     One forward per sender, with all other heads held, shows what every receiver would write; one per edge puts that in.
@@ -187,6 +198,7 @@ def patch_edges(batch: Batch, heads: Sequence[Head], *, denoising: bool = False)
         batch: the pairs.
         heads: among which edges are measured, in the order of :func:`edges_among`.
         denoising: as for :func:`attribute`.
+        restart: as for :func:`patch_each`.
     """
     lm = batch.lm
     for layer, head in heads:
@@ -194,7 +206,7 @@ def patch_edges(batch: Batch, heads: Sequence[Head], *, denoising: bool = False)
     base, source = (batch.other, batch.clean) if denoising else (batch.clean, batch.other)
     with record_heads(lm.model) as put_in:
         batch.difference(source)
-    with record_heads(lm.model) as held:
+    with record_heads(lm.model) as held, _recording(restart):
         before = batch.difference(base)
     edges = edges_among(heads)
     effects = []
@@ -208,13 +220,21 @@ def patch_edges(batch: Batch, heads: Sequence[Head], *, denoising: bool = False)
             for head in range(count)
         }
         edits[sender] = partial(_instead, put_in.outputs[sender[0]][:, :, sender[1]])
-        with edit(lm.model, edits):
+        with _at(restart, sender[0]), edit(lm.model, edits):
             batch.difference(base)
         for receiver in receivers:
-            with edit(lm.model, {receiver: partial(_instead, would[receiver])}):
+            with _at(restart, receiver[0]), edit(lm.model, {receiver: partial(_instead, would[receiver])}):
                 after = batch.difference(base)
             effects.append((after - before if denoising else before - after).cpu())
     return torch.stack(effects, dim=1) if effects else torch.zeros(len(before), 0)
+
+
+def _recording(restart: Restart | None) -> AbstractContextManager[None]:
+    return nullcontext() if restart is None else restart.recording()
+
+
+def _at(restart: Restart | None, layer: int) -> AbstractContextManager[None]:
+    return nullcontext() if restart is None else restart.at(layer)
 
 
 def _instead(new: Float[Tensor, "b q v"], own: Float[Tensor, "b q v"]) -> Float[Tensor, "b q v"]:
