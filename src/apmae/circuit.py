@@ -18,10 +18,11 @@ from numpy import ndarray
 from apmae.artifacts import Records, Shard, write_tables
 from apmae.config import PatchingConfig
 from apmae.lm.language_model import LM
-from apmae.lm.pairs import Batch, Pair
+from apmae.lm.pairs import Batch
 from apmae.lm.patching import Attributed, Head, attribute, edges_among, patch_each, patch_edges, see_clean
 from apmae.lm.restart import Restart
 from apmae.progress import Advance
+from apmae.prompts.pairs import Pair
 from apmae.schema import CIRCUIT_EDGE_EFFECTS, CIRCUIT_EFFECTS, CIRCUIT_PAIRS, CIRCUIT_SCORES
 
 TagChanges = Callable[[Sequence[Pair]], Bool[ndarray, "b h"]]

@@ -7,7 +7,16 @@ from apmae.config.base import Config, parse
 from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
 from apmae.config.circuits import Filter, PatchingConfig
 from apmae.config.heads import SimilarConfig, TopConfig
-from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
+from apmae.config.prompts import (
+    TASKS,
+    TEXT_TASKS,
+    Circuit,
+    CircuitsConfig,
+    CodeCircuit,
+    PromptsConfig,
+    Task,
+    tasks_of,
+)
 from apmae.config.stages import (
     PRESETS,
     AnswersConfig,
@@ -36,6 +45,7 @@ __all__ = [
     "CaptureConfig",
     "Circuit",
     "CircuitsConfig",
+    "CodeCircuit",
     "Config",
     "DimensionsConfig",
     "EncodeConfig",

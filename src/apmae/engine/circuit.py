@@ -31,7 +31,7 @@ from apmae.engine.tag import is_unseen, open_pair, tag_batch
 from apmae.engine.tags import atlas_inputs
 from apmae.lm.declared import expect_window
 from apmae.lm.language_model import LM
-from apmae.lm.pairs import REASONS, Pair, pairs_of
+from apmae.lm.pairs import pairs_of
 from apmae.lm.patching import RUNS, edges_among, forwards_of
 from apmae.lm.restart import Restart
 from apmae.lm.selection import expect_head
@@ -39,6 +39,7 @@ from apmae.lm.stream import capture_batch
 from apmae.model.folder import expect_shape
 from apmae.model.mae import APMAE
 from apmae.progress import progress
+from apmae.prompts.pairs import REASONS, Pair
 from apmae.report import circuits as report
 from apmae.report.circuit_figures import circuit_figure
 from apmae.report.figures import png

@@ -1,9 +1,8 @@
-"""A prompt and its counterfactual as a model sees them: the same tokens but for those that matter."""
+"""Pairs of a prompt and its counterfactual as batches that a model runs."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,41 +12,8 @@ from apmae.errors import SourceError
 from apmae.lm.language_model import LM
 from apmae.lm.outcome import pad, window_of
 from apmae.prompts.fim import Window
+from apmae.prompts.pairs import REASONS, Pair, pair_of
 from apmae.prompts.prompt import Prompt
-
-REASONS = {
-    "no_counterfactual": "have no counterfactual",
-    "no_wrong": "have no wrong completion to compare the right one with",
-    "length": "have a counterfactual of another number of tokens",
-    "same": "have a counterfactual that is the same in the window",
-    "answers": "have a right and a wrong completion that begin with the same token",
-    "merges": "have completions that change the tokens before them",
-}
-"""Why a prompt gives no pair; each is the end of "N prompts ..."."""
-
-
-class Pair(NamedTuple):
-    """One prompt with its counterfactual."""
-
-    prompt: Prompt
-    clean: Window
-    other: Window
-    """What the model sees of the counterfactual: as many tokens."""
-    right: int
-    """Id of the first token of the completion."""
-    wrong: int
-    """Id of the first token of the first wrong completion."""
-
-    @property
-    def changed(self) -> list[int]:
-        """Positions whose tokens differ, ascending; at least one."""
-        tokens = enumerate(zip(self.clean.ids, self.other.ids, strict=True))
-        return [place for place, (one, other) in tokens if one != other]
-
-    @property
-    def group(self) -> str:
-        """What prompts that belong together share: their group, else their file, else nothing."""
-        return self.prompt.group or self.prompt.path or self.prompt.id
 
 
 def pairs_of(lm: LM, prompts: Sequence[Prompt], context: int) -> tuple[list[Pair], Counter[str]]:
@@ -60,16 +26,20 @@ def pairs_of(lm: LM, prompts: Sequence[Prompt], context: int) -> tuple[list[Pair
 
     Returns:
         The pairs, in the order of the tasks' first prompts; and how many prompts were left out, by reason
-        (:data:`REASONS`).
+        (:data:`apmae.prompts.pairs.REASONS`).
 
     Raises:
         SourceError: if there is no pair.
         ConfigError: if the window has no room for context.
     """
+
+    def window(prompt: Prompt) -> Window:
+        return window_of(lm, prompt, context)
+
     found: dict[str, list[Pair]] = {}
     left_out: Counter[str] = Counter()
     for prompt in prompts:
-        pair = _pair(lm, prompt, context)
+        pair = pair_of(window, prompt)
         if isinstance(pair, Pair):
             found.setdefault(prompt.task, []).append(pair)
         else:
@@ -81,27 +51,6 @@ def pairs_of(lm: LM, prompts: Sequence[Prompt], context: int) -> tuple[list[Pair
             f"({why or 'no prompts'}); make some with apmae prompts circuit:NAME --lm of this model"
         )
     return [pair for pairs in found.values() for pair in pairs], left_out
-
-
-def _pair(lm: LM, prompt: Prompt, context: int) -> Pair | str:
-    """The pair, or why there is none."""
-    if prompt.counterfactual is None:
-        return "no_counterfactual"
-    if not prompt.wrong:
-        return "no_wrong"
-    clean, other = (
-        window_of(lm, replace(prompt, prefix=prefix), context) for prefix in (prompt.prefix, prompt.counterfactual)
-    )
-    if len(clean.ids) != len(other.ids):
-        return "length"
-    if clean.ids == other.ids:
-        return "same"
-    instead = window_of(lm, replace(prompt, completion=prompt.wrong[0]), context)
-    if instead.ids != clean.ids or other.completion != clean.completion:
-        return "merges"
-    if instead.expected == clean.expected:
-        return "answers"
-    return Pair(prompt, clean, other, clean.expected, instead.expected)
 
 
 class Batch:
