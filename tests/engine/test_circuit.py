@@ -196,3 +196,18 @@ def test_a_study_gives_its_prompts_and_says_if_the_model_is_another(real_study, 
     assert other.note.startswith("The study is of bundled") and "those of the other model" in other.note
     with pytest.raises(ConfigError, match="expected a study, or --prompts with counterfactuals and --out"):
         circuit_task(None, known[0].prompts, None, real_study.config.lm)
+
+
+def test_the_report_of_a_study_has_a_section(real_study, found, tmp_path):
+    from shutil import copytree
+
+    from apmae.engine.report import write_report
+
+    folder = tmp_path / "study"
+    copytree(real_study.folder, folder)
+    assert "Heads that carry a task" not in write_report(folder).read_text()
+    copytree(found[1], folder / "circuit")
+    page = write_report(folder).read_text()
+    assert "Heads that carry a task" in page and "no intervals, because the prompts come from 5 groups" in page
+    names = {path.name for part in ("figures", "tables") for path in (folder / "report" / part).iterdir()}
+    assert {"circuit.png", "circuit.csv", "circuit_recall.csv", "circuit_edges.csv"} <= names

@@ -183,7 +183,7 @@ def _sure(found: Circuit, task: Mapping[str, Any]) -> str:
     against = sum(row["effect"] < 0 for row in sure)
     return (
         f"{_words(task)}: {len(sure)} of {len(rows)} patched heads have an effect whose interval leaves out 0, "
-        f"{against} of them against the right completion. One in twenty would by chance."
+        f"{against} of them against the right completion (each at 95%, not corrected for their number)."
     )
 
 

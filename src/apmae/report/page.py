@@ -16,6 +16,7 @@ from numpy import ndarray
 from apmae.artifacts import fingerprint, manifest_path, read_json
 from apmae.atlas.branches import STABLE
 from apmae.report import figures, tables
+from apmae.report.circuits import circuit_findings, circuit_table, edges_table, recall_table
 from apmae.report.claims import cluster_sections
 from apmae.report.display import (
     cells_in_a_grid,
@@ -38,6 +39,7 @@ from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.report.thumbnails import thumbnail
 from apmae.schema import NOISE
+from apmae.study.circuit import Circuit
 from apmae.study.layout import Layout
 from apmae.study.reader import Place, Predicted, Study
 
@@ -172,7 +174,12 @@ def _tables(study: Study) -> list[Table]:
         tables.outcomes_table(study),
         *([] if located is None else [chance_table(located[0]), foreign_table(located[1])]),
         *([] if study.predicted is None else [prediction_table(_prediction(study.predicted))]),
+        *([] if study.circuit is None else _circuit_tables(study.circuit)),
     ]
+
+
+def _circuit_tables(found: Circuit) -> list[Table]:
+    return [table for table in (circuit_table(found), recall_table(found), edges_table(found)) if table.rows]
 
 
 def _prediction(found: Predicted) -> Prediction:
@@ -203,6 +210,12 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         outcomes=listing(made["outcomes"], "outcomes"),
         predictions=None if study.predicted is None else prediction_findings(_prediction(study.predicted)),
         prediction=listing(made["prediction"], "prediction") if "prediction" in made else None,
+        circuit=None if study.circuit is None else circuit_findings(study.circuit),
+        circuits=[
+            listing(made[name], label)
+            for name, label in (("circuit", "heads"), ("circuit_recall", "filters"), ("circuit_edges", "edges"))
+            if name in made
+        ],
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
         about=about,
