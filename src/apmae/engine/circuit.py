@@ -9,6 +9,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from apmae.analyze.circuit_exports import exports
 from apmae.analyze.circuits import (
     Head,
     Measured,
@@ -176,13 +177,15 @@ def _make(
     edges = _edges(stage, lm, pairs, senders, rows, config, restart)
     if not stage.has(*TABLES):
         _write_tables(stage, measured, shortlists, edges, config)
-    cost = forwards_of(config.filter, config.steps)
+    cost, inner = forwards_of(config.filter, config.steps), lm.model.config.get_text_config()
     counts = {
         "pairs": {task: len(own) for task, own in rows.items()},
         "left_out": {REASONS[reason]: count for reason, count in left_out.items()},
         "lm": lm.name,
         "heads": len(heads),
         "heads_by_layer": list(lm.heads_by_layer),
+        "width": inner.hidden_size,
+        "parallel": bool(getattr(inner, "use_parallel_residual", getattr(inner, "parallel_attn", False))),
         "shortlist": size,
         "patched": len(next(iter(chosen.values()))),
         "direction": config.direction,
@@ -192,8 +195,9 @@ def _make(
         "seconds": clock.per_unit,
     }
     if not stage.has(CIRCUIT_PICTURE):
-        tables = (read_table(stage.root / name) for name in TABLES)
-        stage.write_files({CIRCUIT_PICTURE: png(circuit_figure(Circuit(*tables, counts)))})
+        tables = [read_table(stage.root / name) for name in TABLES]
+        found = Circuit(tables[0], tables[1], tables[2], tables[3], counts)
+        stage.write_files({CIRCUIT_PICTURE: png(circuit_figure(found)), **exports(found)})
     stage.finish(counts)
 
 

@@ -105,8 +105,9 @@ def _circuit(found: Circuit) -> list[Picture]:
             "Heads that carry a task",
             "Left: by how much the right completion's logit is less ahead of the wrong one if a head's output is that "
             "on the counterfactual prompt (blue; red if it is more ahead); dots mark the shortlist, white was not "
-            "patched or has no effect. Right, where all heads were patched: how many of the true top ten the first heads of each filter have. "
-            "The dotted line is chance, the dashed one how well one half of the prompts' groups gives the other's.",
+            "patched or has no effect. Right, where all heads were patched: how many of the true top ten the first "
+            "heads of each filter have. The dotted line is chance, the dashed one how well one half of the prompts' "
+            "groups gives the other's.",
             circuit_figure(found),
         )
     ]
