@@ -1,8 +1,8 @@
 """A circuit in the formats of other tools: EAP-IG and MIB's circuit track, and ACDC. Torch-free.
 
 They name the parts of a model as TransformerLens does, with as many heads in every layer. *EAP-IG* and *MIB* read a
-graph as JSON: sizes under ``cfg``, and under ``nodes`` for ``input``, ``a0.h1``, ``m0`` and ``logits`` whether each is in
-the graph, with its importance; nodes without one (here all that are no heads) always stay in. *ACDC* keeps edges
+graph as JSON: sizes under ``cfg``, and under ``nodes`` for ``input``, ``a0.h1``, ``m0`` and ``logits`` whether each is
+in the graph, with its importance; nodes without one (here all that are no heads) always stay in. *ACDC* keeps edges
 between hooks, which it reads as (receiver, index, sender, index); here they are the edges that are present, as JSON.
 
 In the circuit are the heads with the largest effects, as many as the shortlist has, without those whose interval has 0

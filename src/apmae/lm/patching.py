@@ -18,8 +18,8 @@ logit of the right completion less that of the wrong one where the model answers
   writes is put into the run. That is the sender's effect through the receiver alone.
 
 Positive is: the head works for the right answer. Filters that need no gradient read the clean run alone: *flow*
-(``lm.flow``) from the changed tokens, and *last row*, the mass that the head's row at the completion position puts on
-them.
+(``lm.flow``, where the share of each layer's attention is one over the number of layers) from the changed tokens, and
+*last row*, the mass that the head's row at the completion position puts on them.
 
 Axes: b pairs of a batch, h heads of all layers, q queries, v width of a head's output, n chosen heads, e edges.
 """
@@ -91,7 +91,8 @@ def see_clean(batch: Batch) -> Looks:
     changed = torch.zeros(batch.clean.shape, dtype=torch.bool)
     for row, pair in enumerate(batch.pairs):
         changed[row, pair.changed] = True
-    flow, rows = Flow(changed.to(batch.lm.device), 1), LastRows()
+    share = 1 / max(len(batch.lm.heads), 2)  # over all layers, about a third of the stream stays where it is
+    flow, rows = Flow(changed.to(batch.lm.device), 1, share), LastRows()
 
     def see(seen: Seen) -> None:
         flow.see(seen)
