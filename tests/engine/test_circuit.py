@@ -20,7 +20,7 @@ from apmae.lm.patching import patch_each, see_clean
 from apmae.prompts.files import write_jsonl
 from apmae.schema import CIRCUIT_EFFECTS, CIRCUIT_PAIRS, CIRCUIT_SCORES
 
-CONFIG = PatchingConfig(context=24, batch=3, shard_pairs=4, exact="all", edge_heads=3, resamples=50)
+CONFIG = PatchingConfig(share=0.2, context=24, batch=3, shard_pairs=4, exact="all", edge_heads=3, resamples=50)
 PAIRS = 10
 
 

@@ -25,7 +25,7 @@ def circuit(
     filter_: Annotated[
         str, typer.Option("--filter", help="What makes the shortlist: attribution, flow, last_row, tags or random.")
     ] = "attribution",
-    share: Annotated[float, typer.Option(help="Share of the heads in the shortlist.")] = 0.2,
+    share: Annotated[float, typer.Option(help="Share of the heads in the shortlist.")] = 0.22,
     edges: Annotated[int, typer.Option(help="Heads among which edges are measured; 0 for none.")] = 0,
     atlas: Annotated[
         str | None, typer.Option(help="Atlas of this model, or 'bundled', for the filter that compares tags.")

@@ -47,11 +47,11 @@ def circuit_table(found: Circuit, shown: int | None = None) -> Table:
 
 
 def recall_table(found: Circuit) -> Table:
-    """What each filter's shortlist has at a fifth, a third and a half of the heads, beside chance and the halves.
+    """What each filter's shortlist has, at its size, a third and half of the heads, beside chance and the halves.
 
     It is of the true top five and ten, and of all effects; forwards per pair stand beside their share of exact's.
     """
-    sizes = {_size(share, found.counts["heads"]): share for share in (0.2, 1 / 3, 0.5)}
+    sizes = {found.counts["shortlist"], *(_size(share, found.counts["heads"]) for share in (1 / 3, 0.5))}
     header = ("task", "filter", "heads", "top 5", "top 10", "effects", "forwards", "cost")
     rows: list[tuple[Any, ...]] = []
     for row in found.recall.to_pylist():

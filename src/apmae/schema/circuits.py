@@ -9,7 +9,7 @@ _RECEIVER = [pa.field("to_layer", pa.int16(), nullable=False), pa.field("to_head
 _PAIR = pa.field("pair", pa.int32(), nullable=False)
 _TASK = pa.field("task", pa.string(), nullable=False)
 _INTERVAL = [pa.field("low", pa.float32()), pa.field("high", pa.float32())]
-_MEASURED = [pa.field(name, pa.float32()) for name in FILTERS if name != "random"]
+_MEASURED = [pa.field(name, pa.float32(), nullable=name == "tags") for name in FILTERS if name != "random"]
 
 CIRCUIT_PAIRS = pa.schema(
     [
