@@ -151,7 +151,7 @@ class Patch:
         _expect_width("Patch", self.outputs, output)
         batch, tokens, _ = self.outputs.shape
         where = follower.where()
-        if batch != len(output) or (where.begun is where and tokens > where.past + output.shape[1]):
+        if batch != len(output) or (where.continued is None and tokens > where.past + output.shape[1]):
             raise CaptureError(
                 f"expected the batch that Patch was recorded from, {batch} prompts of up to {tokens} tokens, got "
                 f"{len(output)} of {where.past + output.shape[1]}; clean and corrupted prompts must have the same "

@@ -35,8 +35,8 @@ class Where:
         """Tokens in the cache, padding included."""
         self.first_prompt = first_prompt
         """Number of the batch's first prompt, over all forwards; a forward that continues has that of its prompts."""
-        self.begun: Where = self
-        """The forward that read the prompts first: this one, unless it continues them."""
+        self.continued: Where | None = None
+        """The forward that read the prompts first, if this one continues them."""
         self._mask = mask
         self._device = device
         self._known: dict[Hashable, Any] = {}
@@ -64,7 +64,7 @@ class Where:
     @cached_property
     def ends(self) -> Int[Tensor, " b"]:
         """Tokens that each prompt had when it was first read, before any was generated."""
-        return self.positions.amax(1) + 1 if self.begun is self else self.begun.ends
+        return self.positions.amax(1) + 1 if self.continued is None else self.continued.ends
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` returns, made once for all heads and layers of this forward."""
@@ -127,7 +127,7 @@ class Follower:
         continues = before is not None and (past > 0 or (call is not None and call is self._thread.generation))
         if before is not None and continues and before.shape[0] == batch:
             where = Where((batch, queries), past, mask, read.device, before.first_prompt)
-            where.begun = before.begun
+            where.continued = before if before.continued is None else before.continued
         else:
             with self._lock:
                 where = Where((batch, queries), past, mask, read.device, self._prompts)
