@@ -48,7 +48,8 @@ def found(known, tmp_path_factory):
 
 def files_of(folder):
     """Everything but the manifest, which has the time that the run took."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
 def test_tables_are_what_each_pair_shows_alone(known, found):

@@ -121,19 +121,21 @@ def print_circuit(found: Circuit, where: Path) -> None:
         where: the stage's folder.
     """
     console = open_console()
-    for table in (circuit_table(found, _SHOWN), recall_table(found), edges_table(found, _SHOWN)):
-        if table.rows:
-            cells = list(zip(*table.rows, strict=True))
+    tables = circuit_table(found, _SHOWN), recall_table(found), edges_table(found, _SHOWN)
+    for task in found.tasks["task"].to_pylist():
+        console.print(f"\n{task}", highlight=False, markup=False)
+        for table in tables:
+            rows = [row[1:] for row in table.rows if row[0] == task]
             columns = [
                 Column(
                     header=header,
                     cells=[str(cell) for cell in own],
-                    priority=None if place < 5 else len(table.header) - place,
-                    min_width=9 if place == 0 else None,
+                    priority=None if place < 4 else len(table.header) - place,
                 )
-                for place, (header, own) in enumerate(zip(table.header, cells, strict=True))
+                for place, (header, own) in enumerate(zip(table.header[1:], zip(*rows, strict=True), strict=False))
             ]
-            print_table(console, columns, f"the tables in {where} have them")
+            if columns:
+                print_table(console, columns, f"the tables in {where} have them")
     for line in circuit_findings(found):
         print_point(console, line)
 
