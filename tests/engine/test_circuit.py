@@ -11,7 +11,7 @@ from apmae.artifacts import read_manifest, read_tables
 from apmae.config import PatchingConfig
 from apmae.engine import circuit as engine
 from apmae.engine.circuit import find_circuit
-from apmae.engine.circuit_checks import circuit_task, expect_counterfactuals
+from apmae.engine.circuit_checks import circuit_lm, circuit_task, expect_counterfactuals
 from apmae.engine.prompts import load_prompts
 from apmae.errors import ArtifactError, CaptureError, ConfigError, ModelError, SourceError
 from apmae.lm.load import load_lm
@@ -195,6 +195,12 @@ def test_a_study_gives_its_prompts_and_says_if_the_model_is_another(real_study, 
     assert own.note == ""
     other = circuit_task(real_study.folder, None, None, LMConfig(source=str(known[0].folder)))
     assert other.note.startswith("The study is of bundled") and "those of the other model" in other.note
+    assert circuit_lm(real_study.folder, None, {}) == real_study.config.lm
+    assert circuit_lm(real_study.folder, None, {"dtype": "bfloat16"}).dtype == "bfloat16"
+    assert circuit_lm(real_study.folder, "./mine", {}).source == "./mine"
+    assert circuit_lm(None, None, {}).source == "bundled"
+    with pytest.raises(ConfigError, match="made stage by stage; give its language model"):
+        circuit_lm(known[0].folder, None, {})
     with pytest.raises(ConfigError, match="expected a study, or --prompts with counterfactuals and --out"):
         circuit_task(None, known[0].prompts, None, real_study.config.lm)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apmae.cli.options import LMOption, OverwriteOption, SeedOption, SetOption, lm_config, loads_lm, say, settings
+from apmae.cli.options import OverwriteOption, SeedOption, SetOption, loads_lm, say, settings
 
 
 @loads_lm
@@ -17,7 +17,9 @@ def circuit(
         Path | None, typer.Option(help="Prompts with counterfactuals, Parquet or JSONL (apmae prompts circuit:NAME).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; by default STUDY/circuit.")] = None,
-    lm: LMOption = "bundled",
+    lm: Annotated[
+        str | None, typer.Option("--lm", help="As for encode; by default the study's, or else 'bundled'.")
+    ] = None,
     exact: Annotated[
         str, typer.Option(help="Heads to patch one by one: 'shortlist', or 'all' to see how good the filters are.")
     ] = "shortlist",
@@ -43,7 +45,7 @@ def circuit(
     A killed run resumes after its last shard.
     """
     from apmae.config import PatchingConfig, parse
-    from apmae.engine.circuit_checks import circuit_task, expect_circuit, parse_exact
+    from apmae.engine.circuit_checks import circuit_lm, circuit_task, expect_circuit, parse_exact
 
     values = {
         "exact": parse_exact(exact, head or ()),
@@ -54,7 +56,7 @@ def circuit(
         **settings(set_),
     }
     config = parse(PatchingConfig, values, "circuit")
-    model = lm_config(lm, loading)
+    model = circuit_lm(study, lm, loading)
     task, tags = circuit_task(study, prompts, out, model), None if atlas is None else (encoder, atlas)
     expect_circuit(model, task, config, tags, overwrite=overwrite)
     if task.note:

@@ -1,11 +1,11 @@
 """What ``apmae circuit`` is given, checked before anything heavy is loaded. Torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from apmae.artifacts import expect_place, expect_stage, fingerprint
-from apmae.config import LMConfig, PatchingConfig
+from apmae.artifacts import expect_place, expect_stage, fingerprint, read_json
+from apmae.config import LMConfig, PatchingConfig, parse
 from apmae.engine.checks import heads_written
 from apmae.engine.head_checks import study_prompts
 from apmae.engine.prompts import load_prompts
@@ -34,6 +34,26 @@ def parse_exact(exact: str, heads: Sequence[str]) -> str | tuple[tuple[int, int]
     if heads and exact != "shortlist":
         raise ConfigError(f"expected --exact {exact} or single heads (--head), got both; leave one out")
     return tuple(dict.fromkeys(heads_written(heads))) if heads else exact
+
+
+def circuit_lm(study: Path | None, source: str | None, loading: Mapping[str, Any]) -> LMConfig:
+    """The model that is asked for: by default that of the study, as it was loaded there, or else the bundled one.
+
+    Args:
+        study: with ``study.json``, if no source is given.
+        source: folder or hub id.
+        loading: fields of ``LMConfig`` that were given.
+
+    Raises:
+        ConfigError: if the study does not say which model it is of.
+    """
+    known: dict[str, Any] = {"source": source or "bundled"}
+    if study is not None and source is None:
+        settings = Layout(study).settings
+        if not settings.is_file():
+            raise ConfigError(f"expected --lm for {study}, which was made stage by stage; give its language model")
+        known = read_json(settings).get("lm", {})
+    return parse(LMConfig, {**known, **loading}, "language model")
 
 
 def circuit_task(study: Path | None, prompts: Path | None, out: Path | None, lm: LMConfig) -> Task:

@@ -33,6 +33,9 @@ def circuit_figure(found: Circuit) -> Figure:
     for (left, right), task in zip(rows, tasks, strict=True):
         _effects(figure, left, [row for row in found.heads.to_pylist() if row["task"] == task], task)
         _curves(right, [row for row in found.recall.to_pylist() if row["task"] == task], ceilings[task])
+    handles, labels = rows[0, 1].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 
@@ -79,4 +82,3 @@ def _curves(axis: Axes, rows: list[dict[str, Any]], task: dict[str, Any]) -> Non
         )
     axis.set(title=f"share of the true top {many}", xlabel="heads in the shortlist", ylim=(-0.02, 1.04))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower right", frameon=False)
