@@ -424,9 +424,10 @@ CASES = {
     ),
     "circuit: more tokens than positions": (("circuit", *PAIRS, "--set", "context=100000", *OUT), "positions"),
     "circuit: other prompts than the study's": (
-        ("circuit", "told", *PAIRS),
+        ("circuit", "told", "--lm", "bundled", *PAIRS),
         "expected the prompts that told was made from",
     ),
+    "circuit: a study that does not say its model": (("circuit", "told"), "expected --lm for told", "stage by stage"),
     # -- predict
     "predict: unfinished answers": (("predict", "unread"), "a finished answers artifact at unread/answers"),
     "predict: answers without outcomes": (("predict", "mute"), "prompts with outcomes in mute"),
