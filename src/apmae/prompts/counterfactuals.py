@@ -21,7 +21,7 @@ from itertools import islice
 
 import numpy as np
 
-from apmae.config import CircuitsConfig, CodeCircuit, PromptsConfig
+from apmae.config import CircuitsConfig, PromptsConfig, Task
 from apmae.corpus.source import SourceHandle
 from apmae.errors import SourceError
 from apmae.progress import Advance
@@ -46,12 +46,12 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _QUOTED = re.compile(r"[\"'`]|//|/\*|\*/")
 _COMMENTED = re.compile(r"//|#|/\*|^\s*\*")
-_TASKS = {"copied_identifier": "identifier", "closing_bracket": "closing_bracket"}
+_TASKS: dict[str, Task] = {"copied_identifier": "identifier", "closing_bracket": "closing_bracket"}
 """The task whose spans are completed."""
 
 
 def code_pairs(
-    name: CodeCircuit,
+    name: str,
     ask: Ask,
     files: Sequence[SourceHandle],
     config: CircuitsConfig,
@@ -64,7 +64,7 @@ def code_pairs(
     They have no suffix, and the file's path, so that intervals are over files.
 
     Args:
-        name: which counterfactuals.
+        name: one of ``config.CodeCircuit``.
         ask: the model; a forward of four windows decides about each candidate.
         files: where spans are taken from.
         config: language, split, how many, window, seed.

@@ -178,6 +178,10 @@ def _tables(study: Study) -> list[Table]:
     ]
 
 
+def _measured_on(found: Circuit) -> str:
+    return f"Measured on {found.counts['lm']}, by {found.counts['direction']}."
+
+
 def _circuit_tables(found: Circuit) -> list[Table]:
     return [table for table in (circuit_table(found), recall_table(found), edges_table(found)) if table.rows]
 
@@ -210,7 +214,7 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         outcomes=listing(made["outcomes"], "outcomes"),
         predictions=None if study.predicted is None else prediction_findings(_prediction(study.predicted)),
         prediction=listing(made["prediction"], "prediction") if "prediction" in made else None,
-        circuit=None if study.circuit is None else circuit_findings(study.circuit),
+        circuit=None if study.circuit is None else [_measured_on(study.circuit), *circuit_findings(study.circuit)],
         circuits=[
             listing(made[name], label)
             for name, label in (("circuit", "heads"), ("circuit_recall", "filters"), ("circuit_edges", "edges"))
