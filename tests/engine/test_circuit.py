@@ -126,6 +126,19 @@ def test_a_second_run_reads_and_other_settings_are_refused(known, found):
         find_circuit(lm, made.prompts, out, CONFIG.model_copy(update={"direction": "denoising"}))
 
 
+def test_damaged_files_are_made_again(known, found, tmp_path):
+    from shutil import copytree
+
+    made, lm = known
+    copytree(found[1], tmp_path / "out")
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    for name in ("effects-00001.parquet", "recall.parquet", "exports/task-0.eap_ig.json"):
+        (tmp_path / "out" / name).write_bytes(b"")
+    find_circuit(lm, made.prompts, tmp_path / "out", CONFIG)
+    assert files_of(tmp_path / "out") == files_of(found[1])
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+
+
 def test_a_shortlist_alone_gives_the_same_effects_and_no_recall(known, found, tmp_path):
     made, lm = known
     config = PatchingConfig(context=24, batch=3, filter="flow", share=0.5, resamples=50)

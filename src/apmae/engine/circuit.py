@@ -194,10 +194,11 @@ def _make(
         "forwards_all": RUNS + len(heads),
         "seconds": clock.per_unit,
     }
-    if not stage.has(CIRCUIT_PICTURE):
-        tables = [read_table(stage.root / name) for name in TABLES]
-        found = Circuit(tables[0], tables[1], tables[2], tables[3], counts)
-        stage.write_files({CIRCUIT_PICTURE: png(circuit_figure(found)), **exports(found)})
+    tables = [read_table(stage.root / name) for name in TABLES]
+    found = Circuit(tables[0], tables[1], tables[2], tables[3], counts)
+    files = exports(found)
+    if not stage.has(CIRCUIT_PICTURE, *files):
+        stage.write_files({CIRCUIT_PICTURE: png(circuit_figure(found)), **files})
     stage.finish(counts)
 
 
