@@ -18,6 +18,7 @@ from apmae.config import (
     EvaluateConfig,
     LMConfig,
     LocationsConfig,
+    PatchingConfig,
     PredictConfig,
     PromptsConfig,
     SimilarConfig,
@@ -32,7 +33,7 @@ from apmae.errors import ApmaeError, ConfigError
 
 ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
-    *(AnswersConfig, LocationsConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
+    *(AnswersConfig, LocationsConfig, PatchingConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
 ]
 
 

@@ -15,6 +15,7 @@ from apmae.config import (
     AtlasConfig,
     DimensionsConfig,
     EncodeConfig,
+    PatchingConfig,
     PromptsConfig,
     TagsConfig,
     TrainConfig,
@@ -62,6 +63,7 @@ json.dump(results, sys.stdout)
 
 OUT = ("--out", "made")
 PROMPTS = ("--prompts", "good.jsonl")
+PAIRS = ("--prompts", "pairs.jsonl")
 TAG = ("tag", "bundled", "A.java", "--line", "3")
 TAGS = ("tag", "bundled", *PROMPTS)
 FIGURE = ("--out", "made.png")
@@ -186,6 +188,14 @@ CASES = {
     "prompts: a circuit and files": (
         ("prompts", "circuit:ioi", "bundled", "--lm", "bundled", "--out", "p.parquet"),
         "circuits only, got bundled",
+    ),
+    "prompts: a circuit of code without files": (
+        ("prompts", "circuit:closing_bracket", "--lm", "bundled", "--out", "p.parquet"),
+        "source files with circuit:closing_bracket",
+    ),
+    "prompts: a circuit of code and no such folder": (
+        ("prompts", "circuit:closing_bracket", "none", "--lm", "bundled", "--out", "p.parquet"),
+        "none",
     ),
     "prompts: no such circuit": (
         ("prompts", "circuit:acronyms", "--lm", "bundled", "--out", "p.parquet"),
@@ -393,6 +403,36 @@ CASES = {
         "the prompts of the study for --out three/answers, got",
         "another --out",
     ),
+    # -- circuit
+    "circuit: neither study nor prompts": (("circuit", "--lm", "bundled"), "expected a study, or --prompts", "--out"),
+    "circuit: no such prompts": (("circuit", "--prompts", "none.parquet", *OUT), "none.parquet, found none"),
+    "circuit: no counterfactuals": (("circuit", *PROMPTS, *OUT), "none of 1 has both", "apmae prompts circuit:NAME"),
+    "circuit: no such model": (("circuit", *PAIRS, "--lm", "./none", *OUT), "found no folder ./none"),
+    "circuit: an encoder": (
+        ("circuit", *PAIRS, "--lm", "./headless", *OUT),
+        "a model that continues text",
+        "a decoder",
+    ),
+    "circuit: no such head": (("circuit", *PAIRS, "--head", "6.0", *OUT), "layers 0-5", "got '6.0'"),
+    "circuit: a head in words": (("circuit", *PAIRS, "--head", "last", *OUT), "LAYER.HEAD", "got 'last'"),
+    "circuit: all heads and one": (
+        ("circuit", *PAIRS, "--exact", "all", "--head", "1.1", *OUT),
+        "single heads (--head), got both",
+    ),
+    "circuit: no such filter": (("circuit", *PAIRS, "--filter", "entropy", *OUT), "filter", "got 'entropy'"),
+    "circuit: no share": (("circuit", *PAIRS, "--share", "0", *OUT), "share", "got 0"),
+    "circuit: tags without an atlas": (("circuit", *PAIRS, "--filter", "tags", *OUT), "--atlas for the filter 'tags'"),
+    "circuit: a name like a file": (("circuit", *PAIRS, "--out", "made.parquet"), "folder for the tables", "suffix"),
+    "circuit: other settings": (
+        ("circuit", *PAIRS, "--set", "direction=denoising", "--out", "old-circuit"),
+        "direction was 'noising', now 'denoising'",
+    ),
+    "circuit: more tokens than positions": (("circuit", *PAIRS, "--set", "context=100000", *OUT), "positions"),
+    "circuit: other prompts than the study's": (
+        ("circuit", "told", "--lm", "bundled", *PAIRS),
+        "expected the prompts that told was made from",
+    ),
+    "circuit: a study that does not say its model": (("circuit", "told"), "expected --lm for told", "stage by stage"),
     # -- predict
     "predict: unfinished answers": (("predict", "unread"), "a finished answers artifact at unread/answers"),
     "predict: answers without outcomes": (("predict", "mute"), "prompts with outcomes in mute"),
@@ -583,6 +623,8 @@ def results(tmp_path_factory, environment):
     (home / "notes.xyz").write_text("a\nb\n")
     (home / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
     (home / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    pair = {"prompt": "int a = b + ", "completion": "c", "counterfactual": "int a = d + ", "wrong": ["e"]}
+    (home / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     (home / "mine.parquet").write_bytes(b"mine")
     (home / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "int x = "}\n')
     for folder in (
@@ -651,6 +693,7 @@ def results(tmp_path_factory, environment):
     artifact(home / "old-atlas", "cluster", AtlasConfig())
     artifact(home / "old-tags", "tag", TagsConfig())
     artifact(home / "old-answers", "answers", AnswersConfig())
+    artifact(home / "old-circuit", "circuit", PatchingConfig())
     bert = {"model_type": "bert", "architectures": ["BertModel"], "max_position_embeddings": 512}
     (home / "headless" / "config.json").write_text(json.dumps(bert))
     answered(home / "unread", ["correct", "incorrect", "correct"], 3)

@@ -218,7 +218,7 @@ def test_outcomes_that_cannot_be_known_are_refused_before_torch_is_imported(enco
     lm, sources = LMConfig(source=str(encoder_folder("sentence"))), [parse_source(harbour)]
     refusals = [
         lambda: checks.expect_source_files(sources, None, settings(outcome="correct"), lm, overwrite=False),
-        lambda: checks.expect_circuits(None, CircuitsConfig(circuits=("ioi",), length=64), lm, overwrite=False),
+        lambda: checks.expect_circuits((), None, CircuitsConfig(circuits=("ioi",), length=64), lm, overwrite=False),
         lambda: checks.expect_training(
             training("nano", {"outcome": "correct"}, lm.model_dump(), language="text", per_task=4),
             tmp_path / "encoder",

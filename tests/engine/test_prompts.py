@@ -203,3 +203,17 @@ def test_progress_says_what_the_stage_waits_for_and_how_long(tmp_path, bundled_l
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "ask the model: 0 candidates"
     assert re.search(r"^ask the model: (\d+) of \1 candidates, all found", lines[-1])
+
+
+def test_circuits_of_code_are_drawn_from_files_and_counted(tmp_path, bundled_lm):
+    out = tmp_path / "pairs.parquet"
+    config = CircuitsConfig(circuits=("closing_bracket", "induction"), per_task=3)
+    counts = prompts.make_circuits(out, config, bundled_lm, [parse_source("bundled")])
+    made = prompts.load_prompts(out)
+    assert [prompt.task for prompt in made] == ["closing_bracket"] * 3 + ["induction"] * 3
+    assert all(prompt.counterfactual and prompt.wrong and prompt.outcome and prompt.suffix is None for prompt in made)
+    assert counts["rejected"].keys() == {"closing_bracket"}
+    assert sum(map(sum, (own.values() for own in counts["prompts"].values()))) == 6
+    assert prompts.make_circuits(out, config, bundled_lm, [parse_source("bundled")]) == counts
+    with pytest.raises(ArtifactError, match="source-0"):
+        prompts.make_circuits(out, config, bundled_lm)

@@ -13,21 +13,28 @@ from apmae.lm.observe import observing
 COUNT = 5
 
 
-def flow_by_loops(layers, wanted, position):
+def flow_by_loops(layers, wanted, position, share=0.5):
     """float64, of one prompt: for each layer (h, t, t) patterns; every number of the definition in its own loop."""
     size = len(wanted)
     reach = [wanted.astype(float)]
     for patterns in layers:
         mean = patterns.mean(0)
         reach.append(
-            np.array([(reach[-1][q] + sum(mean[q, k] * reach[-1][k] for k in range(size))) / 2 for q in range(size)])
+            np.array(
+                [
+                    (1 - share) * reach[-1][q] + share * sum(mean[q, k] * reach[-1][k] for k in range(size))
+                    for q in range(size)
+                ]
+            )
         )
     back, found = np.zeros(size), []
     back[position] = 1
     for number in range(len(layers) - 1, -1, -1):
         patterns, mean = layers[number], layers[number].mean(0)
         found.append([sum(back[q] * pattern[q] @ reach[number] for q in range(size)) for pattern in patterns])
-        back = np.array([(back[k] + sum(mean[q, k] * back[q] for q in range(size))) / 2 for k in range(size)])
+        back = np.array(
+            [(1 - share) * back[k] + share * sum(mean[q, k] * back[q] for q in range(size)) for k in range(size)]
+        )
     return np.concatenate(found[::-1])
 
 
@@ -38,8 +45,8 @@ def eigenvalues_by_lapack(pattern):
     return np.sort(np.linalg.eigvals(np.diag(degree) - pattern).real)[::-1][:COUNT]
 
 
-def watched(name, inputs, wanted, positions):
-    flow = Flow(wanted, COUNT)
+def watched(name, inputs, wanted, positions, share=0.5):
+    flow = Flow(wanted, COUNT, share)
     with torch.no_grad(), observing(family_model(name), flow.see, positions):
         family_model(name)(**inputs)
     return flow
@@ -68,6 +75,16 @@ def test_every_family_padded_on_any_side(name):
                 assert np.isnan(found).all()
             else:
                 np.testing.assert_allclose(found, [eigenvalues_by_lapack(pattern) for pattern in own], atol=1e-5)
+
+
+def test_a_smaller_share_of_attention():
+    inputs, wanted = tokens(size=20), torch.zeros(3, 20, dtype=torch.bool)
+    wanted[:, ::4] = True
+    flow = watched("llama", inputs, wanted, [19] * 3, share=0.1)
+    eager = eager_attentions("llama", inputs).double().numpy()
+    for row in range(3):
+        expected = flow_by_loops(eager[row].reshape(2, -1, 20, 20), wanted[row].numpy(), 19, share=0.1)
+        np.testing.assert_allclose(flow.flow()[row], expected, atol=1e-5)
 
 
 def test_nothing_flows_from_tokens_that_are_not_there():

@@ -51,6 +51,11 @@ EXAMPLES = {
         "Will an answer be right? Baselines without attention, then what heads add, with intervals. Then for one line: "
         "apmae predict MODEL FILE.java --line 12 --column 18 --study study/ --risk 0.1",
     ),
+    "circuit": (
+        "apmae circuit --lm MODEL --prompts pairs.parquet --out circuit/ --exact all",
+        "Pairs: apmae prompts circuit:induction --lm MODEL --per-task 50 --out pairs.parquet. Without --exact all only "
+        "a shortlist is patched, which takes about a quarter of the time.",
+    ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "top": (
         "apmae top study/ --by induction --head 3.5 --lm MODEL",

@@ -62,16 +62,18 @@ def prompts(
     given = parse_sources(sources)
     shown = count if preview else 0
     if given.circuits:
-        unfit = {"--language": language != "java", "--tasks": tasks != "all", "--outcome": outcome is not None}
+        unfit = {"--tasks": tasks != "all", "--outcome": outcome is not None}
+        unfit |= {} if given.files else {"--language": language != "java"}
         for option in (option for option, is_given in unfit.items() if is_given):
             raise ConfigError(f"expected no {option} with circuits, which bring their own; leave it out")
-        circuits = {"circuits": given.circuits, "per_task": per_task, "seed": seed, **settings(set_)}
+        circuits = {"circuits": given.circuits, "language": language, "per_task": per_task, "seed": seed}
+        circuits |= settings(set_)
         config = parse(CircuitsConfig, circuits, "prompts")
         if lm is None:
             raise ConfigError("expected --lm MODEL with circuits: their prompts are made for a model's tokens")
         model = lm_config(lm, loading)
-        expect_circuits(out, config, model, overwrite=overwrite)
-        _circuits(config, model, out, shown, overwrite)
+        expect_circuits(given.files, out, config, model, overwrite=overwrite)
+        _circuits(given.files, config, model, out, shown, overwrite)
     elif given.prompts is not None:
         if lm is not None:
             raise ConfigError(
@@ -97,18 +99,23 @@ def prompts(
         _source_files(given.files, config, model, out, shown, overwrite)
 
 
-def _circuits(config: Any, lm: Any, out: Path | None, shown: int, overwrite: bool) -> None:
+def _circuits(sources: Any, config: Any, lm: Any, out: Path | None, shown: int, overwrite: bool) -> None:
     from apmae.engine import prompts as engine
 
     if out is None:
-        engine.preview_circuits(config, lm, shown)
+        engine.preview_circuits(config, lm, shown, sources)
         return
-    counts = engine.make_circuits(out, config, lm, overwrite=overwrite)["prompts"]
+    made = engine.make_circuits(out, config, lm, sources, overwrite=overwrite)
+    counts = made["prompts"]
     if shown:
         engine.preview_file(out, shown)
     say(f"{sum(sum(counted.values()) for counted in counts.values())} prompts in {out}")
     for name, counted in counts.items():
         say(f"  {name}: {counted['correct']} of {sum(counted.values())} correct")
+        if sum(counted.values()) < config.per_task:
+            say(f"  short: {sum(counted.values())} of {config.per_task} pairs of {name}; give more source files")
+        if made["rejected"].get(name):
+            say("  not used: " + ", ".join(f"{why} {count}" for why, count in made["rejected"][name].items()))
 
 
 def _source_files(sources: Any, config: Any, lm: Any, out: Path | None, shown: int, overwrite: bool) -> None:

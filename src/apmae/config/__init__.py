@@ -5,8 +5,18 @@ Defaults are the paper's unless the field says otherwise; whole configurations l
 
 from apmae.config.base import Config, parse
 from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
+from apmae.config.circuits import Filter, PatchingConfig
 from apmae.config.heads import SimilarConfig, TopConfig
-from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
+from apmae.config.prompts import (
+    TASKS,
+    TEXT_TASKS,
+    Circuit,
+    CircuitsConfig,
+    CodeCircuit,
+    PromptsConfig,
+    Task,
+    tasks_of,
+)
 from apmae.config.stages import (
     PRESETS,
     AnswersConfig,
@@ -35,12 +45,15 @@ __all__ = [
     "CaptureConfig",
     "Circuit",
     "CircuitsConfig",
+    "CodeCircuit",
     "Config",
     "DimensionsConfig",
     "EncodeConfig",
     "EvaluateConfig",
+    "Filter",
     "LMConfig",
     "LocationsConfig",
+    "PatchingConfig",
     "PredictConfig",
     "PromptsConfig",
     "Representation",

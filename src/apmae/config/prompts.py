@@ -1,6 +1,6 @@
 """Tasks, circuits, and how prompts are drawn."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,12 @@ Task = Literal[
 Circuit = Literal["ioi", "greater_than", "docstring", "induction", "gendered_pronouns"]
 """The classic circuits that ``prompts/circuits.py`` makes prompts for."""
 
+CodeCircuit = Literal["copied_identifier", "closing_bracket"]
+"""Those that ``prompts/counterfactuals.py`` makes from source files."""
+
+Language = Literal["java", "python", "cpp", "javascript", "typescript", "go", "rust", "text"]
+"""What source files are written in: a programming language, or "text" for prose."""
+
 
 def tasks_of(language: str) -> tuple[Task, ...]:
     """The tasks of a language."""
@@ -54,7 +60,7 @@ def tasks_of(language: str) -> tuple[Task, ...]:
 class PromptsConfig(Config):
     """How prompts are drawn from source files."""
 
-    language: Literal["java", "python", "cpp", "javascript", "typescript", "go", "rust", "text"] = "java"
+    language: Language = "java"
     """What the files are written in: a programming language, or "text" for prose."""
 
     tasks: tuple[Task, ...] = TASKS
@@ -105,8 +111,8 @@ class PromptsConfig(Config):
 class CircuitsConfig(Config):
     """How prompts of classic circuits are drawn (``docs/circuits.md``)."""
 
-    circuits: tuple[Circuit, ...]
-    """The sets, each at most once."""
+    circuits: tuple[Circuit | CodeCircuit, ...]
+    """The sets, each at most once. Those of :data:`CodeCircuit` are drawn from source files."""
 
     per_task: int = Field(default=100, ge=1)
     """Prompts per set, each with its counterfactual."""
@@ -114,11 +120,24 @@ class CircuitsConfig(Config):
     length: int = Field(default=256, ge=8)
     """The most tokens in a prompt."""
 
+    language: Language = "java"
+    """What the source files are written in, if there are any."""
+
+    split: Literal["all", "train", "atlas", "held_out"] = "all"
+    """Which source files to draw from (``PromptsConfig.split``)."""
+
     seed: int = 0
-    """Decides which templates and words are drawn."""
+    """Decides which templates and words, or files and spans, are drawn."""
+
+    @property
+    def from_code(self) -> tuple[CodeCircuit, ...]:
+        """The sets that are drawn from source files."""
+        return tuple(name for name in self.circuits if name in get_args(CodeCircuit))
 
     @model_validator(mode="after")
     def _each_circuit_once(self) -> Self:
         if not self.circuits or len(set(self.circuits)) < len(self.circuits):
             raise ValueError(f"expected one or more circuits, each once, got {', '.join(self.circuits) or 'none'}")
+        if self.from_code and self.language == "text":
+            raise ValueError(f"circuits of code have no language 'text', got {self.from_code[0]}: give another")
         return self

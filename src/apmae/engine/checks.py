@@ -137,13 +137,17 @@ def heads_written(texts: Sequence[str]) -> list[tuple[int, int]]:
     return heads
 
 
-def expect_circuits(out: Path | None, config: CircuitsConfig, lm: LMConfig, *, overwrite: bool) -> None:
+def expect_circuits(
+    sources: Sequence[Source], out: Path | None, config: CircuitsConfig, lm: LMConfig, *, overwrite: bool
+) -> None:
     """``apmae prompts circuit:NAME``."""
     _expect_prompts_out(out, config, overwrite=overwrite)
     _expect_reader(lm)
     declared = Declared.of(lm)
     expect_window(config.length, declared.positions)
     expect_answers(declared.answers, lm.source)
+    if config.from_code:
+        list_sources(sources, suffixes=language_of(config.language).suffixes)
 
 
 def expect_source_files(

@@ -16,6 +16,7 @@ from apmae.lm.declared import expect_outcome
 from apmae.progress import Advance, progress
 from apmae.prompts import own
 from apmae.prompts.circuits import circuit_prompts
+from apmae.prompts.counterfactuals import code_pairs
 from apmae.prompts.draw import Ask, build_prompts, draw_prompts, shortfalls, with_outcomes
 from apmae.prompts.files import from_table, read_prompts, to_table, write_jsonl
 from apmae.prompts.journal import Journal, JournaledAsk
@@ -60,13 +61,21 @@ def make_prompts(
         return stage.finish(counts).counts
 
 
-def make_circuits(out: Path, config: CircuitsConfig, lm: "LM | LMConfig", *, overwrite: bool = False) -> dict[str, Any]:
-    """The prompts stage with classic circuits as sources.
+def make_circuits(
+    out: Path,
+    config: CircuitsConfig,
+    lm: "LM | LMConfig",
+    sources: Sequence[Source] = (),
+    *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """The prompts stage with circuits as sources.
 
     Args:
         out: a ``.parquet`` file.
         config: which circuits, numbers.
         lm: whose tokens the prompts are made for; also decides outcomes.
+        sources: where circuits of code are drawn from.
         overwrite: replace an artifact made from something else.
 
     Returns:
@@ -74,14 +83,18 @@ def make_circuits(out: Path, config: CircuitsConfig, lm: "LM | LMConfig", *, ove
     """
     expect_parquet(out)
     lm = opened(lm)
-    with Stage.open(out, "prompts", decisive(config, lm), {"lm": lm.fingerprint}, overwrite=overwrite) as stage:
+    inputs = {f"source-{number}": source.fingerprint() for number, source in enumerate(sources)}
+    inputs |= {"lm": lm.fingerprint}
+    with Stage.open(out, "prompts", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if stage.finished:
             return read_manifest(out, "prompts").counts
-        prompts = _draw_circuits(config, lm, journal=stage)
+        rejected: dict[str, Counter[str]] = {}
+        prompts = _draw_circuits(config, lm, sources, rejected, journal=stage)
         number = Counter((prompt.task, prompt.outcome) for prompt in prompts)
         counts = {name: {o: number[name, o] for o in ("correct", "incorrect")} for name in config.circuits}
         stage.write_tables({out.name: to_table(prompts)})
-        return stage.finish({"prompts": counts}).counts
+        reasons = {name: dict(sorted((+own).items())) for name, own in rejected.items()}
+        return stage.finish({"prompts": counts, "rejected": reasons}).counts
 
 
 def preview_prompts(
@@ -100,9 +113,9 @@ def preview_prompts(
     print_prompts(_draw(sources, few, opened(lm) if lm else None)[0][:count], count)
 
 
-def preview_circuits(config: CircuitsConfig, lm: "LM | LMConfig", count: int) -> None:
+def preview_circuits(config: CircuitsConfig, lm: "LM | LMConfig", count: int, sources: Sequence[Source] = ()) -> None:
     """Print the first prompts that :func:`make_circuits` draws, and how many more there are; nothing is written."""
-    print_prompts(_draw_circuits(config, opened(lm)), count)
+    print_prompts(_draw_circuits(config, opened(lm), sources, {}), count)
 
 
 def preview_file(path: Path, count: int) -> None:
@@ -178,18 +191,34 @@ def _draw(
         return draw_prompts(asked, files, config, rejected=Counter(), advance=advance)
 
 
-def _draw_circuits(config: CircuitsConfig, lm: "LM", *, journal: Journal | None = None) -> list[Prompt]:
+def _draw_circuits(
+    config: CircuitsConfig,
+    lm: "LM",
+    sources: Sequence[Source],
+    rejected: dict[str, Counter[str]],
+    *,
+    journal: Journal | None = None,
+) -> list[Prompt]:
+    """The prompts of every circuit with their outcomes; counts what was not used of those from code, by circuit."""
     expect_answers(lm.answers, lm.name)
     tokenizer, room = lm.backend_tokenizer, config.length - (lm.bos is not None)
+    files = list_sources(sources, suffixes=language_of(config.language).suffixes) if config.from_code else []
     prompts: list[Prompt] = []
-    for name in config.circuits:
-        prompts += circuit_prompts(name, tokenizer, count=config.per_task, seed=config.seed, length=room)
-    with _asking(lm, journal, len(prompts)) as (asked, advance):
+    total = None if config.from_code else config.per_task * len(config.circuits)
+    with _asking(lm, journal, total, unit="answers") as (asked, advance):
+        for name in config.circuits:
+            if name in config.from_code:
+                own = rejected.setdefault(name, Counter())
+                prompts += code_pairs(name, asked, files, config, rejected=own, advance=advance)
+            else:
+                prompts += circuit_prompts(name, tokenizer, count=config.per_task, seed=config.seed, length=room)
         return with_outcomes(asked, prompts, config.length, advance=advance)
 
 
 @contextmanager
-def _asking(lm: "LM", journal: Journal | None, total: int | None = None) -> Iterator[tuple[Ask, Advance]]:
+def _asking(
+    lm: "LM", journal: Journal | None, total: int | None = None, unit: str = "candidates"
+) -> Iterator[tuple[Ask, Advance]]:
     """A model to ask, and progress that counts what it was asked; what an interrupted run asked counts as done."""
     from apmae.lm.outcome import AskLM  # imports torch
 
@@ -198,7 +227,7 @@ def _asking(lm: "LM", journal: Journal | None, total: int | None = None) -> Iter
     if journal is not None:
         ask = JournaledAsk(ask, journal)
         again = ask.known
-    with progress("ask the model", total, done=again, unit="candidates") as shown:
+    with progress("ask the model", total, done=again, unit=unit) as shown:
 
         def advance(amount: int = 1, *, note: str = "", total: int | None = None) -> None:
             nonlocal again

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
+from apmae.config import CodeCircuit
 from apmae.corpus.parse import parse_source
 from apmae.corpus.source import Source
 from apmae.errors import ConfigError
@@ -14,7 +15,7 @@ from apmae.prompts.line import line_prompt, read_source
 
 
 class Given(NamedTuple):
-    """Sources by kind: one of the three is given."""
+    """Sources by kind: one of the three is given, or circuits of code and source files."""
 
     files: tuple[Source, ...] = ()
     """Where prompts are drawn from."""
@@ -48,10 +49,10 @@ def parse_sources(given: Sequence[str]) -> Given:
 
     Args:
         given: any number of what ``parse_source`` takes; or one ``.jsonl`` or ``.parquet`` file; or any number of
-            ``circuit:NAME``.
+            ``circuit:NAME``, with source files if circuits of code are among them.
 
     Raises:
-        ConfigError: if nothing is given, or circuits together with something else.
+        ConfigError: if nothing is given, circuits of code without source files, or other circuits with them.
         SourceError: if there is nothing at the path of a source file.
     """
     if not given:
@@ -59,9 +60,15 @@ def parse_sources(given: Sequence[str]) -> Given:
     circuits = tuple(source.removeprefix(SCHEME) for source in given if source.startswith(SCHEME))
     if circuits:
         others = [source for source in given if not source.startswith(SCHEME)]
-        if others:
+        code = [name for name in circuits if name in get_args(CodeCircuit)]
+        if others and not code:
             raise ConfigError(f"expected circuits only, got {others[0]} as well: make two files of prompts")
-        return Given(circuits=circuits)
+        if code and not others:
+            raise ConfigError(
+                f"expected source files with {SCHEME}{code[0]}, whose prompts are drawn from them, got none; give "
+                "folders, files, zips or tars, or 'bundled'"
+            )
+        return Given(files=tuple(map(parse_source, others)), circuits=circuits)
     if len(given) == 1 and Path(given[0]).suffix in SUFFIXES:
         return Given(prompts=Path(given[0]))
     return Given(files=tuple(map(parse_source, given)))

@@ -99,7 +99,7 @@ def tag_corpus(
     lm = opened(lm)
     expect_shape(causal=mae.config.causal, found=lm.causal)
     length = window_length(lm, mae.config.pattern_size, config.capture.context)  # refused before anything runs
-    inputs = {"lm": lm.fingerprint, "encoder": mae.fingerprint, **_atlas_inputs(atlas)}
+    inputs = {"lm": lm.fingerprint, "encoder": mae.fingerprint, **atlas_inputs(atlas)}
     inputs["prompts"] = source.fingerprint() if source else fingerprint(prompts_path)
     if representation_of(places) != "cls":
         inputs["constants"] = bundled.constants()
@@ -233,7 +233,7 @@ def _lists(values: Shaped[ndarray, "n c"], shown: Bool[ndarray, "n c"], kind: pa
     return pa.ListArray.from_arrays(offsets, pa.array(values[shown]).cast(kind))
 
 
-def _atlas_inputs(source: str) -> dict[str, str]:
+def atlas_inputs(source: str) -> dict[str, str]:
     """SHA-256 of an atlas's record, which has those of its other files, and of its own names, if there are any."""
     folder = bundled.atlas() if source == "bundled" else Path(source)
     names = {"names": fingerprint(folder / NAMES_FILE)} if (folder / NAMES_FILE).is_file() else {}

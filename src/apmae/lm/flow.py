@@ -6,12 +6,13 @@ dropped. What is kept per prompt is a vector per head, and the mean pattern of e
 *Flow* says how much a head carries from some tokens to the completion position, over paths that follow the layers' mean
 patterns. With A_l the mean pattern of layer l's heads and A_lh that of one head, of the n layers that attend:
 
-- reach_0 is 1 at the tokens looked for, reach_(l+1) = (reach_l + A_l reach_l) / 2;
-- back_n is 1 at the completion position, back_l = (back_(l+1) + A_l^T back_(l+1)) / 2;
+- reach_0 is 1 at the tokens looked for, reach_(l+1) = (1 - s) reach_l + s A_l reach_l;
+- back_n is 1 at the completion position, back_l = (1 - s) back_(l+1) + s A_l^T back_(l+1);
 - flow of a head = sum over q, k of back_(l+1)(q) A_lh(q, k) reach_l(k), in [0, 1]; 0 if the tokens are not there.
 
-The halves stand for the residual stream, which keeps what it has while attention adds to it. Values, MLPs and norms are
-left out: it is where a token could be read, not whether it was.
+The share s stands for the residual stream, which keeps what it has while attention adds to it: a half, or less where a
+model has so many layers that after halves nothing would be left of where it began. Values, MLPs and norms are left out:
+it is where a token could be read, not whether it was.
 
 *Laplacian eigenvalues* (arXiv 2502.17598, equations 1 to 3): of D - A, where A is a head's pattern and D is diagonal;
 its i-th entry is the mean attention that token i gets from the tokens that can see it, itself among them. Of a causal
@@ -47,13 +48,15 @@ class _Layer(NamedTuple):
 class Flow:
     """Sums up the patterns of one forward; pass :meth:`see` to ``lm.observe.observing``."""
 
-    def __init__(self, tokens: Bool[Tensor, "b t"], eigenvalues: int) -> None:
+    def __init__(self, tokens: Bool[Tensor, "b t"], eigenvalues: int, share: float = 0.5) -> None:
         """Look for some tokens.
 
         Args:
             tokens: which tokens of each prompt are looked for, from its first token; False past its end.
             eigenvalues: how many of the largest to take.
+            share: of a layer's step that is attention, in (0, 1).
         """
+        self._share = share
         self._reach = tokens.float()
         self._count = eigenvalues
         self._layers: dict[int, _Layer] = {}
@@ -84,7 +87,7 @@ class Flow:
             if seen.sight.causal:
                 own[some, :, rows] = p.diagonal(offset=rows.start, dim1=2, dim2=3)
         self._layers[seen.layer] = _Layer(mean, through, self._eigenvalues(seen, got, own, lengths.to(device)), bad)
-        self._reach = (reach + (mean @ reach[..., None])[..., 0]) / 2
+        self._reach = (1 - self._share) * reach + self._share * (mean @ reach[..., None])[..., 0]
         ends = [row - start for row, start in zip(seen.rows, seen.sight.starts, strict=True)]
         self._back = nn.functional.one_hot(torch.tensor(ends, device=device), size).float()
 
@@ -115,7 +118,7 @@ class Flow:
             device = own.mean.device
             back = back.to(device)
             parts.append((own.through @ back[..., None])[..., 0].cpu())
-            back = (back + (back[:, None] @ own.mean)[:, 0]) / 2
+            back = (1 - self._share) * back + self._share * (back[:, None] @ own.mean)[:, 0]
         return torch.cat(parts[::-1], dim=1)
 
     def eigenvalues(self) -> Float[Tensor, "b h k"]:

@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from apmae.atlas.branches import STABLE
 from apmae.report import figures, tables
+from apmae.report.circuits import circuit_findings, circuit_table, edges_table, recall_table
 from apmae.report.claims import cluster_sections
 from apmae.report.display import (
     cells_in_a_grid,
@@ -39,6 +40,7 @@ from apmae.report.tags_section import tags_sections
 from apmae.report.thumbnails import thumbnail
 from apmae.report.top_section import top_sections
 from apmae.schema import NOISE
+from apmae.study.circuit import Circuit
 from apmae.study.reader import Place, Predicted, Study
 
 
@@ -172,7 +174,16 @@ def _tables(study: Study) -> list[Table]:
         tables.outcomes_table(study),
         *([] if located is None else [chance_table(located[0]), foreign_table(located[1])]),
         *([] if study.predicted is None else [prediction_table(_prediction(study.predicted))]),
+        *([] if study.circuit is None else _circuit_tables(study.circuit)),
     ]
+
+
+def _measured_on(found: Circuit) -> str:
+    return f"Measured on {found.counts['lm']}, by {found.counts['direction']}."
+
+
+def _circuit_tables(found: Circuit) -> list[Table]:
+    return [table for table in (circuit_table(found), recall_table(found), edges_table(found)) if table.rows]
 
 
 def _prediction(found: Predicted) -> Prediction:
@@ -203,6 +214,12 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         outcomes=listing(made["outcomes"], "outcomes"),
         predictions=None if study.predicted is None else prediction_findings(_prediction(study.predicted)),
         prediction=listing(made["prediction"], "prediction") if "prediction" in made else None,
+        circuit=None if study.circuit is None else [_measured_on(study.circuit), *circuit_findings(study.circuit)],
+        circuits=[
+            listing(made[name], label)
+            for name, label in (("circuit", "heads"), ("circuit_recall", "filters"), ("circuit_edges", "edges"))
+            if name in made
+        ],
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
         about=about,

@@ -6,8 +6,10 @@ from matplotlib.figure import Figure
 
 from apmae.report import figures
 from apmae.report.atlas_figures import draw_heads
+from apmae.report.circuit_figures import circuit_figure
 from apmae.report.examples import extremes_of_a_cluster, one_per_cluster
 from apmae.report.prediction_figures import calibration_figure, coverage_figure
+from apmae.study.circuit import Circuit
 from apmae.study.reader import SAMPLE_ROWS, Predicted, Study
 
 _EXAMPLES = 12
@@ -72,6 +74,7 @@ def pictures_of(study: Study) -> list[Picture]:
             draw_heads(study.points, study.names, study.heads_by_layer),
         ),
         *(_prediction(study.predicted) if study.predicted is not None else ()),
+        *(_circuit(study.circuit) if study.circuit is not None else ()),
     ]
 
 
@@ -92,4 +95,19 @@ def _prediction(found: Predicted) -> list[Picture]:
             "predictor that apmae predict MODEL FILE uses. A risk can be promised where the dashed line is below it.",
             coverage_figure(found),
         ),
+    ]
+
+
+def _circuit(found: Circuit) -> list[Picture]:
+    return [
+        Picture(
+            "circuit",
+            "Heads that carry a task",
+            "Left: by how much the right completion's logit is less ahead of the wrong one if a head's output is that "
+            "on the counterfactual prompt (blue; red if it is more ahead); dots mark the shortlist, white was not "
+            "patched or has no effect. Right, where all heads were patched: how many of the true top ten the first "
+            "heads of each filter have. The dotted line is chance, the dashed one how well one half of the prompts' "
+            "groups gives the other's.",
+            circuit_figure(found),
+        )
     ]

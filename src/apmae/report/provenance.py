@@ -49,5 +49,7 @@ def _artifacts(study: Study) -> Iterator[Path]:
         if read is not None and manifest_path(layout.answers).is_file() and fingerprint(layout.answers) == read:
             yield layout.answers
         yield layout.prediction
+    if study.circuit is not None:
+        yield layout.circuit
     yield from (layout.top / name for name in study.tops)
     yield from (tags.folder for tags in tags_of(study).values())

@@ -15,6 +15,19 @@ ATTENDED_TABLES = ("attended", "texts")
 """The tables of the top stage, in shards: ``ATTENDED`` and ``TOP_TEXTS``."""
 ANSWERED = ("heads", "prompts", "states")
 """The tables of the answers stage, in shards: ``answer_heads()``, ``ENCODED_PROMPTS`` and ``answer_states()``."""
+FILTERS = ("attribution", "flow", "last_row", "tags", "random")
+"""What can choose the heads that the circuit stage patches (``lm/patching.py``)."""
+FILTERED = ("pairs", "scores")
+"""Tables of the circuit stage, in shards: ``CIRCUIT_PAIRS`` and ``CIRCUIT_SCORES``."""
+PATCHED = ("effects",)
+"""Likewise: ``CIRCUIT_EFFECTS``."""
+CONNECTED = ("links",)
+"""Likewise: ``CIRCUIT_EDGE_EFFECTS``."""
+CIRCUIT_FILE = "circuit.parquet"
+CIRCUIT_RECALL_FILE = "recall.parquet"
+CIRCUIT_TASKS_FILE = "tasks.parquet"
+CIRCUIT_EDGES_FILE = "edges.parquet"
+CIRCUIT_PICTURE = "circuit.png"
 SUMMARY_FILE = "summary.json"
 PAGE_FILE = "index.html"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"

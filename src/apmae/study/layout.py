@@ -50,6 +50,11 @@ class Layout(NamedTuple):
         return self.folder / "predict"
 
     @property
+    def circuit(self) -> Path:
+        """The artifact of the circuit stage."""
+        return self.folder / "circuit"
+
+    @property
     def top(self) -> Path:
         """Artifacts of the top stage, a folder for each value."""
         return self.folder / "top"

@@ -35,6 +35,7 @@ from apmae.schema import (
     RECONSTRUCTIONS_FILE,
 )
 from apmae.seeding import generator
+from apmae.study.circuit import Circuit, read_circuit
 from apmae.study.exemplars import unpack
 from apmae.study.layout import Layout
 from apmae.study.placed import POINT_COLUMNS, Exemplars, Placed
@@ -181,6 +182,12 @@ class Study(Placed):
         sets, tasks, calibration, coverage = (read_table(folder / name) for name in files)
         bounds = read_json(folder / PREDICTOR_FILES[0])["bounds"]
         return Predicted(sets, tasks, calibration, coverage, bounds, manifest.counts)
+
+    @cached_property
+    def circuit(self) -> Circuit | None:
+        """What ``apmae circuit`` found, of whichever model (``counts["lm"]``); None if it did not run to its end."""
+        folder = Layout(self.folder).circuit
+        return read_circuit(folder) if manifest_path(folder).is_file() else None
 
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:
