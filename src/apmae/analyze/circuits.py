@@ -14,7 +14,7 @@ Axes: p pairs, h heads, g groups, s sizes of the shortlist (1 to h), r resamples
 
 from collections.abc import Mapping
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
     @property
     def patched(self) -> Bool[ndarray, " h"]:
         """Heads that were patched."""
-        return ~np.isnan(self.effects).all(0)
+        return np.any(~np.isnan(self.effects), axis=0)
 
 
 class Reliability(NamedTuple):
@@ -324,9 +324,6 @@ def _nullable(values: Float[ndarray, " n"]) -> pa.Array:
     return pa.array(values.astype(np.float32), pa.float32(), from_pandas=True)
 
 
-def _table(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
-    arrays = [
-        own if isinstance(own, pa.Array) else pa.array(np.asarray(own) if isinstance(own, ndarray) else own)
-        for own in columns.values()
-    ]
-    return pa.Table.from_arrays([own.cast(kind.type) for own, kind in zip(arrays, schema, strict=True)], schema=schema)
+def _table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    arrays = [pa.array(own).cast(kind.type) for own, kind in zip(columns.values(), schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)

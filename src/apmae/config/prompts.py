@@ -130,9 +130,9 @@ class CircuitsConfig(Config):
     """Decides which templates and words, or files and spans, are drawn."""
 
     @property
-    def from_code(self) -> tuple[CodeCircuit, ...]:
+    def from_code(self) -> tuple[str, ...]:
         """The sets that are drawn from source files."""
-        return tuple(name for name in self.circuits if name in get_args(CodeCircuit))
+        return tuple(name for name in get_args(CodeCircuit) if name in self.circuits)
 
     @model_validator(mode="after")
     def _each_circuit_once(self) -> Self:

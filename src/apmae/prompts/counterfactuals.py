@@ -144,14 +144,19 @@ def _copies(prompt: Prompt, pool: Sequence[str], draw: np.random.Generator) -> I
     own = prompt.completion
     if not _IDENTIFIER.fullmatch(own):
         return
-    copies = re.compile(rf"(?<![\w$]){own}(?![\w$])")
+    copies = _whole(own)
     if not copies.search(prompt.prefix):
         return
-    for place in draw.permutation(len(pool)):
-        other = pool[place]
+    order: list[int] = draw.permutation(len(pool)).tolist()
+    for other in (pool[place] for place in order):
         alike = other[0].isupper() == own[0].isupper()
-        if alike and other != own and not re.search(rf"(?<![\w$]){other}(?![\w$])", prompt.prefix):
+        if alike and other != own and not _whole(other).search(prompt.prefix):
             yield copies.sub(other, prompt.prefix), other
+
+
+def _whole(identifier: str) -> re.Pattern[str]:
+    """The identifier where it is no part of a longer one."""
+    return re.compile(rf"(?<![\w$]){re.escape(identifier)}(?![\w$])")
 
 
 def _brackets(prompt: Prompt, draw: np.random.Generator) -> Iterator[tuple[str, str]]:
