@@ -9,6 +9,7 @@ from apmae.config.heads import SimilarConfig, TopConfig
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
 from apmae.config.stages import (
     PRESETS,
+    AblateConfig,
     AnswersConfig,
     AtlasConfig,
     DimensionsConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "TASKS",
     "TEXT_TASKS",
     "APMAEConfig",
+    "AblateConfig",
     "AnswersConfig",
     "AtlasConfig",
     "CaptureConfig",

@@ -15,6 +15,15 @@ ATTENDED_TABLES = ("attended", "texts")
 """The tables of the top stage, in shards: ``ATTENDED`` and ``TOP_TEXTS``."""
 ANSWERED = ("heads", "prompts", "states")
 """The tables of the answers stage, in shards: ``answer_heads()``, ``ENCODED_PROMPTS`` and ``answer_states()``."""
+ABLATED = ("unedited", "prompts", "effects")
+"""The tables of the ablate stage that are in shards of all prompts: ``UNEDITED``, ``ENCODED_PROMPTS``, ``EFFECTS``."""
+SETS_REMOVED = ("removed",)
+"""Those in shards of the measuring half: ``REMOVED``."""
+HEAD_SETS_FILE = "sets.parquet"
+HEAD_EFFECTS_FILE = "heads.parquet"
+RELIABILITY_FILE = "reliability.parquet"
+ABLATION_FILE = "ablation.parquet"
+ABLATION_TASKS_FILE = "tasks.parquet"
 SUMMARY_FILE = "summary.json"
 PAGE_FILE = "index.html"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"
