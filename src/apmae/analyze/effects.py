@@ -199,9 +199,9 @@ def mean_change(moved: Changes, by: str) -> Float[ndarray, " k"]:
 def reliability_table(prompts: Prompts, before: Measured, after: dict[str, Measured]) -> pa.Table:
     """``schema.RELIABILITY``: do the halves rank heads alike, and do the modes?
 
-    Intervals are those of Bonett and Wright (2000), with heads as what was drawn. For the same heads on other files they
-    are about half again too wide; a jackknife over files would make them twice too wide, because ranks jump. Between
-    modes both rankings are of the same prompts, so their agreement is that of the modes alone.
+    Intervals are those of Bonett and Wright (2000), with heads as what was drawn. For the same heads on other files
+    they are about half again too wide; a jackknife over files would make them twice too wide, because ranks jump.
+    Between modes both rankings are of the same prompts, so their agreement is that of the modes alone.
     """
     moved = {mode: changes(before, measured) for mode, measured in after.items()}
     rows = []
