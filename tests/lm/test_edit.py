@@ -1,24 +1,20 @@
 """Edits against copies of the model whose output projections have zeroed columns, in every family of the matrix."""
 
 import copy
-import re
 
 import pytest
 import torch
 import transformers as hf
 from families import FAMILIES, HEADS, VOCABULARY, config_of
 from matrix import family_model, random_model, tokens
-from transformers.pytorch_utils import Conv1D
+from projections import projections, with_scaled_columns
 
 import apmae
 from apmae.errors import CaptureError
+from apmae.lm.changes import Resample
+from apmae.lm.edit import edited_heads
 
 EDITS = {(0, 1): "zero", (1, 0): "zero", (1, 3): "zero"}
-_PROJECTION = re.compile(
-    r"\.(\d+)\.(?:shared_transformer\.)?(?:\w*attention|\w*attn|mixer|temporal_block)(?:\.attention)?"
-    r"\.(?:\w+_proj|dense|output\.dense|Wo|out_lin)$"
-)
-_INPUTS = re.compile(r"\.(q|k|v|q_a|q_b|kv_a|kv_b|qkv|g)_proj$|relative_attention")
 
 
 def edits_of(name):
@@ -28,30 +24,9 @@ def edits_of(name):
     return dict.fromkeys([(first, 1), (last, 0), (last, counts[last] - 1)], "zero")
 
 
-def projections(model, layers=range(99)):
-    """Layer -> its output projection, found by name; without those of other layers and of picture towers."""
-    found = {}
-    for path, module in model.named_modules():
-        match = _PROJECTION.search(path)
-        if match and not _INPUTS.search(path) and "vision" not in path and int(match[1]) in layers:
-            assert int(match[1]) not in found, path
-            found[int(match[1])] = module
-    return found
-
-
 def with_zeroed_columns(model, heads=tuple(EDITS), counts=None):
     """A copy whose output projections do not read these heads; biases are unchanged."""
-    zeroed = copy.deepcopy(model)
-    counts = counts or dict.fromkeys(range(99), HEADS)
-    matrices = projections(zeroed, counts)
-    for layer in {layer for layer, _ in heads}:  # layers may share one matrix
-        matrices[layer].weight = torch.nn.Parameter(matrices[layer].weight.detach().clone())
-    for layer, head in heads:
-        weight = matrices[layer].weight.data
-        columns = weight.T if isinstance(matrices[layer], Conv1D) else weight  # Conv1D keeps (in, out)
-        width = columns.shape[1] // counts[layer]
-        columns[:, head * width : (head + 1) * width] = 0
-    return zeroed
+    return with_scaled_columns(model, dict.fromkeys(heads, 0), counts)
 
 
 @torch.no_grad()
@@ -147,11 +122,41 @@ def test_nothing_is_left_behind(name):
 def test_blocks_nest_and_close_one_by_one(name):
     model, inputs = family_model(name), tokens(padding="left")
     with torch.no_grad(), apmae.edit(model, {(0, 1): "zero"}):
-        with apmae.edit(model, {(1, 0): "zero", (0, 1): "zero"}), apmae.edit(model, {(1, 3): "zero"}):
+        with apmae.edit(model, {(1, 0): "zero"}), apmae.edit(model, {(1, 3): "zero"}):
             inner = model(**inputs).logits
         outer = model(**inputs).logits
     assert torch.equal(inner, logits(with_zeroed_columns(model), inputs))
     assert torch.equal(outer, logits(with_zeroed_columns(model, [(0, 1)]), inputs))
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_two_edits_of_one_head_at_once_are_refused(name):
+    model, inputs = family_model(name), tokens(padding="left")
+    expected = logits(with_zeroed_columns(model, [(0, 1), (1, 0)]), inputs)
+    with apmae.edit(model, {(0, 1): "zero", (1, 0): "zero"}):
+        copy.deepcopy(model)
+        for edits in ({(1, 0): "zero"}, {(0, 0): "zero", (1, 0): "zero"}):
+            with (
+                pytest.raises(CaptureError, match=r"one edit of a head at a time, head \(1, 0\) is edited in an outer"),
+                apmae.edit(model, edits),
+            ):
+                raise AssertionError("the block must not run")
+        assert edited_heads(model) == {(0, 1), (1, 0)}  # (0, 0) is not left behind
+        assert torch.equal(logits(model, inputs), expected)
+    assert edited_heads(model) == set()
+    assert torch.equal(logits(model, inputs, {(1, 0): "zero"}), logits(with_zeroed_columns(model, [(1, 0)]), inputs))
+
+
+def test_an_edited_model_is_not_saved(fresh, tmp_path):
+    model = fresh()
+    with apmae.edit(model, EDITS), apmae.edit(model, {(0, 0): "zero"}):
+        for part in (model, model.model):
+            with pytest.raises(CaptureError, match="saved outside of the edit, got save_pretrained inside it"):
+                part.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert not any("save_pretrained" in vars(part) for part in model.modules())
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").exists()
 
 
 @pytest.mark.parametrize("name", ["llama", "gptj", "falcon", "bert"])
@@ -305,9 +310,14 @@ def test_what_checkpointing_runs_again_is_edited_too(name, reentrant):
         ({(0, 4): "zero"}, r"expected layers 0-1 and heads 0-3, got \(0, 4\)"),
         ({(0, 0): "zero", (2, 0): "zero"}, r"got \(2, 0\)"),
         ({(0, -1): "zero"}, r"got \(0, -1\)"),
-        ({(0, 0): "nil"}, r"an edit of head \(0, 0\) that is one of 'zero', got 'nil'"),
-        ({(0, 0): 0.0}, "one of 'zero', got 0.0"),
-        ({(0, 0): None}, "one of 'zero', got None"),
+        ({(0, 0): "nil"}, r"an edit of head \(0, 0\) that is 'zero', Mean, .* or a function, got 'nil'"),
+        ({(0, 0): 0.0}, "or a function, got 0.0"),
+        ({(0, 0): None}, "or a function, got None"),
+        ({(0, 1): "mean"}, r"what 'mean' needs for head \(0, 1\); give Mean, which apmae.lm.record.mean_outputs makes"),
+        ({(0, 1): "patch"}, r"what 'patch' needs for head \(0, 1\); give Patch, which apmae.lm.record.record_heads"),
+        ({(0, 1): Resample}, "what 'resample' needs"),
+        ({(0, 1): "scale"}, r"for instance Scale\(0.5\)"),
+        ({torch.tensor([0, 1]): "zero", (0, 1): "zero"}, r"expected one edit of head \(0, 1\), got two"),
     ],
 )
 def test_edits_that_do_not_exist(family, edits, message):

@@ -1,9 +1,10 @@
 """Edits: while a block is open, what heads write is changed on its way to the output projection.
 
-    with apmae.edit(model, {(2, 3): "zero"}):
+    with apmae.edit(model, {(2, 3): "zero", (4, 0): Scale(0.5), (4, 1): lambda output: -output}):
         model(input_ids, attention_mask=mask)
 
-An edit is a listener like the tap (``lm.attention.listening``); it replaces the output of its heads.
+What an edit does is "zero", a function, or a value of ``lm.changes`` that carries what it needs. An edit is a listener
+like the tap (``lm.attention.listening``); it replaces the output of its heads.
 
 A head's output is replaced before the output projection. So "zero" gives, bit for bit, the model in whose output
 projection the head's columns are zero; the tests compare it with such copies in every family. After the projection it
@@ -15,46 +16,54 @@ on a projection found by its name or width, would fail: names differ, and a gate
 the heads' output (afmoe) comes after the edit, so zero stays zero. Families with attention code of their own are edited
 where, after the softmax, a child of the attention module is first called with the output of all heads.
 
-Three things are refused. A norm over all heads between attention and projection (BitNet) would change with any head. A
+Four things are refused. A norm over all heads between attention and projection (BitNet) would change with any head. A
 module whose heads' output was never seen (BLOOM's ``slow_but_exact``, GPT-2's ``reorder_and_upcast_attn``,
 MegatronBERT, RoFormer) is refused when it ends. And with gradient checkpointing, ``backward`` after the block would run
-the layers again without the edit; its gradients would belong to no model.
-
-Axes: b prompts, q queries, h heads, v width of a head's output.
+the layers again without the edit; its gradients would belong to no model. And a model is not saved while it is edited:
+its weights are as they were, so what is saved would not be what was run.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from operator import index
-from threading import get_ident
+from threading import RLock, get_ident
+from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from apmae.errors import CaptureError
 from apmae.lm.attention import Loaded, find_model, listening
+from apmae.lm.changes import Change, Function, Mean, Patch, Resample, Scale, Zero
 from apmae.lm.layers import attention_modules, count_heads
 from apmae.lm.rows import Attention
 from apmae.lm.selection import expect_head
+from apmae.lm.where import Follower, following
 
-Change = Callable[[Float[Tensor, "b q v"]], Float[Tensor, "b q v"]]
-"""Makes the new output of one head from the old one."""
+Edit = str | Change | Callable[[Tensor], Tensor]
+"""What an edit does: "zero", a value of ``lm.changes``, or a function of the output (prompt, query, width)."""
 
-MODES: dict[str, Change] = {"zero": torch.zeros_like}
-"""The edits by name."""
-
+_MADE_BY = {
+    "mean": "Mean, which apmae.lm.record.mean_outputs makes for every head",
+    "resample": "Resample, which apmae.lm.record.sample_outputs makes for every head",
+    "patch": "Patch, which apmae.lm.record.record_heads makes from another run",
+    "scale": "Scale, for instance Scale(0.5)",
+}
 _EXAMPLE = "for instance {(2, 3): 'zero'} for head 3 of layer 2"
+_open: WeakKeyDictionary[nn.Module, set[tuple[int, int]]] = WeakKeyDictionary()
+"""Attention module -> (layer, head) of the edits that are open."""
+_lock = RLock()
 
 
 class _Edits:
     """The edits of one block, as a listener."""
 
-    def __init__(self, edits: dict[int, dict[int, Change]], counts: Mapping[int, int]) -> None:
+    def __init__(self, edits: dict[int, dict[int, Change]], counts: Mapping[int, int], follower: Follower) -> None:
         self._edits = edits  # by layer and head
         self._counts = counts  # heads of each layer
+        self._follower = follower
         self._edited: set[tuple[int, int]] = set()  # thread and layer, while the layer's attention module runs
         self.open = True
 
@@ -70,7 +79,10 @@ class _Edits:
             )
         edited = output.clone()
         for head, change in self._edits[layer].items():
-            edited[:, :, head] = change(output[:, :, head])
+            try:
+                edited[:, :, head] = change.apply(output[:, :, head], self._follower)
+            except CaptureError as error:
+                raise CaptureError(f"head ({layer}, {head}): {error}") from error
         self._edited.add((get_ident(), layer))
         return edited
 
@@ -113,24 +125,35 @@ class _Edits:
 
 
 @contextmanager
-def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Iterator[None]:
+def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], Edit], *, first_prompt: int = 0) -> Iterator[None]:
     """Edit what the chosen heads write, in every forward inside the block, including those of ``generate``.
 
     An edit changes a head's output before the output projection. "zero" has the effect of zeroing the head's columns of
     that matrix; a bias of the projection stays. The layer's other heads are not changed, later layers see the edited
     output, and an :func:`apmae.capture` that is open at the same time captures the patterns that follow from it. Blocks
-    nest; the inner one edits last. Gradients flow through what is not edited; with gradient checkpointing, which runs
-    layers again, ``backward`` belongs inside the block. Afterwards the model is what it was, bit for bit. A compiled
-    model runs uncompiled inside the block.
+    nest, as long as no head is in two of them. Gradients flow through what is not edited, and through functions and
+    :class:`~apmae.lm.changes.Scale`; with gradient checkpointing, which runs layers again, ``backward`` belongs inside
+    the block. Afterwards the model is what it was, bit for bit. A compiled model runs uncompiled inside the block.
 
     Args:
         model: as for :func:`apmae.capture`.
-        edits: (layer, head) -> what to do with its output, one of :data:`MODES`: "zero".
+        edits: (layer, head) -> what to do with its output:
+
+            - "zero", or :class:`~apmae.lm.changes.Scale` with a factor;
+            - :class:`~apmae.lm.changes.Mean`: its mean over other prompts, from :func:`apmae.lm.record.mean_outputs`;
+            - :class:`~apmae.lm.changes.Resample`: its output on another prompt, from
+              :func:`apmae.lm.record.sample_outputs`;
+            - :class:`~apmae.lm.changes.Patch`: its output in another run of the batch, everywhere or at some positions,
+              from :func:`apmae.lm.record.record_heads`;
+            - a function of the output (prompt, query, width), padding included, that returns as much. While a text is
+              generated it is called with one query at a time.
+        first_prompt: number of the first prompt, which decides what :class:`~apmae.lm.changes.Resample` draws.
 
     Raises:
         CaptureError: if the model's attention cannot be read, it mixes heads before its output projection, there is
-            no such head or mode, or no edit at all; in a forward, if a layer's heads cannot be told apart; in a
-            backward after the block, if gradient checkpointing would run layers again without the edit.
+            no such head or mode, no edit at all, or another for the same head; in a forward, if a layer's heads cannot
+            be told apart, or outputs do not fit; in a backward after the block, if gradient checkpointing would run
+            layers again without the edit; in ``save_pretrained`` inside the block.
     """
     inner = find_model(model)
     modules, counts = attention_modules(inner), count_heads(inner)
@@ -138,8 +161,10 @@ def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Ite
     chosen = {layer: modules[layer] for layer in wanted}
     for module in chosen.values():
         _refuse_mixing(module)
-    listener = _Edits(wanted, counts)
     with ExitStack() as stack:
+        listener = _Edits(wanted, counts, stack.enter_context(following(inner, first_prompt)))
+        for layer, module in chosen.items():
+            stack.callback(_claim(module, {(layer, head) for head in wanted[layer]}))
         stack.enter_context(listening(inner, chosen, listener.listen))
         for layer, module in chosen.items():
             stack.callback(module.register_forward_pre_hook(listener.begin(layer)).remove)
@@ -147,11 +172,52 @@ def edit(model: nn.Module | Loaded, edits: Mapping[tuple[int, int], str]) -> Ite
         for part in inner.modules():
             if isinstance(part, PreTrainedModel):
                 stack.callback(part.register_forward_hook(listener.expect_open).remove)
+                if "save_pretrained" not in vars(part):
+                    vars(part)["save_pretrained"] = MethodType(_refuse_saving, part)
+                    stack.callback(vars(part).pop, "save_pretrained")
         stack.callback(setattr, listener, "open", False)
         yield
 
 
-def _wanted(edits: Mapping[tuple[int, int], str], counts: Mapping[int, int]) -> dict[int, dict[int, Change]]:
+def edited_heads(model: nn.Module | Loaded) -> set[tuple[int, int]]:
+    """(layer, head) of every head that is edited now.
+
+    Args:
+        model: as for :func:`apmae.capture`.
+    """
+    return {place for module in attention_modules(find_model(model)).values() for place in _open.get(module, ())}
+
+
+def _claim(module: nn.Module, places: set[tuple[int, int]]) -> Callable[[], None]:
+    """Note that some heads are edited; returns a function that ends that.
+
+    Raises:
+        CaptureError: if one of them is edited already.
+    """
+    with _lock:
+        if twice := sorted(places & _open.get(module, set())):
+            raise CaptureError(
+                f"expected one edit of a head at a time, head {twice[0]} is edited in an outer block already; leave it "
+                "out of one of the two, or do both in one function"
+            )
+        _open[module] = _open.get(module, set()) | places
+
+    def release() -> None:
+        with _lock:
+            _open[module] = _open[module] - places
+
+    return release
+
+
+def _refuse_saving(model: PreTrainedModel, *_arguments: Any, **_keywords: Any) -> None:
+    """Stands for ``save_pretrained`` inside the block."""
+    raise CaptureError(
+        f"expected {type(model).__name__} to be saved outside of the edit, got save_pretrained inside it: its weights "
+        "are not edited, so the saved model would not be the one that was run; save it after the block"
+    )
+
+
+def _wanted(edits: Mapping[tuple[int, int], Edit], counts: Mapping[int, int]) -> dict[int, dict[int, Change]]:
     if not isinstance(edits, Mapping):
         raise CaptureError(f"expected edits by (layer, head), {_EXAMPLE}, got {edits!r}")
     if not edits:
@@ -163,11 +229,27 @@ def _wanted(edits: Mapping[tuple[int, int], str], counts: Mapping[int, int]) -> 
         except (TypeError, ValueError):
             raise CaptureError(f"expected edits by (layer, head), {_EXAMPLE}, got {place!r}") from None
         expect_head(counts, layer, head)
-        if not isinstance(mode, str) or mode not in MODES:
-            known = ", ".join(map(repr, MODES))
-            raise CaptureError(f"expected an edit of head ({layer}, {head}) that is one of {known}, got {mode!r}")
-        wanted.setdefault(layer, {})[head] = MODES[mode]
+        if head in wanted.setdefault(layer, {}):
+            raise CaptureError(f"expected one edit of head ({layer}, {head}), got two; leave one of them out")
+        wanted[layer][head] = _change(layer, head, mode)
     return wanted
+
+
+def _change(layer: int, head: int, mode: Edit) -> Change:
+    """What an edit does, as a value."""
+    if isinstance(mode, Zero | Scale | Mean | Resample | Patch | Function):
+        return mode
+    if isinstance(mode, str) and mode == "zero":
+        return Zero()
+    if callable(mode) and not isinstance(mode, type):
+        return Function(mode)
+    name = mode if isinstance(mode, str) else getattr(mode, "__name__", "").lower()
+    if name in _MADE_BY:
+        raise CaptureError(f"expected what {name!r} needs for head ({layer}, {head}); give {_MADE_BY[name]}")
+    raise CaptureError(
+        f"expected an edit of head ({layer}, {head}) that is 'zero', Mean, Resample, Scale, Patch or a function, got "
+        f"{mode!r}"
+    )
 
 
 def _refuse_mixing(module: nn.Module) -> None:
