@@ -67,6 +67,14 @@ def _row(own: HeadSet, heads: Sequence[Head]) -> dict[str, Any]:
     return {"dose": own.dose, "control": own.control, "draw": own.draw, "layers": layers, "heads": numbers}
 
 
+def most_sets(heads: int, config: AblateConfig) -> int:
+    """How many sets there are at most, before heads are ranked."""
+    alone = [dose for dose in doses_of(heads, config.doses) if dose < heads]
+    each = sum(1 + config.draws * (1 + (2 * dose <= heads)) for dose in alone)
+    whole = heads in doses_of(heads, config.doses)
+    return len(config.modes) * (len(MEASURES) * len(RANKINGS) * each + config.draws * len(alone) + whole)
+
+
 def distinct_sets(sets: pa.Table) -> list[tuple[str, tuple[Head, ...]]]:
     """Mode and heads of each set that is removed, by its number."""
     found: dict[int, tuple[str, tuple[Head, ...]]] = {}

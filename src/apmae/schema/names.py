@@ -19,6 +19,7 @@ ABLATED = ("unedited", "prompts", "effects")
 """The tables of the ablate stage that are in shards of all prompts: ``UNEDITED``, ``ENCODED_PROMPTS``, ``EFFECTS``."""
 SETS_REMOVED = ("removed",)
 """Those in shards of the measuring half: ``REMOVED``."""
+MEANS_FILE = "means.safetensors"
 HEAD_SETS_FILE = "sets.parquet"
 HEAD_EFFECTS_FILE = "heads.parquet"
 RELIABILITY_FILE = "reliability.parquet"
