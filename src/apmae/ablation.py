@@ -18,22 +18,12 @@ from apmae.lm.language_model import LM
 from apmae.lm.outcome import window_of
 from apmae.lm.record import Place, mean_outputs, sample_outputs
 from apmae.lm.removal import EditsOf, Removal, Reply, replies_under
+from apmae.lm.restart import Restart
 from apmae.progress import Advance
 from apmae.prompts.fim import Window
 from apmae.prompts.prompt import Prompt
 from apmae.schema import EFFECTS, REMOVED, UNEDITED
 from apmae.seeding import generator
-
-
-class Windows:
-    """The windows of a stage's prompts, and the group of files of each."""
-
-    def __init__(self, lm: LM, prompts: Sequence[Prompt], groups: Sequence[int], context: int) -> None:
-        self.lm, self.prompts, self.groups, self.context = lm, prompts, groups, context
-
-    def of(self, numbers: Sequence[int]) -> list[Window]:
-        """What the model sees of some prompts."""
-        return [window_of(self.lm, self.prompts[number], self.context) for number in numbers]
 
 
 class Batch(NamedTuple):
@@ -46,6 +36,23 @@ class Batch(NamedTuple):
     def removing(self, removal: Removal, heads: Sequence[Place]) -> EditsOf:
         """Edits that remove heads together."""
         return removal.edits(heads, self.windows, self.numbers, self.groups)
+
+
+class Windows:
+    """The windows of a stage's prompts, and the group of files of each."""
+
+    def __init__(self, lm: LM, prompts: Sequence[Prompt], groups: Sequence[int], context: int) -> None:
+        self.lm, self.prompts, self.groups, self.context = lm, prompts, groups, context
+        self.restart = Restart(lm)
+        """Heads are removed from the middle of a forward: layers below the first of them are not computed again."""
+
+    def of(self, numbers: Sequence[int]) -> list[Window]:
+        """What the model sees of some prompts."""
+        return [window_of(self.lm, self.prompts[number], self.context) for number in numbers]
+
+    def ask(self, batch: Batch, edits: EditsOf | None, every: int) -> list[Reply]:
+        """What the model says under edits, or of a new batch first without any."""
+        return replies_under(self.lm, batch.windows, edits, every=every, restart=self.restart)
 
 
 def removals_of(
@@ -108,19 +115,15 @@ def effects_shard(
     """
     unedited, asked, effects = [], [], []
     for batch in batches(windows, range(shard.first, shard.stop), config.batch):
-        plain = replies_under(windows.lm, batch.windows, every=config.every)
-        unedited.append(_measured(plain, UNEDITED, prompt=batch.numbers))
+        plain = windows.ask(batch, None, config.every)
+        unedited.append(_measured(plain, UNEDITED, batch.numbers, {}))
         prompts = [windows.prompts[number] for number in batch.numbers]
         asked.append(prompt_rows(batch.numbers[0], prompts, batch.windows, [reply.answer for reply in plain]))
         for mode, removal in removals.items():
             for layer, head in heads:
-                said = replies_under(
-                    windows.lm, batch.windows, batch.removing(removal, [(layer, head)]), every=config.every
-                )
-                where = {
-                    name: [value] * len(said) for name, value in (("mode", mode), ("layer", layer), ("head", head))
-                }
-                effects.append(_measured(said, EFFECTS, prompt=batch.numbers, **where))
+                said = windows.ask(batch, batch.removing(removal, [(layer, head)]), config.every)
+                where = {"mode": mode, "layer": layer, "head": head}
+                effects.append(_measured(said, EFFECTS, batch.numbers, where))
                 if advance:
                     advance(len(said), note=f"head {layer}.{head}, {mode}")
     tables = (pa.concat_tables(parts) for parts in (unedited, asked, effects))
@@ -141,7 +144,7 @@ def removed_shard(
     """Remove sets of heads, on some prompts of the measuring half.
 
     Args:
-        shard: which places of ``measuring``; its files are those of ``schema.SETS_REMOVED``.
+        shard: which places of ``measuring``; its file is that of ``schema.SETS_REMOVED``.
         windows: of all prompts.
         measuring: numbers of the prompts that are measured.
         removals: by mode.
@@ -150,11 +153,12 @@ def removed_shard(
         root: the folder for the file.
         advance: called with the prompts' forwards.
     """
-    found = []
-    for batch in batches(windows, measuring[shard.first : shard.stop], config.batch):
+    found = [REMOVED.empty_table()]
+    for batch in batches(windows, measuring[shard.first : shard.stop], config.batch) if sets else ():
+        windows.ask(batch, None, config.every)  # recorded, so that sets start at their first layer
         for number, (mode, heads) in enumerate(sets):
-            said = replies_under(windows.lm, batch.windows, batch.removing(removals[mode], heads), every=config.every)
-            found.append(_measured(said, REMOVED, prompt=batch.numbers, set=[number] * len(said)))
+            said = windows.ask(batch, batch.removing(removals[mode], heads), config.every)
+            found.append(_measured(said, REMOVED, batch.numbers, {"set": number}))
             if advance:
                 advance(len(said), note=f"{len(heads)} heads, {mode}")
     return write_tables(root, {shard.files[0]: pa.concat_tables(found)})
@@ -167,10 +171,13 @@ def batches(windows: Windows, numbers: Sequence[int], size: int) -> Iterator[Bat
         yield Batch(own, windows.of(own), [int(windows.groups[number]) for number in own])
 
 
-def _measured(replies: Sequence[Reply], schema: pa.Schema, **where: Sequence[object]) -> pa.Table:
-    """Replies as a table."""
+def _measured(
+    replies: Sequence[Reply], schema: pa.Schema, prompts: Sequence[int], where: Mapping[str, str | int]
+) -> pa.Table:
+    """Replies as a table; ``where`` are columns with one value each."""
     columns = {
-        **{name: pa.array(values, schema.field(name).type) for name, values in where.items()},
+        "prompt": pa.array(prompts, pa.int32()),
+        **{name: pa.array([value] * len(replies), schema.field(name).type) for name, value in where.items()},
         "log_probability": pa.array([reply.log_probability for reply in replies], pa.float32()),
         "correct": pa.array([reply.answer.correct for reply in replies]),
         "elsewhere": pa.array([reply.elsewhere for reply in replies], pa.float32(), from_pandas=True),

@@ -51,6 +51,11 @@ EXAMPLES = {
         "Will an answer be right? Baselines without attention, then what heads add, with intervals. Then for one line: "
         "apmae predict MODEL FILE.java --line 12 --column 18 --study study/ --risk 0.1",
     ),
+    "ablate": (
+        "apmae ablate study/ --doses 1,4,16 --json ablation.json",
+        "What heads do, with random sets beside them. It says first how many forwards it takes; --heads 3.5,4.0 and "
+        "--doses none take fewer. Without a study: apmae ablate --lm MODEL --prompts PROMPTS --out DIR",
+    ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "top": (
         "apmae top study/ --by induction --head 3.5 --lm MODEL",

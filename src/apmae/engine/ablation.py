@@ -103,7 +103,8 @@ def ablate(
         The tables and the manifest's counts.
 
     Raises:
-        CaptureError: if there is no such head, the model has no positions for the window, or its heads cannot be edited.
+        CaptureError: if there is no such head, the model has no positions for the window, or its heads cannot be
+            edited.
         ConfigError: if a prompt has no completion, all answers are correct or all incorrect, or all prompts are of one
             file, or of files with nearly the same windows.
         ModelError: if the model answers nothing.
@@ -174,9 +175,7 @@ def _make(stage: Stage, given: Given, transfers: str) -> None:
     sets = read_table(stage.root / HEAD_SETS_FILE)
     distinct = distinct_sets(sets)
     with _forwards(stage, "sets", later, len(distinct)) as advance:
-        run_shards(
-            stage, later, partial(removed_shard, **work, measuring=measuring, sets=distinct, advance=advance)
-        )
+        run_shards(stage, later, partial(removed_shard, **work, measuring=measuring, sets=distinct, advance=advance))
     removed = removed_of(stage, len(distinct), measuring)
     if not stage.has(*_RESULTS):
         tables = (
@@ -204,6 +203,7 @@ def _make(stage: Stage, given: Given, transfers: str) -> None:
             "heads_by_layer": list(windows.lm.heads_by_layer),
             "context": windows.context,
             "lm": windows.lm.name,
+            "whole_forwards": windows.restart.reason,
             "transfers": transfers,
             "drawn": drawn.how,
             "natural_rate": drawn.natural,

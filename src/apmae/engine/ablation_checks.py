@@ -59,10 +59,11 @@ def subject_of(
         ArtifactError: if the study is unfinished or damaged, or the prompts are not its own.
     """
     if study is None:
-        lacking = [name for name, value in (("--prompts", prompts), ("--out", out)) if value is None]
         if prompts is None or out is None:
+            lacking = [name for name, value in (("--prompts", prompts), ("--out", out)) if value is None]
             raise ConfigError(
-                f"expected a STUDY, or --lm MODEL with --prompts and --out, got no STUDY and no {' and no '.join(lacking)}"
+                "expected a STUDY, or --lm MODEL with --prompts and --out, got no STUDY and no "
+                f"{' and no '.join(lacking)}; give one or the other"
             )
         model = parse(LMConfig, {"source": lm or "bundled", **loading}, "language model")
         return Ablated(model, prompts, out, _with_context(config, None), None, None)
@@ -71,7 +72,9 @@ def subject_of(
         raise ConfigError(
             "expected --out with --lm and a STUDY: its folder is for what its own model does; give another folder"
         )
-    model = _study_model(opened, loading) if lm is None else parse(LMConfig, {"source": lm, **loading}, "language model")
+    model = (
+        _study_model(opened, loading) if lm is None else parse(LMConfig, {"source": lm, **loading}, "language model")
+    )
     return Ablated(
         model,
         study_prompts(opened, prompts),
@@ -86,14 +89,13 @@ def _with_context(config: AblateConfig, context: int | None) -> AblateConfig:
     return config if config.context is not None else config.model_copy(update={"context": context or CONTEXT})
 
 
-def _study_model(study: Study, loading: Mapping[str, Any]) -> LMConfig:
+def _study_model(study: Study) -> dict[str, Any]:
     path = Layout(study.folder).settings
     if not path.is_file():
         raise ConfigError(
             f"expected {path}, which says where the study's model is, found none; give it with --lm, and an --out"
         )
-    own = parse(StudyConfig, read_json(path), str(path)).lm
-    return parse(LMConfig, {**own.model_dump(), **loading}, "language model")
+    return parse(StudyConfig, read_json(path), str(path)).lm.model_dump()
 
 
 def heads_asked(texts: Sequence[str] | None) -> tuple[tuple[int, int], ...] | str:

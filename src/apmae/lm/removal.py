@@ -24,6 +24,7 @@ from apmae.lm.edit import Edit, edit
 from apmae.lm.language_model import LM
 from apmae.lm.outcome import answer, judge, logits_at, places_of, positions_shown, tokens_asked
 from apmae.lm.record import Place
+from apmae.lm.restart import Restart
 from apmae.prompts.fim import Window
 from apmae.prompts.prompt import Answer
 from apmae.seeding import subseed
@@ -47,7 +48,12 @@ class Reply(NamedTuple):
 
 @torch.no_grad()
 def replies_under(
-    lm: LM, windows: Sequence[Window], edits: EditsOf | None = None, *, every: int | None = None
+    lm: LM,
+    windows: Sequence[Window],
+    edits: EditsOf | None = None,
+    *,
+    every: int | None = None,
+    restart: Restart | None = None,
 ) -> list[Reply]:
     """What a model answers while heads are edited, in one forward per batch.
 
@@ -61,6 +67,8 @@ def replies_under(
         every: of the tokens of the context after the first, those at every so many places are looked at for
             :attr:`Reply.elsewhere`, each given what comes before it; None: none of them. Sentinels do not count, nor do
             the tokens of an encoder, which sees them.
+        restart: of this model. It records the batch where nothing is edited; with edits, which must follow for the same
+            batch, the forward starts at the first layer that is edited.
 
     Raises:
         CaptureError: as for :func:`apmae.edit`, or if logits are not finite.
@@ -70,18 +78,18 @@ def replies_under(
     others = [elsewhere_places(item, every) for item in windows]
     shown = positions_shown(lm, [[*more, *own] for own, more in zip(where, others, strict=True)])
 
-    def applied(rows: Sequence[int]) -> AbstractContextManager[None]:
-        chosen = edits(rows) if edits is not None else {}
+    def applied(chosen: Mapping[Place, Edit]) -> AbstractContextManager[None]:
         return edit(lm.model, chosen) if chosen else nullcontext()
 
     def follow(row: int, again: list[Window]) -> list[Answer]:
         found: list[Answer] = []
         for item in again:
-            with applied([row]):
+            with applied({} if edits is None else edits([row])):
                 found += answer(lm, [item], spans=True)
         return found
 
-    with applied(range(len(windows))):
+    chosen = {} if edits is None else edits(range(len(windows)))
+    with _begun(restart, chosen), applied(chosen):
         logits = logits_at(lm, windows, asked, shown)
     answers = judge(lm, windows, asked, logits, shown, spans=True, follow=follow)
     place = {position: number for number, position in enumerate(shown)}
@@ -99,6 +107,12 @@ def replies_under(
             elsewhere = float((at.logsumexp(-1) - at.gather(1, targets[:, None])[:, 0]).mean())
         found.append(Reply(said, elsewhere))
     return found
+
+
+def _begun(restart: Restart | None, chosen: Mapping[Place, Edit]) -> AbstractContextManager[None]:
+    if restart is None:
+        return nullcontext()
+    return restart.at(min(layer for layer, _ in chosen)) if chosen else restart.recording()
 
 
 def elsewhere_places(item: Window, every: int | None) -> list[int]:
