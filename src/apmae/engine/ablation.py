@@ -47,19 +47,16 @@ from apmae.lm.removal import Removal, replies_under
 from apmae.lm.selection import expect_head
 from apmae.progress import duration, notice, progress
 from apmae.report import terminal
-from apmae.report.ablation import Ablation, ablation_record
+from apmae.report.ablation import ablation_record
 from apmae.schema import (
     ABLATED,
-    ABLATION_FILE,
-    ABLATION_TASKS_FILE,
-    HEAD_EFFECTS_FILE,
     HEAD_SETS_FILE,
     MEANS_FILE,
-    RELIABILITY_FILE,
     SETS_REMOVED,
 )
+from apmae.study.ablation import ABLATION_RESULTS, Ablation, read_ablation
 
-_RESULTS = (HEAD_EFFECTS_FILE, RELIABILITY_FILE, ABLATION_FILE, ABLATION_TASKS_FILE)
+_RESULTS = tuple(name for name in ABLATION_RESULTS if name != HEAD_SETS_FILE)
 
 
 class Given(NamedTuple):
@@ -133,9 +130,7 @@ def ablate(
             drawn = _drawn(prompts_path, inputs)
             with torch.no_grad():
                 _make(stage, Given(windows, split, heads, drawn, config), transfers)
-    made = Ablation(
-        *(read_table(out / name) for name in (*_RESULTS, HEAD_SETS_FILE)), read_manifest(out, "ablate").counts
-    )
+    made = read_ablation(out)
     if json:
         write_json(json, ablation_record(made))
     return made

@@ -1,13 +1,13 @@
 """What can be said of removed heads, in words; reads the tables of the ablate stage and what it counted."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from apmae.analyze.rankings import RANKINGS
 from apmae.report.tables import Table, head_name
+from apmae.study.ablation import Ablation
 
 _FEW = 200
 """Measuring prompts below which a line says that they are few: accuracy is then known to about .05 at best."""
@@ -21,33 +21,6 @@ _CONTROLS = {
     "layers": "random heads of the same layers",
     "effect": "other heads of like effect",
 }
-
-
-class Ablation(NamedTuple):
-    """What the ablate stage made."""
-
-    heads: pa.Table
-    """``schema.HEAD_EFFECTS``."""
-    reliability: pa.Table
-    """``schema.RELIABILITY``."""
-    sets: pa.Table
-    """``schema.ABLATION``."""
-    tasks: pa.Table
-    """``schema.ABLATION_TASKS``."""
-    removed: pa.Table
-    """``schema.HEAD_SETS``."""
-    counts: Mapping[str, Any]
-    """Of the manifest."""
-
-    @property
-    def modes(self) -> list[str]:
-        """In the order of the settings."""
-        return list(dict.fromkeys(self.heads["mode"].to_pylist()))
-
-    def ranked(self, mode: str, **fields: str) -> list[dict[str, Any]]:
-        """Rows of ``sets`` of one mode: the ranked heads themselves, or what ``fields`` ask for."""
-        wanted = {"mode": mode, "control": "", **fields}
-        return [row for row in self.sets.to_pylist() if all(row[name] == value for name, value in wanted.items())]
 
 
 def ablation_findings(found: Ablation) -> list[str]:

@@ -16,6 +16,7 @@ from numpy import ndarray
 from apmae.artifacts import fingerprint, manifest_path, read_json
 from apmae.atlas.branches import STABLE
 from apmae.report import figures, tables
+from apmae.report.ablation import ablation_findings, ablation_table, head_effects_table
 from apmae.report.claims import cluster_sections
 from apmae.report.display import (
     cells_in_a_grid,
@@ -172,6 +173,7 @@ def _tables(study: Study) -> list[Table]:
         tables.outcomes_table(study),
         *([] if located is None else [chance_table(located[0]), foreign_table(located[1])]),
         *([] if study.predicted is None else [prediction_table(_prediction(study.predicted))]),
+        *([] if study.ablated is None else [ablation_table(study.ablated), head_effects_table(study.ablated)]),
     ]
 
 
@@ -203,6 +205,8 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         outcomes=listing(made["outcomes"], "outcomes"),
         predictions=None if study.predicted is None else prediction_findings(_prediction(study.predicted)),
         prediction=listing(made["prediction"], "prediction") if "prediction" in made else None,
+        ablations=None if study.ablated is None else ablation_findings(study.ablated),
+        ablation=[listing(made[name], name.replace("_", " ")) for name in ("ablation", "head_effects") if name in made],
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
         about=about,

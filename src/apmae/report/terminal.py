@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from apmae.report.ablation import Ablation, ablation_findings, in_order, interval
+from apmae.report.ablation import ablation_findings, in_order, interval
 from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import WHY_UNKNOWN, flagged, nearest_words, visible, with_place
 from apmae.report.locations import OUTCOMES, findings
@@ -24,6 +24,7 @@ from apmae.report.tables import (
     outcomes_table,
 )
 from apmae.schema import NOISE
+from apmae.study.ablation import Ablation
 from apmae.study.reader import Study
 
 if TYPE_CHECKING:
