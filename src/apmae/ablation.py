@@ -92,6 +92,30 @@ def removals_of(
     return found
 
 
+def unedited_shard(
+    shard: Shard, *, windows: Windows, config: AblateConfig, root: Path, advance: Advance | None = None
+) -> Records:
+    """Ask the model as it is, on the prompts of one shard.
+
+    Args:
+        shard: which prompts; its files are those of ``schema.ABLATED``.
+        windows: of all prompts, in the order that numbers them.
+        config: batch, how many tokens elsewhere.
+        root: the folder for the files.
+        advance: called with the prompts of each batch.
+    """
+    unedited, asked = [], []
+    for batch in batches(windows, range(shard.first, shard.stop), config.batch):
+        plain = windows.ask(batch, None, config.every)
+        unedited.append(_measured(plain, UNEDITED, batch.numbers, {}))
+        prompts = [windows.prompts[number] for number in batch.numbers]
+        asked.append(prompt_rows(batch.numbers[0], prompts, batch.windows, [reply.answer for reply in plain]))
+        if advance:
+            advance(len(plain))
+    tables = (pa.concat_tables(parts) for parts in (unedited, asked))
+    return write_tables(root, dict(zip(shard.files, tables, strict=True)))
+
+
 def effects_shard(
     shard: Shard,
     *,
@@ -105,29 +129,25 @@ def effects_shard(
     """Remove each head alone, on the prompts of one shard.
 
     Args:
-        shard: which prompts; its files are those of ``schema.ABLATED``.
+        shard: which prompts; its file is that of ``schema.HEADS_REMOVED``.
         windows: of all prompts, in the order that numbers them.
         removals: by mode.
         heads: (layer, head) of those to remove.
         config: batch, how many tokens elsewhere.
-        root: the folder for the files.
+        root: the folder for the file.
         advance: called with the prompts' forwards.
     """
-    unedited, asked, effects = [], [], []
+    found = []
     for batch in batches(windows, range(shard.first, shard.stop), config.batch):
-        plain = windows.ask(batch, None, config.every)
-        unedited.append(_measured(plain, UNEDITED, batch.numbers, {}))
-        prompts = [windows.prompts[number] for number in batch.numbers]
-        asked.append(prompt_rows(batch.numbers[0], prompts, batch.windows, [reply.answer for reply in plain]))
+        windows.ask(batch, None, config.every)  # recorded, so that heads are removed from the middle of a forward
         for mode, removal in removals.items():
             for layer, head in heads:
                 said = windows.ask(batch, batch.removing(removal, [(layer, head)]), config.every)
                 where = {"mode": mode, "layer": layer, "head": head}
-                effects.append(_measured(said, EFFECTS, batch.numbers, where))
+                found.append(_measured(said, EFFECTS, batch.numbers, where))
                 if advance:
                     advance(len(said), note=f"head {layer}.{head}, {mode}")
-    tables = (pa.concat_tables(parts) for parts in (unedited, asked, effects))
-    return write_tables(root, dict(zip(shard.files, tables, strict=True)))
+    return write_tables(root, {shard.files[0]: pa.concat_tables(found)})
 
 
 def removed_shard(

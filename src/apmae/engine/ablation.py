@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save
 
-from apmae.ablation import Windows, effects_shard, removals_of, removed_shard
+from apmae.ablation import Windows, effects_shard, removals_of, removed_shard, unedited_shard
 from apmae.analyze.ablation import distinct_sets, most_sets, plan_sets, set_table, task_table
 from apmae.analyze.answers import Drawn, drawn_from
 from apmae.analyze.effects import (
@@ -51,6 +51,7 @@ from apmae.report.ablation import ablation_record
 from apmae.schema import (
     ABLATED,
     HEAD_SETS_FILE,
+    HEADS_REMOVED,
     MEANS_FILE,
     SETS_REMOVED,
 )
@@ -127,7 +128,7 @@ def ablate(
             tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
             split = halve(tasks, paths, texts, config.similar, config.seed)
             windows.groups = split.group.tolist()
-            drawn = _drawn(prompts_path, inputs)
+            drawn = drawn_for(prompts_path, inputs)
             with torch.no_grad():
                 _make(stage, Given(windows, split, heads, drawn, config), transfers)
     made = read_ablation(out)
@@ -152,25 +153,26 @@ def heads_of(lm: LM, config: AblateConfig) -> list[Head]:
 def _make(stage: Stage, given: Given, transfers: str) -> None:
     """Make the files that the stage does not have."""
     windows, prompts, heads, drawn, config = given
-    removals = _removals(stage, given)
-    measuring = prompts.measuring.tolist()
-    shards = cut(len(windows.prompts), config.shard_prompts, ABLATED)
+    count, measuring = len(windows.prompts), prompts.measuring.tolist()
+    plain, shards = (cut(count, config.shard_prompts, tables) for tables in (ABLATED, HEADS_REMOVED))
     later = cut(len(measuring), config.shard_prompts, SETS_REMOVED)
-    _say_cost(stage, given, removals, shards, later)
-    each = len(heads) * len(config.modes)
-    work = {"windows": windows, "removals": removals, "config": config, "root": stage.staging}
-    with _forwards(stage, "heads", shards, each) as advance:
-        run_shards(stage, shards, partial(effects_shard, **work, heads=heads, advance=advance))
-    before = measured_of(stage, ABLATED[0], len(windows.prompts))
+    common: dict[str, Any] = {"windows": windows, "config": config, "root": stage.staging}
+    with _forwards(stage, "no head", plain, 1) as advance:
+        run_shards(stage, plain, partial(unedited_shard, **common, advance=advance))
+    before = measured_of(stage, plain)
     expect_both_outcomes(before.correct)
-    effects = pa.concat_tables(read_table(stage.root / shard.files[2]) for shard in shards)
-    after = {mode: effects_of(effects, mode, heads, len(windows.prompts)) for mode in config.modes}
+    common["removals"] = removals = _removals(stage, given)
+    _say_cost(stage, given, shards, later)
+    with _forwards(stage, "each head", shards, len(heads) * len(config.modes)) as advance:
+        run_shards(stage, shards, partial(effects_shard, **common, heads=heads, advance=advance))
+    effects = pa.concat_tables(read_table(stage.root / shard.files[0]) for shard in shards)
+    after = {mode: effects_of(effects, mode, heads, count) for mode in removals}
     if not stage.has(HEAD_SETS_FILE):
         stage.write_tables({HEAD_SETS_FILE: plan_sets(prompts, before, after, heads, config)})
     sets = read_table(stage.root / HEAD_SETS_FILE)
     distinct = distinct_sets(sets)
     with _forwards(stage, "sets", later, len(distinct)) as advance:
-        run_shards(stage, later, partial(removed_shard, **work, measuring=measuring, sets=distinct, advance=advance))
+        run_shards(stage, later, partial(removed_shard, **common, measuring=measuring, sets=distinct, advance=advance))
     removed = removed_of(stage, len(distinct), measuring)
     if not stage.has(*_RESULTS):
         tables = (
@@ -183,7 +185,7 @@ def _make(stage: Stage, given: Given, transfers: str) -> None:
     own = prompts.measuring
     stage.finish(
         {
-            "prompts": len(windows.prompts),
+            "prompts": count,
             "files": prompts.files,
             "groups": len(set(prompts.group.tolist())),
             "ranking": int(prompts.ranks.sum()),
@@ -227,24 +229,24 @@ def read_means(path: Path) -> dict[Head, Mean]:
     return found
 
 
-def _say_cost(
-    stage: Stage, given: Given, removals: Mapping[str, Removal], shards: list[Shard], later: list[Shard]
-) -> None:
+def _say_cost(stage: Stage, given: Given, shards: list[Shard], later: list[Shard]) -> None:
     """Say how many forwards are left, and about how long they take, after one that is timed."""
-    windows, prompts, heads, _, config = given
+    windows, _, heads, _, config = given
     alone, each = sum(map(len, missing(stage, shards))), len(heads) * len(config.modes)
     sets = most_sets(len(heads), config)
-    together = sum(map(len, missing(stage, later)))
-    total = alone * (each + 1) + together * sets
+    together = sum(map(len, missing(stage, later))) if sets else 0
+    total = alone * (each + 1) + together * (sets + 1)
     if not total:
         return
     seen = windows.of(range(min(config.batch, len(windows.prompts))))
     begun = time.monotonic()
     replies_under(windows.lm, seen, every=config.every)
     seconds = (time.monotonic() - begun) / len(seen) * total
+    start = "" if windows.restart.reason else ", less for heads of later layers"
     notice(
         f"ablate: {each} forwards for each of {alone} prompts ({len(heads)} heads, {' and '.join(config.modes)}), then "
         f"{f'at most {sets} for each of {together} ({sets} sets)' if sets else 'no sets'}: about {duration(seconds)}"
+        f"{start}"
     )
 
 
@@ -254,13 +256,9 @@ def _forwards(stage: Stage, name: str, shards: list[Shard], each: int) -> Any:
     return progress(f"ablate {name}", every * each, done=(every - left) * each, unit="forwards")
 
 
-def measured_of(stage: Stage, table: str, prompts: int) -> Measured:
+def measured_of(stage: Stage, shards: Sequence[Shard]) -> Measured:
     """The model as it is, of all prompts (``schema.UNEDITED``)."""
-    rows = pa.concat_tables(
-        [read_table(stage.root / name) for name in stage.files if name.startswith(f"{table}-")]
-    ).sort_by("prompt")
-    assert rows.num_rows == prompts, "each prompt is in one shard"
-    return Measured(*_columns(rows))
+    return Measured(*_columns(pa.concat_tables(read_table(stage.root / shard.files[0]) for shard in shards)))
 
 
 def effects_of(effects: pa.Table, mode: str, heads: Sequence[Head], prompts: int) -> Measured:
@@ -297,8 +295,13 @@ def _columns(table: pa.Table) -> list[np.ndarray]:
     ]
 
 
-def _drawn(path: Path, inputs: Mapping[str, str]) -> Drawn:
-    """How prompts were chosen by outcome; of another model's outcomes no rate is this one's."""
+def drawn_for(path: Path, inputs: Mapping[str, str]) -> Drawn:
+    """How prompts were chosen by outcome; of another model's outcomes no rate is this one's.
+
+    Args:
+        path: the prompts.
+        inputs: hashes of the model ("lm") and of the prompts ("prompts").
+    """
     drawn = drawn_from(path, inputs["prompts"])
     if drawn.how == "any" or not manifest_path(path).is_file():
         return drawn

@@ -11,7 +11,7 @@ from apmae.study.ablation import Ablation
 
 _FEW = 200
 """Measuring prompts below which a line says that they are few: accuracy is then known to about .05 at best."""
-_FEW_GROUPS = 10
+_FEW_GROUPS = 12
 """The same of groups of files: with fewer, intervals rest on almost nothing (``tests/analyze/test_jackknife.py``)."""
 _TAIL = 0.025
 """Share of heads without effect whose interval lies above zero by chance, and as many below."""

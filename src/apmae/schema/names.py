@@ -15,10 +15,12 @@ ATTENDED_TABLES = ("attended", "texts")
 """The tables of the top stage, in shards: ``ATTENDED`` and ``TOP_TEXTS``."""
 ANSWERED = ("heads", "prompts", "states")
 """The tables of the answers stage, in shards: ``answer_heads()``, ``ENCODED_PROMPTS`` and ``answer_states()``."""
-ABLATED = ("unedited", "prompts", "effects")
-"""The tables of the ablate stage that are in shards of all prompts: ``UNEDITED``, ``ENCODED_PROMPTS``, ``EFFECTS``."""
+ABLATED = ("unedited", "prompts")
+"""The tables of the ablate stage that are in shards of all prompts: ``UNEDITED`` and ``ENCODED_PROMPTS``."""
+HEADS_REMOVED = ("effects",)
+"""That in shards of all prompts which are made after them: ``EFFECTS``."""
 SETS_REMOVED = ("removed",)
-"""Those in shards of the measuring half: ``REMOVED``."""
+"""That in shards of the measuring half: ``REMOVED``."""
 MEANS_FILE = "means.safetensors"
 HEAD_SETS_FILE = "sets.parquet"
 HEAD_EFFECTS_FILE = "heads.parquet"
