@@ -1,12 +1,12 @@
 """The published claim: accuracy rises if heads that are important for incorrect answers are removed selectively.
 
-    python experiments/ablation.py ABLATION PROMPTS ANSWERS
+    python experiments/ablation.py PROMPTS ANSWERS
 
-ABLATION is what ``apmae ablate --set context=N`` made of the prompts, ANSWERS what ``apmae answers`` read of the same
-prompts and window. On the ranking half of ABLATION a sparse logistic regression predicts incorrect answers from the
-entropy of each head's row at the completion position; a head's importance is its coefficient. The heads most important
-for incorrect answers are then removed on the measuring half, zeroed as in the published notebook and by their mean,
-beside random heads, and random heads of the same layers. Prints a line per set.
+ANSWERS is what ``apmae answers`` read of the prompts. On the half of the files that ranks heads in ``apmae ablate`` (of
+the same prompts, window and seed) a sparse logistic regression predicts incorrect answers from the entropy
+of each head's row at the completion position; a head's importance is its coefficient. The heads most important for
+incorrect answers are then removed on the measuring half, zeroed as in the published notebook, beside random heads, and
+random heads of the same layers. Prints a line per set.
 """
 
 import sys
@@ -28,8 +28,9 @@ from apmae.artifacts import cut, read_manifest, read_table, read_tables
 from apmae.config import AblateConfig
 from apmae.engine.prompts import load_prompts
 from apmae.lm.load import load_lm
+from apmae.lm.outcome import window_of
 
-DOSES, MODES = (2, 4, 8, 16), ("zero", "mean")
+DOSES, MODES = (4, 8), ("zero",)
 
 
 def importance_of(answers: Path, correct: np.ndarray, ranks: np.ndarray) -> np.ndarray:
@@ -47,19 +48,16 @@ def importance_of(answers: Path, correct: np.ndarray, ranks: np.ndarray) -> np.n
 
 
 @torch.no_grad()
-def main(folder: Path, path: Path, answers: Path) -> None:
+def main(path: Path, answers: Path) -> None:
     """See the module."""
-    own = read_manifest(folder, "ablate")
-    settings = {name: value for name, value in own.config.items() if name in AblateConfig.model_fields}
-    config = AblateConfig.model_validate({**settings, "modes": MODES})
+    config = AblateConfig(modes=MODES, context=read_manifest(answers, "answers").counts["context"])
     lm, prompts = load_lm(), load_prompts(path)
-    windows = Windows(lm, prompts, (), config.context or 256)
-    texts = ["".join(window.tokens) for window in windows.of(range(len(prompts)))]
+    texts = ["".join(window_of(lm, prompt, config.context or 256).tokens) for prompt in prompts]
     tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
     split = halve(tasks, paths, texts, config.similar, config.seed)
-    windows.groups = split.group.tolist()
-    unedited = read_tables(folder, "ablate", "unedited")
-    correct = unedited["correct"].to_numpy()
+    windows = Windows(lm, prompts, split.group.tolist(), config.context or 256)
+    outcomes = read_tables(answers, "answers", "prompts", ["outcome"])["outcome"].to_pylist()
+    correct = np.array([outcome == "correct" for outcome in outcomes])
     importance = importance_of(answers, correct, split.ranks)
     places = [(layer, head) for layer, count in lm.heads.items() for head in range(count)]
     layer = np.array([one for one, _ in places])
