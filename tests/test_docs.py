@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from apmae import config, schema
 from apmae.cli import app
 from apmae.config import (
+    AblateConfig,
     AnswersConfig,
     AtlasConfig,
     DimensionsConfig,
@@ -53,6 +54,7 @@ SECTIONS = {
     "answers": (AnswersConfig,),
     "predict": (PredictConfig,),
     "circuit": (PatchingConfig,),
+    "ablate": (AblateConfig,),
     "cluster": (AtlasConfig,),
     "tag": (TagsConfig,),
     "STUDY.yaml": (StudyConfig,),
@@ -100,6 +102,14 @@ TABLES = {
     "COVERAGE": schema.COVERAGE,
     "FITS": schema.FITS,
     "FORECASTS": schema.FORECASTS,
+    "UNEDITED": schema.UNEDITED,
+    "EFFECTS": schema.EFFECTS,
+    "REMOVED": schema.REMOVED,
+    "HEAD_SETS": schema.HEAD_SETS,
+    "HEAD_EFFECTS": schema.HEAD_EFFECTS,
+    "RELIABILITY": schema.RELIABILITY,
+    "ABLATION": schema.ABLATION,
+    "ABLATION_TASKS": schema.ABLATION_TASKS,
     "TAGS": schema.TAGS,
     "CORPUS_TAGS": schema.CORPUS_TAGS,
 }

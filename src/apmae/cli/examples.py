@@ -56,6 +56,11 @@ EXAMPLES = {
         "Pairs: apmae prompts circuit:induction --lm MODEL --per-task 50 --out pairs.parquet. Without --exact all only "
         "a shortlist is patched, which takes about a quarter of the time.",
     ),
+    "ablate": (
+        "apmae ablate study/ --doses 1,4,16 --json ablation.json",
+        "What heads do, with random sets beside them. It says first how many forwards it takes; --heads 3.5,4.0 and "
+        "--doses none take fewer. Without a study: apmae ablate --lm MODEL --prompts PROMPTS --out DIR",
+    ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "top": (
         "apmae top study/ --by induction --head 3.5 --lm MODEL",

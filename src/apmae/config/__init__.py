@@ -19,6 +19,7 @@ from apmae.config.prompts import (
 )
 from apmae.config.stages import (
     PRESETS,
+    AblateConfig,
     AnswersConfig,
     AtlasConfig,
     DimensionsConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "TASKS",
     "TEXT_TASKS",
     "APMAEConfig",
+    "AblateConfig",
     "AnswersConfig",
     "AtlasConfig",
     "CaptureConfig",

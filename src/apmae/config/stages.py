@@ -236,3 +236,54 @@ class PredictConfig(Config):
         if len(set(trees)) < len(trees):
             raise ValueError(f"expected each kind of trees once, got {', '.join(trees)}")
         return trees
+
+
+class AblateConfig(Config):
+    """How heads are removed, alone and in sets, and how that is measured."""
+
+    modes: tuple[Literal["mean", "zero", "resample"], ...] = ("mean",)
+    """What stands in place of a removed head's output: its mean over other prompts, nothing, or its output on another
+    prompt. Everything is measured in each mode."""
+
+    heads: tuple[tuple[int, int], ...] | Literal["all"] = "all"
+    """Pairs of layer and head, or all heads of the model. Sets are drawn among these."""
+
+    context: int | None = Field(default=None, ge=8)
+    """Tokens of the language model's window; by default the study's, or 256."""
+
+    batch: int = Field(default=8, ge=1)
+    """Prompts per forward of the language model, at most."""
+
+    every: int = Field(default=4, ge=1)
+    """Of the other tokens of a prompt every how-many-th is looked at, for perplexity elsewhere; 1: all of them."""
+
+    reference: int = Field(default=64, ge=1)
+    """Prompts of the ranking half over which mean outputs are taken, at most."""
+
+    donors: int = Field(default=16, ge=2)
+    """Prompts of the ranking half from whose outputs "resample" draws, at most."""
+
+    doses: tuple[int, ...] | None = None
+    """How many heads are removed together: each of these; by default 1, 2, 4, ... and all. Empty: no sets."""
+
+    draws: int = Field(default=4, ge=1)
+    """Random sets of each kind and size."""
+
+    similar: float = Field(default=0.8, gt=0, le=1)
+    """Files with windows that share this much stay in one half, as for ``PredictConfig.similar``."""
+
+    shard_prompts: int = Field(default=16, ge=1)
+    """Prompts per shard: the most that a killed run has to repeat."""
+
+    seed: int = 0
+    """Decides the halves, the prompts of means and donors, and random sets."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if not self.modes or len(set(self.modes)) < len(self.modes):
+            raise ValueError(f"expected one or more modes, each once, got {', '.join(self.modes) or 'none'}")
+        if self.heads != "all" and (not self.heads or len(set(self.heads)) < len(self.heads)):
+            raise ValueError("expected one or more heads, each once, or all")
+        if self.doses is not None and (len(set(self.doses)) < len(self.doses) or min(self.doses, default=1) < 1):
+            raise ValueError(f"expected doses from 1, each once, got {', '.join(map(str, self.doses))}")
+        return self

@@ -9,11 +9,12 @@ token at the first mask is its answer. An encoder without a head for masked toke
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from apmae.errors import ModelError
@@ -149,20 +150,43 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
             f"expected a model that says which tokens are probable, {type(lm.model).__name__} is an encoder without a "
             "head for masked tokens; take outcome 'any'"
         )
-    asked = [_asked(lm, item, spans=spans) for item in windows]
-    where = [_places(item, len(want)) for item, want in zip(windows, asked, strict=True)]
-    shown = _shown(lm, where)
+    asked = [tokens_asked(lm, item, spans=spans) for item in windows]
+    where = [places_of(item, len(want)) for item, want in zip(windows, asked, strict=True)]
+    shown = positions_shown(lm, where)
     vocabulary = lm.model.config.get_text_config().vocab_size
     if len(windows) > 1 and len(windows) * len(shown) * vocabulary > _MOST_LOGITS:
         half = len(windows) // 2
         return answer(lm, windows[:half], spans=spans) + answer(lm, windows[half:], spans=spans)
-    few: dict[str, Any] = {}
-    if lm.keeps_logits:  # the logits of other positions are the largest array of the forward
-        few["logits_to_keep"] = len(shown) if isinstance(shown, range) else torch.tensor(shown, device=lm.device)
-    # a decoder also reads all but the last of the tokens asked for
-    rows_read = [item.ids if item.masks else (*item.ids, *want[:-1]) for item, want in zip(windows, asked, strict=True)]
-    logits = _forward(lm, rows_read, few).logits
+    logits = logits_at(lm, windows, asked, shown)
+    return judge(
+        lm, windows, asked, logits, shown, spans=spans, follow=lambda _row, others: answer(lm, others, spans=True)
+    )
+
+
+def judge(
+    lm: LM,
+    windows: Sequence[Window],
+    asked: Sequence[tuple[int, ...]],
+    logits: Tensor,
+    shown: Sequence[int],
+    *,
+    spans: bool,
+    follow: Callable[[int, list[Window]], list[Answer]],
+) -> list[Answer]:
+    """The answers that the logits of one forward hold.
+
+    Args:
+        lm: the model.
+        windows: what it saw.
+        asked: from :func:`tokens_asked`, for each window.
+        logits: from :func:`logits_at`; other positions may be among them.
+        shown: the positions that they are of.
+        spans: as for :func:`answer`.
+        follow: asks the model again, for an accepted completion that its first token leaves open: called with the
+            window's place in the batch and the windows to ask.
+    """
     places = {position: place for place, position in enumerate(shown)}
+    where = [places_of(item, len(want)) for item, want in zip(windows, asked, strict=True)]
     rows = [row for row, positions in enumerate(where) for _ in positions]
     columns = [places[position] for positions in where for position in positions]
     at = logits[rows, columns].float().log_softmax(-1)
@@ -186,8 +210,7 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
         elif others and not spans:
             text_correct = True  # as far as it was looked at
         elif others:
-            followed = answer(lm, [_instead(item, ids) for ids in others], spans=True)
-            for other in followed:
+            for other in follow(place, [_instead(item, ids) for ids in others]):
                 if other.text_correct:
                     predicted, text_correct = other.predicted, True
         answers.append(
@@ -211,20 +234,39 @@ def answer(lm: LM, windows: Sequence[Window], *, spans: bool = False) -> list[An
 
 
 @torch.no_grad()
+def logits_at(
+    lm: LM, windows: Sequence[Window], asked: Sequence[tuple[int, ...]], shown: Sequence[int]
+) -> Float[Tensor, "b p v"]:
+    """The model's logits at some positions of each window, in one forward.
+
+    Args:
+        lm: the model.
+        windows: what it sees; a decoder also reads all but the last of the tokens asked for.
+        asked: from :func:`tokens_asked`, for each window.
+        shown: from :func:`positions_shown`.
+    """
+    few: dict[str, Any] = {}
+    if lm.keeps_logits:  # the logits of other positions are the largest array of the forward
+        few["logits_to_keep"] = len(shown) if isinstance(shown, range) else torch.tensor(shown, device=lm.device)
+    rows = [item.ids if item.masks else (*item.ids, *want[:-1]) for item, want in zip(windows, asked, strict=True)]
+    return _forward(lm, rows, few).logits
+
+
+@torch.no_grad()
 def _forward(lm: LM, rows: Sequence[Sequence[int]], few: dict[str, Any]) -> Any:
     """Run the model over token ids of several lengths; ``few`` says which logits are wanted."""
     ids, mask = pad(rows, lm.pad_id)
     return lm.model(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False, **few)
 
 
-def _asked(lm: LM, item: Window, *, spans: bool) -> tuple[int, ...]:
+def tokens_asked(lm: LM, item: Window, *, spans: bool) -> tuple[int, ...]:
     """The tokens of the completion whose probabilities are wanted."""
     if item.masks:
         return item.completion[: min(len(item.masks), LONGEST_SPAN)]
     return item.completion if spans and _room(lm, item) else item.completion[:1]
 
 
-def _places(item: Window, count: int) -> range:
+def places_of(item: Window, count: int) -> range:
     """Where the logits of the completion's first ``count`` tokens are: at its masks, or one token before each."""
     return item.masks[:count] if item.masks else range(len(item.ids) - 1, len(item.ids) - 1 + count)
 
@@ -266,9 +308,9 @@ def _accepted_so_far(item: Window, first: int, special: frozenset[int]) -> list[
     return [ids for ids, text in accepted if ids[0] == first and undecided(item.text_of([first]), text)]
 
 
-def _shown(lm: LM, where: Sequence[range]) -> Sequence[int]:
+def positions_shown(lm: LM, where: Sequence[Sequence[int]]) -> Sequence[int]:
     """Positions for which the model returns logits: a range if they are the last ones."""
-    longest = max(positions.stop for positions in where)
+    longest = max(positions[-1] for positions in where) + 1
     if not lm.keeps_logits:
         return range(longest)
     asked = sorted(set().union(*where))

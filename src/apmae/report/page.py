@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from apmae.atlas.branches import STABLE
 from apmae.report import figures, tables
+from apmae.report.ablation import ablation_findings, ablation_table, head_effects_table
 from apmae.report.circuits import circuit_findings, circuit_table, edges_table, recall_table
 from apmae.report.claims import cluster_sections
 from apmae.report.display import (
@@ -175,6 +176,7 @@ def _tables(study: Study) -> list[Table]:
         *([] if located is None else [chance_table(located[0]), foreign_table(located[1])]),
         *([] if study.predicted is None else [prediction_table(_prediction(study.predicted))]),
         *([] if study.circuit is None else _circuit_tables(study.circuit)),
+        *([] if study.ablated is None else [ablation_table(study.ablated), head_effects_table(study.ablated)]),
     ]
 
 
@@ -220,6 +222,8 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
             for name, label in (("circuit", "heads"), ("circuit_recall", "filters"), ("circuit_edges", "edges"))
             if name in made
         ],
+        ablations=None if study.ablated is None else ablation_findings(study.ablated),
+        ablation=[listing(made[name], name.replace("_", " ")) for name in ("ablation", "head_effects") if name in made],
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
         about=about,

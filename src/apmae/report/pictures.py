@@ -5,10 +5,12 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from apmae.report import figures
+from apmae.report.ablation_figures import doses_figure, head_effects_figure
 from apmae.report.atlas_figures import draw_heads
 from apmae.report.circuit_figures import circuit_figure
 from apmae.report.examples import extremes_of_a_cluster, one_per_cluster
 from apmae.report.prediction_figures import calibration_figure, coverage_figure
+from apmae.study.ablation import Ablation
 from apmae.study.circuit import Circuit
 from apmae.study.reader import SAMPLE_ROWS, Predicted, Study
 
@@ -75,6 +77,26 @@ def pictures_of(study: Study) -> list[Picture]:
         ),
         *(_prediction(study.predicted) if study.predicted is not None else ()),
         *(_circuit(study.circuit) if study.circuit is not None else ()),
+        *(_ablation(study.ablated) if study.ablated is not None else ()),
+    ]
+
+
+def _ablation(found: Ablation) -> list[Picture]:
+    return [
+        Picture(
+            "head_effects",
+            "What each head does",
+            "Mean change of the expected token's log-probability when a head is removed alone, over all prompts: red "
+            "where the model gets worse. A dot: beyond the 95% interval in both halves of the files.",
+            head_effects_figure(found),
+        ),
+        Picture(
+            "doses",
+            "Heads removed together",
+            "Change of accuracy on the half of the files that did not rank the heads, with 95% intervals. Choosing "
+            "heads matters where the ranked ones leave the random ones.",
+            doses_figure(found),
+        ),
     ]
 
 

@@ -49,6 +49,8 @@ def _artifacts(study: Study) -> Iterator[Path]:
         if read is not None and manifest_path(layout.answers).is_file() and fingerprint(layout.answers) == read:
             yield layout.answers
         yield layout.prediction
+    if study.ablated is not None:
+        yield layout.ablation
     if study.circuit is not None:
         yield layout.circuit
     yield from (layout.top / name for name in study.tops)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from apmae.report.ablation import ablation_findings, in_order, interval
 from apmae.report.console import Column, open_console, print_point, print_table
 from apmae.report.display import WHY_UNKNOWN, flagged, nearest_words, visible, with_place
 from apmae.report.locations import OUTCOMES, findings
@@ -23,6 +24,7 @@ from apmae.report.tables import (
     outcomes_table,
 )
 from apmae.schema import NOISE
+from apmae.study.ablation import Ablation
 from apmae.study.reader import Study
 
 if TYPE_CHECKING:
@@ -210,6 +212,36 @@ def print_prediction(found: Prediction) -> None:
     ]
     print_table(console, columns, "prediction.parquet has everything")
     for line in prediction_findings(found):
+        print_point(console, line)
+
+
+def print_ablation(found: Ablation) -> None:
+    """Print sets of removed heads by ranking and dose, beside matched controls, and what that says."""
+    console = open_console()
+    for mode in found.modes:
+        rows = in_order(found.ranked(mode))
+        if not rows:
+            continue
+        controls = {(row["by"], row["ranking"], row["dose"]): row for row in found.ranked(mode, control="effect")}
+        beside = [controls.get((row["by"], row["ranking"], row["dose"])) for row in rows]
+        columns = [
+            Column(header="ranking", cells=[row["ranking"] for row in rows]),
+            Column(header="by", cells=["log p" if row["by"] == "log_probability" else "accuracy" for row in rows]),
+            Column(header="heads", cells=[str(row["dose"]) for row in rows]),
+            Column(header=f"accuracy ({mode})", cells=[interval(row, "drawn") for row in rows]),
+            Column(header="natural rate", cells=[interval(row, "natural") for row in rows], priority=2),
+            Column(
+                header="beyond like effect",
+                cells=["-" if row is None else interval(row, "drawn_beyond") for row in beside],
+                priority=4,
+            ),
+            Column(header="log p", cells=[interval(row, "log_probability", 2) for row in rows], priority=3),
+            Column(header="lost", cells=[f"{row['lost']:.0f}" for row in rows], priority=1),
+            Column(header="gained", cells=[f"{row['gained']:.0f}" for row in rows], priority=1),
+            Column(header="elsewhere", cells=[interval(row, "elsewhere", 2) for row in rows], priority=0),
+        ]
+        print_table(console, columns, "ablation.parquet has everything")
+    for line in ablation_findings(found):
         print_point(console, line)
 
 

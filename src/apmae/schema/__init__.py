@@ -1,5 +1,15 @@
 """The Parquet tables of a study and their columns; ``docs/artifacts.md`` says what each means. Torch-free."""
 
+from apmae.schema.ablation import (
+    ABLATION,
+    ABLATION_TASKS,
+    EFFECTS,
+    HEAD_EFFECTS,
+    HEAD_SETS,
+    RELIABILITY,
+    REMOVED,
+    UNEDITED,
+)
 from apmae.schema.analyses import (
     CALIBRATION,
     COVERAGE,
@@ -26,6 +36,9 @@ from apmae.schema.circuits import (
 from apmae.schema.corpora import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
 from apmae.schema.heads import ATTENDED, SIMILAR, SIMILAR_HEADS, TOP, TOP_HEADS, TOP_TEXTS
 from apmae.schema.names import (
+    ABLATED,
+    ABLATION_FILE,
+    ABLATION_TASKS_FILE,
     ANSWERED,
     ATLAS_FILE,
     ATTENDED_TABLES,
@@ -46,8 +59,12 @@ from apmae.schema.names import (
     FORECAST,
     FOREIGN_FILE,
     FORMAT,
+    HEAD_EFFECTS_FILE,
+    HEAD_SETS_FILE,
+    HEADS_REMOVED,
     KINDS,
     LOCATIONS_FILE,
+    MEANS_FILE,
     NAMES_FILE,
     NOISE,
     ORIGINS_FILE,
@@ -58,8 +75,10 @@ from apmae.schema.names import (
     PREDICTION_TASKS_FILE,
     PREDICTOR_FILES,
     RECONSTRUCTIONS_FILE,
+    RELIABILITY_FILE,
     ROW_NUMBERS,
     SCORES,
+    SETS_REMOVED,
     SUMMARY_FILE,
     TAGGED,
     TOP_FILE,
@@ -79,6 +98,22 @@ from apmae.schema.study import (
 from apmae.schema.tags import CORPUS_TAGS, EXEMPLAR, TAGS
 
 __all__ = [
+    "ABLATION",
+    "ABLATION_TASKS",
+    "EFFECTS",
+    "HEADS_REMOVED",
+    "HEAD_EFFECTS",
+    "HEAD_SETS",
+    "RELIABILITY",
+    "REMOVED",
+    "UNEDITED",
+    "ABLATED",
+    "ABLATION_FILE",
+    "ABLATION_TASKS_FILE",
+    "HEAD_EFFECTS_FILE",
+    "HEAD_SETS_FILE",
+    "RELIABILITY_FILE",
+    "SETS_REMOVED",
     "ANSWERED",
     "ATLAS_FILE",
     "ATTENDED",
@@ -127,6 +162,7 @@ __all__ = [
     "LOCATIONS",
     "LOCATIONS_FILE",
     "LOSSES",
+    "MEANS_FILE",
     "NAMES_FILE",
     "NOISE",
     "ORIGINS",

@@ -28,6 +28,18 @@ CIRCUIT_RECALL_FILE = "recall.parquet"
 CIRCUIT_TASKS_FILE = "tasks.parquet"
 CIRCUIT_EDGES_FILE = "edges.parquet"
 CIRCUIT_PICTURE = "circuit.png"
+ABLATED = ("unedited", "prompts")
+"""The tables of the ablate stage that are in shards of all prompts: ``UNEDITED`` and ``ENCODED_PROMPTS``."""
+HEADS_REMOVED = ("effects",)
+"""That in shards of all prompts which are made after them: ``EFFECTS``."""
+SETS_REMOVED = ("removed",)
+"""That in shards of the measuring half: ``REMOVED``."""
+MEANS_FILE = "means.safetensors"
+HEAD_SETS_FILE = "sets.parquet"
+HEAD_EFFECTS_FILE = "heads.parquet"
+RELIABILITY_FILE = "reliability.parquet"
+ABLATION_FILE = "ablation.parquet"
+ABLATION_TASKS_FILE = "tasks.parquet"
 SUMMARY_FILE = "summary.json"
 PAGE_FILE = "index.html"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"

@@ -55,6 +55,11 @@ class Layout(NamedTuple):
         return self.folder / "circuit"
 
     @property
+    def ablation(self) -> Path:
+        """The artifact of the ablate stage."""
+        return self.folder / "ablate"
+
+    @property
     def top(self) -> Path:
         """Artifacts of the top stage, a folder for each value."""
         return self.folder / "top"

@@ -35,6 +35,7 @@ from apmae.schema import (
     RECONSTRUCTIONS_FILE,
 )
 from apmae.seeding import generator
+from apmae.study.ablation import Ablation, read_ablation
 from apmae.study.circuit import Circuit, read_circuit
 from apmae.study.exemplars import unpack
 from apmae.study.layout import Layout
@@ -188,6 +189,17 @@ class Study(Placed):
         """What ``apmae circuit`` found, of whichever model (``counts["lm"]``); None if it did not run to its end."""
         folder = Layout(self.folder).circuit
         return read_circuit(folder) if manifest_path(folder).is_file() else None
+
+    @cached_property
+    def ablated(self) -> Ablation | None:
+        """What ``apmae ablate`` made of the study's model and prompts; None if it did not."""
+        folder = Layout(self.folder).ablation
+        if not manifest_path(folder).is_file():
+            return None
+        inputs = read_manifest(folder, "ablate").inputs
+        if any(inputs.get(name) != self.encoded.inputs.get(name) for name in ("lm", "prompts")):
+            return None
+        return read_ablation(folder)
 
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:
