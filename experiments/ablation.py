@@ -30,7 +30,7 @@ from apmae.engine.prompts import load_prompts
 from apmae.lm.load import load_lm
 from apmae.lm.outcome import window_of
 
-DOSES, MODES = (4, 8), ("zero",)
+DOSES, MODE = (4, 8), "zero"
 
 
 def importance_of(answers: Path, correct: np.ndarray, ranks: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def importance_of(answers: Path, correct: np.ndarray, ranks: np.ndarray) -> np.n
 @torch.no_grad()
 def main(path: Path, answers: Path) -> None:
     """See the module."""
-    config = AblateConfig(modes=MODES, context=read_manifest(answers, "answers").counts["context"])
+    config = AblateConfig(modes=(MODE,), context=read_manifest(answers, "answers").counts["context"])
     lm, prompts = load_lm(), load_prompts(path)
     texts = ["".join(window_of(lm, prompt, config.context or 256).tokens) for prompt in prompts]
     tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
@@ -64,7 +64,7 @@ def main(path: Path, answers: Path) -> None:
     order = np.argsort(-importance, kind="stable")
     chosen = [one for one in sets_of(order, importance, layer, DOSES, 3, config.seed, "incorrect")]
     chosen = [one for one in chosen if one.control != "effect"]
-    sets = [(mode, [places[place] for place in one.heads]) for mode in MODES for one in chosen]
+    sets = [(MODE, [places[place] for place in one.heads]) for one in chosen]
     measuring = split.measuring.tolist()
     removals = removals_of(windows, np.flatnonzero(split.ranks).tolist(), config)
     with tempfile.TemporaryDirectory() as made:
@@ -86,19 +86,14 @@ def main(path: Path, answers: Path) -> None:
     change -= correct[measuring][:, None]
     group = split.group[measuring]
     print(f"accuracy with all heads: {correct[measuring].mean():.3f} of {len(measuring)} prompts")
-    for number, mode in enumerate(MODES):
-        for dose in DOSES:
-            for control in ("", "size", "layers"):
-                columns = [
-                    number * len(chosen) + place
-                    for place, one in enumerate(chosen)
-                    if one.dose == dose and one.control == control
-                ]
-                values = change[:, columns]
-                found = with_draws(weighted(values.mean(1, keepdims=True), group), values.mean(0)[:, None])
-                low, high = found.bounds()
-                name = f"{mode:5} {dose:3} {control or 'important for incorrect':24}"
-                print(f"{name} {found.value[0]:+.3f} [{low[0]:+.3f}, {high[0]:+.3f}]")
+    for dose in DOSES:
+        for control in ("", "size", "layers"):
+            columns = [place for place, one in enumerate(chosen) if one.dose == dose and one.control == control]
+            values = change[:, columns]
+            found = with_draws(weighted(values.mean(1, keepdims=True), group), values.mean(0)[:, None])
+            low, high = found.bounds()
+            name = f"{MODE:5} {dose:3} {control or 'important for incorrect':24}"
+            print(f"{name} {found.value[0]:+.3f} [{low[0]:+.3f}, {high[0]:+.3f}]")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def set_table(
     """
     own, group = prompts.measuring, prompts.group[prompts.measuring]
     moved = changes(before.rows(own), removed)
-    half = Prompts(*(part[own] if isinstance(part, ndarray) else part for part in prompts))
+    half = prompts.rows(own)
     weighed = weightings(half, before.correct[own], drawn)
     alone = {
         (mode, by): dict(zip(heads, mean_change(changes(before, measured).rows(prompts.ranks), by), strict=True))

@@ -48,6 +48,11 @@ class Prompts(NamedTuple):
         """Rows of the measuring half."""
         return np.flatnonzero(~self.ranks)
 
+    def rows(self, chosen: Int[ndarray, " m"]) -> "Prompts":
+        """Some of the prompts."""
+        own = (self.prompt[chosen], self.task[chosen], self.tasks, self.group[chosen], self.files, self.ranks[chosen])
+        return Prompts(*own)
+
 
 class Measured(NamedTuple):
     """What prompts show: of the model as it is (n,), or with something removed (n, k)."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors.torch import load_file, save
 
@@ -264,7 +265,7 @@ def measured_of(stage: Stage, shards: Sequence[Shard]) -> Measured:
 
 def effects_of(effects: pa.Table, mode: str, heads: Sequence[Head], prompts: int) -> Measured:
     """Each head removed alone, (prompts, heads), from ``schema.EFFECTS``."""
-    own = effects.filter(pa.compute.equal(effects["mode"], mode))
+    own = effects.filter(pc.field("mode") == mode)
     place = {head: number for number, head in enumerate(heads)}
     column = [place[head] for head in zip(own["layer"].to_pylist(), own["head"].to_pylist(), strict=True)]
     return _arranged(own, own["prompt"].to_numpy(), np.array(column), (prompts, len(heads)))

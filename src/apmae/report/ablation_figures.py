@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
@@ -24,7 +25,7 @@ def head_effects_figure(found: Ablation) -> Figure:
     rows = found.heads.to_pylist()
     most = max((abs(row["log_probability"]) for row in rows if row["half"] == "both"), default=0) or 1
     figure = Figure(figsize=(3.4 * len(found.modes) + 0.8, 1.2 + 0.22 * len(counts)), layout="constrained")
-    axes = figure.subplots(1, len(found.modes), squeeze=False)[0]
+    axes, scale = figure.subplots(1, len(found.modes), squeeze=False)[0], TwoSlopeNorm(0, -most, most)
     for axis, mode in zip(axes, found.modes, strict=True):
         grid = np.full((len(counts), max(counts)), np.nan)
         signs: dict[tuple[int, int], list[int]] = {}
@@ -36,13 +37,11 @@ def head_effects_figure(found: Ablation) -> Figure:
             else:
                 signs.setdefault((row["layer"], row["head"]), []).append(effect_sign(row, "log_probability"))
         axis.set_facecolor(NO_HEAD_COLOR)
-        shown = axis.imshow(
-            grid, cmap="RdBu", norm=TwoSlopeNorm(0, -most, most), aspect="auto", interpolation="nearest"
-        )
+        axis.imshow(grid, cmap="RdBu", norm=scale, aspect="auto", interpolation="nearest")
         steady = [head for head, own in signs.items() if own in ([1, 1], [-1, -1])]
         axis.plot([head for _, head in steady], [layer for layer, _ in steady], "k.", markersize=3)
         axis.set(title=mode, xlabel="head", ylabel="layer")
-    figure.colorbar(shown, ax=axes, label="nats", shrink=0.9)
+    figure.colorbar(ScalarMappable(scale, "RdBu"), ax=axes, label="nats", shrink=0.9)
     return figure
 
 

@@ -53,4 +53,5 @@ def read_ablation(folder: Path) -> Ablation:
         ArtifactError: if it is missing, unfinished or damaged.
     """
     counts = read_manifest(folder, "ablate").counts
-    return Ablation(*(read_table(folder / name) for name in ABLATION_RESULTS), counts)
+    heads, reliability, sets, tasks, removed = (read_table(folder / name) for name in ABLATION_RESULTS)
+    return Ablation(heads, reliability, sets, tasks, removed, counts)
