@@ -311,7 +311,7 @@ def test_tags_over_prompts_are_written_and_printed(real_study, apmae_command, tm
     result = apmae_command(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "tags").iterdir()} == {
-        *("tags-00000.parquet", "tags-00001.parquet", "prompts-00000.parquet", "prompts-00001.parquet"),
+        *(f"{table}-{shard}.parquet" for table in ("tags", "prompts", "embeddings") for shard in ("00000", "00001")),
         *("summary.json", "index.html", "manifest.json"),
     }
     assert "192 tags of 48 heads, on 4 prompts" in " ".join(result.stdout.split())

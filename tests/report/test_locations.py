@@ -59,7 +59,8 @@ def test_no_unique_locations_and_no_outcomes():
         name: None for name in LOCATIONS.names if name.split("_")[0] in ("correct", "incorrect", "overlap")
     }
     locations = pa.Table.from_pylist([row], schema=LOCATIONS)
-    assert len(findings(locations, FOREIGN.empty_table())) == 1
+    said = findings(locations, FOREIGN.empty_table())
+    assert len(said) == 2 and said[1].startswith("No outcome is known")
     assert chance_table(locations).header[-1] == "stable"
 
 
