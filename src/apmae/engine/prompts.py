@@ -203,15 +203,17 @@ def _draw_circuits(
     expect_answers(lm.answers, lm.name)
     tokenizer, room = lm.backend_tokenizer, config.length - (lm.bos is not None)
     files = list_sources(sources, suffixes=language_of(config.language).suffixes) if config.from_code else []
-    prompts: list[Prompt] = []
-    total = None if config.from_code else config.per_task * len(config.circuits)
+    made = {
+        name: circuit_prompts(name, tokenizer, count=config.per_task, seed=config.seed, length=room)
+        for name in config.circuits
+        if name not in config.from_code
+    }
+    total = None if config.from_code else sum(map(len, made.values()))
     with _asking(lm, journal, total, unit="answers") as (asked, advance):
-        for name in config.circuits:
-            if name in config.from_code:
-                own = rejected.setdefault(name, Counter())
-                prompts += code_pairs(name, asked, files, config, rejected=own, advance=advance)
-            else:
-                prompts += circuit_prompts(name, tokenizer, count=config.per_task, seed=config.seed, length=room)
+        for name in config.from_code:
+            own = rejected.setdefault(name, Counter())
+            made[name] = code_pairs(name, asked, files, config, rejected=own, advance=advance)
+        prompts = [prompt for name in config.circuits for prompt in made[name]]
         return with_outcomes(asked, prompts, config.length, advance=advance)
 
 
