@@ -64,10 +64,10 @@ def test_a_buffer_that_is_filled_again_draws_the_same(counts, seed):
 
 def test_draws_are_even():
     """In 2 000 draws of 5 from 20, every pattern is drawn 500 times, within five standard deviations."""
-    seen = np.zeros(20)
+    seen, patterns = np.zeros(20), numbered(0, 20, 32)
     for number in range(2000):
         buffer = MixingBuffer(20, 32, reach="whole", device="cpu")
-        buffer.add(numbered(0, 20, 32), 0, np.arange(20))
+        buffer.add(patterns, 0, np.arange(20))
         buffer.draw(7, np.random.default_rng([number, 0]))
         if number == 0:
             assert len(buffer) == 13

@@ -22,14 +22,11 @@ def mae(tiny_train):
     return make
 
 
-def by_hand(mae, patterns, number, masking):
+def by_hand(picture, predicted, masked):
     """The two losses of one pattern, pixel by pixel of its square picture."""
-    picture = patterns.scaled(mae.config.scaling)[number].astype(np.float64)
-    with torch.no_grad():
-        predicted = mae(mae.scale(patterns), masking).predicted[number].double().numpy()
     rows, columns = np.tril_indices(GRID)
     real, every = [], []
-    for place, patch in enumerate(masking.masked[number].tolist()):
+    for place, patch in enumerate(masked.tolist()):
         for i in range(PATCH):
             for j in range(PATCH):
                 query, key = rows[patch] * PATCH + i, columns[patch] * PATCH + j
@@ -46,22 +43,22 @@ def test_losses_are_mean_squared_errors_over_hidden_pixels(mae, small_patterns, 
     encoder = mae(**model)
     found = pattern_losses(encoder, small_patterns, mask_ratio=ratio, seed=4)
     masking = hidden(small_patterns, PATCHES, round(PATCHES * ratio), 4)
-    wanted = [by_hand(encoder, small_patterns, number, masking) for number in range(len(small_patterns))]
+    pictures = small_patterns.scaled(encoder.config.scaling).astype(np.float64)
+    with torch.no_grad():
+        predicted = encoder(encoder.scale(small_patterns), masking).predicted.double().numpy()
+    wanted = [by_hand(*own) for own in zip(pictures, predicted, masking.masked, strict=True)]
     assert len(found.loss) == len(small_patterns) > 20
     np.testing.assert_allclose(found.loss, [loss for loss, _ in wanted], rtol=1e-5)
     np.testing.assert_allclose(found.published_loss, [loss for _, loss in wanted], rtol=1e-5)
     assert np.std(found.loss) > 0
 
 
-def divergence_by_hand(mae, patterns, number, masking, uniform=False):
+def divergence_by_hand(mae, probabilities, predicted, masked, uniform=False):
     """Row by row of the square picture: the sum of p log(p / q) over hidden keys, divided by all hidden mass."""
-    probabilities = patterns.probabilities()[number].astype(np.float64)
     smallest = math.log(probabilities[probabilities > 0].min())
-    with torch.no_grad():
-        predicted = mae(mae.scale(patterns), masking).predicted[number].double().numpy()
     rows, columns = np.tril_indices(GRID)
     hidden = {}
-    for place, patch in enumerate(masking.masked[number].tolist()):
+    for place, patch in enumerate(masked.tolist()):
         for i in range(PATCH):
             for j in range(PATCH):
                 query, key = rows[patch] * PATCH + i, columns[patch] * PATCH + j
@@ -115,13 +112,17 @@ def test_divergences_are_sums_over_hidden_keys(mae, small_patterns, model):
     ):
         found = pattern_losses(encoder, patterns, seed=2)
         masking = hidden(patterns, PATCHES, 5, 2)
+        with torch.no_grad():
+            predicted = encoder(encoder.scale(patterns), masking).predicted.double().numpy()
+        probabilities = patterns.probabilities().astype(np.float64)
         for number in range(len(patterns)):
             if np.isnan(found.divergence[number]):
                 assert nothing_hidden(patterns, number, masking)
                 continue
-            wanted = divergence_by_hand(encoder, patterns, number, masking)
+            own = probabilities[number], predicted[number], masking.masked[number]
+            wanted = divergence_by_hand(encoder, *own)
             assert found.divergence[number] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
-            even = divergence_by_hand(encoder, patterns, number, masking, uniform=True)
+            even = divergence_by_hand(encoder, *own, uniform=True)
             assert found.uniform_divergence[number] == pytest.approx(even, rel=1e-4, abs=1e-6)
     assert np.std(found.divergence[~np.isnan(found.divergence)]) > 0
 
