@@ -7,6 +7,7 @@ from apmae.config.base import Config, parse
 from apmae.config.capture import CaptureConfig, LMConfig, Share, device_kind
 from apmae.config.heads import SimilarConfig, TopConfig
 from apmae.config.prompts import TASKS, TEXT_TASKS, Circuit, CircuitsConfig, PromptsConfig, Task, tasks_of
+from apmae.config.pruning import HEAD_RANKINGS, HeadRanking, PruneConfig
 from apmae.config.stages import (
     PRESETS,
     AblateConfig,
@@ -26,6 +27,7 @@ from apmae.config.study import StudyConfig
 from apmae.config.training import SQUARE, APMAEConfig, TrainConfig
 
 __all__ = [
+    "HEAD_RANKINGS",
     "PRESETS",
     "SQUARE",
     "TASKS",
@@ -41,10 +43,12 @@ __all__ = [
     "DimensionsConfig",
     "EncodeConfig",
     "EvaluateConfig",
+    "HeadRanking",
     "LMConfig",
     "LocationsConfig",
     "PredictConfig",
     "PromptsConfig",
+    "PruneConfig",
     "Representation",
     "Share",
     "SimilarConfig",

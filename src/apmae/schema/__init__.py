@@ -26,6 +26,11 @@ from apmae.schema.answers import answer_heads, answer_states
 from apmae.schema.corpora import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
 from apmae.schema.heads import ATTENDED, SIMILAR, SIMILAR_HEADS, TOP, TOP_HEADS, TOP_TEXTS
 from apmae.schema.names import (
+    ALONE_REMOVED,
+    PRUNED_SETS_FILE,
+    PRUNING_FILE,
+    RANKED_FILE,
+    READINGS,
     ABLATED,
     ABLATION_FILE,
     ABLATION_TASKS_FILE,
@@ -65,6 +70,7 @@ from apmae.schema.names import (
     TOP_FILE,
     TOP_HEADS_FILE,
 )
+from apmae.schema.pruning import HEAD_READINGS, PRUNED_SETS, PRUNING, RANKED_HEADS
 from apmae.schema.study import (
     CLUSTERS,
     ENCODED_PROMPTS,
@@ -79,6 +85,15 @@ from apmae.schema.study import (
 from apmae.schema.tags import CORPUS_TAGS, EXEMPLAR, TAGS
 
 __all__ = [
+    "ALONE_REMOVED",
+    "HEAD_READINGS",
+    "PRUNED_SETS",
+    "PRUNED_SETS_FILE",
+    "PRUNING",
+    "PRUNING_FILE",
+    "RANKED_FILE",
+    "RANKED_HEADS",
+    "READINGS",
     "ABLATION",
     "ABLATION_TASKS",
     "EFFECTS",
