@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from apmae.config import (
     SQUARE,
     TASKS,
+    AblateConfig,
     AnswersConfig,
     APMAEConfig,
     AtlasConfig,
@@ -32,7 +33,7 @@ from apmae.errors import ApmaeError, ConfigError
 
 ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
-    *(AnswersConfig, LocationsConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
+    *(AblateConfig, AnswersConfig, LocationsConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
 ]
 
 
@@ -111,6 +112,13 @@ def test_settings_of_a_stage_have_descriptions(kind):
         (TrainConfig, {"betas": [0.9, 1.0]}, "betas.1", "got 1.0"),
         (TrainConfig, {"model": {"patch_size": 7}}, "model", "patch_size 7 does not divide"),
         (TrainConfig, {"model": 3}, "model", "got 3"),
+        (AblateConfig, {"modes": ["mean", "mean"]}, "AblateConfig", "one or more modes, each once, got mean, mean"),
+        (AblateConfig, {"modes": []}, "AblateConfig", "one or more modes, each once, got none"),
+        (AblateConfig, {"modes": ["noise"]}, "modes.0", "got 'noise'"),
+        (AblateConfig, {"heads": [[0, 1], [0, 1]]}, "AblateConfig", "one or more heads, each once, or all"),
+        (AblateConfig, {"doses": [0, 4]}, "AblateConfig", "doses from 1, each once, got 0, 4"),
+        (AblateConfig, {"doses": [4, 4]}, "AblateConfig", "doses from 1, each once, got 4, 4"),
+        (AblateConfig, {"draws": 0}, "draws", "got 0"),
         (EncodeConfig, {"heads": 0}, "capture.heads", "heads is 0"),
         (EncodeConfig, {"capture": {"heads": 1.5}}, "capture.heads", "heads is 1.5"),
         (EvaluateConfig, {"heads": -0.5}, "capture.heads", "heads is -0.5"),

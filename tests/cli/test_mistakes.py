@@ -62,6 +62,7 @@ json.dump(results, sys.stdout)
 
 OUT = ("--out", "made")
 PROMPTS = ("--prompts", "good.jsonl")
+TWO = ("--prompts", "two.jsonl")
 TAG = ("tag", "bundled", "A.java", "--line", "3")
 TAGS = ("tag", "bundled", *PROMPTS)
 FIGURE = ("--out", "made.png")
@@ -446,6 +447,35 @@ CASES = {
     "predict: no predictor": (PREDICT, "a saved predictor in three/predict, found none", "run apmae predict three"),
     "predict: no such model": (("predict", "./none", *PREDICT[2:]), "found no folder ./none"),
     "predict: JSON of a line in the way": ((*PREDICT, "--json", "folder"), "folder is a folder"),
+    # -- ablate
+    "ablate: nothing": (("ablate",), "a STUDY, or --lm MODEL with --prompts", "no STUDY and no --prompts and no --out"),
+    "ablate: no folder": (("ablate", *PROMPTS), "no STUDY and no --out"),
+    "ablate: no study": (("ablate", "folder"), "a finished encode artifact at folder/embeddings", "encode first"),
+    "ablate: a study whose model nobody knows": (("ablate", "told"), "told/study.json", "with --lm, and an --out"),
+    "ablate: another model in a study": (("ablate", "told", "--lm", "bundled"), "expected --out with --lm and a STUDY"),
+    "ablate: a study without its prompts": (
+        ("ablate", "three", "--lm", "bundled", *OUT),
+        "the prompts of three at three/prompts.parquet",
+        "(--prompts)",
+    ),
+    "ablate: prompts of another study": (
+        ("ablate", "three", "--lm", "bundled", *PROMPTS, *OUT),
+        "the prompts that three was made from",
+    ),
+    "ablate: prompts of one file": (("ablate", *PROMPTS, *OUT), "prompts of two files or more", "found one"),
+    "ablate: prompts with a mistake": (("ablate", "--prompts", "bad.jsonl", *OUT), "bad.jsonl: line 2"),
+    "ablate: no such model": (("ablate", *TWO, "--lm", "./none", *OUT), "found no folder ./none"),
+    "ablate: an encoder without a head": (("ablate", *TWO, "--lm", "./headless", *OUT), "says which tokens are"),
+    "ablate: more tokens than positions": (("ablate", *TWO, "--set", "context=100000", *OUT), "positions"),
+    "ablate: no head": (("ablate", *TWO, "--heads", "first", *OUT), "LAYER.HEAD like 3.5", "got 'first'"),
+    "ablate: a layer too many": (("ablate", *TWO, "--heads", "0.1,99.0", *OUT), "layers 0-5", "got '99.0'"),
+    "ablate: no doses": (("ablate", *TWO, "--doses", "few", *OUT), "whole numbers such as 1,4,16, or 'none'", "'few'"),
+    "ablate: a dose of nothing": (("ablate", *TWO, "--doses", "0", *OUT), "doses from 1", "got 0"),
+    "ablate: no such mode": (("ablate", *TWO, "--mode", "noise", *OUT), "modes", "'noise'"),
+    "ablate: a file in the way": (("ablate", *TWO, "--out", "A.java"), "A.java is a file"),
+    "ablate: a name like a file": (("ablate", *TWO, "--out", "made.parquet"), "folder for the tables", "suffix"),
+    "ablate: another stage's folder": (("ablate", *TWO, "--out", "old"), "stage was 'encode', now 'ablate'"),
+    "ablate: JSON in the way": (("ablate", *TWO, *OUT, "--json", "folder"), "folder is a folder"),
     # -- run and demo
     "run: no such file": (("run", "none.yaml"), "none.yaml: No such file", "check the path"),
     "run: no YAML": (("run", "bad.yaml"), "expected YAML in bad.yaml"),
@@ -575,6 +605,7 @@ def results(tmp_path_factory, environment):
     (home / "notes.xyz").write_text("a\nb\n")
     (home / "latin.java").write_bytes("class É { int x = 1; }\n".encode("latin-1"))
     (home / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (home / "two.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 2)
     (home / "mine.parquet").write_bytes(b"mine")
     (home / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "int x = "}\n')
     for folder in (

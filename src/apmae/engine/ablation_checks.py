@@ -72,9 +72,8 @@ def subject_of(
         raise ConfigError(
             "expected --out with --lm and a STUDY: its folder is for what its own model does; give another folder"
         )
-    model = (
-        _study_model(opened, loading) if lm is None else parse(LMConfig, {"source": lm, **loading}, "language model")
-    )
+    source = _study_model(opened) if lm is None else {"source": lm}
+    model = parse(LMConfig, {**source, **loading}, "language model")
     return Ablated(
         model,
         study_prompts(opened, prompts),

@@ -207,10 +207,10 @@ def _untold(found: Ablation) -> list[str]:
     without = sum(row["drawn_low"] is None for row in rows)
     if not without:
         return []
-    bound = 3 / found.counts["measuring_groups"]
+    bound = min(3 / found.counts["measuring_groups"], 1)
     return [
-        f"{without} of {len(rows)} sets change no answer, so their change of accuracy has no interval; with as many "
-        f"groups of files, at most {min(bound, 1):.1%} of such groups would show one (95%)."
+        f"{without} of {len(rows)} sets have no interval for their change of accuracy: they change no answer, or as "
+        f"many each way in every file. Of as many groups of files, at most {bound:.1%} would show a change (95%)."
     ]
 
 
