@@ -83,10 +83,8 @@ def prune(
     if json_:
         say(f"JSON in {json_}")
     if saving is not None:
-        made = pruned.save_pruned(
-            subject.lm, subject.prompts, subject.out, saving, subject.config, overwrite=overwrite
-        )
-        for line in pruned.saved_lines(made):
+        made = pruned.save_pruned(subject.lm, subject.prompts, subject.out, saving, subject.config, overwrite=overwrite)
+        for line in pruned.saved_lines(made, saving.folder):
             say(line)
 
 

@@ -48,7 +48,8 @@ class PruneConfig(Config):
     """Prompts per shard: the most that a killed run has to repeat."""
 
     seed: int = 0
-    """Decides the halves, which are those of ``AblateConfig`` with the same seed, equals in rankings, and random sets."""
+    """Decides the halves, which are those of ``AblateConfig`` with the same seed, the order of equals, and random
+    sets."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

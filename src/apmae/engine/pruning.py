@@ -1,7 +1,7 @@
 """The prune stage: heads ranked on half of the files and removed together on the other half, beside random heads."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,7 @@ from apmae.lm.language_model import LM
 from apmae.lm.removal import Removal, replies_under
 from apmae.lm.tracing import find_projections
 from apmae.progress import duration, notice, progress
+from apmae.prompts.prompt import Prompt
 from apmae.pruning import readings_shard
 from apmae.report import terminal
 from apmae.report.pruning import pruning_record
@@ -132,11 +133,7 @@ def prune(
         inputs["cluster"] = fingerprint(tags.atlas_folder)
     with Stage.open(out, "prune", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if not stage.finished:
-            windows = Windows(lm, prompts, (), config.context or CONTEXT)
-            texts = ["".join(window.tokens) for window in windows.of(range(len(prompts)))]
-            tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
-            split = halve(tasks, paths, texts, config.similar, config.seed)
-            windows.groups = split.group.tolist()
+            windows, split = halved(lm, prompts, config)
             heads = [(layer, head) for layer, count in lm.heads.items() for head in range(count)]
             with torch.no_grad():
                 _make(stage, Given(windows, split, heads, drawn_for(prompts_path, inputs), config, tags), transfers)
@@ -144,6 +141,16 @@ def prune(
     if json:
         write_json(json, pruning_record(made))
     return made
+
+
+def halved(lm: LM, prompts: Sequence[Prompt], config: PruneConfig) -> tuple[Windows, Prompts]:
+    """The prompts' windows, and the halves that rank and measure."""
+    windows = Windows(lm, prompts, (), config.context or CONTEXT)
+    texts = ["".join(window.tokens) for window in windows.of(range(len(prompts)))]
+    tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
+    split = halve(tasks, paths, texts, config.similar, config.seed)
+    windows.groups = split.group.tolist()
+    return windows, split
 
 
 def _atlas_of(study: Path, inputs: Mapping[str, str]) -> Study:

@@ -76,7 +76,7 @@ def columns_of(projection: nn.Module) -> Float[Tensor, "out in"]:
     weight = getattr(projection, "weight", None)
     if isinstance(projection, Conv1D) and isinstance(weight, Tensor):
         return weight.data.T
-    if type(projection) is nn.Linear and isinstance(weight, Tensor):
+    if isinstance(projection, nn.Linear) and isinstance(weight, Tensor) and weight.is_floating_point():
         return weight.data
     raise CaptureError(
         f"expected an output projection that is a plain linear module, got {type(projection).__name__}; "

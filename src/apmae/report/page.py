@@ -35,6 +35,7 @@ from apmae.report.locations import chance_table, findings, foreign_table
 from apmae.report.palette import cluster_color
 from apmae.report.pictures import Picture, pictures_of
 from apmae.report.prediction import Prediction, prediction_findings, prediction_table
+from apmae.report.pruning import pruning_findings, pruning_table_of
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.report.thumbnails import thumbnail
@@ -174,6 +175,7 @@ def _tables(study: Study) -> list[Table]:
         *([] if located is None else [chance_table(located[0]), foreign_table(located[1])]),
         *([] if study.predicted is None else [prediction_table(_prediction(study.predicted))]),
         *([] if study.ablated is None else [ablation_table(study.ablated), head_effects_table(study.ablated)]),
+        *([] if study.pruned is None else [pruning_table_of(study.pruned)]),
     ]
 
 
@@ -207,6 +209,8 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         prediction=listing(made["prediction"], "prediction") if "prediction" in made else None,
         ablations=None if study.ablated is None else ablation_findings(study.ablated),
         ablation=[listing(made[name], name.replace("_", " ")) for name in ("ablation", "head_effects") if name in made],
+        prunings=None if study.pruned is None else pruning_findings(study.pruned),
+        pruning=listing(made["pruning"], "pruning") if "pruning" in made else None,
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
         about=about,

@@ -69,10 +69,10 @@ def _kept(found: Pruning) -> str:
     if shown:
         most = max(shown, key=lambda row: (row["dose"], row["kept"]))
         return (
-            f"{most['dose']} heads, ranked by {RANKING_WORDS[most['ranking']]}, can go with at least {KEEPS:.0%} of the "
-            f"accuracy kept: {share(most, 'kept', 'kept_all')}, where intervals of all rankings and doses hold at once."
+            f"{most['dose']} heads, ranked by {RANKING_WORDS[most['ranking']]}, can go with at least {KEEPS:.0%} of "
+            f"the accuracy kept: {share(most, 'kept', 'kept_all')}, where all intervals hold at once."
         )
-    none = f"For no ranking and dose can it be shown that {KEEPS:.0%} of the accuracy is kept, with all intervals at once"
+    none = f"For no ranking and dose can it be shown that {KEEPS:.0%} of the accuracy is kept where all intervals hold"
     if not open_:
         return f"{none}; none keeps as much here."
     most = max(open_, key=lambda row: (row["dose"], row["kept"]))

@@ -26,14 +26,10 @@ from apmae.schema.answers import answer_heads, answer_states
 from apmae.schema.corpora import CORPORA, CORPORA_FOREIGN, CORPORA_LOCATIONS, CORPORA_TASKS
 from apmae.schema.heads import ATTENDED, SIMILAR, SIMILAR_HEADS, TOP, TOP_HEADS, TOP_TEXTS
 from apmae.schema.names import (
-    ALONE_REMOVED,
-    PRUNED_SETS_FILE,
-    PRUNING_FILE,
-    RANKED_FILE,
-    READINGS,
     ABLATED,
     ABLATION_FILE,
     ABLATION_TASKS_FILE,
+    ALONE_REMOVED,
     ANSWERED,
     ATLAS_FILE,
     ATTENDED_TABLES,
@@ -60,6 +56,10 @@ from apmae.schema.names import (
     PREDICTION_FILE,
     PREDICTION_TASKS_FILE,
     PREDICTOR_FILES,
+    PRUNED_SETS_FILE,
+    PRUNING_FILE,
+    RANKED_FILE,
+    READINGS,
     RECONSTRUCTIONS_FILE,
     RELIABILITY_FILE,
     ROW_NUMBERS,

@@ -31,7 +31,7 @@ class Pruning(NamedTuple):
         return list(dict.fromkeys(self.ranked["ranking"].to_pylist()))
 
     def rows(self, **fields: Any) -> list[dict[str, Any]]:
-        """Rows of ``curves`` of the ranked heads themselves, and of random sets, or what ``fields`` ask for; by dose."""
+        """Rows of ``curves`` by dose: of the ranked heads and of random sets, or what ``fields`` ask for."""
         wanted = {"control": "", **fields}
         found = [row for row in self.curves.to_pylist() if all(row[name] == value for name, value in wanted.items())]
         return sorted(found, key=lambda row: row["dose"])
