@@ -250,6 +250,18 @@ def test_values_that_do_not_fit_the_forward(change, message):
     assert torch.equal(logits(model, inputs), plain)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_positions_are_not_guessed_when_checkpointing_runs_a_layer_again(fresh):
+    model, inputs = fresh().requires_grad_(True).train(), {**tokens(), "use_cache": False}
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with apmae.edit(model, {(1, 0): Mean(torch.ones(12)), (1, 1): Scale(2)}):
+        model(**inputs).logits.sum().backward()
+    with apmae.edit(model, {(1, 0): Patch(torch.ones(3, 70, 12))}):
+        loss = model(**inputs).logits.sum()
+        with pytest.raises(CaptureError, match=r"head \(1, 0\): .* run alone or again, by gradient checkpointing"):
+            loss.backward()
+
+
 def test_a_mask_that_hides_where_padding_is():
     model, inputs = family_model("llama"), tokens(2, 6)
     inputs["attention_mask"] = torch.zeros(2, 1, 6, 6).masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)

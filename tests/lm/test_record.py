@@ -14,7 +14,7 @@ from apmae.lm.language_model import LM
 from apmae.lm.record import mean_outputs, record_heads, sample_outputs
 from apmae.prompts.fim import Window
 
-GATED = ("qwen3-next", "laguna")
+GATED = ("qwen3-next", "qwen3.5", "laguna", "step-3.7")
 """Their projections are called with the heads' outputs times a gate."""
 
 

@@ -43,6 +43,7 @@ from apmae.errors import ArtifactError
 from apmae.lm.changes import Mean
 from apmae.lm.declared import expect_answering, expect_window
 from apmae.lm.language_model import LM
+from apmae.lm.outcome import window_of
 from apmae.lm.removal import Removal, replies_under
 from apmae.lm.selection import expect_head
 from apmae.progress import duration, notice, progress
@@ -123,11 +124,11 @@ def ablate(
         notice(transfers)
     with Stage.open(out, "ablate", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if not stage.finished:
-            windows = Windows(lm, prompts, (), config.context or CONTEXT)
-            texts = ["".join(window.tokens) for window in windows.of(range(len(prompts)))]
+            context = config.context or CONTEXT
+            texts = ["".join(window_of(lm, prompt, context).tokens) for prompt in prompts]
             tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
             split = halve(tasks, paths, texts, config.similar, config.seed)
-            windows.groups = split.group.tolist()
+            windows = Windows(lm, prompts, split.group.tolist(), context)
             drawn = drawn_for(prompts_path, inputs)
             with torch.no_grad():
                 _make(stage, Given(windows, split, heads, drawn, config), transfers)

@@ -15,11 +15,11 @@ from math import isfinite
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from apmae.errors import CaptureError
-from apmae.lm.where import Follower
+from apmae.lm.where import Follower, Where
 from apmae.seeding import subseed
 
 
@@ -108,14 +108,22 @@ class Resample:
     def apply(self, output: Float[Tensor, "b q v"], follower: Follower) -> Float[Tensor, "b q v"]:
         """See :class:`Change`."""
         _expect_width("Resample", self.outputs, output)
-        where = follower.where()
-        chosen = [donor(self.seed, where.first_prompt + row, len(self.lengths)) for row in range(len(output))]
-        device = output.device
+        where, lengths = follower.where(), tuple(self.lengths)
+        device = self.outputs.device
+        prompts, place, same = where.once(
+            (self.seed, lengths, self.outputs.shape[1], device), lambda: self._drawn(where, len(output))
+        )
+        found = self.outputs.index_select(0, prompts) if same else self.outputs[prompts[:, None], place]
+        return found.to(output)
+
+    def _drawn(self, where: Where, batch: int) -> tuple[Int[Tensor, " b"], Int[Tensor, "b q"], bool]:
+        """The recorded prompt for each prompt, its token for each query, and whether these are all in their order."""
+        tokens, device = self.outputs.shape[1], self.outputs.device
+        chosen = [donor(self.seed, where.first_prompt + row, len(self.lengths)) for row in range(batch)]
         last = torch.tensor([self.lengths[number] - 1 for number in chosen], device=device)[:, None]
-        ahead = where.positions_on(device) - (where.ends.to(device)[:, None] - 1)
-        place = (last + ahead).clamp(min=0).minimum(last).to(self.outputs.device)
-        prompts = torch.tensor(chosen, device=self.outputs.device)[:, None]
-        return self.outputs[prompts, place].to(output)
+        ahead = where.positions.to(device) - (where.ends.to(device)[:, None] - 1)
+        place = (last + ahead).clamp(min=0).minimum(last)
+        return torch.tensor(chosen, device=device), place, _in_order(place, tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,19 +151,22 @@ class Patch:
         _expect_width("Patch", self.outputs, output)
         batch, tokens, _ = self.outputs.shape
         where = follower.where()
-        if batch != len(output) or (where.begun is where and tokens > where.past + output.shape[1]):
+        if batch != len(output) or (where.continued is None and tokens > where.past + output.shape[1]):
             raise CaptureError(
                 f"expected the batch that Patch was recorded from, {batch} prompts of up to {tokens} tokens, got "
                 f"{len(output)} of {where.past + output.shape[1]}; clean and corrupted prompts must have the same "
                 "lengths, and each batch a block of its own"
             )
-        positions = where.positions_on(output.device)
-        there = (positions >= 0) & (positions < tokens)
-        place = positions.clamp(0, tokens - 1)
+        there, place, covered, same = where.once(
+            (tokens, self.outputs.device, output.device),
+            lambda: _taken(where, tokens, self.outputs.device, output.device),
+        )
+        found = self.outputs if same else self.outputs[torch.arange(batch, device=place.device)[:, None], place]
         if self.positions is not None:
-            there = there & self._mask().to(output.device).gather(1, place)
-        rows = torch.arange(batch, device=self.outputs.device)[:, None]
-        return torch.where(there[..., None], self.outputs[rows, place.to(self.outputs.device)].to(output), output)
+            there = there & self._mask().to(output.device).gather(1, place.to(output.device))
+        elif covered:
+            return found.to(output)
+        return torch.where(there[..., None], found.to(output), output)
 
     def _mask(self) -> Tensor:
         mask = torch.zeros(self.outputs.shape[:2], dtype=torch.bool)
@@ -180,6 +191,19 @@ class Function:
                 f"width), got {found}"
             )
         return made.to(output)
+
+
+def _in_order(place: Int[Tensor, "b q"], tokens: int) -> bool:
+    return place.shape[1] == tokens and bool((place == torch.arange(tokens, device=place.device)).all())
+
+
+def _taken(
+    where: Where, tokens: int, source: torch.device, target: torch.device
+) -> tuple[Bool[Tensor, "b q"], Int[Tensor, "b q"], bool, bool]:
+    """Which queries have an output among the recorded tokens, and its place; whether all have, and in order."""
+    positions = where.positions
+    there, place = (positions >= 0) & (positions < tokens), positions.clamp(0, tokens - 1)
+    return there.to(target), place.to(source), bool(there.all()), _in_order(place, tokens)
 
 
 def donor(seed: int, prompt: int, count: int) -> int:

@@ -18,7 +18,7 @@ where, after the softmax, a child of the attention module is first called with t
 
 Four things are refused. A norm over all heads between attention and projection (BitNet) would change with any head. A
 module whose heads' output was never seen (BLOOM's ``slow_but_exact``, GPT-2's ``reorder_and_upcast_attn``,
-MegatronBERT, RoFormer) is refused when it ends. And with gradient checkpointing, ``backward`` after the block would run
+MegatronBERT, RoFormer) is refused when it ends. With gradient checkpointing, ``backward`` after the block would run
 the layers again without the edit; its gradients would belong to no model. And a model is not saved while it is edited:
 its weights are as they were, so what is saved would not be what was run.
 """
@@ -42,7 +42,7 @@ from apmae.lm.rows import Attention
 from apmae.lm.selection import expect_head
 from apmae.lm.where import Follower, following
 
-Edit = str | Change | Callable[[Tensor], Tensor]
+Edit = str | Zero | Scale | Mean | Resample | Patch | Callable[[Tensor], Tensor]
 """What an edit does: "zero", a value of ``lm.changes``, or a function of the output (prompt, query, width)."""
 
 _MADE_BY = {
@@ -237,7 +237,7 @@ def _wanted(edits: Mapping[tuple[int, int], Edit], counts: Mapping[int, int]) ->
 
 def _change(layer: int, head: int, mode: Edit) -> Change:
     """What an edit does, as a value."""
-    if isinstance(mode, Zero | Scale | Mean | Resample | Patch | Function):
+    if isinstance(mode, Zero | Scale | Mean | Resample | Patch):
         return mode
     if isinstance(mode, str) and mode == "zero":
         return Zero()

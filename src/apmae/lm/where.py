@@ -8,11 +8,11 @@ Axes: b prompts, q queries, t tokens with those in the cache.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from threading import Lock, local
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -21,6 +21,8 @@ from transformers import Cache, PreTrainedModel
 
 from apmae.errors import CaptureError
 from apmae.lm.inputs import Generation, generation, watching_generations
+
+T = TypeVar("T")
 
 
 class Where:
@@ -33,11 +35,11 @@ class Where:
         """Tokens in the cache, padding included."""
         self.first_prompt = first_prompt
         """Number of the batch's first prompt, over all forwards; a forward that continues has that of its prompts."""
-        self.begun: Where = self
-        """The forward that read the prompts first: this one, unless it continues them."""
+        self.continued: Where | None = None
+        """The forward that read the prompts first, if this one continues them."""
         self._mask = mask
         self._device = device
-        self._on_device: dict[torch.device, Tensor] = {}
+        self._known: dict[Hashable, Any] = {}
 
     @cached_property
     def positions(self) -> Int[Tensor, "b q"]:
@@ -62,13 +64,13 @@ class Where:
     @cached_property
     def ends(self) -> Int[Tensor, " b"]:
         """Tokens that each prompt had when it was first read, before any was generated."""
-        return self.positions.amax(1) + 1 if self.begun is self else self.begun.ends
+        return self.positions.amax(1) + 1 if self.continued is None else self.continued.ends
 
-    def positions_on(self, device: torch.device) -> Int[Tensor, "b q"]:
-        """:attr:`positions` on a device."""
-        if device not in self._on_device:
-            self._on_device[device] = self.positions.to(device)
-        return self._on_device[device]
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once for all heads and layers of this forward."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
 
 class _ThreadState(local):
@@ -125,7 +127,7 @@ class Follower:
         continues = before is not None and (past > 0 or (call is not None and call is self._thread.generation))
         if before is not None and continues and before.shape[0] == batch:
             where = Where((batch, queries), past, mask, read.device, before.first_prompt)
-            where.begun = before.begun
+            where.continued = before if before.continued is None else before.continued
         else:
             with self._lock:
                 where = Where((batch, queries), past, mask, read.device, self._prompts)
