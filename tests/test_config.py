@@ -21,6 +21,7 @@ from apmae.config import (
     LocationsConfig,
     PredictConfig,
     PromptsConfig,
+    PruneConfig,
     SimilarConfig,
     StudyConfig,
     TagsConfig,
@@ -33,7 +34,17 @@ from apmae.errors import ApmaeError, ConfigError
 
 ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
-    *(AblateConfig, AnswersConfig, LocationsConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
+    *(
+        AblateConfig,
+        AnswersConfig,
+        LocationsConfig,
+        PredictConfig,
+        PruneConfig,
+        SimilarConfig,
+        StudyConfig,
+        TagsConfig,
+        TopConfig,
+    ),
 ]
 
 
@@ -114,6 +125,11 @@ def test_settings_of_a_stage_have_descriptions(kind):
         (TrainConfig, {"model": 3}, "model", "got 3"),
         (AblateConfig, {"modes": ["mean", "mean"]}, "AblateConfig", "one or more modes, each once, got mean, mean"),
         (AblateConfig, {"modes": []}, "AblateConfig", "one or more modes, each once, got none"),
+        (PruneConfig, {"rankings": []}, "PruneConfig", "one or more rankings, each once, got none"),
+        (PruneConfig, {"rankings": ["flow", "flow"]}, "PruneConfig", "each once, got flow, flow"),
+        (PruneConfig, {"rankings": ["luck"]}, "rankings.0", "got 'luck'"),
+        (PruneConfig, {"doses": []}, "PruneConfig", "doses from 1, each once, got none"),
+        (PruneConfig, {"mode": "resample"}, "mode", "got 'resample'"),
         (AblateConfig, {"modes": ["noise"]}, "modes.0", "got 'noise'"),
         (AblateConfig, {"heads": [[0, 1], [0, 1]]}, "AblateConfig", "one or more heads, each once, or all"),
         (AblateConfig, {"doses": [0, 4]}, "AblateConfig", "doses from 1, each once, got 0, 4"),
