@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(
 @pytest.fixture(scope="module")
 def saved(bundled_lm, path, made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "model"
-    return folder, save_pruned(bundled_lm, path, made, Saving(folder, 12, "gradient"), CONFIG)
+    return folder, save_pruned(bundled_lm, path, made, Saving(folder, 12, "gradient"))
 
 
 @torch.no_grad()
@@ -210,26 +210,26 @@ def test_its_record_says_what_was_measured(bundled_lm, path, made, saved):
 
 def test_even_choices_are_taken_out(bundled_lm, path, made, tmp_path):
     saving = Saving(tmp_path / "model", 12, "attribution", even=True)
-    record = save_pruned(bundled_lm, path, made, saving, CONFIG)
+    record = save_pruned(bundled_lm, path, made, saving)
     assert record["taken_out"] and record["size"]["pruned"]["numbers"] < record["size"]["original"]["numbers"]
     lm = load_lm(tmp_path / "model")
     assert lm.heads == dict.fromkeys(range(6), 6) and len(record["heads"]) == 12
     with pytest.raises(ConfigError, match="got 13; the nearest: 12 or 24. Or leave out --even"):
-        save_pruned(bundled_lm, path, made, Saving(tmp_path / "other", 13, None, even=True), CONFIG)
+        save_pruned(bundled_lm, path, made, Saving(tmp_path / "other", 13, None, even=True))
 
 
 def test_folders_are_not_overwritten(bundled_lm, path, made, saved, tmp_path):
     folder, _ = saved
     with pytest.raises(ArtifactError, match="holds one; --overwrite replaces it"):
-        save_pruned(bundled_lm, path, made, Saving(folder, 2, None), CONFIG)
+        save_pruned(bundled_lm, path, made, Saving(folder, 2, None))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(ArtifactError, match="exists and is no model that apmae pruned"):
-        save_pruned(bundled_lm, path, made, Saving(tmp_path / "mine", 2, None), CONFIG, overwrite=True)
+        save_pruned(bundled_lm, path, made, Saving(tmp_path / "mine", 2, None), overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
     again = tmp_path / "model"
-    first = save_pruned(bundled_lm, path, made, Saving(again, 2, None), CONFIG)
-    second = save_pruned(bundled_lm, path, made, Saving(again, 3, None), CONFIG, overwrite=True)
+    first = save_pruned(bundled_lm, path, made, Saving(again, 2, None))
+    second = save_pruned(bundled_lm, path, made, Saving(again, 3, None), overwrite=True)
     assert (len(first["heads"]), len(second["heads"])) == (2, 3) and first["ranking"] == "exact"
     assert json.loads((again / PRUNED_FILE).read_text()) == second
 
@@ -242,10 +242,10 @@ def test_what_cannot_be_saved_is_refused(bundled_lm, path, made, tmp_path):
         (Saving(made, 4, None), "a folder for the model other than that of the tables"),
     ):
         with pytest.raises(ConfigError, match=words):
-            save_pruned(bundled_lm, path, made, saving, CONFIG)
+            save_pruned(bundled_lm, path, made, saving)
     small = LMConfig(source="bundled-small")
-    with pytest.raises(ArtifactError, match="they are of another lm; run apmae prune on it first"):
-        save_pruned(small, path, made, Saving(tmp_path / "model", 4, None), CONFIG)
+    with pytest.raises(ArtifactError, match="they have another lm; run apmae prune on it first"):
+        save_pruned(small, path, made, Saving(tmp_path / "model", 4, None))
     assert not (tmp_path / "model").exists()
 
 
@@ -258,7 +258,7 @@ def test_a_saved_model_that_does_something_else_is_not_kept(bundled_lm, path, ma
     pruned_of = pruned.pruned_model
     monkeypatch.setattr(pruned, "pruned_model", half)
     with pytest.raises(ArtifactError, match="expected the saved model to do what the edit does"):
-        save_pruned(bundled_lm, path, made, Saving(tmp_path / "model", 24, "exact"), CONFIG)
+        save_pruned(bundled_lm, path, made, Saving(tmp_path / "model", 24, "exact"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from apmae.report.figures import png
 from apmae.report.pruned_card import card_of
 from apmae.report.pruning import level, pruning_findings, pruning_record, pruning_table_of, share
 from apmae.report.pruning_figures import pruning_figure
-from apmae.report.terminal import print_pruning
+from apmae.report.pruning_terminal import print_pruning
 from apmae.schema import PRUNED_SETS, PRUNING, RANKED_HEADS
 from apmae.study.pruning import Pruning
 

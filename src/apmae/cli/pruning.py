@@ -65,10 +65,11 @@ def prune(
     subject = pruning_subject(study, lm, prompts, out, config, loading)
     saving = None if save is None or remove is None else Saving(save, remove, by, even)
     expect_pruning(subject, saving, json_, overwrite=overwrite)
-    from apmae.engine import pruned, pruning
+    from apmae.engine import pruned, pruning, stages
 
+    opened = stages.opened(subject.lm)
     found = pruning.prune(
-        subject.lm,
+        opened,
         subject.prompts,
         subject.out,
         subject.config,
@@ -83,7 +84,7 @@ def prune(
     if json_:
         say(f"JSON in {json_}")
     if saving is not None:
-        made = pruned.save_pruned(subject.lm, subject.prompts, subject.out, saving, subject.config, overwrite=overwrite)
+        made = pruned.save_pruned(opened, subject.prompts, subject.out, saving, overwrite=overwrite)
         for line in pruned.saved_lines(made, saving.folder):
             say(line)
 

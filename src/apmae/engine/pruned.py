@@ -16,13 +16,13 @@ from apmae.ablation import Windows, batches
 from apmae.analyze.effects import Head, Prompts, cells
 from apmae.analyze.jackknife import ratio, weighted
 from apmae.analyze.pruning import even_choice, order_of
-from apmae.artifacts import fingerprint, read_manifest, read_tables, write_error, write_json
-from apmae.config import LMConfig, PruneConfig
+from apmae.artifacts import fingerprint, manifest_path, read_manifest, read_tables, write_error, write_json
+from apmae.config import LMConfig, PruneConfig, parse
 from apmae.engine.ablation import read_means
 from apmae.engine.prompts import load_prompts
 from apmae.engine.pruning import halved
 from apmae.engine.pruning_checks import PRUNED_FILE, Saving, expect_savable
-from apmae.engine.stages import opened
+from apmae.engine.stages import decisive, opened
 from apmae.errors import ArtifactError, ConfigError
 from apmae.lm.language_model import LM
 from apmae.lm.load import load
@@ -54,7 +54,6 @@ def save_pruned(
     prompts_path: Path,
     out: Path,
     saving: Saving,
-    config: PruneConfig | None = None,
     *,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -65,7 +64,6 @@ def save_pruned(
         prompts_path: its prompts.
         out: its folder.
         saving: how many heads go, by which ranking, and where to.
-        config: its settings.
         overwrite: replace an earlier pruned model.
 
     Returns:
@@ -77,15 +75,19 @@ def save_pruned(
         CaptureError: if heads cannot be removed from this model's weights.
         ConfigError: if there is no such ranking or number of heads.
     """
-    config = config or PruneConfig()
-    expect_savable(saving, config, out, overwrite=overwrite)
     manifest, made = read_manifest(out, "prune"), read_pruning(out)
+    settings = {name: manifest.config[name] for name in PruneConfig.model_fields}
+    config = parse(PruneConfig, settings, str(manifest_path(out)))
+    expect_savable(saving, config, out, overwrite=overwrite)
     prompts = load_prompts(prompts_path)
     lm = opened(lm)
     given = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
-    if other := [name for name, value in given.items() if manifest.inputs.get(name) != value]:
+    other = [name for name, value in given.items() if manifest.inputs.get(name) != value]
+    if decisive(config, lm) != manifest.config:
+        other.append("precision, windows or outcome rule")
+    if other:
         raise ArtifactError(
-            f"expected tables of this model and these prompts in {out}, they are of another {' and '.join(other)}; "
+            f"expected tables of this model and these prompts in {out}, they have another {' and '.join(other)}; "
             "run apmae prune on it first"
         )
     by = made.rankings[0] if saving.by is None else saving.by

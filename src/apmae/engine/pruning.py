@@ -47,7 +47,7 @@ from apmae.lm.tracing import find_projections
 from apmae.progress import duration, notice, progress
 from apmae.prompts.prompt import Prompt
 from apmae.pruning import readings_shard
-from apmae.report import terminal
+from apmae.report import pruning_terminal
 from apmae.report.pruning import pruning_record
 from apmae.schema import (
     ABLATED,
@@ -128,7 +128,8 @@ def prune(
     transfers = transfer_line(lm, study_lm, study_lm_name)
     if transfers:
         notice(transfers)
-    tags = None if study is None else _atlas_of(study, inputs)
+    wanted = "unknown" in (config.rankings or HEAD_RANKINGS)
+    tags = _atlas_of(study, inputs) if study is not None and wanted else None
     if tags is not None:
         inputs["cluster"] = fingerprint(tags.atlas_folder)
     with Stage.open(out, "prune", decisive(config, lm), inputs, overwrite=overwrite) as stage:
@@ -309,4 +310,4 @@ def _forwards(name: str, stage: Stage, shards: list[Shard], each: int, unit: str
 
 def print_pruning(found: Pruning) -> None:
     """Print what is left without heads, by ranking and dose, and what that says."""
-    terminal.print_pruning(found)
+    pruning_terminal.print_pruning(found)

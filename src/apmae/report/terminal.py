@@ -14,7 +14,6 @@ from apmae.report.display import WHY_UNKNOWN, flagged, nearest_words, visible, w
 from apmae.report.locations import OUTCOMES, findings
 from apmae.report.palette import NO_HEAD_COLOR, cluster_color, ink_on
 from apmae.report.prediction import Prediction, figure, models_of, prediction_findings
-from apmae.report.pruning import RANKING_WORDS, level, pruning_findings, share
 from apmae.report.summary import summarize
 from apmae.report.tables import (
     clustering_table,
@@ -26,7 +25,6 @@ from apmae.report.tables import (
 )
 from apmae.schema import NOISE
 from apmae.study.ablation import Ablation
-from apmae.study.pruning import Pruning
 from apmae.study.reader import Study
 
 if TYPE_CHECKING:
@@ -244,32 +242,6 @@ def print_ablation(found: Ablation) -> None:
         ]
         print_table(console, columns, "ablation.parquet has everything")
     for line in ablation_findings(found):
-        print_point(console, line)
-
-
-def print_pruning(found: Pruning) -> None:
-    """Print what is left without heads by ranking and dose, and what that says."""
-    console, rows = open_console(), found.rows()
-    names = list(RANKING_WORDS)
-    rows.sort(key=lambda row: (names.index(row["ranking"]), row["dose"]))
-    beside = {(row["ranking"], row["dose"]): row for row in found.rows(control="layers")}
-    pairs = [beside.get((row["ranking"], row["dose"])) for row in rows]
-    columns = [
-        Column(header="ranking", cells=[RANKING_WORDS[row["ranking"]] for row in rows]),
-        Column(header="heads", cells=[str(row["dose"]) for row in rows]),
-        Column(header=f"accuracy ({found.counts['mode']})", cells=[level(row, "drawn") for row in rows]),
-        Column(header="kept", cells=[share(row, "kept") for row in rows], priority=4),
-        Column(header="natural rate", cells=[level(row, "natural") for row in rows], priority=1),
-        Column(
-            header="beyond same layers",
-            cells=["-" if row is None else interval(row, "drawn_beyond") for row in pairs],
-            priority=3,
-        ),
-        Column(header="log p", cells=[interval(row, "log_probability", 2) for row in rows], priority=2),
-        Column(header="elsewhere", cells=[interval(row, "elsewhere", 2) for row in rows], priority=0),
-    ]
-    print_table(console, columns, "pruning.parquet has everything")
-    for line in pruning_findings(found):
         print_point(console, line)
 
 
