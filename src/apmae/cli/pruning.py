@@ -50,7 +50,7 @@ def prune(
 ) -> None:
     """Rank heads, remove the first of each ranking together, and measure what is left; --save writes such a model.
 
-    A killed run resumes after its last shard.
+    A killed run resumes after its last shard. With --save, --overwrite replaces that model and not the tables.
     """
     from apmae.config import PruneConfig, parse
     from apmae.engine.pruning_checks import Saving, expect_pruning, pruning_subject
@@ -76,7 +76,7 @@ def prune(
         study=subject.study,
         study_lm=subject.study_lm,
         study_lm_name=subject.study_lm_name,
-        overwrite=overwrite,
+        overwrite=overwrite and saving is None,
         json=json_,
     )
     pruning.print_pruning(found)

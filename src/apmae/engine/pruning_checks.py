@@ -67,7 +67,10 @@ def pruning_subject(
 
 
 def expect_pruning(subject: Pruned, saving: Saving | None, json: Path | None, *, overwrite: bool) -> None:
-    """``apmae prune``; arguments and errors as for :func:`apmae.engine.pruning.prune`."""
+    """``apmae prune``; arguments and errors as for :func:`apmae.engine.pruning.prune`.
+
+    With a model to save, ``overwrite`` is about that model: its tables stay.
+    """
     lm, config = subject.lm, subject.config
     if subject.out.suffix == ".parquet":
         raise ConfigError(
@@ -82,7 +85,7 @@ def expect_pruning(subject: Pruned, saving: Saving | None, json: Path | None, *,
         expect_place(json)
     if saving is not None:
         expect_savable(saving, config, subject.out, overwrite=overwrite)
-    expect_stage(subject.out, "prune", config.model_dump(mode="json"), overwrite=overwrite)
+    expect_stage(subject.out, "prune", config.model_dump(mode="json"), overwrite=overwrite and saving is None)
     expect_measurable(load_prompts(subject.prompts))
     expect_model(lm)
     expect_tokenizer(lm)

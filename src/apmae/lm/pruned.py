@@ -69,14 +69,16 @@ def pruned_model(lm: LM, heads: Sequence[Place], means: Mapping[Place, Mean] | N
             without_mean, means = with_bias, None
         else:
             model, biased = with_bias, True
-    for layer, head in wanted:
+    for layer in dict.fromkeys(layer for layer, _ in wanted):
         projection: Any = model.get_submodule(names[layer])
-        columns = columns_of(projection)
-        own = columns.chunk(lm.heads[layer], 1)[head]
-        if means is not None:
-            added = own.double() @ means[layer, head].values.to(own.device).double()
-            projection.bias.data += added.to(projection.bias.dtype)
-        own.zero_()
+        added = torch.zeros((), dtype=torch.float64, device=projection.weight.device)
+        for head in (head for own, head in wanted if own == layer):
+            columns = columns_of(projection).chunk(lm.heads[layer], 1)[head]
+            if means is not None:
+                added = added + columns.double() @ means[layer, head].values.to(added)
+            columns.zero_()
+        if means is not None:  # once per layer: half precisions would round each sum
+            projection.bias.copy_(projection.bias.double() + added)
     smaller = _taken_out(model, wanted, lm.heads)
     zeroed = smaller if isinstance(smaller, str) else None
     if not isinstance(smaller, str):
