@@ -19,6 +19,8 @@ def pruning_figure(found: Pruning) -> Figure:
     lines = -(-len(rankings) // columns)
     figure = Figure(figsize=(1.9 * columns + 0.6, 1.7 * lines + 0.5), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    doses = sorted({row["dose"] for row in found.curves.to_pylist()})
+    apart = 0.01 * max(doses)
     shown = [("", RANDOM, "#888888", "random")]
     for place, axis in enumerate(axes):
         if place >= len(rankings):
@@ -26,17 +28,18 @@ def pruning_figure(found: Pruning) -> Figure:
             continue
         ranking = rankings[place]
         own = [("layers", ranking, cluster_color(1), "random, same layers"), ("", ranking, cluster_color(0), "ranked")]
-        for control, name, color, words in [*shown, *own]:
+        for number, (control, name, color, words) in enumerate([*shown, *own]):
             rows = found.rows(control=control, ranking=name)
             dose, kept, low, high = (
                 np.array([np.nan if row[column] is None else row[column] for row in rows], float)
                 for column in ("dose", "kept", "kept_low", "kept_high")
             )
-            axis.fill_between(dose, low, high, color=color, alpha=0.15, linewidth=0)
-            axis.plot(dose, kept, color=color, marker="o", markersize=2.5, linewidth=1, label=words)
+            beside = dose + (number - 1) * apart  # so that all are seen
+            axis.plot(beside, kept, color=color, marker="o", markersize=2.5, linewidth=1, label=words)
+            axis.vlines(beside, low, high, color=color, linewidth=0.8)
         axis.axhline(KEEPS, color="#777777", linewidth=0.6, linestyle=":")
         axis.set_title(RANKING_WORDS[ranking])
-        axis.set_ylim(0, 1.15)
+        axis.set(ylim=(0, 1.15), xlim=(0, 1.06 * max(doses)), xticks=doses)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(loc="lower left", frameon=False, fontsize=6)
     figure.supxlabel(f"heads removed of {found.counts['heads']} ({found.counts['mode']})", fontsize=8)
