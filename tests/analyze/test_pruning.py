@@ -42,7 +42,7 @@ def readings(seed=0, prompts=5):
 def test_scores_are_means_over_prompts():
     table = readings()
     found = mean_readings(table, HEADS)
-    query = """SELECT avg(gradient), -avg(attribution), avg(flow), avg(first_token) FROM readings_of
+    query = """SELECT avg(gradient), avg(abs(attribution)), avg(flow), avg(first_token) FROM readings_of
                GROUP BY layer, head ORDER BY layer, head"""
     connection = duckdb.connect()
     connection.register("readings_of", table)

@@ -50,19 +50,19 @@ def unknown_shares(study: Study, prompts: Sequence[int], heads: Sequence[Head]) 
 def mean_readings(readings: pa.Table, heads: Sequence[Head]) -> dict[str, Float[ndarray, " h"]]:
     """Scores of each head over the prompts of the ranking half, from ``schema.HEAD_READINGS``.
 
-    "gradient", "flow" and "first_token" are means. "attribution" is the mean loss of log-probability that is foreseen.
-    Prompts without a figure do not count; a head without any has NaN.
+    All are means; of "attribution" its size on each prompt counts, whatever its sign. Changes that a straight line
+    foresees are too large where heads matter most, so with their sign the heads first removed would be those. Prompts without a figure do not count; a head without any has NaN.
     """
     number = {head: place for place, head in enumerate(heads)}
     place = np.array([number[own] for own in zip(*(readings[n].to_pylist() for n in ("layer", "head")), strict=True)])
     found = {}
     for name in ("gradient", "attribution", "flow", "first_token"):
         values = readings[name].to_numpy().astype(np.float64)
+        values = np.abs(values) if name == "attribution" else values
         there = np.isfinite(values)
         with np.errstate(invalid="ignore"):
             sums = np.bincount(place[there], values[there], len(heads))
             found[name] = sums / np.bincount(place[there], minlength=len(heads))
-    found["attribution"] = -found["attribution"]
     return found
 
 
@@ -185,14 +185,14 @@ class _Figures:
         base = self._before.correct.astype(np.float64)
         found: dict[str, float | None] = {}
         for name, weighting in self._weighed.items():
-            found |= cells(name, self._mean(correct, weighting))
+            found |= _within(cells(name, self._mean(correct, weighting)), 1.0)
         for name, column in (("drawn", "kept"), ("natural", "kept_natural")):
             if name not in self._weighed:
                 continue
             every = ratio(correct, base, self._group, self._weighed[name])
             share = ratio(correct.mean(1, keepdims=True), base, self._group, self._weighed[name])
             share = with_draws(share, every.value[:, None])
-            found |= cells(column, share)
+            found |= _within(cells(column, share), np.inf)
             if column == "kept":
                 ends = (float(end[0]) for end in share.bounds(claims))
                 found |= dict(zip(("kept_all_low", "kept_all_high"), map(_finite, ends), strict=True))
@@ -216,6 +216,11 @@ class _Figures:
     def _mean(self, values: Float[ndarray, "m d"], weighting: Weighting | None = None) -> Estimates:
         draws = weighted(values, self._group, weighting).value
         return with_draws(weighted(values.mean(1, keepdims=True), self._group, weighting), draws[:, None])
+
+
+def _within(found: Mapping[str, float | None], most: float) -> dict[str, float | None]:
+    """Ends of intervals that lie where no such figure can be, moved to 0 or to the most that there can be."""
+    return {name: None if value is None else min(max(value, 0.0), most) for name, value in found.items()}
 
 
 def _finite(value: float) -> float | None:

@@ -137,6 +137,9 @@ def _write(lm: LM, pruned: PrunedModel, folder: Path) -> None:
     pruned.model.save_pretrained(folder)
     if lm.tokenizer is not None:
         lm.tokenizer.save_pretrained(folder)
+    mode = (folder / "config.json").stat().st_mode
+    for file in folder.glob("*.safetensors"):  # which safetensors makes readable by their owner only
+        file.chmod(mode)
 
 
 def _looked_at(
