@@ -51,7 +51,8 @@ def mean_readings(readings: pa.Table, heads: Sequence[Head]) -> dict[str, Float[
     """Scores of each head over the prompts of the ranking half, from ``schema.HEAD_READINGS``.
 
     All are means; of "attribution" its size on each prompt counts, whatever its sign. Changes that a straight line
-    foresees are too large where heads matter most, so with their sign the heads first removed would be those. Prompts without a figure do not count; a head without any has NaN.
+    foresees are too large where heads matter most, so with their sign the heads first removed would be those. Prompts
+    without a figure do not count; a head without any has NaN.
     """
     number = {head: place for place, head in enumerate(heads)}
     place = np.array([number[own] for own in zip(*(readings[n].to_pylist() for n in ("layer", "head")), strict=True)])
