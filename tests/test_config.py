@@ -22,6 +22,7 @@ from apmae.config import (
     PatchingConfig,
     PredictConfig,
     PromptsConfig,
+    PruneConfig,
     SimilarConfig,
     StudyConfig,
     TagsConfig,
@@ -36,6 +37,17 @@ ALL = [
     *(PromptsConfig, APMAEConfig, TrainConfig, EvaluateConfig, EncodeConfig, AtlasConfig, DimensionsConfig),
     *(AnswersConfig, LocationsConfig, PatchingConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
     *(AblateConfig, AnswersConfig, LocationsConfig, PredictConfig, SimilarConfig, StudyConfig, TagsConfig, TopConfig),
+    *(
+        AblateConfig,
+        AnswersConfig,
+        LocationsConfig,
+        PredictConfig,
+        PruneConfig,
+        SimilarConfig,
+        StudyConfig,
+        TagsConfig,
+        TopConfig,
+    ),
 ]
 
 
@@ -116,6 +128,11 @@ def test_settings_of_a_stage_have_descriptions(kind):
         (TrainConfig, {"model": 3}, "model", "got 3"),
         (AblateConfig, {"modes": ["mean", "mean"]}, "AblateConfig", "one or more modes, each once, got mean, mean"),
         (AblateConfig, {"modes": []}, "AblateConfig", "one or more modes, each once, got none"),
+        (PruneConfig, {"rankings": []}, "PruneConfig", "one or more rankings, each once, got none"),
+        (PruneConfig, {"rankings": ["flow", "flow"]}, "PruneConfig", "each once, got flow, flow"),
+        (PruneConfig, {"rankings": ["luck"]}, "rankings.0", "got 'luck'"),
+        (PruneConfig, {"doses": []}, "PruneConfig", "doses from 1, each once, got none"),
+        (PruneConfig, {"mode": "resample"}, "mode", "got 'resample'"),
         (AblateConfig, {"modes": ["noise"]}, "modes.0", "got 'noise'"),
         (AblateConfig, {"heads": [[0, 1], [0, 1]]}, "AblateConfig", "one or more heads, each once, or all"),
         (AblateConfig, {"doses": [0, 4]}, "AblateConfig", "doses from 1, each once, got 0, 4"),

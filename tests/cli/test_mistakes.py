@@ -495,6 +495,21 @@ CASES = {
     "predict: no predictor": (PREDICT, "a saved predictor in three/predict, found none", "run apmae predict three"),
     "predict: no such model": (("predict", "./none", *PREDICT[2:]), "found no folder ./none"),
     "predict: JSON of a line in the way": ((*PREDICT, "--json", "folder"), "folder is a folder"),
+    # -- prune
+    "prune: nothing": (("prune",), "a STUDY, or --lm MODEL with --prompts", "no STUDY and no --prompts and no --out"),
+    "prune: no such ranking": (("prune", *TWO, "--ranking", "luck", *OUT), "rankings", "'luck'"),
+    "prune: tags without a study": (("prune", *TWO, "--ranking", "unknown", *OUT), "a STUDY for the ranking unknown"),
+    "prune: no doses": (("prune", *TWO, "--doses", "few", *OUT), "whole numbers such as 8,16,24", "'few'"),
+    "prune: prompts of one file": (("prune", *PROMPTS, *OUT), "prompts of two files or more", "found one"),
+    "prune: a name like a file": (("prune", *TWO, "--out", "made.parquet"), "folder for the tables", "suffix"),
+    "prune: another stage's folder": (("prune", *TWO, "--out", "old"), "stage was 'encode', now 'prune'"),
+    "prune: a model of no size": (("prune", *TWO, *OUT, "--save", "model"), "--save FOLDER with --remove N"),
+    "prune: a ranking for nothing": (("prune", *TWO, *OUT, "--by", "flow"), "expected --save with --by and --even"),
+    "prune: a model over something else": (
+        ("prune", *TWO, *OUT, "--save", "old", "--remove", "3", "--overwrite"),
+        "old exists and is no model that apmae pruned",
+    ),
+    "prune: a model over tables": (("prune", *TWO, "--out", "t", "--save", "t", "--remove", "3"), "other than that of"),
     # -- ablate
     "ablate: nothing": (("ablate",), "a STUDY, or --lm MODEL with --prompts", "no STUDY and no --prompts and no --out"),
     "ablate: no folder": (("ablate", *PROMPTS), "no STUDY and no --out"),

@@ -129,3 +129,23 @@ def beyond(found: Estimates, sign: int, together: int = 1) -> Bool[ndarray, " k"
     """Which intervals lie wholly above zero (sign 1) or below it (-1); never one that cannot be told."""
     low, high = found.bounds(together)
     return (low > 0) if sign > 0 else (high < 0)
+
+
+def ratio(
+    values: Float[ndarray, "n k"],
+    base: Float[ndarray, " n"],
+    group: Int[ndarray, " n"],
+    weighting: Weighting | None = None,
+) -> Estimates:
+    """Weighted means of values as shares of that of a base, with errors over groups; NaN if the base has none.
+
+    Args:
+        values: of each prompt.
+        base: of each prompt.
+        group: as for :func:`weighted`.
+        weighting: of both.
+    """
+    over, over_without = _left_out(values, group, weighting)
+    under, under_without = _left_out(base[:, None], group, weighting)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _spread(over / under, over_without / under_without, len(over_without))

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from apmae.cli import ablation, circuit, heads, hub, lookup, prediction, prompts, stages, study
+from apmae.cli import ablation, circuit, heads, hub, lookup, prediction, prompts, pruning, stages, study
 from apmae.cli.examples import ABOUT, EXAMPLES
 from apmae.cli.options import say
 from apmae.cli.streams import drained
@@ -36,6 +36,7 @@ _PANELS = {
         stages.answers,
         prediction.predict,
         ablation.ablate,
+        pruning.prune,
         circuit.circuit,
         stages.cluster,
         stages.report,

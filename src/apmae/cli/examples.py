@@ -61,6 +61,11 @@ EXAMPLES = {
         "What heads do, with random sets beside them. It says first how many forwards it takes; --heads 3.5,4.0 and "
         "--doses none take fewer. Without a study: apmae ablate --lm MODEL --prompts PROMPTS --out DIR",
     ),
+    "prune": (
+        "apmae prune study/ --save pruned/ --remove 12 --by gradient",
+        "Which heads the model can do without, by seven rankings beside random heads. --ranking gradient --ranking "
+        "attribution take one backward for each prompt, exact one forward for each head.",
+    ),
     "report": ("apmae report study/", "Writes study/report/index.html, one file to open in a browser, and its tables."),
     "top": (
         "apmae top study/ --by induction --head 3.5 --lm MODEL",

@@ -17,6 +17,7 @@ from apmae.config.prompts import (
     Task,
     tasks_of,
 )
+from apmae.config.pruning import HEAD_RANKINGS, HeadRanking, PruneConfig
 from apmae.config.stages import (
     PRESETS,
     AblateConfig,
@@ -36,6 +37,7 @@ from apmae.config.study import StudyConfig
 from apmae.config.training import SQUARE, APMAEConfig, TrainConfig
 
 __all__ = [
+    "HEAD_RANKINGS",
     "PRESETS",
     "SQUARE",
     "TASKS",
@@ -53,11 +55,13 @@ __all__ = [
     "EncodeConfig",
     "EvaluateConfig",
     "Filter",
+    "HeadRanking",
     "LMConfig",
     "LocationsConfig",
     "PatchingConfig",
     "PredictConfig",
     "PromptsConfig",
+    "PruneConfig",
     "Representation",
     "Share",
     "SimilarConfig",

@@ -120,7 +120,7 @@ def ablate(
     expect_window(config.context or CONTEXT, lm.max_length)
     heads = heads_of(lm, config)
     inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
-    transfers = _transfers(lm, study_lm, study_lm_name)
+    transfers = transfer_line(lm, study_lm, study_lm_name)
     if transfers:
         notice(transfers)
     with Stage.open(out, "ablate", decisive(config, lm), inputs, overwrite=overwrite) as stage:
@@ -271,9 +271,9 @@ def effects_of(effects: pa.Table, mode: str, heads: Sequence[Head], prompts: int
     return _arranged(own, own["prompt"].to_numpy(), np.array(column), (prompts, len(heads)))
 
 
-def removed_of(stage: Stage, sets: int, measuring: Sequence[int]) -> Measured:
-    """Sets removed, (measuring prompts, sets), from ``schema.REMOVED``."""
-    names = [name for name in stage.files if name.startswith(f"{SETS_REMOVED[0]}-")]
+def removed_of(stage: Stage, sets: int, measuring: Sequence[int], name: str = SETS_REMOVED[0]) -> Measured:
+    """Sets removed, (measuring prompts, sets), from the shards of a table of ``schema.REMOVED``."""
+    names = [file for file in stage.files if file.startswith(f"{name}-")]
     rows = pa.concat_tables([read_table(stage.root / name) for name in names])
     return _arranged(
         rows, np.searchsorted(measuring, rows["prompt"].to_numpy()), rows["set"].to_numpy(), (len(measuring), sets)
@@ -314,7 +314,7 @@ def drawn_for(path: Path, inputs: Mapping[str, str]) -> Drawn:
     return drawn if own else Drawn("by another model", None)
 
 
-def _transfers(lm: LM, study_lm: str | None, name: str | None) -> str:
+def transfer_line(lm: LM, study_lm: str | None, name: str | None) -> str:
     """One line, if the model is not the study's."""
     if study_lm is None or lm.fingerprint == study_lm:
         return ""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apmae.errors import first_line
+from apmae.errors import CaptureError, first_line
 from apmae.lm.language_model import LM
 from apmae.lm.layers import attention_modules
 from apmae.lm.observe import Seen, observing
@@ -50,6 +50,39 @@ def find_readout(lm: LM) -> Readout | str:
         return f"it could not be looked at: {first_line(error)}"
 
 
+@torch.no_grad()
+def find_projections(lm: LM) -> dict[int, nn.Module]:
+    """The output projection of each layer, whatever its heads' share in the logits is.
+
+    Raises:
+        CaptureError: if a layer has none that is called with its heads' output alone, or layers share one.
+    """
+    try:
+        look = _look(lm, _few_tokens(lm))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CaptureError(
+            f"expected a forward of {type(lm.model).__name__} in which output projections can be found, got: "
+            f"{first_line(error)}"
+        ) from None
+    found: dict[int, nn.Module] = {}
+    for layer in attention_modules(lm.model):
+        projection = _projection(look, layer)
+        if projection is None or projection in found.values():
+            why = "has none" if projection is None else "shares one with another layer"
+            raise CaptureError(
+                f"expected a linear module of its own that layer {layer} of {type(lm.model).__name__} gives its heads' "
+                f"output to, it {why}; heads of this model can be removed by edits, but not from its weights"
+            )
+        found[layer] = projection
+    return found
+
+
+def _few_tokens(lm: LM) -> Tensor:
+    vocabulary = lm.model.config.get_text_config().vocab_size
+    size = min(_TOKENS, lm.max_length or _TOKENS)
+    return ((torch.arange(size)[None] * 7919 + 11) % vocabulary).to(lm.device)
+
+
 @dataclass
 class _Look:
     """What was seen of one small forward."""
@@ -69,8 +102,7 @@ def _find(lm: LM) -> Readout:
     weight = getattr(unembedding, "weight", None)
     if unembedding is None or not isinstance(weight, Tensor) or weight.ndim != 2 or len(weight) < vocabulary:
         raise _Missing("it has no unembedding with a weight per token")
-    size = min(_TOKENS, lm.max_length or _TOKENS)
-    ids = ((torch.arange(size)[None] * 7919 + 11) % vocabulary).to(lm.device)
+    ids = _few_tokens(lm)
     with torch.no_grad():
         look = _look(lm, ids)
         read = next((given for module, given, _ in reversed(look.calls) if module is unembedding), None)

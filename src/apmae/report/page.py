@@ -35,6 +35,7 @@ from apmae.report.palette import cluster_color
 from apmae.report.pictures import Picture, pictures_of
 from apmae.report.prediction import Prediction, prediction_findings, prediction_table
 from apmae.report.provenance import stages_of
+from apmae.report.pruning import pruning_findings, pruning_table_of
 from apmae.report.summary import STEADY, Summary, summarize
 from apmae.report.tables import Table, describe_heads, head_name
 from apmae.report.tags_section import tags_sections
@@ -177,6 +178,7 @@ def _tables(study: Study) -> list[Table]:
         *([] if study.predicted is None else [prediction_table(_prediction(study.predicted))]),
         *([] if study.circuit is None else _circuit_tables(study.circuit)),
         *([] if study.ablated is None else [ablation_table(study.ablated), head_effects_table(study.ablated)]),
+        *([] if study.pruned is None else [pruning_table_of(study.pruned)]),
     ]
 
 
@@ -224,6 +226,8 @@ def _report_page(study: Study, made: dict[str, Table], pictures: list[Picture], 
         ],
         ablations=None if study.ablated is None else ablation_findings(study.ablated),
         ablation=[listing(made[name], name.replace("_", " ")) for name in ("ablation", "head_effects") if name in made],
+        prunings=None if study.pruned is None else pruning_findings(study.pruned),
+        pruning=listing(made["pruning"], "pruning") if "pruning" in made else None,
         heads=listing(made["heads"], "heads"),
         pictures={picture.name: (picture, data_uri(files[f"figures/{picture.name}.png"])) for picture in pictures},
         about=about,

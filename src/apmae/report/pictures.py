@@ -10,8 +10,10 @@ from apmae.report.atlas_figures import draw_heads
 from apmae.report.circuit_figures import circuit_figure
 from apmae.report.examples import extremes_of_a_cluster, one_per_cluster
 from apmae.report.prediction_figures import calibration_figure, coverage_figure
+from apmae.report.pruning_figures import pruning_figure
 from apmae.study.ablation import Ablation
 from apmae.study.circuit import Circuit
+from apmae.study.pruning import Pruning
 from apmae.study.reader import SAMPLE_ROWS, Predicted, Study
 
 _EXAMPLES = 12
@@ -78,6 +80,20 @@ def pictures_of(study: Study) -> list[Picture]:
         *(_prediction(study.predicted) if study.predicted is not None else ()),
         *(_circuit(study.circuit) if study.circuit is not None else ()),
         *(_ablation(study.ablated) if study.ablated is not None else ()),
+        *(_pruning(study.pruned) if study.pruned is not None else ()),
+    ]
+
+
+def _pruning(found: Pruning) -> list[Picture]:
+    return [
+        Picture(
+            "pruning",
+            "Accuracy without heads",
+            "Share of the accuracy that is left on the half of the files that did not rank the heads, with 95% "
+            "intervals: the first heads of each ranking removed, random heads of the same layers, any random heads. "
+            "Dotted: 95%.",
+            pruning_figure(found),
+        )
     ]
 
 

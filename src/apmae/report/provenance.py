@@ -51,6 +51,8 @@ def _artifacts(study: Study) -> Iterator[Path]:
         yield layout.prediction
     if study.ablated is not None:
         yield layout.ablation
+    if study.pruned is not None:
+        yield layout.pruning
     if study.circuit is not None:
         yield layout.circuit
     yield from (layout.top / name for name in study.tops)

@@ -39,6 +39,7 @@ from apmae.schema.names import (
     ABLATED,
     ABLATION_FILE,
     ABLATION_TASKS_FILE,
+    ALONE_REMOVED,
     ANSWERED,
     ATLAS_FILE,
     ATTENDED_TABLES,
@@ -74,6 +75,10 @@ from apmae.schema.names import (
     PREDICTION_FILE,
     PREDICTION_TASKS_FILE,
     PREDICTOR_FILES,
+    PRUNED_SETS_FILE,
+    PRUNING_FILE,
+    RANKED_FILE,
+    READINGS,
     RECONSTRUCTIONS_FILE,
     RELIABILITY_FILE,
     ROW_NUMBERS,
@@ -84,6 +89,7 @@ from apmae.schema.names import (
     TOP_FILE,
     TOP_HEADS_FILE,
 )
+from apmae.schema.pruning import HEAD_READINGS, PRUNED_SETS, PRUNING, RANKED_HEADS
 from apmae.schema.study import (
     CLUSTERS,
     ENCODED_PROMPTS,
@@ -98,6 +104,15 @@ from apmae.schema.study import (
 from apmae.schema.tags import CORPUS_TAGS, EXEMPLAR, TAGS
 
 __all__ = [
+    "ALONE_REMOVED",
+    "HEAD_READINGS",
+    "PRUNED_SETS",
+    "PRUNED_SETS_FILE",
+    "PRUNING",
+    "PRUNING_FILE",
+    "RANKED_FILE",
+    "RANKED_HEADS",
+    "READINGS",
     "ABLATION",
     "ABLATION_TASKS",
     "EFFECTS",

@@ -40,6 +40,13 @@ HEAD_EFFECTS_FILE = "heads.parquet"
 RELIABILITY_FILE = "reliability.parquet"
 ABLATION_FILE = "ablation.parquet"
 ABLATION_TASKS_FILE = "tasks.parquet"
+READINGS = ("readings",)
+"""The table of the prune stage that is in shards of the ranking half: ``HEAD_READINGS``."""
+ALONE_REMOVED = ("alone",)
+"""That of heads removed alone there: ``REMOVED``, with the head's number as the set."""
+RANKED_FILE = "rankings.parquet"
+PRUNED_SETS_FILE = "sets.parquet"
+PRUNING_FILE = "pruning.parquet"
 SUMMARY_FILE = "summary.json"
 PAGE_FILE = "index.html"
 RECONSTRUCTIONS_FILE = "reconstructions.parquet"

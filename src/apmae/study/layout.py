@@ -60,6 +60,11 @@ class Layout(NamedTuple):
         return self.folder / "ablate"
 
     @property
+    def pruning(self) -> Path:
+        """The artifact of the prune stage."""
+        return self.folder / "prune"
+
+    @property
     def top(self) -> Path:
         """Artifacts of the top stage, a folder for each value."""
         return self.folder / "top"

@@ -40,6 +40,7 @@ from apmae.study.circuit import Circuit, read_circuit
 from apmae.study.exemplars import unpack
 from apmae.study.layout import Layout
 from apmae.study.placed import POINT_COLUMNS, Exemplars, Placed
+from apmae.study.pruning import Pruning, read_pruning
 
 SAMPLE_ROWS = 20_000
 """The most embeddings that a picture reads."""
@@ -200,6 +201,17 @@ class Study(Placed):
         if any(inputs.get(name) != self.encoded.inputs.get(name) for name in ("lm", "prompts")):
             return None
         return read_ablation(folder)
+
+    @cached_property
+    def pruned(self) -> Pruning | None:
+        """What ``apmae prune`` made of the study's model and prompts; None if it did not."""
+        folder = Layout(self.folder).pruning
+        if not manifest_path(folder).is_file():
+            return None
+        inputs = read_manifest(folder, "prune").inputs
+        if any(inputs.get(name) != self.encoded.inputs.get(name) for name in ("lm", "prompts")):
+            return None
+        return read_pruning(folder)
 
     @cached_property
     def reconstructions(self) -> list[dict[str, Any]]:

@@ -1,0 +1,179 @@
+"""A model without some of its heads, in weights alone: it loads with transformers and behaves as under an edit.
+
+A head's columns of the output projection are set to zero, which is what the edit "zero" does. For "mean", what the
+projection makes of the head's mean output is added to the projection's bias. A projection without bias gets one if the
+family's config has a switch for it (``attention_bias``); the switch's other biases are zero. If it has none, nothing
+stands in place of the heads, as with "zero", and :attr:`PrunedModel.mode` says so.
+
+Heads are taken out, not only zeroed, where the family's config can say so: as many heads in each layer, whole groups
+that share keys and values, and matrices that are called as in Llama. Else :attr:`PrunedModel.zeroed` says why not.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from apmae.errors import CaptureError, first_line
+from apmae.lm.changes import Mean
+from apmae.lm.importance import columns_of
+from apmae.lm.language_model import LM
+from apmae.lm.record import Place
+from apmae.lm.selection import expect_head
+from apmae.lm.tracing import find_projections
+
+_QUERY, _KEYS, _OUT = "q_proj", ("k_proj", "v_proj"), "o_proj"
+
+
+class PrunedModel(NamedTuple):
+    """A copy of a model without heads."""
+
+    model: PreTrainedModel
+    mode: str
+    """What stands in place of the heads: "mean" or "zero"."""
+    biased: bool
+    """Whether output projections got a bias that they did not have."""
+    zeroed: str | None
+    """Why heads are zeroed and not taken out; None if they are taken out."""
+    without_mean: str | None
+    """Why nothing stands in place of heads though means were given; None if they do, or none were."""
+
+
+@torch.no_grad()
+def pruned_model(lm: LM, heads: Sequence[Place], means: Mapping[Place, Mean] | None = None) -> PrunedModel:
+    """Copy a model without heads. The model itself is not changed.
+
+    Args:
+        lm: the model.
+        heads: (layer, head) of those to remove.
+        means: of them, to stand in their place; None: nothing does.
+
+    Raises:
+        CaptureError: if there is no such head, or none is given; or if a layer has no output projection of its own that
+            reads its heads' output alone, or one that is no plain linear module.
+    """
+    wanted = sorted(set(heads))
+    if not wanted:
+        raise CaptureError("expected at least one head to remove, got none")
+    for layer, head in wanted:
+        expect_head(lm.heads, layer, head)
+    names = _names(lm, find_projections(lm))
+    model = copy.deepcopy(lm.model)
+    without_mean, biased = None, False
+    if means is not None and any(model.get_submodule(names[layer]).bias is None for layer, _ in wanted):
+        with_bias = _with_biases(model, names)
+        if isinstance(with_bias, str):
+            without_mean, means = with_bias, None
+        else:
+            model, biased = with_bias, True
+    for layer in dict.fromkeys(layer for layer, _ in wanted):
+        projection: Any = model.get_submodule(names[layer])
+        added = torch.zeros((), dtype=torch.float64, device=projection.weight.device)
+        for head in (head for own, head in wanted if own == layer):
+            columns = columns_of(projection).chunk(lm.heads[layer], 1)[head]
+            if means is not None:
+                added = added + columns.double() @ means[layer, head].values.to(added)
+            columns.zero_()
+        if means is not None:  # once per layer: half precisions would round each sum
+            projection.bias.copy_(projection.bias.double() + added)
+    smaller = _taken_out(model, wanted, lm.heads)
+    zeroed = smaller if isinstance(smaller, str) else None
+    if not isinstance(smaller, str):
+        model = smaller
+    return PrunedModel(model, "zero" if means is None else "mean", biased, zeroed, without_mean)
+
+
+def head_groups(lm: LM) -> dict[int, int]:
+    """How many heads share keys and values, in each layer, as the config says; 1 if it does not."""
+    config = lm.model.config.get_text_config()
+    shared = getattr(config, "num_key_value_heads", None)
+    return {
+        layer: count // shared if isinstance(shared, int) and 0 < shared <= count and count % shared == 0 else 1
+        for layer, count in lm.heads.items()
+    }
+
+
+def _names(lm: LM, projections: Mapping[int, nn.Module]) -> dict[int, str]:
+    paths = {id(module): path for path, module in lm.model.named_modules()}
+    return {layer: paths[id(module)] for layer, module in projections.items()}
+
+
+def _with_biases(model: PreTrainedModel, names: Mapping[int, str]) -> PreTrainedModel | str:
+    """The same model with a bias on each output projection, or why the family has none."""
+    config = copy.deepcopy(model.config)
+    if getattr(config, "attention_bias", None) is not False:
+        return f"the output projections of {type(model).__name__} have no bias, and its config has no switch for one"
+    config.attention_bias = True
+    made = _copied(model, config)
+    if isinstance(made, str):
+        return made
+    if any(made.get_submodule(path).bias is None for path in names.values()):
+        return f"attention_bias gives the output projections of {type(model).__name__} no bias"
+    return made
+
+
+def _copied(model: PreTrainedModel, config: Any, cut: Mapping[str, Tensor] | None = None) -> PreTrainedModel | str:
+    """A model of another config with the weights of this one, some of them cut; or why there is none.
+
+    Biases that only the other one has are zero.
+    """
+    kind: Any = type(model)
+    try:
+        made = kind(config).to(model.dtype).eval()
+    except Exception as error:  # configs refuse what they cannot hold with errors of their own
+        return f"{type(model).__name__} cannot be made so: {first_line(error)}"
+    ours = {**model.state_dict(), **(cut or {})}
+    theirs = made.state_dict()
+    lacking = [name for name in theirs if name not in ours and not name.endswith(".bias")]
+    unlike = [name for name in ours if name not in theirs or ours[name].shape != theirs[name].shape]
+    if lacking or unlike:
+        return f"{[*unlike, *lacking][0]} would have another shape"
+    for name, values in theirs.items():
+        values.copy_(ours[name]) if name in ours else values.zero_()
+    made.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
+    return made
+
+
+def _taken_out(model: PreTrainedModel, heads: Sequence[Place], counts: Mapping[int, int]) -> PreTrainedModel | str:
+    """The model with matrices that lack zeroed heads, or why there is none."""
+    config = copy.deepcopy(model.config)
+    if config.get_text_config() is not config:
+        return "its config has several parts"
+    count, shared = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    if not isinstance(count, int) or any(own != count for own in counts.values()):
+        return "layers have different numbers of heads"
+    if not isinstance(shared, int):
+        return "its config does not say how many heads share keys"
+    size = count // shared
+    gone = {layer: {head for own, head in heads if own == layer} for layer in counts}
+    if len({len(own) for own in gone.values()}) > 1:
+        return "config files hold one number of heads for all layers, and layers lose different numbers"
+    groups = {layer: {head // size for head in own} for layer, own in gone.items()}
+    if any(len(groups[layer]) * size != len(own) for layer, own in gone.items()):
+        return f"{size} heads each share keys and values, and only some of them go"
+    left = shared - len(next(iter(groups.values())))
+    if not left:
+        return "no head would be left"
+    cut: dict[str, Tensor] = {}
+    for path, weight in model.state_dict().items():
+        *before, matrix, _ = ["", *path.split(".")]
+        if matrix not in (_QUERY, *_KEYS, _OUT):
+            continue
+        numbers = [int(part) for part in before if part.isdigit()]
+        if not numbers or numbers[-1] not in counts:
+            return f"{path} names no layer"
+        every = range(shared if matrix in _KEYS else count)
+        off = groups[numbers[-1]] if matrix in _KEYS else gone[numbers[-1]]
+        kept = [number for number in every if number not in off]
+        if matrix != _OUT:
+            cut[path] = torch.cat([weight.chunk(len(every))[number] for number in kept])
+        elif path.endswith(".weight"):
+            cut[path] = torch.cat([weight.chunk(count, 1)[number] for number in kept], 1)
+    if not cut:
+        return f"{type(model).__name__} has no matrices called as in Llama"
+    width = next(own.shape[1] for path, own in cut.items() if path.endswith(f"{_OUT}.weight")) // (left * size)
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = left * size, left, width
+    return _copied(model, config, cut)
