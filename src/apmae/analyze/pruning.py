@@ -155,7 +155,7 @@ def pruning_table(prompts: Prompts, before: Measured, sets: pa.Table, removed: M
         drawn: how prompts were chosen by outcome.
     """
     own = prompts.measuring
-    half = Prompts(*(part[own] if isinstance(part, ndarray) else part for part in prompts))
+    half = prompts.rows(own)
     figures = _Figures(before.rows(own), half, drawn)
     choices: dict[tuple[str, int], dict[str, list[int]]] = {}
     for row in sets.to_pylist():

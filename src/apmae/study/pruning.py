@@ -44,4 +44,5 @@ def read_pruning(folder: Path) -> Pruning:
         ArtifactError: if it is missing, unfinished or damaged.
     """
     counts = read_manifest(folder, "prune").counts
-    return Pruning(*(read_table(folder / name) for name in PRUNING_RESULTS), counts)
+    curves, ranked, removed = (read_table(folder / name) for name in PRUNING_RESULTS)
+    return Pruning(curves, ranked, removed, counts)
