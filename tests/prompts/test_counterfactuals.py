@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from difflib import SequenceMatcher
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 import tree_sitter
 import tree_sitter_java
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apmae.config import CircuitsConfig, parse
 from apmae.corpus.parse import parse_source
@@ -18,7 +21,7 @@ from apmae.errors import ConfigError, SourceError
 from apmae.lm.outcome import AskLM, window_of
 from apmae.prompts.counterfactuals import LEAST_DROP, _brackets, _opener, code_pairs
 from apmae.prompts.line import text_prompt
-from apmae.prompts.pairs import REASONS, Pair, pair_of
+from apmae.prompts.pairs import REASONS, Pair, _aligned, pair_of
 
 CONFIG = CircuitsConfig(circuits=("copied_identifier", "closing_bracket"), per_task=6)
 
@@ -143,6 +146,37 @@ def test_no_pair_is_a_pair_with_a_reason(bundled_lm):
     }
     for reason, change in cases.items():
         assert pair_of(window, replace(good, **change)) == reason in REASONS
+
+
+def test_a_cut_window_does_not_hide_a_counterfactual_of_another_length(bundled_lm):
+    """Both windows are full, so they have as many tokens either way."""
+    window = partial(window_of, bundled_lm, length=32)
+    before = "".join(f"int x{number} = {number};\n" for number in range(40))
+    good = replace(text_prompt(before + "return b + ", "c", None), counterfactual=before + "return d + ", wrong=("e",))
+    pair = pair_of(window, good)
+    assert isinstance(pair, Pair) and len(pair.clean.ids) == len(pair.other.ids) == 32
+    assert len(pair.changed) == 1
+    assert pair_of(window, replace(good, counterfactual=before + "return d + d + ")) == "length"
+
+
+def test_drawn_pairs_differ_by_tokens_in_their_places(bundled_lm, drawn):
+    """By another edit script: that of difflib."""
+    window = partial(window_of, bundled_lm, length=256)
+    for prompt in (prompt for own in drawn[0].values() for prompt in own):
+        pair = pair_of(window, prompt)
+        script = SequenceMatcher(None, pair.clean.ids, pair.other.ids, autojunk=False).get_opcodes()
+        assert all(end - begin == stop - start for _, begin, end, start, stop in script)
+
+
+@given(st.lists(st.integers(0, 2), max_size=7), st.lists(st.integers(0, 2), max_size=7))
+def test_tokens_are_in_their_places_if_no_other_edits_are_fewer(one, other):
+    distance = np.zeros((len(one) + 1, len(other) + 1), int)
+    for i, j in np.ndindex(distance.shape):
+        ways = [i + j] if not (i and j) else [distance[i - 1, j - 1] + (one[i - 1] != other[j - 1])]
+        ways += [distance[i - 1, j] + 1] * bool(i) + [distance[i, j - 1] + 1] * bool(j)
+        distance[i, j] = min(ways)
+    replaced = sum(a != b for a, b in zip(one, other, strict=False))
+    assert _aligned(tuple(one), tuple(other)) == (len(one) == len(other) and replaced == distance[-1, -1])
 
 
 def test_files_without_a_pair_are_refused(bundled_lm, tmp_path):

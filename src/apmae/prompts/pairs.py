@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from apmae.prompts.fim import Window
 from apmae.prompts.prompt import Prompt
 
@@ -54,7 +56,7 @@ def pair_of(window: Callable[[Prompt], Window], prompt: Prompt) -> Pair | str:
     if not prompt.wrong:
         return "no_wrong"
     clean, other = (window(replace(prompt, prefix=prefix)) for prefix in (prompt.prefix, prompt.counterfactual))
-    if len(clean.ids) != len(other.ids):
+    if not _aligned(clean.ids, other.ids):
         return "length"
     if clean.ids == other.ids:
         return "same"
@@ -64,3 +66,21 @@ def pair_of(window: Callable[[Prompt], Window], prompt: Prompt) -> Pair | str:
     if instead.expected == clean.expected:
         return "answers"
     return Pair(prompt, clean, other, clean.expected, instead.expected)
+
+
+def _aligned(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether one becomes the other by replacing tokens in their places, with no shift that takes fewer edits.
+
+    A window that was cut has as many tokens whatever the counterfactual's length: what is left of a longer replacement
+    is then shifted, which the edit distance of Levenshtein (1966) shows.
+    """
+    if len(one) != len(other):
+        return False
+    ids = np.array(other)
+    column = np.arange(len(ids) + 1)
+    distance = column
+    for token in one:
+        kept = np.minimum(distance[:-1] + (ids != token), distance[1:] + 1)
+        begun = np.concatenate([[distance[0] + 1], kept])
+        distance = np.minimum.accumulate(begun - column) + column  # tokens of the other put in
+    return int((np.array(one) != ids).sum()) <= int(distance[-1])
