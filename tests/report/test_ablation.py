@@ -125,8 +125,22 @@ def test_agreement_has_its_interval_or_cannot_be_told():
                 set_row("harmful", 4, 0.04, control="effect", beyond=0.01),
             ],
             "A gain from removing the 4 heads ranked most harmful by log-probability (mean): +0.060 [+0.040, +0.080] "
-            "of accuracy, more than random heads (+0.050 [+0.030, +0.070]); no more can be shown than other heads of "
-            "like effect (+0.010 [-0.010, +0.030]). At natural rates: +0.050 [+0.030, +0.070].",
+            "of accuracy, more than random heads (+0.050 [+0.030, +0.070]; 20% of the heads are the same); no more can "
+            "be shown than the other heads nearest in effect (+0.010 [-0.010, +0.030]; -0.100 each alone, against "
+            "-0.100). At natural rates: +0.050 [+0.030, +0.070].",
+        ),
+        (
+            [
+                set_row("harmful", 4, 0.06) | {"ranked": 0.5},
+                set_row("harmful", 4, 0.0, control="effect", beyond=0.05) | {"ranked": 0.1},
+            ],
+            "A gain from removing the 4 heads ranked most harmful by log-probability (mean): +0.060 [+0.040, +0.080] "
+            "of accuracy. The natural rate is not known, so part of it may be reweighting.",
+        ),
+        (
+            [set_row("harmful", 4, 0.06, natural=0.01)],
+            "No gain at natural rates can be shown from removing the 4 heads ranked most harmful by log-probability "
+            "(mean): +0.010 [-0.010, +0.030]. On the prompts as drawn it is +0.060 [+0.040, +0.080] of accuracy, part",
         ),
         (
             [set_row("harmful", 1, 0.0, None)],
@@ -136,7 +150,7 @@ def test_agreement_has_its_interval_or_cannot_be_told():
     ],
 )
 def test_a_gain_is_said_only_if_the_interval_is_above_nothing(rows, expected):
-    lines = ablation_findings(made_of(*rows))
+    lines = ablation_findings(made_of(*rows, drawn="balanced"))
     assert any(line.startswith(expected) for line in lines), lines
     assert sum("gain" in line.lower() for line in lines) == 1
 
@@ -147,12 +161,14 @@ def test_what_helpful_heads_cost_stands_beside_the_controls():
         set_row("helpful", 1, -0.01),
         set_row("helpful", 8, -0.3),
         set_row("helpful", 8, -0.25, control="layers", beyond=-0.05),
+        set_row("helpful", 8, -0.05, control="effect", beyond=-0.25) | {"ranked": -0.04},
         set_row("helpful", 8, 0.0, by="accuracy"),
     ]
     (line,) = said(*rows, about="most helpful by log-probability (mean) changes")
     assert line == (
         "Removing the 8 heads ranked most helpful by log-probability (mean) changes accuracy by -0.300 [-0.320, "
-        "-0.280]; beyond random heads of the same layers -0.050 [-0.070, -0.030]."
+        "-0.280]; beyond random heads of the same layers (-0.050 [-0.070, -0.030]; 20% of the heads are the same); the "
+        "other heads nearest in effect are too weak to compare with (-0.040 each alone, against -0.100)."
     )
     assert said(*rows, about="No loss in accuracy can be shown from removing heads ranked helpful by accuracy (mean).")
 
@@ -178,16 +194,25 @@ def test_too_few_is_said():
     (line,) = said(about="measuring prompts are few", measuring=100, measuring_correct=50)
     assert "100 measuring prompts are few: an accuracy is known to about 0.10" in line
     (line,) = said(about="too few for intervals", measuring_groups=5)
-    assert line == "5 groups of files are too few for intervals that can be relied on."
+    assert line == "5 groups of files: too few for intervals that can be relied on."
     assert not said(about="are few")
-    (line,) = said(set_row("harmful", 1, 0.0, None), set_row("harmful", 8, 0.1), about="no interval for")
-    assert line.startswith("1 of 2 sets have no interval") and "at most 3.0% would show a change (95%)" in line
+
+
+def test_why_a_change_has_no_interval():
+    still = set_row("harmful", 1, 0.0, None) | {"lost": 0.0, "gained": 0.0}
+    rows = [still, set_row("helpful", 2, -0.3, None), set_row("harmful", 8, 0.1)]
+    one, other = said(*rows, about="no interval")[-2:]
+    assert one.startswith("1 of 3 sets change no answer") and "at most 3.0% would show one (95%)" in one
+    assert other.startswith("1 of 3 sets have no interval") and other.endswith("the same in every group of files.")
+    (line,) = said(*rows, about="No change has an interval", measuring_groups=1)
+    assert line.endswith("all measuring prompts are of one group of files.")
+    assert said(*rows[:2], about="ranked helpful by log-probability (mean), because no set has an interval.")
 
 
 def test_how_prompts_were_drawn_and_what_transfers_are_said():
-    assert said(about="at the model's own rate") and not said(about="cannot be told, so none is given")
-    (line,) = said(about="Drawn", drawn="by another model", natural_rate=None)
-    assert line.startswith("Drawn: by another model. The model's own rate of correct answers cannot be told")
+    assert said(about="at the model's own rate") and not said(about="own rate of correct answers is not known")
+    (line,) = said(about="own rate of correct answers is not known", drawn="by another model", natural_rate=None)
+    assert line.startswith("The answers of another model decided which prompts were drawn")
     (line,) = said(about="half correct, half incorrect", drawn="balanced")
     assert line.endswith("of all that were asked 60% were correct.")
     assert ablation_findings(made_of(transfers="nothing transfers."))[0] == "nothing transfers."
@@ -208,7 +233,7 @@ def test_tables_hold_the_rows():
     ]
     found = made_of(*rows)
     table = ablation_table(found)
-    assert table.column("control") == ["", "other heads of like effect", ""]
+    assert table.column("control") == ["", "the other heads nearest in effect", ""]
     assert table.column("ranked beyond control") == ["-", "+0.010 [-0.010, +0.030]", "-"]
     heads = head_effects_table(found)
     assert heads.column("head") == ["0.0", "0.1", "1.2", "1.3", "3.1"] and set(heads.column("lost")) == {3}

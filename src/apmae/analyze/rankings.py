@@ -28,7 +28,7 @@ RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 without which it changes least."""
 CONTROLS = ("size", "layers", "effect")
 _NEAREST = 5
-"""Heads among which one of like effect is drawn."""
+"""Heads among which one near in effect is drawn."""
 
 
 class HeadSet(NamedTuple):
@@ -114,7 +114,7 @@ def _in_layers(chosen: Int[ndarray, " d"], layer: Int[ndarray, " h"], seed: int,
 def _alike(
     chosen: Int[ndarray, " d"], change: Float[ndarray, " h"], seed: int, *names: object
 ) -> tuple[int, ...] | None:
-    """Other heads of like effect; None if there are not as many others."""
+    """Other heads, the nearest in effect; None if there are not as many others."""
     if 2 * len(chosen) > len(change):
         return None
     draw = generator(seed, "effect", *names)

@@ -242,8 +242,8 @@ class AblateConfig(Config):
     """How heads are removed, alone and in sets, and how that is measured."""
 
     modes: tuple[Literal["mean", "zero", "resample"], ...] = ("mean",)
-    """What stands in place of a removed head's output: its mean over other prompts, nothing, or its output on another
-    prompt. Everything is measured in each mode."""
+    """What stands in place of a removed head's output: its mean over prompts of the ranking half, nothing, or its
+    output on another prompt of that half. Everything is measured in each mode."""
 
     heads: tuple[tuple[int, int], ...] | Literal["all"] = "all"
     """Pairs of layer and head, or all heads of the model. Sets are drawn among these."""

@@ -19,8 +19,16 @@ _MEASURES = {"log_probability": "log-probability", "accuracy": "accuracy"}
 _CONTROLS = {
     "size": "random heads",
     "layers": "random heads of the same layers",
-    "effect": "other heads of like effect",
+    "effect": "the other heads nearest in effect",
 }
+_CHOSEN = {
+    "unknown": "How the prompts were chosen by outcome is not known",
+    "by another model": "The answers of another model decided which prompts were drawn",
+    "correct": "Only prompts that were answered correctly were drawn",
+    "balanced": "Prompts were drawn half correct, half incorrect, and how many were asked is not noted",
+}
+_ALIKE = 2.0
+"""Controls are nearest in effect, but no comparison, if the ranked heads' mean change is more than so often theirs."""
 
 
 def ablation_findings(found: Ablation) -> list[str]:
@@ -87,7 +95,7 @@ def _plain(row: Mapping[str, Any]) -> str:
 def _selective(found: Ablation, mode: str) -> str:
     """The published claim: accuracy rises if heads that harm are removed selectively."""
     rows = [row for row in found.ranked(mode, ranking="harmful") if row["drawn"] is not None]
-    best = max(rows, key=lambda row: (row["drawn_low"] is not None, row["drawn_low"] or row["drawn"]))
+    best = max(rows, key=lambda row: (row["drawn_low"] is not None, _first(row["drawn_low"], row["drawn"])))
     what = f"{_heads_words(best['dose'])} ranked most harmful by {_MEASURES[best['by']]} ({mode})"
     change = f"{interval(best, 'drawn')} of accuracy"
     if effect_sign(best, "drawn") <= 0:
@@ -99,16 +107,49 @@ def _selective(found: Ablation, mode: str) -> str:
     if not (best["drawn_all_low"] or 0) > 0:
         every = f"[{best['drawn_all_low']:+.3f}, {best['drawn_all_high']:+.3f}]"
         return f"Perhaps a gain from removing {what}: {change}; but {every} where intervals of all sets hold at once."
+    if best["natural"] is not None and effect_sign(best, "natural") <= 0:
+        return (
+            f"No gain at natural rates can be shown from removing {what}: {interval(best, 'natural')}. On the prompts "
+            f"as drawn it is {change}, part of which is reweighting."
+        )
     beyond, short = [], []
-    for control in _CONTROLS:
-        for row in found.ranked(mode, control=control, ranking="harmful", by=best["by"]):
-            if row["dose"] == best["dose"]:
-                words = f"{_CONTROLS[control]} ({interval(row, 'drawn_beyond')})"
-                (beyond if effect_sign(row, "drawn_beyond") > 0 else short).append(words)
-    natural = "" if best["natural"] is None else f" At natural rates: {interval(best, 'natural')}."
+    for control, row in _controls(found, mode, best):
+        if not _too_weak(control, row, best):
+            (beyond if effect_sign(row, "drawn_beyond") > 0 else short).append(_against(control, row, best))
+    natural = f" At natural rates: {interval(best, 'natural')}."
+    if best["natural"] is None:
+        drawn = found.counts["drawn"] == "any"
+        natural = "" if drawn else " The natural rate is not known, so part of it may be reweighting."
     than = f", more than {' and '.join(beyond)}" if beyond else ""
     but = f"; no more can be shown than {' and '.join(short)}" if short else ""
     return f"A gain from removing {what}: {change}{than}{but}.{natural}"
+
+
+def _first(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _controls(found: Ablation, mode: str, ranked: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The controls of some ranked heads, by kind."""
+    same = {"ranking": ranked["ranking"], "by": ranked["by"]}
+    rows = ((control, row) for control in _CONTROLS for row in found.ranked(mode, control=control, **same))
+    return [(control, row) for control, row in rows if row["dose"] == ranked["dose"]]
+
+
+def _too_weak(control: str, row: Mapping[str, Any], ranked: Mapping[str, Any]) -> bool:
+    """Whether a control is no comparison, because its heads do much less."""
+    return control == "effect" and abs(ranked["ranked"]) > _ALIKE * abs(row["ranked"])
+
+
+def _against(control: str, row: Mapping[str, Any], ranked: Mapping[str, Any]) -> str:
+    """A control with the difference from it; or that it is no comparison."""
+    if control == "effect":
+        alone = f"{row['ranked']:+.3f} each alone, against {ranked['ranked']:+.3f}"
+        if _too_weak(control, row, ranked):
+            return f"{_CONTROLS[control]} are too weak to compare with ({alone})"
+        return f"{_CONTROLS[control]} ({interval(row, 'drawn_beyond')}; {alone})"
+    share = f"; {row['shared']:.0%} of the heads are the same" if row["shared"] >= 0.05 else ""
+    return f"{_CONTROLS[control]} ({interval(row, 'drawn_beyond')}{share})"
 
 
 def _heads_words(dose: int) -> str:
@@ -122,18 +163,18 @@ def _helpful(found: Ablation, mode: str) -> list[str]:
         rows = sorted(found.ranked(mode, ranking="helpful", by=by), key=lambda row: row["dose"])
         costs = next((row for row in rows if effect_sign(row, "drawn") < 0), None)
         if costs is None:
-            lines.append(f"No loss in accuracy can be shown from removing heads ranked helpful by {words} ({mode}).")
+            why = "" if any(row["drawn_low"] is not None for row in rows) else ", because no set has an interval"
+            lines.append(
+                f"No loss in accuracy can be shown from removing heads ranked helpful by {words} ({mode}){why}."
+            )
             continue
-        parts = [
-            f"{_CONTROLS[control]} {interval(row, 'drawn_beyond')}"
-            for control in _CONTROLS
-            for row in found.ranked(mode, control=control, ranking="helpful", by=by)
-            if row["dose"] == costs["dose"]
-        ]
+        beside_it = _controls(found, mode, costs)
+        parts = [_against(*one, costs) for one in beside_it if not _too_weak(*one, costs)]
+        weak = [_against(*one, costs) for one in beside_it if _too_weak(*one, costs)]
         beside = f"; beyond {', '.join(parts)}" if parts else ""
         lines.append(
             f"Removing {_heads_words(costs['dose'])} ranked most helpful by {words} ({mode}) changes accuracy by "
-            f"{interval(costs, 'drawn')}{beside}."
+            f"{interval(costs, 'drawn')}{beside}{''.join('; ' + part for part in weak)}."
         )
     return lines
 
@@ -179,8 +220,8 @@ def _about(counts: Mapping[str, Any]) -> list[str]:
     how, natural = counts["drawn"], counts["natural_rate"]
     rate = counts["measuring_correct"] / counts["measuring"]
     lines = [
-        f"{counts['ranking']} prompts rank heads, {counts['measuring']} prompts of {counts['measuring_groups']} other "
-        f"groups of files measure sets; {rate:.0%} of these are correct with all heads."
+        f"{counts['ranking']} prompts rank heads, {counts['measuring']} prompts of "
+        f"{_groups(counts['measuring_groups'], 'other ')} measure sets; {rate:.0%} of these are correct with all heads."
     ]
     if how == "balanced" and natural is not None:
         lines.append(
@@ -189,7 +230,9 @@ def _about(counts: Mapping[str, Any]) -> list[str]:
     elif how == "any":
         lines.append("Prompts were drawn whatever their outcome, so they are at the model's own rate.")
     else:
-        lines.append(f"Drawn: {how}. The model's own rate of correct answers cannot be told, so none is given.")
+        lines.append(
+            f"{_CHOSEN.get(how, _CHOSEN['unknown'])}, so the model's own rate of correct answers is not known."
+        )
     if counts["measuring"] < _FEW:
         half = 1.96 * (rate * (1 - rate) / counts["measuring"]) ** 0.5
         lines.append(
@@ -197,21 +240,36 @@ def _about(counts: Mapping[str, Any]) -> list[str]:
             "of a few hundredths would seldom be seen."
         )
     if counts["measuring_groups"] < _FEW_GROUPS:
-        lines.append(f"{counts['measuring_groups']} groups of files are too few for intervals that can be relied on.")
+        lines.append(f"{_groups(counts['measuring_groups'])}: too few for intervals that can be relied on.")
     return lines
+
+
+def _groups(count: int, other: str = "") -> str:
+    return f"{count} {other}group{'' if count == 1 else 's'} of files"
 
 
 def _untold(found: Ablation) -> list[str]:
     """Say how many figures have no interval, and why."""
     rows = [row for row in found.sets.to_pylist() if not row["control"]]
-    without = sum(row["drawn_low"] is None for row in rows)
+    without = [row for row in rows if row["drawn_low"] is None]
     if not without:
         return []
-    bound = min(3 / found.counts["measuring_groups"], 1)
-    return [
-        f"{without} of {len(rows)} sets have no interval for their change of accuracy: they change no answer, or as "
-        f"many each way in every file. Of as many groups of files, at most {bound:.1%} would show a change (95%)."
-    ]
+    groups = found.counts["measuring_groups"]
+    if groups < 2:
+        return ["No change has an interval: all measuring prompts are of one group of files."]
+    still = sum(not (row["lost"] or row["gained"]) for row in without)
+    lines = []
+    if still:
+        lines.append(
+            f"{still} of {len(rows)} sets change no answer, so their change of accuracy has no interval. Of {groups} "
+            f"groups of files without a change, at most {min(3 / groups, 1):.1%} would show one (95%)."
+        )
+    if still < len(without):
+        lines.append(
+            f"{len(without) - still} of {len(rows)} sets have no interval for their change of accuracy, because it is "
+            "the same in every group of files."
+        )
+    return lines
 
 
 def ablation_table(found: Ablation) -> Table:

@@ -13,7 +13,7 @@ from apmae.report.figures import STYLE, statement
 from apmae.report.palette import NO_HEAD_COLOR, cluster_color
 from apmae.study.ablation import Ablation
 
-_NAMES = {"size": "any heads", "layers": "of the same layers", "effect": "of like effect"}
+_NAMES = {"size": "any heads", "layers": "of the same layers", "effect": "nearest in effect"}
 _MARKERS = {"size": "o", "layers": "s", "effect": "D"}
 _MEASURES = {"log_probability": "log-probability", "accuracy": "accuracy"}
 

@@ -231,7 +231,7 @@ def print_ablation(found: Ablation) -> None:
             Column(header=f"accuracy ({mode})", cells=[interval(row, "drawn") for row in rows]),
             Column(header="natural rate", cells=[interval(row, "natural") for row in rows], priority=2),
             Column(
-                header="beyond like effect",
+                header="beyond the nearest",
                 cells=["-" if row is None else interval(row, "drawn_beyond") for row in beside],
                 priority=4,
             ),
