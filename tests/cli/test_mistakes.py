@@ -420,6 +420,7 @@ CASES = {
         ("circuit", *PAIRS, "--exact", "all", "--head", "1.1", *OUT),
         "single heads (--head), got both",
     ),
+    "circuit: exact in other words": (("circuit", *PAIRS, "--exact", "some", *OUT), "--exact shortlist", "got some"),
     "circuit: no such filter": (("circuit", *PAIRS, "--filter", "entropy", *OUT), "filter", "got 'entropy'"),
     "circuit: no share": (("circuit", *PAIRS, "--share", "0", *OUT), "share", "got 0"),
     "circuit: tags without an atlas": (("circuit", *PAIRS, "--filter", "tags", *OUT), "--atlas for the filter 'tags'"),

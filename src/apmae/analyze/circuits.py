@@ -6,8 +6,8 @@ random order, so that none gains by its place in the model.
 *Recall at k* is the share of the k heads with the largest exact effects that a shortlist has; *share* is the part of
 the summed sizes of all heads' effects that it has, which small effects at the end of the top k do not blur. What they
 stand beside: a random shortlist, whose expected recall and share are its size over the number of heads; and the
-*halves*, how well the exact effects on one half of the groups give those of the other, which no filter can be expected
-to beat.
+*halves*, how well the exact effects on one half of the groups give those of the other half. Filters are judged on the
+pairs that they come from, so they can be above that.
 
 Axes: p pairs, h heads, g groups, s sizes of the shortlist (1 to h), r resamples.
 """

@@ -29,8 +29,10 @@ def parse_exact(exact: str, heads: Sequence[str]) -> str | tuple[tuple[int, int]
     """Which heads are patched, from ``--exact`` and ``--head``.
 
     Raises:
-        ConfigError: if a head is written otherwise than ``3.5``, or both are given.
+        ConfigError: if a head is written otherwise than ``3.5``, both are given, or ``--exact`` is something else.
     """
+    if exact not in ("shortlist", "all"):
+        raise ConfigError(f"expected --exact shortlist or --exact all, got {exact}; for single heads give --head 3.5")
     if heads and exact != "shortlist":
         raise ConfigError(f"expected --exact {exact} or single heads (--head), got both; leave one out")
     return tuple(dict.fromkeys(heads_written(heads))) if heads else exact
@@ -66,7 +68,8 @@ def circuit_task(study: Path | None, prompts: Path | None, out: Path | None, lm:
         lm: the model.
 
     Raises:
-        ConfigError: if there is neither study nor prompts, prompts alone have no ``out``, or they are not the study's.
+        ConfigError: if there is neither study nor prompts, they are not the study's, or prompts alone or a model that is not
+            the study's have no ``out``.
         ArtifactError: if the study is unfinished, damaged or has no file of prompts.
     """
     if study is None:
@@ -79,6 +82,11 @@ def circuit_task(study: Path | None, prompts: Path | None, out: Path | None, lm:
     opened = Study(study)
     source, note = Path(path_of(lm)), ""
     if source.is_dir() and fingerprint(source) != opened.encoded.inputs.get("lm"):
+        if out is None:
+            raise ConfigError(
+                f"expected the study's model, {opened.encoded.counts.get('lm')}, got {lm.source}; what another model "
+                "does belongs in a folder of its own: give it with --out"
+            )
         note = (
             f"The study is of {opened.encoded.counts.get('lm')}. Its prompts are used with {lm.source} where their "
             "counterfactuals have as many tokens there too; its heads, tags and atlas are those of the other model."

@@ -30,7 +30,8 @@ def circuit_table(found: Circuit, shown: int | None = None) -> Table:
         shown: heads of each task, at most; None for all that were patched.
     """
     names = [name for name in FILTERS if name != "random" and found.heads[name].null_count < found.heads.num_rows]
-    header = ("task", "head", "effect", "95% interval", "share", *(WORDS[name] for name in names))
+    share = "share of all effects" if found.recall.num_rows else "share of those patched"
+    header = ("task", "head", "effect", "95% interval", share, *(WORDS[name] for name in names))
     rows = [
         (
             row["task"],
@@ -157,13 +158,17 @@ def _ranked(found: Circuit) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (order[row["task"]], row["rank"]))
 
 
+def _groups(task: Mapping[str, Any]) -> str:
+    return f"{task['groups']} group{'' if task['groups'] == 1 else 's'}"
+
+
 def _size(share: float, heads: int) -> int:
     return -(-round(share * heads * 1000) // 1000)
 
 
 def _task(row: Mapping[str, Any]) -> str:
     said = (
-        f"{_words(row)}: {row['pairs']} pairs from {row['groups']} groups. The right completion's logit less the wrong "
+        f"{_words(row)}: {row['pairs']} pairs from {_groups(row)}. The right completion's logit less the wrong "
         f"one's is {row['clean']:+.2f} after prompts and {row['counterfactual']:+.2f} after counterfactuals"
     )
     if row["clean"] <= 0:
@@ -177,7 +182,7 @@ def _sure(found: Circuit, task: Mapping[str, Any]) -> str:
     """How many heads have an effect that its interval tells from none."""
     if task["groups"] < FEWEST_GROUPS:
         return (
-            f"{_words(task)}: no intervals, because the prompts come from {task['groups']} groups; at least "
+            f"{_words(task)}: no intervals, because the prompts come from {_groups(task)}; at least "
             f"{FEWEST_GROUPS} are needed."
         )
     rows = [row for row in _ranked(found) if row["task"] == task["task"]]
