@@ -209,7 +209,7 @@ def test_a_study_gives_its_prompts_and_says_if_the_model_is_another(real_study, 
     another = LMConfig(source=str(known[0].folder))
     with pytest.raises(ConfigError, match="expected the study's model, bundled, got .*: give it with --out"):
         circuit_task(real_study.folder, None, None, another)
-    other = circuit_task(real_study.folder, None, Path("out"), another)
+    other = circuit_task(real_study.folder, None, real_study.folder / "mine", another)
     assert other.note.startswith("The study is of bundled") and "those of the other model" in other.note
     assert circuit_lm(real_study.folder, None, {}) == real_study.config.lm
     assert circuit_lm(real_study.folder, None, {"dtype": "bfloat16"}).dtype == "bfloat16"

@@ -78,7 +78,16 @@ def made(every=True, clean=5.0, groups=20, tags=False):
 
 def test_heads_are_listed_by_effect_with_what_filters_saw():
     table = circuit_table(made())
-    assert table.header == ("task", "head", "effect", "95% interval", "share of all effects", "attribution", "flow", "last row")
+    assert table.header == (
+        "task",
+        "head",
+        "effect",
+        "95% interval",
+        "share of all effects",
+        "attribution",
+        "flow",
+        "last row",
+    )
     assert table.rows[1][:4] == ("ioi", "0.1", "-2.00", "[-2.30, -1.70]") and len(table.rows) == 15
     assert "tags differ" in circuit_table(made(tags=True)).header
     assert len(circuit_table(made(every=False)).rows) == 3 and len(circuit_table(made(), 2).rows) == 2

@@ -68,8 +68,8 @@ def circuit_task(study: Path | None, prompts: Path | None, out: Path | None, lm:
         lm: the model.
 
     Raises:
-        ConfigError: if there is neither study nor prompts, they are not the study's, or prompts alone or a model that is not
-            the study's have no ``out``.
+        ConfigError: if there is neither study nor prompts, they are not the study's, or there is no ``out`` for prompts
+            alone or for a model that is not the study's.
         ArtifactError: if the study is unfinished, damaged or has no file of prompts.
     """
     if study is None:
@@ -80,6 +80,7 @@ def circuit_task(study: Path | None, prompts: Path | None, out: Path | None, lm:
             )
         return Task(prompts, out, "")
     opened = Study(study)
+    found = study_prompts(opened, prompts)
     source, note = Path(path_of(lm)), ""
     if source.is_dir() and fingerprint(source) != opened.encoded.inputs.get("lm"):
         if out is None:
@@ -91,7 +92,7 @@ def circuit_task(study: Path | None, prompts: Path | None, out: Path | None, lm:
             f"The study is of {opened.encoded.counts.get('lm')}. Its prompts are used with {lm.source} where their "
             "counterfactuals have as many tokens there too; its heads, tags and atlas are those of the other model."
         )
-    return Task(study_prompts(opened, prompts), out or Layout(opened.folder).circuit, note)
+    return Task(found, out or Layout(opened.folder).circuit, note)
 
 
 def expect_circuit(
