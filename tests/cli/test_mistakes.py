@@ -500,7 +500,7 @@ CASES = {
     "prune: nothing": (("prune",), "a STUDY, or --lm MODEL with --prompts", "no STUDY and no --prompts and no --out"),
     "prune: no such ranking": (("prune", *TWO, "--ranking", "luck", *OUT), "rankings", "'luck'"),
     "prune: tags without a study": (("prune", *TWO, "--ranking", "unknown", *OUT), "a STUDY for the ranking unknown"),
-    "prune: no doses": (("prune", *TWO, "--doses", "few", *OUT), "whole numbers such as 8,16,24", "'few'"),
+    "prune: no doses": (("prune", *TWO, "--doses", "few", *OUT), "whole numbers such as 1,4,16", "'few'"),
     "prune: prompts of one file": (("prune", *PROMPTS, *OUT), "prompts of two files or more", "found one"),
     "prune: a name like a file": (("prune", *TWO, "--out", "made.parquet"), "folder for the tables", "suffix"),
     "prune: another stage's folder": (("prune", *TWO, "--out", "old"), "stage was 'encode', now 'prune'"),

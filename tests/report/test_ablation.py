@@ -93,7 +93,7 @@ def test_heads_are_counted_in_each_half_and_in_both_beside_chance():
         "of 5, beyond their 95% interval by log-probability in both halves are 2 helpful (ranking 2, measuring 2)"
         in line
     )
-    assert "and 1 harmful (ranking 2, measuring 1); by chance 0.1 of each in one half, 0.00 in both." in line
+    assert "and 1 harmful (ranking 2, measuring 1); by chance 0.12 of each in one half, 0.003 in both." in line
     assert line.endswith("Largest: 0.0 -1.50, 0.1 -0.50, 1.2 +0.30, 1.3 +0.10 nats.")
 
 

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apmae.cli.options import OverwriteOption, SeedOption, SetOption, loads_lm, say, settings
-from apmae.errors import ConfigError
+from apmae.cli.options import OverwriteOption, SeedOption, SetOption, loads_lm, numbers, say, settings
 
 
 @loads_lm
@@ -19,12 +18,13 @@ def ablate(
         typer.Option("--lm", help="A model, as for encode; 'bundled' by default, of a study the study's own."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts, Parquet or JSONL; of a study those that are not in its folder.")
+        Path | None,
+        typer.Option(help="Prompts, Parquet or JSONL; with a study only if its prompts are not in its folder."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; by default ablate/ in the study.")] = None,
     mode: Annotated[
         list[str] | None,
-        typer.Option(help="What stands in for a removed head: mean (default), zero or resample; repeatable."),
+        typer.Option(help="What stands in for a removed head: mean (default), zero, resample, or mean,zero."),
     ] = None,
     heads: Annotated[
         list[str] | None,
@@ -48,7 +48,13 @@ def ablate(
     from apmae.config import AblateConfig, parse
     from apmae.engine.ablation_checks import expect_ablation, heads_asked, subject_of
 
-    asked = {"modes": mode, "heads": heads_asked(heads), "doses": _doses(doses), "draws": draws, "seed": seed}
+    asked = {
+        "modes": [part for text in mode for part in text.split(",")] if mode else None,
+        "heads": heads_asked(heads),
+        "doses": numbers(doses, "--doses"),
+        "draws": draws,
+        "seed": seed,
+    }
     values = {name: value for name, value in asked.items() if value is not None}
     config = parse(AblateConfig, {**values, **settings(set_)}, "ablate")
     subject = subject_of(study, lm, prompts, out, config, loading)
@@ -69,12 +75,3 @@ def ablate(
     say(f"tables in {subject.out}")
     if json_:
         say(f"JSON in {json_}")
-
-
-def _doses(text: str | None) -> tuple[int, ...] | None:
-    if text is None or text == "none":
-        return None if text is None else ()
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"expected --doses as whole numbers such as 1,4,16, or 'none', got {text!r}") from None

@@ -58,7 +58,7 @@ EXAMPLES = {
     ),
     "ablate": (
         "apmae ablate study/ --doses 1,4,16 --json ablation.json",
-        "What heads do, with random sets beside them. It says first how many forwards it takes; --heads 3.5,4.0 and "
+        "What heads do, with random sets beside them. The number of forwards is said first; --heads 3.5,4.0 and "
         "--doses none take fewer. Without a study: apmae ablate --lm MODEL --prompts PROMPTS --out DIR",
     ),
     "prune": (

@@ -121,3 +121,17 @@ def read_input() -> str:
 def say(line: str) -> None:
     """Print a line on standard output."""
     typer.echo(line)
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Whole numbers separated by commas; none of them for "none".
+
+    Raises:
+        ConfigError: if one is no number.
+    """
+    if text is None or text == "none":
+        return None if text is None else ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"expected {option} as whole numbers such as 1,4,16, or 'none', got {text!r}") from None

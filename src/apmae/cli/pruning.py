@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apmae.cli.options import OverwriteOption, SeedOption, SetOption, loads_lm, say, settings
+from apmae.cli.options import OverwriteOption, SeedOption, SetOption, loads_lm, numbers, say, settings
 from apmae.errors import ConfigError
 
 
@@ -19,7 +19,8 @@ def prune(
         typer.Option("--lm", help="A model, as for encode; 'bundled' by default, of a study the study's own."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts, Parquet or JSONL; of a study those that are not in its folder.")
+        Path | None,
+        typer.Option(help="Prompts, Parquet or JSONL; with a study only if its prompts are not in its folder."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; by default prune/ in the study.")] = None,
     mode: Annotated[
@@ -59,7 +60,7 @@ def prune(
         raise ConfigError("expected --save FOLDER with --remove N, got one of the two; give both or neither")
     if save is None and (by is not None or even):
         raise ConfigError("expected --save with --by and --even, which choose the saved model's heads; give a folder")
-    asked = {"mode": mode, "rankings": ranking, "doses": _doses(doses), "draws": draws, "seed": seed}
+    asked = {"mode": mode, "rankings": ranking, "doses": numbers(doses, "--doses"), "draws": draws, "seed": seed}
     values = {name: value for name, value in asked.items() if value is not None}
     config = parse(PruneConfig, {**values, **settings(set_)}, "prune")
     subject = pruning_subject(study, lm, prompts, out, config, loading)
@@ -87,12 +88,3 @@ def prune(
         made = pruned.save_pruned(opened, subject.prompts, subject.out, saving, overwrite=overwrite)
         for line in pruned.saved_lines(made, saving.folder):
             say(line)
-
-
-def _doses(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"expected --doses as whole numbers such as 8,16,24, got {text!r}") from None

@@ -36,18 +36,18 @@ from apmae.artifacts import (
     run_shards,
     write_json,
 )
-from apmae.config import AblateConfig, LMConfig
-from apmae.engine.ablation_checks import CONTEXT, expect_measurable
+from apmae.config import AblateConfig, LMConfig, PruneConfig
+from apmae.engine.ablation_checks import CONTEXT, expect_measurable, with_context
 from apmae.engine.prompts import load_prompts
 from apmae.engine.stages import decisive, opened
 from apmae.errors import ArtifactError
 from apmae.lm.changes import Mean
 from apmae.lm.declared import expect_answering, expect_window
 from apmae.lm.language_model import LM
-from apmae.lm.outcome import window_of
 from apmae.lm.removal import Removal, replies_under
 from apmae.lm.selection import expect_head
 from apmae.progress import duration, notice, progress
+from apmae.prompts.prompt import Prompt
 from apmae.report import terminal
 from apmae.report.ablation import ablation_record
 from apmae.schema import (
@@ -110,26 +110,12 @@ def ablate(
         ModelError: if the model answers nothing.
         SourceError: if there are no prompts, or a file of them cannot be read.
     """
-    config = config or AblateConfig()
-    if config.context is None:
-        config = config.model_copy(update={"context": CONTEXT})
-    prompts = load_prompts(prompts_path)
-    expect_measurable(prompts)
-    lm = opened(lm)
-    expect_answering(lm.answers, lm.source)
-    expect_window(config.context or CONTEXT, lm.max_length)
+    config = with_context(config or AblateConfig(), None)
+    lm, prompts, inputs, transfers = measurable(lm, prompts_path, config.context, study_lm, study_lm_name)
     heads = heads_of(lm, config)
-    inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
-    transfers = transfer_line(lm, study_lm, study_lm_name)
-    if transfers:
-        notice(transfers)
     with Stage.open(out, "ablate", decisive(config, lm), inputs, overwrite=overwrite) as stage:
         if not stage.finished:
-            context = config.context or CONTEXT
-            texts = ["".join(window_of(lm, prompt, context).tokens) for prompt in prompts]
-            tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
-            split = halve(tasks, paths, texts, config.similar, config.seed)
-            windows = Windows(lm, prompts, split.group.tolist(), context)
+            windows, split = halved(lm, prompts, config)
             drawn = drawn_for(prompts_path, inputs)
             with torch.no_grad():
                 _make(stage, Given(windows, split, heads, drawn, config), transfers)
@@ -137,6 +123,45 @@ def ablate(
     if json:
         write_json(json, ablation_record(made))
     return made
+
+
+def measurable(
+    lm: LM | LMConfig, prompts_path: Path, context: int | None, study_lm: str | None, study_lm_name: str | None
+) -> tuple[LM, list[Prompt], dict[str, str], str]:
+    """The model opened, the prompts, their fingerprints, and a line for a model that is not the study's, which is said.
+
+    Args:
+        lm: the language model.
+        prompts_path: prompts, Parquet or JSONL.
+        context: tokens of a window.
+        study_lm: fingerprint of the study's model; None without a study.
+        study_lm_name: its name.
+
+    Raises:
+        CaptureError: if the model has no positions for the window.
+        ConfigError: if nothing could be measured on the prompts.
+        ModelError: if the model answers nothing.
+        SourceError: if there are no prompts, or a file of them cannot be read.
+    """
+    prompts = load_prompts(prompts_path)
+    expect_measurable(prompts)
+    lm = opened(lm)
+    expect_answering(lm.answers, lm.source)
+    expect_window(context or CONTEXT, lm.max_length)
+    transfers = transfer_line(lm, study_lm, study_lm_name)
+    if transfers:
+        notice(transfers)
+    return lm, prompts, {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}, transfers
+
+
+def halved(lm: LM, prompts: Sequence[Prompt], config: AblateConfig | PruneConfig) -> tuple[Windows, Prompts]:
+    """The prompts' windows, and the halves that rank and measure."""
+    windows = Windows(lm, prompts, (), config.context or CONTEXT)
+    texts = ["".join(window.tokens) for window in windows.of(range(len(prompts)))]
+    tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
+    split = halve(tasks, paths, texts, config.similar, config.seed)
+    windows.groups = split.group.tolist()
+    return windows, split
 
 
 def heads_of(lm: LM, config: AblateConfig) -> list[Head]:

@@ -5,10 +5,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from apmae.artifacts import expect_place, expect_stage, read_json
-from apmae.config import AblateConfig, LMConfig, StudyConfig, parse
+from apmae.config import AblateConfig, LMConfig, PruneConfig, StudyConfig, parse
 from apmae.engine.checks import heads_written
 from apmae.engine.head_checks import study_prompts
 from apmae.engine.prompts import load_prompts
@@ -21,6 +21,9 @@ from apmae.study.reader import Study
 
 CONTEXT = 256
 """Tokens of a window without a study."""
+
+Settings = TypeVar("Settings", AblateConfig, PruneConfig)
+"""Of the stages that remove heads."""
 
 
 class Ablated(NamedTuple):
@@ -66,7 +69,7 @@ def subject_of(
                 f"{' and no '.join(lacking)}; give one or the other"
             )
         model = parse(LMConfig, {"source": lm or "bundled", **loading}, "language model")
-        return Ablated(model, prompts, out, _with_context(config, None), None, None)
+        return Ablated(model, prompts, out, with_context(config, None), None, None)
     opened = Study(study)
     if lm is not None and out is None:
         raise ConfigError(
@@ -78,13 +81,14 @@ def subject_of(
         model,
         study_prompts(opened, prompts),
         Layout(opened.folder).ablation if out is None else out,
-        _with_context(config, opened.encoded.counts.get("context")),
+        with_context(config, opened.encoded.counts.get("context")),
         opened.encoded.inputs.get("lm"),
         str(opened.encoded.counts.get("lm")),
     )
 
 
-def _with_context(config: AblateConfig, context: int | None) -> AblateConfig:
+def with_context(config: Settings, context: int | None) -> Settings:
+    """Settings with a window: their own, else the one given, else of 256 tokens."""
     return config if config.context is not None else config.model_copy(update={"context": context or CONTEXT})
 
 
@@ -105,24 +109,41 @@ def heads_asked(texts: Sequence[str] | None) -> tuple[tuple[int, int], ...] | st
 
 def expect_ablation(subject: Ablated, json: Path | None, *, overwrite: bool) -> None:
     """``apmae ablate``; arguments and errors as for :func:`apmae.engine.ablation.ablate`."""
-    lm, config = subject.lm, subject.config
-    if subject.out.suffix == ".parquet":
-        raise ConfigError(
-            f"expected a folder for the tables, which are several files, got {subject.out}; leave the suffix out"
-        )
-    expect_place(subject.out, folder=True)
+    config = subject.config
+    expect_tables_at(subject.out, json)
+    expect_stage(subject.out, "ablate", config.model_dump(mode="json"), overwrite=overwrite)
+    declared = expect_subject(subject.lm, subject.prompts, config.context)
+    if config.heads != "all":
+        declared.expect_heads(config.heads)
+
+
+def expect_tables_at(out: Path, json: Path | None) -> None:
+    """Refuse places where the tables, or what is found as JSON, cannot be.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    if out.suffix == ".parquet":
+        raise ConfigError(f"expected a folder for the tables, which are several files, got {out}; leave the suffix out")
+    expect_place(out, folder=True)
     if json is not None:
         expect_place(json)
-    expect_stage(subject.out, "ablate", config.model_dump(mode="json"), overwrite=overwrite)
-    expect_measurable(load_prompts(subject.prompts))
+
+
+def expect_subject(lm: LMConfig, prompts: Path, context: int | None) -> Declared:
+    """What a model's files say of it, if it can answer the prompts with heads removed.
+
+    Raises:
+        CaptureError, ConfigError, ModelError, SourceError: as for :func:`apmae.engine.ablation.measurable`.
+    """
+    expect_measurable(load_prompts(prompts))
     expect_model(lm)
     expect_tokenizer(lm)
     expect_infill(lm)
     declared = Declared.of(lm)
-    expect_window(config.context or CONTEXT, declared.positions)
+    expect_window(context or CONTEXT, declared.positions)
     expect_answering(declared.answers, lm.source)
-    if config.heads != "all":
-        declared.expect_heads(config.heads)
+    return declared
 
 
 def expect_measurable(prompts: Sequence[Prompt]) -> None:

@@ -82,7 +82,9 @@ def circuit_task(study: Path | None, prompts: Path | None, out: Path | None, lm:
     opened = Study(study)
     found = study_prompts(opened, prompts)
     source, note = Path(path_of(lm)), ""
-    if source.is_dir() and fingerprint(source) != opened.encoded.inputs.get("lm"):
+    settings = Layout(opened.folder).settings
+    own = read_json(settings).get("lm", {}).get("source") if settings.is_file() else None
+    if (fingerprint(source) != opened.encoded.inputs.get("lm")) if source.is_dir() else own not in (None, lm.source):
         if out is None:
             raise ConfigError(
                 f"expected the study's model, {opened.encoded.counts.get('lm')}, got {lm.source}; what another model "

@@ -20,9 +20,8 @@ from apmae.analyze.jackknife import ratio, weighted
 from apmae.analyze.pruning import even_choice, order_of
 from apmae.artifacts import fingerprint, manifest_path, read_manifest, read_tables, write_error, write_json
 from apmae.config import LMConfig, PruneConfig, parse
-from apmae.engine.ablation import read_means
+from apmae.engine.ablation import halved, read_means
 from apmae.engine.prompts import load_prompts
-from apmae.engine.pruning import halved
 from apmae.engine.pruning_checks import PRUNED_FILE, Saving, expect_savable
 from apmae.engine.stages import decisive, opened
 from apmae.errors import ArtifactError, ConfigError

@@ -1,7 +1,7 @@
 """The prune stage: heads ranked on half of the files and removed together on the other half, beside random heads."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from apmae.ablation import Windows, removals_of, removed_shard, unedited_shard
 from apmae.analyze.answers import Drawn
-from apmae.analyze.effects import Head, Measured, Prompts, expect_both_outcomes, halve
+from apmae.analyze.effects import Head, Measured, Prompts, expect_both_outcomes
 from apmae.analyze.pruning import (
     mean_readings,
     most_pruned,
@@ -34,18 +34,15 @@ from apmae.artifacts import (
     write_json,
 )
 from apmae.config import HEAD_RANKINGS, LMConfig, PruneConfig
-from apmae.engine.ablation import drawn_for, measured_of, read_means, removed_of, transfer_line
-from apmae.engine.ablation_checks import CONTEXT, expect_measurable
-from apmae.engine.prompts import load_prompts
-from apmae.engine.stages import decisive, opened
+from apmae.engine.ablation import drawn_for, halved, measurable, measured_of, read_means, removed_of
+from apmae.engine.ablation_checks import with_context
+from apmae.engine.stages import decisive
 from apmae.errors import CaptureError, ConfigError
-from apmae.lm.declared import expect_answering, expect_window
 from apmae.lm.importance import weight_norms
 from apmae.lm.language_model import LM
 from apmae.lm.removal import Removal, replies_under
 from apmae.lm.tracing import find_projections
 from apmae.progress import duration, notice, progress
-from apmae.prompts.prompt import Prompt
 from apmae.pruning import readings_shard
 from apmae.report import pruning_terminal
 from apmae.report.pruning import pruning_record
@@ -116,18 +113,8 @@ def prune(
         ModelError: if the model answers nothing.
         SourceError: if there are no prompts, or a file of them cannot be read.
     """
-    config = config or PruneConfig()
-    if config.context is None:
-        config = config.model_copy(update={"context": CONTEXT})
-    prompts = load_prompts(prompts_path)
-    expect_measurable(prompts)
-    lm = opened(lm)
-    expect_answering(lm.answers, lm.source)
-    expect_window(config.context or CONTEXT, lm.max_length)
-    inputs = {"lm": lm.fingerprint, "prompts": fingerprint(prompts_path)}
-    transfers = transfer_line(lm, study_lm, study_lm_name)
-    if transfers:
-        notice(transfers)
+    config = with_context(config or PruneConfig(), None)
+    lm, prompts, inputs, transfers = measurable(lm, prompts_path, config.context, study_lm, study_lm_name)
     wanted = "unknown" in (config.rankings or HEAD_RANKINGS)
     tags = _atlas_of(study, inputs) if study is not None and wanted else None
     if tags is not None:
@@ -142,16 +129,6 @@ def prune(
     if json:
         write_json(json, pruning_record(made))
     return made
-
-
-def halved(lm: LM, prompts: Sequence[Prompt], config: PruneConfig) -> tuple[Windows, Prompts]:
-    """The prompts' windows, and the halves that rank and measure."""
-    windows = Windows(lm, prompts, (), config.context or CONTEXT)
-    texts = ["".join(window.tokens) for window in windows.of(range(len(prompts)))]
-    tasks, paths = [prompt.task for prompt in prompts], [prompt.path for prompt in prompts]
-    split = halve(tasks, paths, texts, config.similar, config.seed)
-    windows.groups = split.group.tolist()
-    return windows, split
 
 
 def _atlas_of(study: Path, inputs: Mapping[str, str]) -> Study:

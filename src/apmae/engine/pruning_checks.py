@@ -6,11 +6,8 @@ from typing import Any, NamedTuple
 
 from apmae.artifacts import expect_place, expect_stage
 from apmae.config import LMConfig, PruneConfig
-from apmae.engine.ablation_checks import CONTEXT, expect_measurable, subject_of
-from apmae.engine.prompts import load_prompts
+from apmae.engine.ablation_checks import expect_subject, expect_tables_at, subject_of
 from apmae.errors import ArtifactError, ConfigError
-from apmae.lm.declared import Declared, expect_answering, expect_infill, expect_window
-from apmae.lm.folder import expect_model, expect_tokenizer
 from apmae.study.layout import Layout
 
 PRUNED_FILE = "pruning.json"
@@ -71,28 +68,16 @@ def expect_pruning(subject: Pruned, saving: Saving | None, json: Path | None, *,
 
     With a model to save, ``overwrite`` is about that model: its tables stay.
     """
-    lm, config = subject.lm, subject.config
-    if subject.out.suffix == ".parquet":
-        raise ConfigError(
-            f"expected a folder for the tables, which are several files, got {subject.out}; leave the suffix out"
-        )
+    config = subject.config
+    expect_tables_at(subject.out, json)
     if config.rankings is not None and "unknown" in config.rankings and subject.study is None:
         raise ConfigError(
             "expected a STUDY for the ranking unknown, whose atlas says which heads it knows, got none; leave it out"
         )
-    expect_place(subject.out, folder=True)
-    if json is not None:
-        expect_place(json)
     if saving is not None:
         expect_savable(saving, config, subject.out, overwrite=overwrite)
     expect_stage(subject.out, "prune", config.model_dump(mode="json"), overwrite=overwrite and saving is None)
-    expect_measurable(load_prompts(subject.prompts))
-    expect_model(lm)
-    expect_tokenizer(lm)
-    expect_infill(lm)
-    declared = Declared.of(lm)
-    expect_window(config.context or CONTEXT, declared.positions)
-    expect_answering(declared.answers, lm.source)
+    expect_subject(subject.lm, subject.prompts, config.context)
 
 
 def expect_savable(saving: Saving, config: PruneConfig, out: Path, *, overwrite: bool) -> None:

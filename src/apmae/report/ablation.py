@@ -68,7 +68,7 @@ def _heads(found: Ablation, mode: str) -> str:
     shown = ", ".join(f"{head_name(*head)} {row['log_probability']:+.2f}" for head, row in largest)
     return (
         f"Heads removed alone ({mode}): of {many}, beyond their 95% interval by log-probability in both halves are "
-        f"{' and '.join(counts)}; by chance {_TAIL * many:.1f} of each in one half, {_TAIL**2 * many:.2f} in both. "
+        f"{' and '.join(counts)}; by chance {_TAIL * many:.2f} of each in one half, {_TAIL**2 * many:.3f} in both. "
         f"Largest: {shown} nats."
     )
 
