@@ -211,7 +211,7 @@ def test_its_record_says_what_was_measured(bundled_lm, path, made, saved):
 def test_even_choices_are_taken_out(bundled_lm, path, made, tmp_path):
     saving = Saving(tmp_path / "model", 12, "attribution", even=True)
     record = save_pruned(bundled_lm, path, made, saving)
-    assert record["taken_out"] and record["size"]["pruned"]["numbers"] < record["size"]["original"]["numbers"]
+    assert record["taken_out"] and record["size"]["pruned"]["parameters"] < record["size"]["original"]["parameters"]
     lm = load_lm(tmp_path / "model")
     assert lm.heads == dict.fromkeys(range(6), 6) and len(record["heads"]) == 12
     with pytest.raises(ConfigError, match="got 13; the nearest: 12 or 24. Or leave out --even"):

@@ -109,11 +109,11 @@ def test_the_saved_model_does_what_the_edit_does_without_apmae(saved, name):
 
 def test_what_was_done_is_said(saved):
     _, cases, pruned, _, _ = saved
-    assert {name for name, own in pruned.items() if own.zeroed is None} == {"even", "even_mean", "biased"}
-    assert pruned["mean"].zeroed.startswith("config files hold one number of heads for all layers")
+    assert {name for name, own in pruned.items() if own.zeroed_because is None} == {"even", "even_mean", "biased"}
+    assert pruned["mean"].zeroed_because.startswith("config files hold one number of heads for all layers")
     assert {name for name, own in pruned.items() if own.biased} == {"mean", "even_mean", "tied"}
-    assert pruned["no_switch"].mode == "zero" and "Qwen2ForCausalLM have no bias" in pruned["no_switch"].without_mean
-    assert pruned["mean"].mode == "mean" and pruned["mean"].without_mean is None
+    assert pruned["no_switch"].mode == "zero" and "Qwen2ForCausalLM have no bias" in pruned["no_switch"].no_mean_because
+    assert pruned["mean"].mode == "mean" and pruned["mean"].no_mean_because is None
     for name in ("even", "even_mean", "biased"):
         config, lm = pruned[name].model.config, cases[name][0]
         assert (config.num_attention_heads, config.num_key_value_heads) == (2, 1)
@@ -135,20 +135,20 @@ def test_part_of_a_group_is_zeroed():
     lm = llama()
     assert head_groups(lm) == {0: 2, 1: 2, 2: 2}
     found = pruned_model(lm, [(0, 1), (1, 0), (2, 3)])
-    assert found.zeroed == "2 heads each share keys and values, and only some of them go"
+    assert found.zeroed_because == "2 heads each share keys and values, and only some of them go"
     assert (
-        pruned_model(lm, [(layer, head) for layer in range(3) for head in range(4)]).zeroed == "no head would be left"
+        pruned_model(lm, [(layer, head) for layer in range(3) for head in range(4)]).zeroed_because
+        == "no head would be left"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "biased"),
-    [("gpt2", False), ("opt", False), ("gpt-neox", False), ("phi", False), ("falcon", None), ("gemma2", True)]
+    [("gpt2", False), ("opt", False), ("gpt-neox", False), ("phi", False), ("falcon", True), ("gemma2", True)]
     + [("olmo2", True)],
 )
 @torch.no_grad()
 def test_families_with_other_matrices_and_biases(family, name, biased):
-    """Of ``biased`` None there is no bias and no switch for one."""
     lm = opened(family(name))
     heads = [(0, 1), (1, 0), (1, 1)] if name != "olmo2" else [(0, 0), (0, 1), (1, 0), (1, 1)]
     generator = torch.Generator().manual_seed(2)
@@ -156,10 +156,10 @@ def test_families_with_other_matrices_and_biases(family, name, biased):
     width = getattr(lm.model.config, "head_dim", None) or width
     means = {head: Mean(torch.randn(width, generator=generator)) for head in heads}
     found = pruned_model(lm, heads, means)
-    assert (found.mode, found.biased) == (("zero", False) if biased is None else ("mean", biased))
-    assert found.zeroed is not None
+    assert (found.mode, found.biased) == ("mean", biased)
+    assert found.zeroed_because is not None
     ids = torch.arange(11)[None] % 50
-    with edit(lm.model, dict.fromkeys(heads, "zero") if biased is None else means):
+    with edit(lm.model, means):
         edited = lm.model(input_ids=ids).logits
     torch.testing.assert_close(found.model(input_ids=ids).logits, edited, atol=1e-4, rtol=1e-3)
 
@@ -174,4 +174,38 @@ def test_what_cannot_be_pruned_is_refused():
     with pytest.raises(
         CaptureError, match="it shares one with another layer; heads of this model can be removed by ed"
     ):
+        pruned_model(lm, SPREAD)
+
+
+@pytest.mark.parametrize("name", ["phi", "lfm2"])
+@torch.no_grad()
+def test_projections_with_other_names_lose_heads(family, name):
+    """Phi calls its output projection dense, LFM2 out_proj."""
+    lm = opened(family(name))
+    size = max(head_groups(lm).values())
+    heads = [(layer, head) for layer in lm.heads for head in range(size)]
+    found = pruned_model(lm, heads)
+    assert found.zeroed_because is None
+    ids = torch.arange(11)[None] % 50
+    with edit(lm.model, dict.fromkeys(heads, "zero")):
+        edited = lm.model(input_ids=ids).logits
+    torch.testing.assert_close(found.model(input_ids=ids).logits, edited, atol=1e-4, rtol=1e-3)
+
+
+def test_weights_that_layers_share_are_refused(family):
+    """Layers of Zamba2 have projections of their own with one matrix."""
+    lm = opened(family("zamba2"))
+    with pytest.raises(CaptureError, match="it shares one with another layer"):
+        find_projections(lm)
+
+
+def test_keys_of_earlier_layers_stay(family):
+    lm = opened(family("gemma4"))
+    heads = [(layer, head) for layer, count in lm.heads.items() for head in range(count // 2)]
+    assert pruned_model(lm, heads).zeroed_because is not None
+
+
+def test_an_edited_model_is_not_copied():
+    lm = llama()
+    with edit(lm.model, {(0, 1): "zero"}), pytest.raises(CaptureError, match="got one inside apmae.edit"):
         pruned_model(lm, SPREAD)

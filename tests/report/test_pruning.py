@@ -133,7 +133,7 @@ def test_the_card_says_what_was_done():
         **{"no_mean_because": None, "original": {"name": "a-model", "fingerprint": "f00"}},
         "accuracy": {"original": 0.6, "pruned": 0.5, "pruned_low": 0.4, "pruned_high": 0.6, "kept": 0.8}
         | {"prompts": 150, "groups_of_files": 80},
-        "size": {"original": {"numbers": 2000}, "pruned": {"numbers": 2000}},
+        "size": {"original": {"parameters": 2000}, "pruned": {"parameters": 2000}},
         "seconds_per_forward": {"ratio": 1.0},
     }
     card = card_of(record)

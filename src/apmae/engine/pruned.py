@@ -178,10 +178,10 @@ def _looked_at(
     after, group = np.array(correct, np.float64)[:, None], split.group[numbers]
     return {
         "mode": pruned.mode,
-        "taken_out": pruned.zeroed is None,
-        "zeroed_because": pruned.zeroed,
+        "taken_out": pruned.zeroed_because is None,
+        "zeroed_because": pruned.zeroed_because,
         "biases_added": pruned.biased,
-        "no_mean_because": pruned.without_mean,
+        "no_mean_because": pruned.no_mean_because,
         "compared": {"prompts": len(seen), **compared._asdict()},
         "accuracy": {
             "original": float(before.mean()),
@@ -210,9 +210,9 @@ def _compare(saved: Sequence[Reply], edited: Sequence[Reply]) -> _Compared:
 
 
 def _size(lm: LM) -> dict[str, int]:
-    """Numbers of the weights, and their bytes."""
+    """Parameters, and their bytes."""
     own = list(lm.model.parameters())
-    return {"numbers": sum(w.numel() for w in own), "bytes": sum(w.numel() * w.element_size() for w in own)}
+    return {"parameters": sum(w.numel() for w in own), "bytes": sum(w.numel() * w.element_size() for w in own)}
 
 
 @torch.no_grad()
@@ -257,6 +257,6 @@ def saved_lines(record: Mapping[str, Any], folder: Path) -> list[str]:
         *([f"no mean in their place: {record['no_mean_because']}"] if record["no_mean_because"] else []),
         f"accuracy {accuracy['pruned']:.3f} on {accuracy['prompts']} measuring prompts, {accuracy['original']:.3f} "
         f"with all heads{kept}",
-        f"weights {size['pruned']['numbers']:,} of {size['original']['numbers']:,} numbers; a forward takes "
+        f"{size['pruned']['parameters']:,} of {size['original']['parameters']:,} parameters; a forward takes "
         f"{seconds['ratio']:.2f} of the original's time ({seconds['ratio_least']:.2f} to {seconds['ratio_most']:.2f})",
     ]

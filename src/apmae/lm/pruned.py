@@ -2,11 +2,12 @@
 
 A head's columns of the output projection are set to zero, which is what the edit "zero" does. For "mean", what the
 projection makes of the head's mean output is added to the projection's bias. A projection without bias gets one if the
-family's config has a switch for it (``attention_bias``); the switch's other biases are zero. If it has none, nothing
-stands in place of the heads, as with "zero", and :attr:`PrunedModel.mode` says so.
+family's config has a switch for it (``attention_bias`` or its like); the switch's other biases are zero. If none is
+found, nothing stands in place of the heads, as with "zero", and :attr:`PrunedModel.mode` says so.
 
 Heads are taken out, not only zeroed, where the family's config can say so: as many heads in each layer, whole groups
-that share keys and values, and matrices that are called as in Llama. Else :attr:`PrunedModel.zeroed` says why not.
+that share keys and values, and matrices of queries, keys and values that are named as in Llama. Else
+:attr:`PrunedModel.zeroed_because` says why not.
 """
 
 import copy
@@ -19,13 +20,16 @@ from transformers import PreTrainedModel
 
 from apmae.errors import CaptureError, first_line
 from apmae.lm.changes import Mean
+from apmae.lm.edit import edited_heads
 from apmae.lm.importance import columns_of
 from apmae.lm.language_model import LM
 from apmae.lm.record import Place
 from apmae.lm.selection import expect_head
 from apmae.lm.tracing import find_projections
 
-_QUERY, _KEYS, _OUT = "q_proj", ("k_proj", "v_proj"), "o_proj"
+_QUERY, _KEYS = "q_proj", ("k_proj", "v_proj")
+_SWITCHES = ("attention_bias", "attention_out_bias", "use_bias", "bias")
+"""What configs call the switch that gives output projections a bias."""
 
 
 class PrunedModel(NamedTuple):
@@ -36,9 +40,9 @@ class PrunedModel(NamedTuple):
     """What stands in place of the heads: "mean" or "zero"."""
     biased: bool
     """Whether output projections got a bias that they did not have."""
-    zeroed: str | None
+    zeroed_because: str | None
     """Why heads are zeroed and not taken out; None if they are taken out."""
-    without_mean: str | None
+    no_mean_because: str | None
     """Why nothing stands in place of heads though means were given; None if they do, or none were."""
 
 
@@ -52,14 +56,18 @@ def pruned_model(lm: LM, heads: Sequence[Place], means: Mapping[Place, Mean] | N
         means: of them, to stand in their place; None: nothing does.
 
     Raises:
-        CaptureError: if there is no such head, or none is given; or if a layer has no output projection of its own that
-            reads its heads' output alone, or one that is no plain linear module.
+        CaptureError: if there is no such head, none is given, or the model is edited now; or if a layer has no output
+            projection of its own that reads its heads' output alone, or one that is no plain linear module.
     """
     wanted = sorted(set(heads))
     if not wanted:
         raise CaptureError("expected at least one head to remove, got none")
     for layer, head in wanted:
         expect_head(lm.heads, layer, head)
+    if edited_heads(lm.model):
+        raise CaptureError(
+            "expected a model that is not edited now, got one inside apmae.edit; copy it after the block"
+        )
     names = _names(lm, find_projections(lm))
     model = copy.deepcopy(lm.model)
     without_mean, biased = None, False
@@ -79,7 +87,7 @@ def pruned_model(lm: LM, heads: Sequence[Place], means: Mapping[Place, Mean] | N
             columns.zero_()
         if means is not None:  # once per layer: half precisions would round each sum
             projection.bias.copy_(projection.bias.double() + added)
-    smaller = _taken_out(model, wanted, lm.heads)
+    smaller = _taken_out(model, wanted, lm.heads, names)
     zeroed = smaller if isinstance(smaller, str) else None
     if not isinstance(smaller, str):
         model = smaller
@@ -103,16 +111,18 @@ def _names(lm: LM, projections: Mapping[int, nn.Module]) -> dict[int, str]:
 
 def _with_biases(model: PreTrainedModel, names: Mapping[int, str]) -> PreTrainedModel | str:
     """The same model with a bias on each output projection, or why the family has none."""
-    config = copy.deepcopy(model.config)
-    if getattr(config, "attention_bias", None) is not False:
-        return f"the output projections of {type(model).__name__} have no bias, and its config has no switch for one"
-    config.attention_bias = True
-    made = _copied(model, config)
-    if isinstance(made, str):
-        return made
-    if any(made.get_submodule(path).bias is None for path in names.values()):
-        return f"attention_bias gives the output projections of {type(model).__name__} no bias"
-    return made
+    why = f"the output projections of {type(model).__name__} have no bias, and no switch for one is known"
+    for switch in (name for name in _SWITCHES if getattr(model.config, name, None) is False):
+        config = copy.deepcopy(model.config)
+        setattr(config, switch, True)
+        made = _copied(model, config)
+        if isinstance(made, str):
+            why = made
+        elif any(made.get_submodule(path).bias is None for path in names.values()):
+            why = f"{switch} gives the output projections of {type(model).__name__} no bias"
+        else:
+            return made
+    return why
 
 
 def _copied(model: PreTrainedModel, config: Any, cut: Mapping[str, Tensor] | None = None) -> PreTrainedModel | str:
@@ -122,9 +132,11 @@ def _copied(model: PreTrainedModel, config: Any, cut: Mapping[str, Tensor] | Non
     """
     kind: Any = type(model)
     try:
-        made = kind(config).to(model.dtype).eval()
+        made = kind(config).to(model.device).eval()
     except Exception as error:  # configs refuse what they cannot hold with errors of their own
         return f"{type(model).__name__} cannot be made so: {first_line(error)}"
+    for parameter in made.parameters():  # not the buffers: rotary frequencies stay in float32
+        parameter.data = parameter.data.to(model.dtype)
     ours = {**model.state_dict(), **(cut or {})}
     theirs = made.state_dict()
     lacking = [name for name in theirs if name not in ours and not name.endswith(".bias")]
@@ -137,11 +149,15 @@ def _copied(model: PreTrainedModel, config: Any, cut: Mapping[str, Tensor] | Non
     return made
 
 
-def _taken_out(model: PreTrainedModel, heads: Sequence[Place], counts: Mapping[int, int]) -> PreTrainedModel | str:
+def _taken_out(
+    model: PreTrainedModel, heads: Sequence[Place], counts: Mapping[int, int], names: Mapping[int, str]
+) -> PreTrainedModel | str:
     """The model with matrices that lack zeroed heads, or why there is none."""
     config = copy.deepcopy(model.config)
     if config.get_text_config() is not config:
         return "its config has several parts"
+    if getattr(config, "num_kv_shared_layers", 0):
+        return "late layers read the keys of earlier ones"
     count, shared = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
     if not isinstance(count, int) or any(own != count for own in counts.values()):
         return "layers have different numbers of heads"
@@ -157,23 +173,21 @@ def _taken_out(model: PreTrainedModel, heads: Sequence[Place], counts: Mapping[i
     left = shared - len(next(iter(groups.values())))
     if not left:
         return "no head would be left"
-    cut: dict[str, Tensor] = {}
-    for path, weight in model.state_dict().items():
-        *before, matrix, _ = ["", *path.split(".")]
-        if matrix not in (_QUERY, *_KEYS, _OUT):
-            continue
-        numbers = [int(part) for part in before if part.isdigit()]
-        if not numbers or numbers[-1] not in counts:
-            return f"{path} names no layer"
-        every = range(shared if matrix in _KEYS else count)
-        off = groups[numbers[-1]] if matrix in _KEYS else gone[numbers[-1]]
-        kept = [number for number in every if number not in off]
-        if matrix != _OUT:
-            cut[path] = torch.cat([weight.chunk(len(every))[number] for number in kept])
-        elif path.endswith(".weight"):
-            cut[path] = torch.cat([weight.chunk(count, 1)[number] for number in kept], 1)
-    if not cut:
-        return f"{type(model).__name__} has no matrices called as in Llama"
-    width = next(own.shape[1] for path, own in cut.items() if path.endswith(f"{_OUT}.weight")) // (left * size)
+    found, cut = model.state_dict(), dict[str, Tensor]()
+    for layer in counts:
+        read = f"{names[layer]}.weight"
+        inside = names[layer].rpartition(".")[0]
+        for matrix in (_QUERY, *_KEYS):
+            if f"{inside}.{matrix}.weight" not in found or not isinstance(model.get_submodule(names[layer]), nn.Linear):
+                return f"{type(model).__name__} has no matrices of queries, keys and values named as in Llama"
+            every = shared if matrix in _KEYS else count
+            off = groups[layer] if matrix in _KEYS else gone[layer]
+            for path in (f"{inside}.{matrix}.{part}" for part in ("weight", "bias")):
+                if path in found:
+                    parts = found[path].chunk(every)
+                    cut[path] = torch.cat([parts[number] for number in range(every) if number not in off])
+        parts = found[read].chunk(count, 1)
+        cut[read] = torch.cat([parts[number] for number in range(count) if number not in gone[layer]], 1)
+    width = cut[read].shape[1] // (left * size)
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = left * size, left, width
     return _copied(model, config, cut)

@@ -65,14 +65,18 @@ def find_projections(lm: LM) -> dict[int, nn.Module]:
             f"{first_line(error)}"
         ) from None
     found: dict[int, nn.Module] = {}
+    weights: set[int] = set()
     for layer in attention_modules(lm.model):
         projection = _projection(look, layer)
-        if projection is None or projection in found.values():
+        weight = getattr(projection, "weight", None)  # two modules may share one
+        where = weight.data_ptr() if isinstance(weight, Tensor) else id(projection)
+        if projection is None or where in weights:
             why = "has none" if projection is None else "shares one with another layer"
             raise CaptureError(
                 f"expected a linear module of its own that layer {layer} of {type(lm.model).__name__} gives its heads' "
                 f"output to, it {why}; heads of this model can be removed by edits, but not from its weights"
             )
+        weights.add(where)
         found[layer] = projection
     return found
 

@@ -29,7 +29,7 @@ model = AutoModelForCausalLM.from_pretrained("this-folder")
 - **How**: {how}
 - **Accuracy** on {prompts} prompts of {groups} groups of files that did not rank the heads: {accuracy}, with all heads
   {original:.3f}. The choice of ranking and number may have been made after seeing these prompts.
-- **Size**: {numbers:,} numbers in the weights, {before:,} before. **Time** of a forward: {ratio:.2f} of the original's.
+- **Size**: {parameters:,} parameters, {before:,} before. **Time** of a forward: {ratio:.2f} of the original's.
 
 What holds on these prompts need not hold on others. `pruning.json` has everything. The license is that of the original.
 """
@@ -63,7 +63,7 @@ def card_of(record: Mapping[str, Any]) -> str:
         groups=accuracy["groups_of_files"],
         accuracy=shown,
         original=accuracy["original"],
-        numbers=size["pruned"]["numbers"],
-        before=size["original"]["numbers"],
+        parameters=size["pruned"]["parameters"],
+        before=size["original"]["parameters"],
         ratio=record["seconds_per_forward"]["ratio"],
     )
