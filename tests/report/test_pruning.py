@@ -32,6 +32,8 @@ def row(ranking, dose, kept, control="", half=0.03, every=0.05, beyond=None, els
     made |= estimate("log_probability", -0.2)
     if half is not None:
         made |= {"kept_all_low": kept - every, "kept_all_high": kept + every}
+    if control:
+        made["shared"] = 0.5
     return made | (estimate("drawn_beyond", beyond, half) if beyond is not None else {})
 
 
@@ -68,9 +70,14 @@ def test_a_share_is_claimed_only_where_all_intervals_hold():
     shown = one(pruning_findings(made_of(*ROWS)), "can go with at least 95%")
     assert shown.startswith("12 heads, ranked by exact effect") and "101% [96%, 106%]" in shown
     wide = one(pruning_findings(made_of(row("exact", 12, 1.0, every=0.08))), "For no ranking and dose")
-    assert "The most heads that keep as much here are 12 by exact effect: 100% [92%, 108%]" in wide
+    assert "The largest number removed that still keeps it here is 12, by exact effect: 100% [92%, 108%]" in wide
     less = one(pruning_findings(made_of(row("exact", 12, 0.9))), "For no ranking and dose")
     assert less.endswith("none keeps as much here.")
+    rare = row("exact", 12, 1.01, every=0.1) | estimate("kept_natural", 0.94, 0.03)
+    natural = one(pruning_findings(made_of(rare)), "For no ranking and dose")
+    assert "at natural rates" in natural and natural.endswith("none keeps as much here."), "the natural rate decides"
+    none = row("exact", 12, 1.0) | {"kept": None}
+    assert one(pruning_findings(made_of(none)), "cannot be told: no measuring prompt is correct")
     told = one(pruning_findings(made_of(row("exact", 12, 1.0, half=None))), "For no ranking and dose")
     assert "100% (no interval)" in told, "what cannot be told is not claimed"
 
@@ -78,8 +85,9 @@ def test_a_share_is_claimed_only_where_all_intervals_hold():
 def test_random_heads_of_the_same_layers_are_the_measure():
     line = one(pruning_findings(made_of(*ROWS)), "Beside random heads of the same layers, 12 removed")
     better, worse, same = line.split("; ")
+    assert line.count("50% of the heads the same") == sum(own["control"] == "layers" for own in ROWS)
     assert "better than them: exact effect +0.066" in better and "worse than them: weight norm" in worse
-    assert same.startswith("not to be told from them: flow")
+    assert same.startswith("not distinguishable from them: flow")
 
 
 def test_how_prompts_were_drawn_and_what_is_left_out_is_said():
@@ -89,7 +97,7 @@ def test_how_prompts_were_drawn_and_what_is_left_out_is_said():
     assert "look at the figures at the natural rate too" in one(balanced, "drawn half correct")
     assert one(balanced, "Left out") == "Left out: unknown (no study of this model gives tags)."
     few = pruning_findings(made_of(*ROWS, measuring_groups=8, elsewhere=None))
-    assert one(few, "8 groups of files are too few") and one(few, "Perplexity elsewhere cannot be told")
+    assert one(few, "8 groups of files: too few") and one(few, "Perplexity elsewhere cannot be told")
     perplexity = one(pruning_findings(made_of(*ROWS)), "Perplexity of the prompts' other tokens: 7.39")
     assert f"exact effect {np.exp(2.1):.2f}" in perplexity
 

@@ -158,6 +158,7 @@ def pruning_table(prompts: Prompts, before: Measured, sets: pa.Table, removed: M
     half = prompts.rows(own)
     figures = _Figures(before.rows(own), half, drawn)
     choices: dict[tuple[str, int], dict[str, list[int]]] = {}
+    heads = pruned_heads(sets)
     for row in sets.to_pylist():
         kinds = choices.setdefault((row["ranking"], row["dose"]), {})
         kinds.setdefault(row["control"], []).append(row["set"])
@@ -168,6 +169,8 @@ def pruning_table(prompts: Prompts, before: Measured, sets: pa.Table, removed: M
             row: dict[str, Any] = {"ranking": ranking, "dose": dose, "control": control, "sets": len(numbers)}
             row |= figures.of(removed, numbers, claims)
             if control:
+                ranked = set(heads[kinds[""][0]])
+                row["shared"] = float(np.mean([len(ranked & set(heads[number])) / dose for number in numbers]))
                 row |= figures.beyond(removed, kinds[""], numbers)
             rows.append(row)
     return pa.Table.from_pylist(rows, schema=PRUNING)
@@ -181,7 +184,10 @@ class _Figures:
         self._weighed = weightings(half, before.correct, drawn)
 
     def of(self, removed: Measured, numbers: list[int], claims: int) -> dict[str, float | None]:
-        """Columns of one set, or of several draws; ``claims`` intervals of ``kept_all`` hold at once."""
+        """Columns of one set, or of several draws.
+
+        ``claims`` intervals of ``kept_all`` hold at once; they are at the natural rate if that is known.
+        """
         correct = removed.correct[:, numbers].astype(np.float64)
         base = self._before.correct.astype(np.float64)
         found: dict[str, float | None] = {}
@@ -194,7 +200,7 @@ class _Figures:
             share = ratio(correct.mean(1, keepdims=True), base, self._group, self._weighed[name])
             share = with_draws(share, every.value[:, None])
             found |= _within(cells(column, share), np.inf)
-            if column == "kept":
+            if column == "kept_natural" or "natural" not in self._weighed:
                 ends = (float(end[0]) for end in share.bounds(claims))
                 found |= dict(zip(("kept_all_low", "kept_all_high"), map(_finite, ends), strict=True))
         moved = changes(self._before, Measured(*(values[:, numbers] for values in removed)))

@@ -3,9 +3,9 @@
 With o a head's output at all tokens of a prompt, g the gradient of the expected token's log-probability by it and m the
 head's mean output:
 
-- *gradient*: |sum of o g|, over tokens and width (Michel et al. 2019, equation 4);
-- *attribution*: sum of (m - o) g, the change of log-probability that a straight line foresees if the mean stood in
-  place of the output (attribution patching, arXiv 2310.10348); with m = 0, if nothing did.
+- *gradient*: |sum of o g|, over tokens and width (Michel et al. 2019), without their normalisation by layer;
+- *attribution*: sum of (m - o) g, the change of log-probability that a linear approximation predicts if the mean
+  stood in place of the output (attribution patching, arXiv 2310.10348); with m = 0, if nothing did.
 
 Axes: b prompts, h heads of all layers, q queries, v width of a head's output.
 """

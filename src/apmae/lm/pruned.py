@@ -188,6 +188,6 @@ def _taken_out(
                     cut[path] = torch.cat([parts[number] for number in range(every) if number not in off])
         parts = found[read].chunk(count, 1)
         cut[read] = torch.cat([parts[number] for number in range(count) if number not in gone[layer]], 1)
-    width = cut[read].shape[1] // (left * size)
+    width = cut[f"{next(iter(names.values()))}.weight"].shape[1] // (left * size)
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = left * size, left, width
     return _copied(model, config, cut)

@@ -221,7 +221,8 @@ def _about(counts: Mapping[str, Any]) -> list[str]:
     rate = counts["measuring_correct"] / counts["measuring"]
     lines = [
         f"{counts['ranking']} prompts rank heads, {counts['measuring']} prompts of "
-        f"{_groups(counts['measuring_groups'], 'other ')} measure sets; {rate:.0%} of these are correct with all heads."
+        f"{groups_of_files(counts['measuring_groups'], 'other ')} measure sets; {rate:.0%} of these are correct with "
+        "all heads."
     ]
     if how == "balanced" and natural is not None:
         lines.append(
@@ -230,9 +231,7 @@ def _about(counts: Mapping[str, Any]) -> list[str]:
     elif how == "any":
         lines.append("Prompts were drawn whatever their outcome, so they are at the model's own rate.")
     else:
-        lines.append(
-            f"{_CHOSEN.get(how, _CHOSEN['unknown'])}, so the model's own rate of correct answers is not known."
-        )
+        lines.append(unknown_rate(how))
     if counts["measuring"] < _FEW:
         half = 1.96 * (rate * (1 - rate) / counts["measuring"]) ** 0.5
         lines.append(
@@ -240,11 +239,17 @@ def _about(counts: Mapping[str, Any]) -> list[str]:
             "of a few hundredths would seldom be seen."
         )
     if counts["measuring_groups"] < _FEW_GROUPS:
-        lines.append(f"{_groups(counts['measuring_groups'])}: too few for intervals that can be relied on.")
+        lines.append(f"{groups_of_files(counts['measuring_groups'])}: too few for intervals that can be relied on.")
     return lines
 
 
-def _groups(count: int, other: str = "") -> str:
+def unknown_rate(how: str) -> str:
+    """A line that the model's own rate of correct answers is not known, by how prompts were drawn (``Drawn.how``)."""
+    return f"{_CHOSEN.get(how, _CHOSEN['unknown'])}, so the model's own rate of correct answers is not known."
+
+
+def groups_of_files(count: int, other: str = "") -> str:
+    """So many groups of files, in words."""
     return f"{count} {other}group{'' if count == 1 else 's'} of files"
 
 

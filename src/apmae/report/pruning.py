@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from apmae.analyze.pruning import RANDOM
-from apmae.report.ablation import effect_sign, interval
+from apmae.report.ablation import effect_sign, groups_of_files, interval, unknown_rate
 from apmae.report.tables import Table
 from apmae.study.pruning import Pruning
 
@@ -63,22 +63,27 @@ def _doses(found: Pruning) -> list[str]:
 
 def _kept(found: Pruning) -> str:
     """How many heads can go, as far as intervals that hold for all rankings and doses say."""
-    rows = [row for row in found.rows() if row["ranking"] != RANDOM and row["kept"] is not None]
+    every = [row for row in found.rows() if row["ranking"] != RANDOM]
+    kept = "kept" if all(row["kept_natural"] is None for row in every) else "kept_natural"
+    rows = [row for row in every if row[kept] is not None]
+    if not rows:
+        return "How much of the accuracy is kept cannot be told: no measuring prompt is correct with all heads."
+    where = " at natural rates" if kept == "kept_natural" else ""
     shown = [row for row in rows if row["kept_all_low"] is not None and row["kept_all_low"] >= KEEPS]
-    open_ = [row for row in rows if row["kept"] >= KEEPS]
+    open_ = [row for row in rows if row[kept] >= KEEPS]
     if shown:
-        most = max(shown, key=lambda row: (row["dose"], row["kept"]))
+        most = max(shown, key=lambda row: (row["dose"], row[kept]))
         return (
             f"{most['dose']} heads, ranked by {RANKING_WORDS[most['ranking']]}, can go with at least {KEEPS:.0%} of "
-            f"the accuracy kept: {share(most, 'kept', 'kept_all')}, where all intervals hold at once."
+            f"the accuracy kept{where}: {share(most, kept, 'kept_all')}, where all intervals hold at once."
         )
-    none = f"For no ranking and dose can it be shown that {KEEPS:.0%} of the accuracy is kept where all intervals hold"
+    none = f"For no ranking and dose can it be shown that {KEEPS:.0%} of the accuracy is kept{where} where all "
     if not open_:
-        return f"{none}; none keeps as much here."
-    most = max(open_, key=lambda row: (row["dose"], row["kept"]))
+        return f"{none}intervals hold; none keeps as much here."
+    most = max(open_, key=lambda row: (row["dose"], row[kept]))
     return (
-        f"{none}. The most heads that keep as much here are {most['dose']} by {RANKING_WORDS[most['ranking']]}: "
-        f"{share(most, 'kept', 'kept_all')}."
+        f"{none}intervals hold. The largest number removed that still keeps it here is {most['dose']}, by "
+        f"{RANKING_WORDS[most['ranking']]}: {share(most, kept, 'kept_all')}."
     )
 
 
@@ -90,11 +95,12 @@ def _beyond(found: Pruning) -> str:
     dose = min(doses, key=lambda own: abs(own / found.counts["heads"] - 0.25))
     better, worse, same = [], [], []
     for row in found.rows(control="layers", dose=dose):
-        words = f"{RANKING_WORDS[row['ranking']]} {interval(row, 'drawn_beyond')}"
+        own = "" if (row["shared"] or 0) < 0.05 else f", {row['shared']:.0%} of the heads the same"
+        words = f"{RANKING_WORDS[row['ranking']]} {interval(row, 'drawn_beyond')}{own}"
         {1: better, -1: worse, 0: same}[effect_sign(row, "drawn_beyond")].append(words)
-    parts = [("better than", better), ("worse than", worse), ("not to be told from", same)]
+    parts = [("better than", better), ("worse than", worse), ("not distinguishable from", same)]
     said = "; ".join(f"{words} them: {', '.join(rows)}" for words, rows in parts if rows)
-    return f"Beside random heads of the same layers, {dose} removed, in accuracy: {said}."
+    return f"Beside random heads of the same layers, {dose} removed, in accuracy, each at 95%: {said}."
 
 
 def _elsewhere(found: Pruning) -> str:
@@ -110,8 +116,8 @@ def _elsewhere(found: Pruning) -> str:
 def _about(counts: Mapping[str, Any]) -> list[str]:
     how, natural = counts["drawn"], counts["natural_rate"]
     lines = [
-        f"{counts['ranking']} prompts rank heads; {counts['measuring']} prompts of {counts['measuring_groups']} other "
-        "groups of files measure."
+        f"{counts['ranking']} prompts rank heads; {counts['measuring']} prompts of "
+        f"{groups_of_files(counts['measuring_groups'], 'other ')} measure."
     ]
     if how == "balanced" and natural is not None:
         lines.append(
@@ -119,9 +125,9 @@ def _about(counts: Mapping[str, Any]) -> list[str]:
             "Removing anything makes some of the incorrect ones correct: look at the figures at the natural rate too."
         )
     elif how != "any":
-        lines.append(f"Drawn: {how}. The model's own rate of correct answers cannot be told, so none is given.")
+        lines.append(unknown_rate(how))
     if counts["measuring_groups"] < _FEW_GROUPS:
-        lines.append(f"{counts['measuring_groups']} groups of files are too few for intervals that can be relied on.")
+        lines.append(f"{groups_of_files(counts['measuring_groups'])}: too few for intervals that can be relied on.")
     return lines
 
 

@@ -50,6 +50,7 @@ PRUNING = pa.schema(
         pa.field("dose", pa.int32(), nullable=False),
         pa.field("control", pa.string(), nullable=False),
         pa.field("sets", pa.int32(), nullable=False),
+        pa.field("shared", pa.float32()),
         *[pa.field(f"{name}{part}", pa.float32()) for name in _FIGURES for part in ("", "_low", "_high")],
         *[pa.field(f"kept_all_{part}", pa.float32()) for part in ("low", "high")],
         *[pa.field(f"{name}_beyond{part}", pa.float32()) for name in _BEYOND for part in ("", "_low", "_high")],
